@@ -1,0 +1,140 @@
+"""What every reader yields: named tensors whose bytes stay in their files until they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from netweight.dtypes import DType
+from netweight.source.protocol import Source
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["Checkpoint", "CheckpointFile", "Skipped", "Tensor"]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of a checkpoint, its data still in the file.
+
+    `offset` is where element 0 lies in `source`, in bytes; `strides` are in elements, None for C order.
+    `storage` names the storage that several tensors may share (torch), None where nothing can be shared.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: DType
+    source: Source = field(repr=False)
+    offset: int
+    strides: tuple[int, ...] | None = None
+    storage: str | None = None
+    byteorder: str = "little"
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the elements, as if stored in C order."""
+        return -(-self.size * self.dtype.bits // 8)
+
+    def read_into(self, start: int, out: memoryview) -> None:
+        """Fill `out` with elements from `start` (C order, little-endian, counted flat). Any thread may call it.
+
+        `out` is a writable contiguous byte view whose length is a whole number of elements; raises ReadError where the
+        file ends early, ValueError where the range leaves the tensor. Packed types are read whole bytes at a time.
+        """
+        raise NotImplementedError
+
+    def prefetch(self, start: int, count: int) -> None:
+        """Hint that `count` elements from `start` are wanted soon; returns at once."""
+        raise NotImplementedError
+
+    def read(self) -> np.ndarray[Any, np.dtype[Any]]:
+        """The whole tensor as a new numpy array of `dtype.to_numpy()`; raises TypeError for packed types."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class CheckpointFile:
+    """One file that tensors come from: `digest` is the hex SHA-256 of its header (pickle, JSON), not of its data."""
+
+    path: str
+    size: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An entry of the file that is not a weight, or a tensor that a job did not measure, and why."""
+
+    name: str
+    reason: str
+
+
+class Checkpoint(Mapping[str, Tensor]):
+    """A checkpoint opened without its data: an ordered mapping of names to tensors, in file order.
+
+    `format` is "safetensors", "torch zip", "torch legacy" or "torch tar"; `config` is config.json as a dict, or None with
+    `config_problem` saying why; `skipped` lists entries that are not weights; `notes` are findings worth a line
+    (hidden bytes, an index that disagrees with its shards); `shared` maps an alias to the tensor whose storage it is.
+    """
+
+    def __init__(
+        self,
+        ref: str,
+        tensors: Mapping[str, Tensor],
+        *,
+        format: str,  # noqa: A002 - the field's word
+        files: tuple[CheckpointFile, ...],
+        config: dict[str, Any] | None = None,
+        config_problem: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        skipped: tuple[Skipped, ...] = (),
+        notes: tuple[str, ...] = (),
+        shared: Mapping[str, str] | None = None,
+    ) -> None:
+        self.ref = ref
+        self.format = format
+        self.files = files
+        self.config = config
+        self.config_problem = config_problem
+        self.metadata = dict(metadata or {})
+        self.skipped = skipped
+        self.notes = notes
+        self.shared = dict(shared or {})
+        self._tensors = dict(tensors)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __repr__(self) -> str:
+        return f"<Checkpoint {self.ref!r}: {len(self)} tensors, {self.format}>"
+
+    def check_unchanged(self) -> None:
+        """Raises ReadError where a file is no longer the one that was opened."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close every file; reading a tensor afterwards raises ReadError."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,1 @@
+"""Floor 6: the hot loops, behind one protocol."""

@@ -1,0 +1,1 @@
+"""Floor 5: tables, pictures and folders that appear whole or not at all."""

@@ -1,0 +1,1 @@
+"""Floor 5: bytes of files by position."""
