@@ -1,0 +1,410 @@
+"""The loops that see every element. They stay in one file: numba's cache does not notice changes in called files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from netweight.kernels.cpu.compiled import compiled, compiled_for_finite
+
+__all__ = [
+    "ABSENT",
+    "BFLOAT16",
+    "FLOAT8",
+    "FLOAT16",
+    "FLOAT32",
+    "FLOAT64",
+    "add_block",
+    "count_patterns",
+    "refine_block",
+]
+
+ABSENT, BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FLOAT8 = 0, 1, 2, 3, 4, 16  # FLOAT8 + i: the i-th 8-bit table
+_ONE = np.uint32(1)
+
+Array = np.ndarray[Any, Any]
+
+
+def _leading(bits: Any) -> Any:
+    """The leading 16 bits of a uint32 or uint64; the constants must be known when the loop is compiled."""
+    return bits >> (8 * bits.itemsize - 16)
+
+
+@overload(_leading, inline="always", strict=False)
+def _leading_of(bits: Any) -> Any:
+    if bits == types.uint32:
+        return lambda bits: np.uint32(bits) >> np.uint32(16)
+    return lambda bits: bits >> np.uint64(48)
+
+
+def _low(bits: Any) -> Any:
+    """All bits below the leading 16."""
+    return bits & ((1 << (8 * bits.itemsize - 16)) - 1)
+
+
+@overload(_low, inline="always", strict=False)
+def _low_of(bits: Any) -> Any:
+    if bits == types.uint32:
+        return lambda bits: np.uint32(bits) & np.uint32(0xFFFF)
+    return lambda bits: bits & np.uint64(0xFFFFFFFFFFFF)
+
+
+@compiled
+def count_patterns(patterns: Array, counts: Array) -> None:
+    """counts[4, patterns + padding] += occurrences of uint8 or uint16 patterns.
+
+    Four tables, so that a run of one value does not wait for its own last store; padded, so that equal values in
+    different tables do not share the low 12 bits of their addresses, which a load after a store waits for as well.
+    """
+    quarter = len(patterns) // 4
+    for i in range(quarter):
+        j = np.uintp(4 * i)
+        counts[0, patterns[j]] += _ONE
+        counts[1, patterns[j + np.uintp(1)]] += _ONE
+        counts[2, patterns[j + np.uintp(2)]] += _ONE
+        counts[3, patterns[j + np.uintp(3)]] += _ONE
+    for i in range(4 * quarter, len(patterns)):
+        counts[0, patterns[i]] += _ONE
+
+
+@compiled
+def _count(bits: Array, counts: Array) -> None:
+    """The same for the leading 16 bits of values."""
+    quarter = len(bits) // 4
+    for i in range(quarter):
+        j = np.uintp(4 * i)
+        counts[0, _leading(bits[j])] += _ONE
+        counts[1, _leading(bits[j + np.uintp(1)])] += _ONE
+        counts[2, _leading(bits[j + np.uintp(2)])] += _ONE
+        counts[3, _leading(bits[j + np.uintp(3)])] += _ONE
+    for i in range(4 * quarter, len(bits)):
+        counts[0, _leading(bits[i])] += _ONE
+
+
+@compiled
+def _widen_bfloat16(patterns: Array, out: Array) -> None:
+    for i in range(len(out)):
+        out[i] = np.uint32(np.uint32(patterns[i]) << np.uint32(16)).view(np.float32)
+
+
+@compiled
+def _subtract_from_bfloat16(patterns: Array, base: Array, out: Array) -> None:
+    for i in range(len(out)):
+        out[i] = np.uint32(np.uint32(patterns[i]) << np.uint32(16)).view(np.float32) - base[i]
+
+
+@compiled
+def _look_up(patterns: Array, table: Array, out: Array) -> None:
+    for i in range(len(out)):
+        out[i] = table[patterns[i]]
+
+
+@compiled
+def _copy(values: Array, out: Array) -> None:
+    for i in range(len(out)):
+        out[i] = values[i]
+
+
+@compiled
+def _subtract(base: Array, out: Array) -> None:
+    for i in range(len(out)):
+        out[i] -= base[i]
+
+
+@compiled
+def _widen(raw: Array, kind: int, first: int, half: Array, eighths: Array, out: Array) -> None:
+    """out[:] = the elements from `first` of `raw`, in out's type."""
+    n = len(out)
+    if kind == BFLOAT16:
+        _widen_bfloat16(raw.view(np.uint16)[first : first + n], out)
+    elif kind == FLOAT16:
+        _look_up(raw.view(np.uint16)[first : first + n], half, out)
+    elif kind == FLOAT32:
+        _copy(raw.view(np.float32)[first : first + n], out)
+    elif kind == FLOAT64:
+        _copy(raw.view(np.float64)[first : first + n], out)
+    else:
+        _look_up(raw[first : first + n], eighths[kind - FLOAT8], out)
+
+
+@compiled
+def _difference(
+    raw: Array, kind: int, first: int, half: Array, eighths: Array, base: Array, base_kind: int, out: Array
+) -> None:
+    """out[:] = the elements from `first` of `raw`, less `base` where there is one."""
+    n = len(out)
+    if kind == BFLOAT16 and base_kind != ABSENT:
+        _subtract_from_bfloat16(raw.view(np.uint16)[first : first + n], base, out)
+        return
+    _widen(raw, kind, first, half, eighths, out)
+    if base_kind != ABSENT:
+        _subtract(base, out)
+
+
+@compiled
+def _any_bit(bits: Array) -> Any:
+    """Non-zero where any value is not +0.0."""
+    found = bits[0]
+    for i in range(len(bits)):
+        found |= bits[i]
+    return found
+
+
+@compiled
+def _residual(bits: Array, out: Array) -> int:
+    """Move the values with a bit below the leading 16 to the front of `out` (one longer than bits); returns how
+    many.
+    """
+    k = np.uintp(0)
+    for i in range(len(bits)):
+        x = bits[np.uintp(i)]
+        out[k] = x
+        k += np.uintp(_low(x) != 0)
+    return int(k)
+
+
+@compiled
+def _keep(bits: Array, kept: Array, counts: Array, store: Array, stored: int) -> int:
+    """Count residual values by their leading bits and append those that are kept; -1 where `store` is full."""
+    k = np.uintp(stored)
+    room = np.uintp(len(store) - 1)
+    for i in range(len(bits)):
+        x = bits[i]
+        leading = _leading(x)
+        counts[leading] += _ONE
+        store[k] = x
+        k = min(k + np.uintp(kept[leading]), room)
+    return -1 if k == room else int(k)
+
+
+@compiled
+def _finite_only(bits: Array, exponent: Any) -> int:
+    """Move the finite values to the front; returns how many."""
+    k = 0
+    for i in range(len(bits)):
+        if (bits[i] & exponent) != exponent:
+            bits[k] = bits[i]
+            k += 1
+    return k
+
+
+@compiled
+def _total(values: Array) -> float:
+    total = 0.0
+    for i in range(len(values)):
+        total += np.float64(values[i])
+    return total
+
+
+@compiled_for_finite
+def _extremes(values: Array, sums: Array) -> None:
+    least = values[0]
+    most = values[0]
+    for i in range(len(values)):
+        least = min(least, values[i])
+        most = max(most, values[i])
+    sums[5] = least
+    sums[6] = most
+
+
+@compiled
+def _central(values: Array, center: float, sums: Array) -> None:
+    """sums[:5] = sum e, e^2, e^3, e^4 (e = value - center), abs(value); sums[5:7] = min, max."""
+    s1 = 0.0
+    s2 = 0.0
+    s3 = 0.0
+    s4 = 0.0
+    absolute = 0.0
+    for i in range(len(values)):
+        value = np.float64(values[i])
+        e = value - center
+        square = e * e
+        s1 += e
+        s2 += square
+        s3 += square * e
+        s4 += square * square
+        absolute += abs(value)
+    sums[0] = s1
+    sums[1] = s2
+    sums[2] = s3
+    sums[3] = s4
+    sums[4] = absolute
+    _extremes(values, sums)
+
+
+@compiled
+def _merge(total: Array, n: float, mean: float, m2: float, m3: float, m4: float) -> None:
+    """total[:5] (n, mean, M2, M3, M4) and another such set, in one (Pebay 2008, SAND2008-6212, eq. 2.1 and 3.1)."""
+    na = total[0]
+    if na == 0.0:
+        total[0], total[1], total[2], total[3], total[4] = n, mean, m2, m3, m4
+        return
+    both = na + n
+    d = mean - total[1]
+    d_n = d / both
+    a2 = total[2]
+    a3 = total[3]
+    total[4] += (
+        m4
+        + d * d_n * d_n * d_n * na * n * (na * na - na * n + n * n)
+        + 6.0 * d_n * d_n * (na * na * m2 + n * n * a2)
+        + 4.0 * d_n * (na * m3 - n * a3)
+    )
+    total[3] += m3 + d * d_n * d_n * na * n * (na - n) + 3.0 * d_n * (na * m2 - n * a2)
+    total[2] += m2 + d * d_n * na * n
+    total[1] += d_n * n
+    total[0] = both
+
+
+@compiled
+def _add_moments(values: Array, sums: Array, total: Array) -> None:
+    """Central moments of finite `values` merged into total[:5], sum of abs, min and max into total[5:8]."""
+    n = np.float64(len(values))
+    center = _total(values) / n
+    _central(values, center, sums)
+    d = sums[0] / n  # what rounding left of the mean
+    m2 = sums[1] - sums[0] * d
+    m3 = sums[2] - 3.0 * d * sums[1] + 2.0 * n * d * d * d
+    m4 = sums[3] - 4.0 * d * sums[2] + 6.0 * d * d * sums[1] - 3.0 * n * d * d * d * d
+    _merge(total, n, center + d, max(m2, 0.0), m3, max(m4, 0.0))
+    total[5] += sums[4]
+    total[6] = min(total[6], sums[5])
+    total[7] = max(total[7], sums[6])
+
+
+@compiled
+def _product(a: Array, b: Array) -> float:
+    total = 0.0
+    for i in range(len(a)):
+        total += np.float64(a[i]) * np.float64(b[i])
+    return total
+
+
+@compiled
+def _finite_product(a: Array, b: Array) -> float:
+    """The same over the places where both are finite."""
+    total = 0.0
+    for i in range(len(a)):
+        if np.isfinite(a[i]) and np.isfinite(b[i]):
+            total += np.float64(a[i]) * np.float64(b[i])
+    return total
+
+
+@compiled
+def _safe_product(a: Array, b: Array) -> float:
+    total = _product(a, b)
+    return total if np.isfinite(total) else _finite_product(a, b)
+
+
+@compiled
+def _count_residual(bits: Array, counts: Array) -> None:
+    for i in range(len(bits)):
+        counts[_leading(bits[i])] += _ONE
+
+
+@compiled
+def add_block(
+    raw: Array,
+    kinds: Array,
+    count: int,
+    half: Array,
+    eighths: Array,
+    values: Array,
+    bits: Array,
+    exponent: Any,
+    spare: Array,
+    spare_bits: Array,
+    kept: Array,
+    counts: Array,
+    residual_counts: Array,
+    residual_sums: Array,
+    store: Array,
+    stored: Array,
+    gram: Array,
+    base_square: Array,
+) -> None:
+    """One block: `count` elements of every row of raw[1 + N, bytes], taken in as protocol.DifferencePartial says.
+
+    values[1 + N, CHUNK] and bits (its bits): the widened base and the differences of a chunk; spare, spare_bits:
+    room for
+    its residual values; store[N, capacity], stored[N]: residual bits handed over, -1 where they did not fit.
+    """
+    models = len(kinds) - 1
+    chunk = values.shape[1]
+    sums = np.empty(7, np.float64)
+    moved = np.zeros(models, np.bool_)
+    for first in range(0, count, chunk):
+        n = min(chunk, count - first)
+        base = values[0, :n]
+        if kinds[0] != ABSENT:
+            _widen(raw[0], kinds[0], first, half, eighths, base)
+            base_square[0] += _safe_product(base, base)
+        for m in range(models):
+            moved[m] = False
+            if kinds[m + 1] == ABSENT:
+                continue
+            b = bits[m + 1, :n]
+            _difference(raw[m + 1], kinds[m + 1], first, half, eighths, base, kinds[0], values[m + 1, :n])
+            if not _any_bit(b):
+                counts[m, 0, 0] += np.uint32(n)
+                continue
+            moved[m] = True
+            _count(b, counts[m])
+            found = _residual(b, spare_bits)
+            if found:
+                if stored[m] >= 0:
+                    stored[m] = _keep(spare_bits[:found], kept, residual_counts[m], store[m], stored[m])
+                else:
+                    _count_residual(spare_bits[:found], residual_counts[m])
+                finite = _finite_only(spare_bits[:found], exponent)
+                if finite:
+                    _add_moments(spare[:finite], sums, residual_sums[m])
+        for m in range(models):
+            for other in range(m):
+                if moved[m] and moved[other]:
+                    gram[m, other] += _safe_product(values[m + 1, :n], values[other + 1, :n])
+
+
+@compiled
+def refine_block(
+    raw: Array,
+    kinds: Array,
+    count: int,
+    half: Array,
+    eighths: Array,
+    values: Array,
+    bits: Array,
+    below: Any,
+    sixteen: Any,
+    mask: Any,
+    first_slot: Array,
+    slots: Array,
+    prefixes: Array,
+    counts: Array,
+) -> None:
+    """counts[m, slot, next 16 bits] += 1 for every value whose leading bits (x >> below) are prefixes[m, slot].
+
+    first_slot, slots: [N, 65536], where the prefixes with these leading 16 bits begin and how many they are;
+    below: bits under the prefix, at least 16.
+    """
+    models = len(kinds) - 1
+    chunk = values.shape[1]
+    for first in range(0, count, chunk):
+        n = min(chunk, count - first)
+        base = values[0, :n]
+        if kinds[0] != ABSENT:
+            _widen(raw[0], kinds[0], first, half, eighths, base)
+        for m in range(models):
+            if kinds[m + 1] == ABSENT:
+                continue
+            b = bits[m + 1, :n]
+            _difference(raw[m + 1], kinds[m + 1], first, half, eighths, base, kinds[0], values[m + 1, :n])
+            for i in range(n):
+                leading = _leading(b[i])
+                for s in range(slots[m, leading]):
+                    slot = first_slot[m, leading] + s
+                    if prefixes[m, slot] == b[i] >> below:
+                        counts[m, slot, (b[i] >> (below - sixteen)) & mask] += np.uint64(1)

@@ -1,0 +1,143 @@
+"""The seam between statistics and hardware: what a backend must count and sum, and in which form it hands it over.
+
+A backend never decides what a number means; it fills `DifferencePartial` and `counts` arrays, and the statistics above
+merge them. Results are the same for any division of a tensor into blocks that are multiples of `CHUNK`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from netweight.dtypes import DType
+
+__all__ = ["CHUNK", "DifferenceAccumulator", "DifferencePartial", "Kernels", "RefineAccumulator", "Window"]
+
+CHUNK = 8192
+"""Elements whose sums are formed together: small enough for the first cache, fixed so that sums never depend on
+blocks."""
+
+U8Array = np.ndarray[Any, np.dtype[np.uint8]]
+U64Array = np.ndarray[Any, np.dtype[np.uint64]]
+F64Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a value's bits are split: `width` bits in all, the leading 16 index the histogram, the rest is the
+    residue.
+    """
+
+    width: int
+
+    @property
+    def shift(self) -> int:
+        """Bits below the leading 16."""
+        return self.width - 16
+
+
+@dataclass(frozen=True)
+class DifferencePartial:
+    """What one pass over a stretch of a parameter found, for N models.
+
+    A value is *coarse* where all bits below its leading 16 are zero: the histogram alone then holds it exactly. Every
+    other value is *residual*. Differences of neighbouring bfloat16 numbers are nearly always coarse.
+
+    counts: uint64 [N, 65536], all values by their leading 16 bits (sign, exponent, first mantissa bits);
+    residual_counts: the same for residual values only, finite or not;
+    residual_sums: float64 [N, 8] over finite residual values: n, mean, M2, M3, M4 (central), sum of abs, min, max;
+    residuals: per model the bits of the residual values whose leading 16 bits were asked for, or None where there were
+    more than fit; gram: float64 [N, N], the products of the models' differences summed (the diagonal is left 0: the
+    moments hold it); base_square: float64, the sum of squares of the finite base values.
+    """
+
+    window: Window
+    counts: U64Array
+    residual_counts: U64Array
+    residual_sums: F64Array
+    residuals: tuple[np.ndarray[Any, Any] | None, ...]
+    gram: F64Array
+    base_square: float
+
+
+class DifferenceAccumulator(Protocol):
+    """Differences of N models to one base, counted and summed block by block; for one thread at a time."""
+
+    @property
+    def buffers(self) -> Sequence[U8Array]:
+        """1 + N reusable byte buffers for `block` elements each: the base's, then the models'."""
+        ...
+
+    @property
+    def block(self) -> int:
+        """Elements that the buffers hold."""
+        ...
+
+    def start(self, dtypes: Sequence[DType | None], kept: U8Array) -> None:
+        """Begin a stretch: element types of base and models (None: absent; a base of None is all zeros).
+
+        kept: uint8 [65536], 1 where residual values with these leading bits are to be handed over.
+        """
+        ...
+
+    def add(self, count: int) -> None:
+        """Take in the first `count` elements of the buffers."""
+        ...
+
+    def partial(self) -> DifferencePartial:
+        """What was found since `start`."""
+        ...
+
+
+class RefineAccumulator(Protocol):
+    """Second look at the same differences: the next 16 bits of the values that begin with given prefixes."""
+
+    @property
+    def buffers(self) -> Sequence[U8Array]:
+        """As in DifferenceAccumulator."""
+        ...
+
+    @property
+    def block(self) -> int:
+        """Elements that the buffers hold."""
+        ...
+
+    def start(self, dtypes: Sequence[DType | None], prefixes: Sequence[U64Array], level: int) -> None:
+        """Begin: per model the sorted prefixes (the leading 16 * level bits) whose next 16 bits are to be counted."""
+        ...
+
+    def add(self, count: int) -> None:
+        """Take in the first `count` elements of the buffers."""
+        ...
+
+    def counts(self) -> tuple[U64Array, ...]:
+        """Per model uint64 [prefixes, 65536]."""
+        ...
+
+
+class Kernels(Protocol):
+    """One backend."""
+
+    @property
+    def name(self) -> str:
+        """For results and messages."""
+        ...
+
+    def count_patterns(self, patterns: np.ndarray[Any, Any], counts: U64Array) -> None:
+        """Add the number of occurrences of every bit pattern (uint8 or uint16, any length) to counts [256 | 65536]."""
+        ...
+
+    def differences(self, models: int) -> DifferenceAccumulator:
+        """An accumulator for up to `models` models."""
+        ...
+
+    def refine(self, models: int) -> RefineAccumulator:
+        """An accumulator for the second look."""
+        ...
+
+    def working_bytes(self, models: int) -> int:
+        """Memory that one accumulator of each kind takes, in bytes."""
+        ...

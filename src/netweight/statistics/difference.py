@@ -1,0 +1,225 @@
+"""Statistics of the differences of N models to one base, merged from stretches in any order with one result.
+
+Counts are integers and are added as they come; sums are kept by stretch and added in the order of the tensor, so that
+the
+last bit does not depend on which worker was faster. A base that is absent is all zeros: then these are the statistics
+of
+the tensors themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+from netweight.kernels.protocol import DifferencePartial, F64Array, U8Array, U64Array, Window
+from netweight.statistics import order
+from netweight.statistics.moments import EMPTY, Moments
+
+__all__ = ["PROBABILITIES", "DifferenceStatistics", "Distribution"]
+
+PROBABILITIES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
+"""The quantiles that are taken, as fractions."""
+
+_MARGIN = 0.01  # of all values to either side of a quantile: where later stretches are expected to move it
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """What is known of one model's values: `quantiles` at PROBABILITIES (empty where no value is finite),
+    `moments` over
+    the finite ones, and how many of the `n` are NaN, infinite or zero (either sign).
+    """
+
+    n: int
+    n_nan: int
+    n_inf: int
+    n_zero: int
+    moments: Moments
+    quantiles: tuple[float, ...]
+
+
+class _Ranks:
+    """One model's order statistics: resolved by its bins and residual values, or by further looks at the data."""
+
+    def __init__(self, counts: U64Array, window: Window) -> None:
+        self._window = window
+        finite = np.where(order.finite_bins(window.width), counts, np.uint64(0))
+        self.n = int(finite.sum())
+        self.values: dict[int, float] = {}
+        self.open = order.locate(finite, order.needed_ranks(self.n, PROBABILITIES)) if self.n else []
+
+    def settle_extremes(self, moments: Moments) -> None:
+        """The first and last rank are the minimum and the maximum."""
+        for rank, value in ((0, moments.minimum), (self.n - 1, moments.maximum)):
+            self.values[rank] = value
+        self.open = [r for r in self.open if r.rank not in self.values]
+
+    def settle_from_bins(self, counts: U64Array, residual_counts: U64Array, residuals: Any, covered: U8Array) -> None:
+        """Every rank whose bin is coarse throughout, or whose residual values were all handed over."""
+        left = []
+        inside: dict[int, Any] = {}
+        width = self._window.width
+        shift = self._window.shift
+        for rank in self.open:
+            b = rank.prefix
+            if not residual_counts[b]:
+                self.values[rank.rank] = float(order.bin_values(width)[b])
+            elif residuals is not None and covered[b]:
+                if b not in inside:
+                    inside[b] = np.concatenate([r[(r >> r.dtype.type(shift)) == b] for r in residuals])
+                coarse = int(counts[b] - residual_counts[b])
+                self.values[rank.rank] = order.pick_from(rank, coarse, inside[b], width)
+            else:
+                left.append(rank)
+        self.open = left
+
+    def prefixes(self) -> U64Array:
+        """The prefixes of the ranks that are still open, sorted."""
+        return np.array(sorted({r.prefix for r in self.open}), dtype=np.uint64)
+
+    def refine(self, counts: U64Array) -> None:
+        """Step all open ranks down by the counts [prefixes, 65536] of the bits under `prefixes()`."""
+        slots = {int(p): i for i, p in enumerate(self.prefixes())}
+        stepped = [order.step_down(r, counts[slots[r.prefix]]) for r in self.open]
+        done = [r for r in stepped if 16 * r.level == self._window.width]
+        if done:
+            found = order.bits_to_values(np.array([r.prefix for r in done], dtype=np.uint64), self._window.width)
+            self.values |= {r.rank: float(v) for r, v in zip(done, found, strict=True)}
+        self.open = [r for r in stepped if 16 * r.level != self._window.width]
+
+
+class DifferenceStatistics:
+    """The statistics of one parameter over `models` models, filled from `stretches` partials in any order."""
+
+    def __init__(self, models: int, stretches: int = 1) -> None:
+        self.models = models
+        self._stretches = stretches
+        self._sums: dict[int, tuple[F64Array, F64Array, float]] = {}
+        self._residuals: list[list[Any] | None] = [[] for _ in range(models)]
+        self._covered = np.ones(65536, np.uint8)
+        self._counts: U64Array | None = None
+        self._ranks: list[_Ranks] = []
+
+    def kept(self) -> U8Array:
+        """uint8 [65536]: the bins whose residual values the next stretch should hand over."""
+        if self._counts is None:
+            return np.ones(65536, np.uint8)
+        kept = np.zeros(65536, np.uint8)
+        if all(r is None for r in self._residuals):
+            return kept  # too many to keep: a second look at the data will find the quantiles
+        bins = order.ascending_bins()
+        for m in range(self.models):
+            finite = np.where(order.finite_bins(self._window.width), self._counts[m], np.uint64(0))[bins]
+            ends = np.cumsum(finite)
+            for p in PROBABILITIES[1:-1]:
+                margin = min(_MARGIN, p / 2, (1 - p) / 2)
+                low, high = np.searchsorted(ends, [ends[-1] * (p - margin), ends[-1] * (p + margin)])
+                kept[bins[low : high + 1]] = 1
+        return kept
+
+    def add(self, stretch: int, partial: DifferencePartial, kept: U8Array) -> None:
+        """Take in the stretch of this number, for which `kept` had been asked."""
+        self._window = partial.window
+        if self._counts is None:
+            self._counts, self._residual_counts = partial.counts.copy(), partial.residual_counts.copy()
+        else:
+            self._counts += partial.counts
+            self._residual_counts += partial.residual_counts
+        self._sums[stretch] = (partial.residual_sums, partial.gram, partial.base_square)
+        self._covered &= kept
+        for m, bits in enumerate(partial.residuals):
+            held = self._residuals[m]
+            if bits is None:
+                self._residuals[m] = None
+            elif held is not None:
+                held.append(bits)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every stretch has been taken in."""
+        return len(self._sums) == self._stretches
+
+    def _finish(self) -> None:
+        if self._ranks:
+            return
+        if not self.complete or self._counts is None:
+            msg = f"{len(self._sums)} of {self._stretches} stretches were added: the statistics are not complete"
+            raise RuntimeError(msg)
+        width = self._window.width
+        finite = order.finite_bins(width)
+        self._moments = []
+        for m in range(self.models):
+            total = EMPTY
+            for stretch in range(self._stretches):
+                total = total.merge(Moments.of_sums(self._sums[stretch][0][m]))
+            coarse = np.where(finite, self._counts[m] - self._residual_counts[m], np.uint64(0))
+            used = np.flatnonzero(coarse)
+            moments = Moments.of_counts(order.bin_values(width)[used], coarse[used]).merge(total)
+            self._moments.append(moments)
+            ranks = _Ranks(self._counts[m], self._window)
+            if ranks.n:
+                ranks.settle_extremes(moments)
+                ranks.settle_from_bins(self._counts[m], self._residual_counts[m], self._residuals[m], self._covered)
+            self._ranks.append(ranks)
+        self._residuals = [None] * self.models
+
+    def unresolved(self) -> tuple[int, list[U64Array]] | None:
+        """What a further look at the data must count: the level and each model's prefixes; None where all is known."""
+        self._finish()
+        levels = {r.level for ranks in self._ranks for r in ranks.open}
+        if not levels:
+            return None
+        return levels.pop(), [ranks.prefixes() for ranks in self._ranks]
+
+    def refine(self, counts: Sequence[U64Array]) -> None:
+        """Take in per model [prefixes, 65536] what `unresolved` asked for, summed over all stretches."""
+        for ranks, found in zip(self._ranks, counts, strict=True):
+            ranks.refine(found)
+
+    def distribution(self, model: int) -> Distribution:
+        """One model's statistics; raises RuntimeError where quantiles are still unresolved."""
+        if self.unresolved() is not None or self._counts is None:
+            raise RuntimeError("quantiles are unresolved: look at the data again as `unresolved` asks")
+        counts, ranks, moments = self._counts[model], self._ranks[model], self._moments[model]
+        infinities = list(order.infinite_bins(self._window.width))
+        n_inf = int((counts[infinities] - self._residual_counts[model][infinities]).sum())
+        n = int(counts.sum())
+        zeros = counts[[0, 0x8000]] - self._residual_counts[model][[0, 0x8000]]
+        return Distribution(
+            n=n,
+            n_nan=n - ranks.n - n_inf,
+            n_inf=n_inf,
+            n_zero=int(zeros.sum()),
+            moments=moments,
+            quantiles=tuple(order.interpolate(ranks.n, PROBABILITIES, ranks.values)) if ranks.n else (),
+        )
+
+    def histogram(self, model: int) -> U64Array:
+        """uint64 [65536]: values by their leading 16 bits (see `order.bin_values`)."""
+        if self._counts is None:
+            raise RuntimeError("no stretch was added")
+        found: U64Array = self._counts[model]
+        return found
+
+    def gram(self) -> F64Array:
+        """float64 [N, N]: <difference i, difference j> over the places where both are finite, per-model l2^2
+        on the diagonal.
+        """
+        self._finish()
+        total = np.zeros((self.models, self.models))
+        for stretch in range(self._stretches):
+            total += self._sums[stretch][1]
+        np.fill_diagonal(total, [m.square_sum for m in self._moments])
+        return total
+
+    def base_l2(self) -> float:
+        """The norm of the finite base values."""
+        total = 0.0
+        for stretch in range(self._stretches):
+            total += self._sums[stretch][2]
+        return sqrt(total)

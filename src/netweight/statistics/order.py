@@ -1,0 +1,140 @@
+"""Exact order statistics by radix selection on the bits of floating-point numbers: no sort, no sample.
+
+A value's leading 16 bits (sign, exponent, first mantissa bits) say which of 65,536 bins it lies in, and the bins are
+in the
+order of the values. Counting the bins finds the bin of any rank; looking at the next 16 bits inside that bin finds
+the value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from math import floor
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "Rank",
+    "bin_values",
+    "finite_bins",
+    "infinite_bins",
+    "interpolate",
+    "locate",
+    "needed_ranks",
+    "pick_from",
+    "step_down",
+]
+
+Array = np.ndarray[Any, Any]
+_SIGN = 0x8000
+
+
+@cache
+def ascending_bins() -> Array:
+    """int64 [65536]: bins from the most negative values to the most positive."""
+    return np.concatenate([np.arange(65535, 32767, -1), np.arange(32768)])
+
+
+@cache
+def finite_bins(width: int) -> Array:
+    """bool [65536]: bins of finite values, for floats of `width` bits (32 or 64)."""
+    exponent = 0x7F80 if width == 32 else 0x7FF0
+    found: Array = (np.arange(65536) & exponent) != exponent
+    return found
+
+
+def infinite_bins(width: int) -> tuple[int, int]:
+    """The bins in which the infinities lie (their bits below the leading 16 are zero; others there are NaN)."""
+    return (0x7F80, 0xFF80) if width == 32 else (0x7FF0, 0xFFF0)
+
+
+def bits_to_values(bits: Array, width: int) -> Array:
+    """float64 of bit patterns held in unsigned integers."""
+    kind: tuple[Any, Any] = (np.uint32, np.float32) if width == 32 else (np.uint64, np.float64)
+    values: Array = np.ascontiguousarray(bits, dtype=kind[0]).view(kind[1]).astype(np.float64)
+    return values
+
+
+@cache
+def bin_values(width: int) -> Array:
+    """float64 [65536]: the value whose bits below the leading 16 are zero, for every bin; NaN where it is not
+    finite.
+    """
+    with np.errstate(invalid="ignore"):
+        values = bits_to_values(np.arange(65536, dtype=np.uint64) << np.uint64(width - 16), width)
+    values[~finite_bins(width)] = np.nan
+    return values
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Where the value of one rank lies: `rank` among all finite values, `local` among those that begin with `prefix`.
+
+    prefix: the leading 16 * level bits.
+    """
+
+    rank: int
+    prefix: int
+    local: int
+    level: int
+
+    def negative(self) -> bool:
+        """Whether values with this prefix are below zero: there, larger bits are smaller values."""
+        return bool(self.prefix >> (16 * self.level - 1))
+
+
+def needed_ranks(n: int, probabilities: Sequence[float]) -> list[int]:
+    """The ranks, ascending, that the quantiles at `probabilities` of n values are interpolated between."""
+    ranks = set()
+    for p in probabilities:
+        low = floor((n - 1) * p)
+        ranks |= {low, min(low + 1, n - 1)}
+    return sorted(ranks)
+
+
+def locate(counts: Array, ranks: Sequence[int]) -> list[Rank]:
+    """The bins of `ranks` (ascending) by the counts [65536] of finite values."""
+    order = ascending_bins()
+    ends = np.cumsum(counts[order])
+    places = np.searchsorted(ends, np.asarray(ranks, dtype=np.uint64), side="right")
+    return [
+        Rank(rank, int(order[place]), rank - int(ends[place] - counts[order[place]]), 1)
+        for rank, place in zip(ranks, places, strict=True)
+    ]
+
+
+def step_down(rank: Rank, counts: Array) -> Rank:
+    """The same rank 16 bits further down, by the counts [65536] of the next 16 bits under its prefix."""
+    digits = np.arange(65536)[::-1] if rank.negative() else np.arange(65536)
+    ends = np.cumsum(counts[digits])
+    place = int(np.searchsorted(ends, np.uint64(rank.local), side="right"))
+    digit = int(digits[place])
+    return Rank(rank.rank, rank.prefix << 16 | digit, rank.local - int(ends[place] - counts[digit]), rank.level + 1)
+
+
+def pick_from(rank: Rank, coarse: int, residuals: Array, width: int) -> float:
+    """The value of a rank whose bin holds `coarse` values with no further bits and these `residuals` (bits, all
+    of them).
+    """
+    zeros = np.uint64(rank.prefix) << np.uint64(width - 16)
+    position, among = rank.local, len(residuals)
+    if rank.negative():  # the coarse ones, nearest to zero, come last
+        bits = zeros if position >= among else np.partition(residuals, among - 1 - position)[among - 1 - position]
+    else:
+        bits = zeros if position < coarse else np.partition(residuals, position - coarse)[position - coarse]
+    return float(bits_to_values(np.asarray([bits]), width)[0])
+
+
+def interpolate(n: int, probabilities: Sequence[float], values: dict[int, float]) -> list[float]:
+    """Quantiles by numpy's "linear" rule from the values at `needed_ranks`, bit for bit as numpy computes them."""
+    found = []
+    for p in probabilities:
+        place = (n - 1) * p
+        low = floor(place)
+        t = place - low
+        a, b = values[low], values[min(low + 1, n - 1)]
+        found.append((b - (b - a) * (1 - t) if t >= 0.5 else a + (b - a) * t) + 0.0)
+    return found

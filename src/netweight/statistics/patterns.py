@@ -1,0 +1,94 @@
+"""The histogram of bit patterns: for 8- and 16-bit floats it holds a tensor's whole distribution, exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from netweight.dtypes import DTYPES, DType, Kind
+from netweight.kernels.protocol import U64Array
+from netweight.statistics.moments import Moments
+from netweight.statistics.order import interpolate, needed_ranks
+
+__all__ = ["PatternHistogram"]
+
+Array = np.ndarray[Any, Any]
+
+
+@cache
+def _values(name: str) -> Array:
+    """float64 [2^bits]: the value of every pattern."""
+    dtype = DTYPES[name]
+    patterns = np.arange(1 << dtype.bits, dtype=np.uint8 if dtype.bits == 8 else np.uint16)
+    with np.errstate(invalid="ignore"):
+        return patterns.view(dtype.to_numpy()).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class PatternHistogram:
+    """How often each bit pattern of an 8- or 16-bit float type occurs: `counts` uint64 [256 | 65536]."""
+
+    dtype: DType
+    counts: U64Array
+
+    @classmethod
+    def empty(cls, dtype: DType) -> PatternHistogram:
+        """No elements yet; raises TypeError for types other than 8- and 16-bit floats."""
+        if dtype.kind is not Kind.FLOAT or dtype.bits not in (8, 16):
+            msg = f"{dtype} has no histogram of bit patterns: expected an 8- or 16-bit float type"
+            raise TypeError(msg)
+        return cls(dtype, np.zeros(1 << dtype.bits, np.uint64))
+
+    def merge(self, other: PatternHistogram) -> PatternHistogram:
+        """Of the elements of both; raises ValueError where the types differ."""
+        if self.dtype != other.dtype:
+            msg = f"histograms of {self.dtype} and {other.dtype} do not merge"
+            raise ValueError(msg)
+        return PatternHistogram(self.dtype, self.counts + other.counts)
+
+    @property
+    def n(self) -> int:
+        """Elements."""
+        return int(self.counts.sum())
+
+    @property
+    def n_nan(self) -> int:
+        """Elements that are NaN."""
+        return int(self.counts[np.isnan(_values(self.dtype.name))].sum())
+
+    @property
+    def n_inf(self) -> int:
+        """Elements that are infinite."""
+        return int(self.counts[np.isinf(_values(self.dtype.name))].sum())
+
+    @property
+    def n_zero(self) -> int:
+        """Elements that are zero, of either sign."""
+        return int(self.counts[_values(self.dtype.name) == 0].sum())
+
+    def distinct(self) -> tuple[Array, U64Array]:
+        """The finite values that occur, ascending (float64 [k]; both zeros may occur), and how often (uint64 [k])."""
+        values = _values(self.dtype.name)
+        used = np.flatnonzero((self.counts > 0) & np.isfinite(values))
+        used = used[np.argsort(values[used], kind="stable")]
+        return values[used], self.counts[used]
+
+    def moments(self) -> Moments:
+        """Over the finite values."""
+        return Moments.of_counts(*self.distinct())
+
+    def quantiles(self, probabilities: Sequence[float]) -> tuple[float, ...]:
+        """Over the finite values, numpy's "linear" rule; empty where there are none."""
+        values, counts = self.distinct()
+        if not len(values):
+            return ()
+        ends = np.cumsum(counts)
+        n = int(ends[-1])
+        ranks = needed_ranks(n, probabilities)
+        places = np.searchsorted(ends, np.asarray(ranks, dtype=np.uint64), side="right")
+        known = {rank: float(values[place]) for rank, place in zip(ranks, places, strict=True)}
+        return tuple(interpolate(n, probabilities, known))
