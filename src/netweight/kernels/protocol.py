@@ -126,6 +126,10 @@ class Kernels(Protocol):
         """For results and messages."""
         ...
 
+    def prepare(self) -> None:
+        """Compile or load what the loops need, so that the first task does not wait for it."""
+        ...
+
     def count_patterns(self, patterns: np.ndarray[Any, Any], counts: U64Array) -> None:
         """Add the number of occurrences of every bit pattern (uint8 or uint16, any length) to counts [256 | 65536]."""
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -153,18 +154,16 @@ class CpuRefine(_Lanes):
         """See the protocol."""
         models = len(dtypes) - 1
         width = self._open(dtypes).width
-        slots = max(1, *(len(p) for p in prefixes))
-        self._prefixes = np.zeros((models, slots), self._uint)
+        self._ends = np.cumsum([0, *(len(p) for p in prefixes)])
+        self._prefixes = np.concatenate(list(prefixes)).astype(self._uint)
         self._first = np.zeros((models, 65536), np.int32)
         self._slots = np.zeros((models, 65536), np.int32)
-        self._found = np.zeros((models, slots, 65536), np.uint64)
+        self._found = np.zeros((len(self._prefixes), 65536), np.uint32)
         self._below = self._uint(width - 16 * level)
-        self._lengths = [len(p) for p in prefixes]
         for m, wanted in enumerate(prefixes):
-            self._prefixes[m, : len(wanted)] = wanted
             leading = (wanted >> np.uint64(16 * (level - 1))).astype(np.int64)
             np.add.at(self._slots[m], leading, 1)
-            for slot, top in reversed(list(enumerate(leading))):
+            for slot, top in reversed(list(enumerate(leading, int(self._ends[m])))):
                 self._first[m, top] = slot
 
     def add(self, count: int) -> None:
@@ -183,13 +182,19 @@ class CpuRefine(_Lanes):
 
     def counts(self) -> tuple[U64Array, ...]:
         """See the protocol."""
-        return tuple(self._found[m, :n] for m, n in enumerate(self._lengths))
+        return tuple(self._found[a:b].astype(np.uint64) for a, b in pairwise(self._ends))
 
 
 class CpuKernels:
     """The numba backend; `name` is "cpu"."""
 
     name = "cpu"
+
+    def prepare(self) -> None:
+        """See the protocol; the loops for float64 wait for the first tensor of that type."""
+        lanes = CpuDifferences(1)
+        lanes.start([DTYPES["BF16"], DTYPES["BF16"]], np.ones(65536, np.uint8))
+        lanes.add(0)
 
     def count_patterns(self, patterns: Array, counts: U64Array) -> None:
         """See the protocol; raises TypeError for other types than uint8 and uint16."""
@@ -214,4 +219,4 @@ class CpuKernels:
         """See the protocol; refining is for at most 18 prefixes a model (the neighbours of nine quantiles)."""
         lanes = (1 + models) * (_BLOCK * 8 + CHUNK * 8)
         differences = models * (5 * 65536 * 4 + _STORE * 4)
-        return 2 * lanes + differences + models * 65536 * (8 + 18 * 8)
+        return 2 * lanes + differences + models * 65536 * (8 + 18 * 4)

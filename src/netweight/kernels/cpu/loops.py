@@ -385,7 +385,7 @@ def refine_block(
     prefixes: Array,
     counts: Array,
 ) -> None:
-    """counts[m, slot, next 16 bits] += 1 for every value whose leading bits (x >> below) are prefixes[m, slot].
+    """counts[slot, next 16 bits] += 1 for every value of model m whose leading bits (x >> below) are prefixes[slot].
 
     first_slot, slots: [N, 65536], where the prefixes with these leading 16 bits begin and how many they are;
     below: bits under the prefix, at least 16.
@@ -406,5 +406,5 @@ def refine_block(
                 leading = _leading(b[i])
                 for s in range(slots[m, leading]):
                     slot = first_slot[m, leading] + s
-                    if prefixes[m, slot] == b[i] >> below:
-                        counts[m, slot, (b[i] >> (below - sixteen)) & mask] += np.uint64(1)
+                    if prefixes[slot] == b[i] >> below:
+                        counts[slot, (b[i] >> (below - sixteen)) & mask] += _ONE

@@ -1,0 +1,262 @@
+"""`delta`: what each fine-tune changed in its base, where, and how alike the fine-tunes are, in one pass over the
+weights.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from netweight.checkpoint.open import open_checkpoint
+from netweight.checkpoint.tensor import Checkpoint
+from netweight.errors import OptionError, printable
+from netweight.jobs.model_names import model_names
+from netweight.params.align import Aligned, Alignment, align
+from netweight.run.memory import FLOOR, fit_workers
+from netweight.run.plan import STRETCH, Plan, digest_of
+from netweight.run.progress import Progress, Silent
+from netweight.version import __version__
+
+if TYPE_CHECKING:
+    from netweight.jobs.delta_result import Delta, ParameterDelta
+    from netweight.kernels.protocol import Kernels
+    from netweight.run.execute import Executor
+    from netweight.run.journal import Journal
+
+__all__ = ["Options", "Prepared", "delta", "prepare"]
+
+Reference = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How `delta` runs: `workers` (default: every core that memory allows), `memory` in bytes (default: the smaller of
+    1 GiB and a quarter of the machine's), globs on parameter names, and whether tied weights count twice.
+    """
+
+    workers: int | None = None
+    memory: int | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    count_tied_twice: bool = False
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Checkpoints opened, parameters paired, tasks listed; no tensor data read."""
+
+    base: Checkpoint
+    models: tuple[Checkpoint, ...]
+    names: tuple[str, ...]
+    alignment: Alignment
+    plan: Plan
+    notes: tuple[str, ...]
+
+    def inputs(self) -> list[dict[str, Any]]:
+        """The identity of base and models."""
+        return [_identity(c) for c in (self.base, *self.models)]
+
+    def locations(self) -> list[Path]:
+        """The models' own paths, which no result may replace."""
+        return [Path(c.ref).absolute() for c in (self.base, *self.models)]
+
+
+def _identity(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        "ref": checkpoint.ref,
+        "path": str(Path(checkpoint.ref).absolute()),
+        "format": checkpoint.format,
+        "files": [{"name": Path(f.path).name, "size": f.size, "header_digest": f.digest} for f in checkpoint.files],
+    }
+
+
+def _stamps(checkpoint: Checkpoint) -> list[list[Any]]:
+    """What tells in a later run that the files are still the same."""
+    return [[f.path, f.size, f.digest, Path(f.path).stat().st_mtime_ns] for f in checkpoint.files]
+
+
+def prepare(base: Reference, models: Sequence[Reference], options: Options, stack: ExitStack) -> Prepared:
+    """Open everything and plan the run; the checkpoints are closed with `stack`. Reads headers only.
+
+    Raises OptionError for options that cannot be, FormatError and ModelNotFoundError for what is not a checkpoint,
+    InputError where a model shares nothing with the base.
+    """
+    from netweight.jobs.delta_files import RESERVED
+    from netweight.jobs.difference_pass import plan_tasks
+    from netweight.kernels.cpu import CpuKernels
+
+    if not models:
+        raise OptionError("--models: expected one or more fine-tuned models, got none")
+    opened = [stack.enter_context(open_checkpoint(ref)) for ref in (base, *models)]
+    alignment = align(
+        opened[0],
+        opened[1:],
+        include=options.include,
+        exclude=options.exclude,
+        count_tied_twice=options.count_tied_twice,
+    )
+    each = CpuKernels().working_bytes(len(models))
+    workers = fit_workers(options.workers, options.memory, each)
+    tasks = plan_tasks(alignment.parameters)
+    digest = digest_of(
+        {
+            "job": "delta",
+            "version": __version__,
+            "inputs": [_stamps(c) for c in opened],
+            "include": options.include,
+            "exclude": options.exclude,
+            "count_tied_twice": options.count_tied_twice,
+            "stretch": STRETCH,
+        }
+    )
+    notes = [f"{printable(c.ref)}: {note}" for c in opened for note in c.notes]
+    return Prepared(
+        base=opened[0],
+        models=tuple(opened[1:]),
+        names=tuple(model_names([str(Path(c.ref).absolute()) for c in opened[1:]], RESERVED)),
+        alignment=alignment,
+        plan=Plan(
+            "delta",
+            tasks,
+            tensors=len(alignment.parameters),
+            skipped=sum(len(s) for s in alignment.skipped),
+            workers=workers,
+            memory=FLOOR + workers * each,
+            digest=digest,
+        ),
+        notes=(*notes, *alignment.notes),
+    )
+
+
+def delta(
+    base: Reference,
+    models: Sequence[Reference],
+    outdir: Reference | None = None,
+    *,
+    options: Options | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Delta:
+    """Measure the task vectors of `models` (fine-tuned - base); base and models are read once each.
+
+    `outdir`: where the result files go, put in place in one step at the end; None writes nothing. `resume` continues a
+    run into `outdir` that was stopped, and gives the same bytes. `settings` are the fields of Options by name.
+
+    Differences are float32 of the upcast values (float64 where either side is float64); every statistic is exact or
+    accumulated in float64, over the finite values; what could not be measured is listed with its reason. Raises
+    InputError and its kin before any data is read, ReadError where bytes cannot be read or change meanwhile.
+    """
+    options = options or Options(**settings)
+    progress = progress or Silent()
+    with ExitStack() as stack:
+        prepared = prepare(base, models, options, stack)
+        if outdir is None:
+            return _run(prepared, progress, None, {})
+        from netweight.jobs.delta_files import write_delta
+        from netweight.output.folder import ResultFolder
+        from netweight.run.journal import Journal
+
+        folder = stack.enter_context(ResultFolder(Path(outdir), prepared.locations(), "delta", resume=resume))
+        done: dict[str, dict[str, Any]] = {}
+        if resume:
+            journal, done = Journal.resume(folder.journal_path, prepared.plan.digest)
+            progress.note(
+                f"resuming: {len(done)} of {prepared.plan.tensors} parameters are done"
+                if done
+                else "nothing to resume: starting anew"
+            )
+        else:
+            journal = Journal.create(folder.journal_path, prepared.plan.digest)
+        with journal:
+            result = _run(prepared, progress, journal, done)
+        write_delta(result, folder.stage)
+        for note in folder.commit():
+            progress.note(note)
+        return result
+
+
+def _run(prepared: Prepared, progress: Progress, journal: Journal | None, done: dict[str, dict[str, Any]]) -> Delta:
+    """The measuring itself; what `journal` holds already (`done`) is not measured again."""
+    from netweight.jobs.delta_result import Delta
+    from netweight.kernels.cpu import CpuKernels
+    from netweight.run.threads import ThreadExecutor
+
+    found = {}
+    for a in prepared.alignment.parameters:
+        if a.name in done:
+            found[a.name] = _restored(a, done[a.name])
+    with _shown(progress, prepared, found):
+        if len(found) < prepared.plan.tensors:
+            executor = ThreadExecutor(prepared.plan.workers)
+            for measured in _measure(prepared, set(found), executor, CpuKernels(), progress):
+                name = measured.aligned.name
+                found[name] = measured
+                if journal is not None:
+                    journal.append(name, {"rows": measured.rows, "gram": measured.gram})
+    for checkpoint in (prepared.base, *prepared.models):
+        checkpoint.check_unchanged()
+    return Delta(
+        prepared.base.ref,
+        prepared.names,
+        [m.ref for m in prepared.models],
+        [found[a.name] for a in prepared.alignment.parameters],
+        prepared.alignment.skipped,
+        prepared.notes,
+        prepared.inputs(),
+    )
+
+
+@contextmanager
+def _shown(progress: Progress, prepared: Prepared, found: dict[str, ParameterDelta]) -> Iterator[None]:
+    ready = [t for t in prepared.plan.tasks if t.name in found]
+    progress.start(prepared.plan.tensors, prepared.plan.nbytes)
+    progress.advance(len(found), sum(t.nbytes for t in ready))
+    try:
+        yield
+    finally:
+        progress.stop()
+
+
+def _restored(aligned: Aligned, record: dict[str, Any]) -> ParameterDelta:
+    from netweight.jobs.delta_result import ParameterDelta
+
+    return ParameterDelta(aligned, tuple(record["rows"]), tuple(tuple(row) for row in record["gram"]))
+
+
+def _measure(
+    prepared: Prepared, ready: set[str], executor: Executor, kernels: Kernels, progress: Progress
+) -> Iterator[ParameterDelta]:
+    from netweight.jobs.delta_result import ParameterDelta
+    from netweight.jobs.difference_pass import measure_differences
+    from netweight.measures import drift
+
+    parameters = [a for a in prepared.alignment.parameters if a.name not in ready]
+    tasks = [t for t in prepared.plan.tasks if t.name not in ready]
+    with _slow_start(lambda: progress.note("compiling the kernels: only at the first run of an installation")):
+        kernels.prepare()
+    for aligned, statistics in measure_differences(parameters, tasks, executor, kernels, progress):
+        base_l2 = statistics.base_l2()
+        rows = tuple(
+            None if tensor is None else drift.derive(statistics.distribution(i), base_l2)
+            for i, tensor in enumerate(aligned.models)
+        )
+        gram = tuple(tuple(float(v) for v in row) for row in statistics.gram())
+        yield ParameterDelta(aligned, rows, gram)
+
+
+@contextmanager
+def _slow_start(tell: Callable[[], None], seconds: float = 2.0) -> Iterator[None]:
+    """Call `tell` where the block takes longer than `seconds`."""
+    timer = threading.Timer(seconds, tell)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

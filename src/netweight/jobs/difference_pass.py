@@ -1,0 +1,180 @@
+"""One pass over a base and its fine-tunes: every stretch of every parameter read once, statistics coming up as they
+finish.
+
+A second look at a parameter's data happens only where the first could not settle its quantiles (float32 tensors of more
+than a million elements, mostly), and right after the first, while the data are still in the machine's page cache.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from netweight.checkpoint.tensor import Tensor
+from netweight.errors import ReadError, printable
+from netweight.kernels.protocol import DifferencePartial, Kernels, U8Array, U64Array
+from netweight.params.align import Aligned
+from netweight.run.execute import Executor
+from netweight.run.plan import PlannedTask, stretches
+from netweight.run.progress import Progress
+from netweight.statistics.difference import DifferenceStatistics
+
+__all__ = ["FirstLook", "SecondLook", "measure_differences", "plan_tasks"]
+
+
+@dataclass(frozen=True)
+class FirstLook:
+    """A stretch to be taken in, and the bins whose residual values are wanted."""
+
+    stretch: PlannedTask
+    kept: U8Array
+
+
+@dataclass(frozen=True)
+class SecondLook:
+    """A stretch to be looked at again, for what lies under these prefixes of each model's values."""
+
+    stretch: PlannedTask
+    level: int
+    prefixes: Sequence[U64Array]
+
+
+Look = FirstLook | SecondLook
+Found = DifferencePartial | tuple[U64Array, ...]
+
+
+def _tensors(aligned: Aligned) -> list[Tensor | None]:
+    return [aligned.base, *aligned.models]
+
+
+def plan_tasks(parameters: Sequence[Aligned]) -> tuple[PlannedTask, ...]:
+    """The stretches of all parameters, in the base's file order."""
+    tasks = []
+    for aligned in parameters:
+        bits = sum(t.dtype.bits for t in _tensors(aligned) if t is not None)
+        for number, (start, stop) in enumerate(stretches(aligned.base.size)):
+            tasks.append(PlannedTask(aligned.name, number, start, stop, (stop - start) * bits // 8))
+    return tuple(tasks)
+
+
+class _Worker:
+    """Reads stretches and looks at them; every thread has accumulators of its own."""
+
+    def __init__(self, parameters: Sequence[Aligned], kernels: Kernels) -> None:
+        self._parameters = {a.name: a for a in parameters}
+        self._kernels = kernels
+        self._models = max((len(a.models) for a in parameters), default=0)
+        self._own = threading.local()
+
+    def __call__(self, look: Look) -> Found:
+        tensors = _tensors(self._parameters[look.stretch.name])
+        dtypes = [None if t is None else t.dtype for t in tensors]
+        if isinstance(look, FirstLook):
+            first = self._accumulator("differences")
+            first.start(dtypes, look.kept)
+            self._feed(first, tensors, look.stretch)
+            partial: DifferencePartial = first.partial()
+            return partial
+        second = self._accumulator("refine")
+        second.start(dtypes, look.prefixes, look.level)
+        self._feed(second, tensors, look.stretch)
+        counts: tuple[U64Array, ...] = second.counts()
+        return counts
+
+    def _accumulator(self, kind: str) -> Any:
+        if not hasattr(self._own, kind):
+            setattr(self._own, kind, getattr(self._kernels, kind)(self._models))
+        return getattr(self._own, kind)
+
+    def _feed(self, accumulator: Any, tensors: Sequence[Tensor | None], stretch: PlannedTask) -> None:
+        present = [
+            (tensor, memoryview(buffer))
+            for tensor, buffer in zip(tensors, accumulator.buffers, strict=False)
+            if tensor is not None
+        ]
+        for tensor, _ in present:
+            tensor.prefetch(stretch.start, stretch.stop - stretch.start)
+        for start in range(stretch.start, stretch.stop, accumulator.block):
+            count = min(accumulator.block, stretch.stop - start)
+            for tensor, view in present:
+                try:
+                    tensor.read_into(start, view[: count * tensor.dtype.bits // 8])
+                except (OSError, ValueError) as error:
+                    raise ReadError(
+                        f"{printable(tensor.source.name)}: tensor {printable(tensor.name)!r} could not be read at"
+                        f" element {start}: {error}; check the file and the disk, then run again with --resume"
+                    ) from error
+            accumulator.add(count)
+
+
+class _Pass:
+    """What the caller's thread knows: which looks are next, and what has been found of each parameter."""
+
+    def __init__(self, parameters: Sequence[Aligned], tasks: Sequence[PlannedTask]) -> None:
+        self._aligned = {a.name: a for a in parameters}
+        self._stretches: dict[str, list[PlannedTask]] = {}
+        for task in tasks:
+            self._stretches.setdefault(task.name, []).append(task)
+        self._first = deque(tasks)
+        self._second: deque[SecondLook] = deque()
+        self._statistics: dict[str, DifferenceStatistics] = {}
+        self._recounts: dict[str, list[tuple[U64Array, ...]]] = {}
+
+    def next_look(self) -> Look | None:
+        if self._second:
+            return self._second.popleft()
+        if not self._first:
+            return None
+        task = self._first.popleft()
+        if task.name not in self._statistics:
+            models = len(self._aligned[task.name].models)
+            self._statistics[task.name] = DifferenceStatistics(models, len(self._stretches[task.name]))
+        return FirstLook(task, self._statistics[task.name].kept())
+
+    def take(self, look: Look, found: Found) -> DifferenceStatistics | None:
+        """The parameter's statistics where `found` was the last that they needed."""
+        name = look.stretch.name
+        statistics = self._statistics[name]
+        if isinstance(look, FirstLook):
+            assert isinstance(found, DifferencePartial)  # noqa: S101 - a first look finds nothing else
+            statistics.add(look.stretch.number, found, look.kept)
+            if not statistics.complete:
+                return None
+        else:
+            assert isinstance(found, tuple)  # noqa: S101 - nor does a second one
+            counts = self._recounts.setdefault(name, [])
+            counts.append(found)
+            if len(counts) < len(self._stretches[name]):
+                return None
+            statistics.refine([sum(parts[1:], start=parts[0]) for parts in zip(*self._recounts.pop(name), strict=True)])
+        open_ranks = statistics.unresolved()
+        if open_ranks is None:
+            return self._statistics.pop(name)
+        self._second.extend(SecondLook(stretch, *open_ranks) for stretch in self._stretches[name])
+        return None
+
+
+def measure_differences(
+    parameters: Sequence[Aligned],
+    tasks: Sequence[PlannedTask],
+    executor: Executor,
+    kernels: Kernels,
+    progress: Progress,
+) -> Iterator[tuple[Aligned, DifferenceStatistics]]:
+    """Yield every parameter's statistics as they are complete, in no fixed order.
+
+    Raises ReadError where bytes cannot be read, with the tensor's name.
+    """
+    named = {a.name: a for a in parameters}
+    course = _Pass(parameters, tasks)
+    worker = _Worker(parameters, kernels)
+    results: Iterator[tuple[Look, Found]] = executor.run(course.next_look, worker)
+    for look, found in results:
+        finished = course.take(look, found)
+        nbytes = look.stretch.nbytes if isinstance(look, FirstLook) else 0
+        progress.advance(0 if finished is None else 1, nbytes)
+        if finished is not None:
+            yield named[look.stretch.name], finished

@@ -1,0 +1,44 @@
+"""How many workers fit the memory that a run may take."""
+
+from __future__ import annotations
+
+import os
+
+from netweight.errors import OptionError
+
+__all__ = ["FLOOR", "available_cores", "default_budget", "fit_workers"]
+
+FLOOR = 320 << 20
+"""Bytes that the interpreter and its libraries take before any tensor is read (numba, matplotlib and Arrow loaded)."""
+
+
+def default_budget() -> int:
+    """The smaller of 1 GiB and a quarter of the machine's memory, in bytes."""
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # no such question on this system
+        return 1 << 30
+    return min(1 << 30, total // 4)
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def fit_workers(wanted: int | None, budget: int | None, each: int) -> int:
+    """Workers that fit `budget` bytes at `each` bytes a worker; `wanted` (default: every core) is the most there are.
+
+    Raises OptionError where not even one fits, or where `wanted` is below one.
+    """
+    if wanted is not None and wanted < 1:
+        raise OptionError(f"--workers {wanted}: expected 1 or more")
+    allowed = default_budget() if budget is None else budget
+    fitting = (allowed - FLOOR) // each
+    if fitting < 1:
+        need = -(-(FLOOR + each) >> 20)
+        raise OptionError(
+            f"--memory {allowed >> 20} MiB: this job needs at least {need} MiB for one worker;"
+            f" give --memory {need + 1}MiB"
+        )
+    return min(wanted or available_cores(), fitting)

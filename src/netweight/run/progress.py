@@ -1,0 +1,43 @@
+"""How far a run has come, told to whoever shows it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+__all__ = ["Progress", "Silent"]
+
+
+class Progress(Protocol):
+    """Shown by the command line, silent elsewhere; called from one thread."""
+
+    def start(self, tensors: int, nbytes: int) -> None:
+        """The run begins: so many tensors, and bytes to read."""
+        ...
+
+    def advance(self, tensors: int, nbytes: int) -> None:
+        """So many more are done."""
+        ...
+
+    def note(self, text: str) -> None:
+        """A finding worth a line."""
+        ...
+
+    def stop(self) -> None:
+        """The run has ended, well or not."""
+        ...
+
+
+class Silent:
+    """Shows nothing."""
+
+    def start(self, tensors: int, nbytes: int) -> None:
+        """See Progress."""
+
+    def advance(self, tensors: int, nbytes: int) -> None:
+        """See Progress."""
+
+    def note(self, text: str) -> None:
+        """See Progress."""
+
+    def stop(self) -> None:
+        """See Progress."""
