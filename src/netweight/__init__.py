@@ -1,5 +1,39 @@
-"""netweight weighs neural nets: opens checkpoints lazily, and measures what fine-tunes changed."""
+"""netweight weighs neural nets.
 
+It opens any LLM checkpoint without building the model, and measures what is in it, at the speed of the disk and in
+fixed memory. Every job of the command line is a function here; heavy libraries load when a job needs them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from netweight.checkpoint import Checkpoint, Skipped, Tensor
+from netweight.checkpoint import open_checkpoint as open  # noqa: A004 - netweight.open, as tarfile.open
+from netweight.errors import NetweightError
 from netweight.version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from netweight.jobs.delta import delta
+    from netweight.jobs.demo import demo
+    from netweight.jobs.info import info
+
+__all__ = ["Checkpoint", "NetweightError", "Skipped", "Tensor", "__version__", "delta", "demo", "info", "open"]
+
+_JOBS = ("delta", "demo", "info")
+
+
+def __getattr__(name: str) -> Any:
+    """Jobs are imported when they are first used."""
+    if name in _JOBS:
+        from importlib import import_module  # noqa: PLC0415
+
+        found = getattr(import_module(f"netweight.jobs.{name}"), name)
+        globals()[name] = found
+        return found
+    msg = f"module 'netweight' has no attribute {name!r}"
+    raise AttributeError(msg)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

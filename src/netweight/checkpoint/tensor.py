@@ -8,6 +8,7 @@ from math import prod
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from netweight.checkpoint.strided import read_strided, span_of, swap_bytes
 from netweight.dtypes import DType
 from netweight.source.protocol import Source
 
@@ -50,15 +51,40 @@ class Tensor:
         `out` is a writable contiguous byte view whose length is a whole number of elements; raises ReadError where the
         file ends early, ValueError where the range leaves the tensor. Packed types are read whole bytes at a time.
         """
-        raise NotImplementedError
+        bits = self.dtype.bits
+        count, rest = divmod(len(out) * 8, bits)
+        if rest or start * bits % 8 or start < 0 or start + count > self.size:
+            msg = f"{self.name}: {len(out)} bytes from element {start}, of {self.size} elements of {self.dtype}"
+            raise ValueError(msg)
+        if not count:
+            return
+        if self.strides is None:
+            self.source.read_into(self.offset + start * bits // 8, out)
+        else:
+            read_strided(self.source, self.offset, bits // 8, self.shape, self.strides, start, out)
+        if self.byteorder == "big":
+            swap_bytes(out, self.dtype)
 
     def prefetch(self, start: int, count: int) -> None:
         """Hint that `count` elements from `start` are wanted soon; returns at once."""
-        raise NotImplementedError
+        count = min(count, self.size - start)
+        if count <= 0:
+            return
+        if self.strides is None:
+            first, last = start, start + count
+        else:
+            first, last = 0, span_of(self.shape, self.strides)
+        bits = self.dtype.bits
+        self.source.prefetch(self.offset + first * bits // 8, -(-(last - first) * bits // 8))
 
     def read(self) -> np.ndarray[Any, np.dtype[Any]]:
         """The whole tensor as a new numpy array of `dtype.to_numpy()`; raises TypeError for packed types."""
-        raise NotImplementedError
+        import numpy as np  # noqa: PLC0415 - headers are read without numpy
+
+        array = np.empty(self.shape, self.dtype.to_numpy())
+        if array.size:
+            self.read_into(0, array.reshape(-1).view(np.uint8).data)
+        return array
 
 
 @dataclass(frozen=True)
@@ -81,9 +107,10 @@ class Skipped:
 class Checkpoint(Mapping[str, Tensor]):
     """A checkpoint opened without its data: an ordered mapping of names to tensors, in file order.
 
-    `format` is "safetensors", "torch zip", "torch legacy" or "torch tar"; `config` is config.json as a dict, or None with
-    `config_problem` saying why; `skipped` lists entries that are not weights; `notes` are findings worth a line
-    (hidden bytes, an index that disagrees with its shards); `shared` maps an alias to the tensor whose storage it is.
+    `format` is "safetensors", "torch zip", "torch legacy" or "torch tar" (joined by " + " where shards differ).
+    `config` is config.json as a dict, or None with `config_problem` saying why; `skipped` lists entries that are not
+    weights; `notes` are findings worth a line (hidden bytes, an index that disagrees with its shards); `shared` maps an
+    alias to the tensor whose storage it is; `sources` are the open files.
     """
 
     def __init__(
@@ -99,6 +126,7 @@ class Checkpoint(Mapping[str, Tensor]):
         skipped: tuple[Skipped, ...] = (),
         notes: tuple[str, ...] = (),
         shared: Mapping[str, str] | None = None,
+        sources: tuple[Source, ...] = (),
     ) -> None:
         self.ref = ref
         self.format = format
@@ -109,7 +137,8 @@ class Checkpoint(Mapping[str, Tensor]):
         self.skipped = skipped
         self.notes = notes
         self.shared = dict(shared or {})
-        self._tensors = dict(tensors)
+        self.sources = sources
+        self._tensors = tensors
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]
@@ -125,11 +154,13 @@ class Checkpoint(Mapping[str, Tensor]):
 
     def check_unchanged(self) -> None:
         """Raises ReadError where a file is no longer the one that was opened."""
-        raise NotImplementedError
+        for source in self.sources:
+            source.check_unchanged()
 
     def close(self) -> None:
         """Close every file; reading a tensor afterwards raises ReadError."""
-        raise NotImplementedError
+        for source in self.sources:
+            source.close()
 
     def __enter__(self) -> Self:
         return self

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.tensor import Checkpoint
-from netweight.errors import OptionError, printable
+from netweight.errors import Interrupted, OptionError, printable
 from netweight.jobs.model_names import model_names
 from netweight.params.align import Aligned, Alignment, align
 from netweight.run.memory import FLOOR, fit_workers
@@ -174,7 +174,12 @@ def delta(
         else:
             journal = Journal.create(folder.journal_path, prepared.plan.digest)
         with journal:
-            result = _run(prepared, progress, journal, done)
+            try:
+                result = _run(prepared, progress, journal, done)
+            except KeyboardInterrupt:
+                raise Interrupted(
+                    f"stopped; nothing in {printable(str(outdir))} was changed; run again with --resume to go on"
+                ) from None
         write_delta(result, folder.stage)
         for note in folder.commit():
             progress.note(note)

@@ -4,12 +4,14 @@ there.
 
 from __future__ import annotations
 
+from functools import partial
+from math import inf
 from pathlib import Path
 
 from netweight.jobs.delta_result import COLUMNS, PER_PARAM, Delta
 from netweight.measures import drift
 from netweight.output.plots import cosine_heatmap, group_l2_bar
-from netweight.output.table import Column, write_csv, write_json, write_parquet
+from netweight.output.table import Column, Row, write_csv, write_json, write_parquet
 
 __all__ = ["RESERVED", "write_delta"]
 
@@ -30,8 +32,7 @@ def write_delta(result: Delta, folder: Path) -> None:
         write_csv(place / "per_param_stats.csv", columns, rows)
         for key in ("l2", "maxabs"):
             at = PER_PARAM.index(key)
-            top = sorted(rows, key=lambda row, at=at: -(row[at] if row[at] is not None else float("inf")))
-            # type: ignore[misc]
+            top = sorted(rows, key=partial(_descending, at))
             write_csv(place / f"top{_TOP}_by_{key}.csv", columns, top[:_TOP])
         write_json(place / "summary.json", model.summary)
         groups = {name: g["l2"] for name, g in model.summary["groups"].items() if g["param_count_approx"]}
@@ -42,3 +43,9 @@ def write_delta(result: Delta, folder: Path) -> None:
     write_csv(folder / "pairwise_cosines.csv", square, [(n, *r) for n, r in zip(names, result.cosines, strict=True)])
     cosine_heatmap(folder / "pairwise_cosines.png", names, result.cosines)
     write_parquet(folder / "delta.parquet", COLUMNS, result.frame.rows, inputs=list(result.inputs))
+
+
+def _descending(at: int, row: Row) -> float:
+    """Largest first; a sum beyond float64 before all others."""
+    value = row[at]
+    return -inf if value is None else -float(value)

@@ -16,7 +16,7 @@ from netweight.dtypes import DType
 
 __all__ = ["CHUNK", "DifferenceAccumulator", "DifferencePartial", "Kernels", "RefineAccumulator", "Window"]
 
-CHUNK = 8192
+CHUNK = 4096
 """Elements whose sums are formed together: small enough for the first cache, fixed so that sums never depend on
 blocks."""
 

@@ -10,7 +10,7 @@ __all__ = ["FileState", "Source"]
 
 @dataclass(frozen=True)
 class FileState:
-    """What tells that a file is still the one that was opened: its `size` in bytes, a `stamp` (mtime and inode, an etag)."""
+    """What tells that a file is still the one opened: its `size` in bytes, a `stamp` (mtime and inode, an etag)."""
 
     size: int
     stamp: str

@@ -145,22 +145,40 @@ def _difference(
 
 
 @compiled
-def _any_bit(bits: Array) -> Any:
-    """Non-zero where any value is not +0.0."""
+def _together(bits: Array, flags: Array) -> Any:
+    """flags[g] = the bits of eight values, n/8 apart, or-ed; returns all bits or-ed, zero where every value is +0.0."""
+    eighth = len(bits) // 8
     found = bits[0]
-    for i in range(len(bits)):
+    for g in range(eighth):
+        either = (
+            (bits[g] | bits[g + eighth])
+            | (bits[g + 2 * eighth] | bits[g + 3 * eighth])
+            | (bits[g + 4 * eighth] | bits[g + 5 * eighth])
+            | (bits[g + 6 * eighth] | bits[g + 7 * eighth])
+        )
+        flags[g] = either
+        found |= either
+    for i in range(8 * eighth, len(bits)):
         found |= bits[i]
     return found
 
 
 @compiled
-def _residual(bits: Array, out: Array) -> int:
-    """Move the values with a bit below the leading 16 to the front of `out` (one longer than bits); returns how
-    many.
+def _residual(bits: Array, flags: Array, out: Array) -> int:
+    """Copy the values with a bit below the leading 16 to the front of `out` (one longer than bits); returns how many.
+
+    Where differences of neighbouring bfloat16 numbers have no such bits, nor has nearly any group of eight.
     """
+    eighth = len(bits) // 8
     k = np.uintp(0)
-    for i in range(len(bits)):
-        x = bits[np.uintp(i)]
+    for g in range(eighth):
+        if _low(flags[g]) != 0:
+            for j in range(8):
+                x = bits[np.uintp(g + j * eighth)]
+                out[k] = x
+                k += np.uintp(_low(x) != 0)
+    for i in range(8 * eighth, len(bits)):
+        x = bits[i]
         out[k] = x
         k += np.uintp(_low(x) != 0)
     return int(k)
@@ -335,6 +353,7 @@ def add_block(
     models = len(kinds) - 1
     chunk = values.shape[1]
     sums = np.empty(7, np.float64)
+    flags = np.empty(chunk // 8, bits.dtype)
     moved = np.zeros(models, np.bool_)
     for first in range(0, count, chunk):
         n = min(chunk, count - first)
@@ -348,12 +367,12 @@ def add_block(
                 continue
             b = bits[m + 1, :n]
             _difference(raw[m + 1], kinds[m + 1], first, half, eighths, base, kinds[0], values[m + 1, :n])
-            if not _any_bit(b):
+            if not _together(b, flags):
                 counts[m, 0, 0] += np.uint32(n)
                 continue
             moved[m] = True
             _count(b, counts[m])
-            found = _residual(b, spare_bits)
+            found = _residual(b, flags, spare_bits)
             if found:
                 if stored[m] >= 0:
                     stored[m] = _keep(spare_bits[:found], kept, residual_counts[m], store[m], stored[m])

@@ -1,0 +1,52 @@
+"""config.json: read where it is, never a reason to fail."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from netweight.errors import FormatError, NetweightError, printable
+from netweight.source.local import open_local
+
+__all__ = ["MAX_CONFIG", "read_config", "read_json_object"]
+
+MAX_CONFIG = 16 << 20  # bytes
+
+
+def read_config(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """config.json of `folder` as (object, None), or (None, why there is none, in one line)."""
+    path = folder / "config.json"
+    if not path.exists():
+        return None, f"{printable(str(folder))}: has no config.json"
+    try:
+        return read_json_object(path, MAX_CONFIG), None
+    except NetweightError as problem:
+        return None, str(problem)
+
+
+def read_json_object(path: Path, limit: int) -> dict[str, Any]:
+    """The JSON object in the file at `path`, of at most `limit` bytes; raises FormatError where it is none."""
+    where = printable(str(path))
+    source = open_local(path)
+    if source.size > limit:
+        raise FormatError(f"{where}: {source.size} bytes, expected at most {limit}")
+    if not source.size:
+        raise FormatError(f"{where}: is empty, expected a JSON object")
+    data = bytearray(source.size)
+    source.read_into(0, memoryview(data))
+    source.close()
+    try:
+        found = json.loads(data)
+    except RecursionError:
+        raise FormatError(f"{where}: is nested too deeply") from None
+    except ValueError as problem:
+        raise FormatError(f"{where}: is not valid JSON: {printable(str(problem))}") from None
+    if not isinstance(found, dict):
+        raise FormatError(f"{where}: holds a JSON {_KINDS[type(found)]}, expected an object")
+    return found
+
+
+_KINDS: dict[type, str] = {
+    list: "array", str: "string", int: "number", float: "number", bool: "boolean", type(None): "null",
+}  # fmt: skip

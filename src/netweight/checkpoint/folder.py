@@ -1,0 +1,155 @@
+"""Which files of a folder make up its model."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from netweight.checkpoint.index import Index, check_inside, listed, read_index
+from netweight.errors import FormatError, ModelNotFoundError, printable
+
+__all__ = ["Selection", "select", "select_index"]
+
+_NUMBERED = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})(\.safetensors|\.bin|\.pt|\.pth)")
+_TORCH = (".bin", ".pt", ".pth", ".ckpt")
+_NOT_MODELS = re.compile(  # what trainers leave beside a model
+    r"training_args\.(bin|pt)|(optimizer|scheduler|scaler|random_states|rng_state|trainer_state).*"
+    r"|.*_(optim|model)_states\.pt|events\.out.*"
+)
+_FOREIGN = {
+    ".gguf": "GGUF",
+    ".h5": "HDF5 (Keras)",
+    ".keras": "Keras",
+    ".onnx": "ONNX",
+    ".msgpack": "Flax",
+    ".npz": "numpy",
+    ".pb": "TensorFlow",
+    ".mlmodel": "Core ML",
+    ".tflite": "TensorFlow Lite",
+}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The files to open, sorted; `index` where one names them; `notes` on what was left aside."""
+
+    files: tuple[Path, ...]
+    index: Index | None = None
+    notes: tuple[str, ...] = ()
+
+
+def select(folder: Path) -> Selection:
+    """The model's files in `folder`.
+
+    Raises ModelNotFoundError where there are none, FormatError where shards are missing or the choice is not clear,
+    UnsafeFileError where names lead out of the folder.
+    """
+    try:
+        names = sorted(path.name for path in folder.iterdir() if path.is_file() or path.is_symlink())
+    except OSError as problem:
+        raise ModelNotFoundError(f"{printable(str(folder))}: cannot be listed: {problem.strerror}") from None
+    safetensors = [name for name in names if name.endswith(".safetensors") and not _NOT_MODELS.fullmatch(name)]
+    torch = [name for name in names if name.endswith(_TORCH) and not _NOT_MODELS.fullmatch(name)]
+    chosen = (
+        _choose(folder, names, safetensors, ("model",), ".safetensors")
+        or _choose(folder, names, torch, ("pytorch_model", "pruned_model"), ".bin")
+        or _only(folder, safetensors)
+        or _only(folder, torch)
+    )
+    if chosen is None:
+        raise _nothing(folder, names)
+    for path in chosen.files:
+        check_inside(folder, path)
+    return chosen
+
+
+def select_index(path: Path) -> Selection:
+    """The shards that the index at `path` names; raises FormatError where some are missing."""
+    check_inside(path.parent, path)
+    index = read_index(path)
+    missing = [shard for shard in index.shards if not (path.parent / shard).exists()]
+    if missing:
+        raise FormatError(
+            f"{printable(str(path))}: {len(missing)} of its {len(index.shards)} shards are missing: {listed(missing)}; "
+            "download them into the same folder"
+        )
+    files = tuple(path.parent / shard for shard in index.shards)
+    for file in files:
+        check_inside(path.parent, file)
+    return Selection(files, index)
+
+
+def _choose(
+    folder: Path, names: list[str], candidates: list[str], stems: tuple[str, ...], ending: str
+) -> Selection | None:
+    """What goes by a standard name, in the order in which the usual loaders look."""
+    for stem in stems:
+        index = f"{stem}{ending}.index.json"
+        if f"{stem}{ending}" in candidates:
+            note = (f"{index}: not used, {stem}{ending} is there too",) if index in names else ()
+            return Selection((folder / f"{stem}{ending}",), notes=note)
+        if index in names:
+            return select_index(folder / index)
+        numbered = _numbered(folder, [name for name in candidates if name.startswith(f"{stem}-")])
+        if numbered:
+            return numbered
+    indexes = [name for name in names if name.endswith(f"{ending}.index.json")]
+    if len(indexes) == 1:
+        return select_index(folder / indexes[0])
+    if indexes:
+        raise FormatError(f"{printable(str(folder))}: holds several models: {listed(indexes, 10)}; name one of them")
+    return _numbered(folder, candidates)
+
+
+def _numbered(folder: Path, names: list[str]) -> Selection | None:
+    """A set `x-00001-of-0000N`, complete."""
+    sets: dict[tuple[str, int, str], dict[int, str]] = {}
+    for name in names:
+        found = _NUMBERED.fullmatch(name)
+        if found:
+            sets.setdefault((found[1], int(found[3]), found[4]), {})[int(found[2])] = name
+    if not sets:
+        return None
+    if len(sets) > 1:
+        shown = listed([f"{stem}-*-of-{total:05}{ending}" for stem, total, ending in sets], 10)
+        raise FormatError(
+            f"{printable(str(folder))}: holds several models: {shown}; name one file, or move the others away"
+        )
+    ((stem, total, ending), shards), *_ = sets.items()
+    if len(shards) != total or min(shards) != 1 or max(shards) != total:
+        missing = [number for number in range(1, min(total, 100_000) + 1) if number not in shards]
+        shown = listed([f"{stem}-{number:05}-of-{total:05}{ending}" for number in missing])
+        raise FormatError(
+            f"{printable(str(folder))}: {len(missing)} of {total} shards are missing: {shown}; "
+            "download them into the same folder"
+        )
+    return Selection(tuple(folder / shards[number] for number in sorted(shards)))
+
+
+def _only(folder: Path, names: list[str]) -> Selection | None:
+    """Whatever is there: safetensors files together (their headers tell whether they are one model), one torch file."""
+    if len(names) > 1:
+        names = [name for name in names if not name.startswith("adapter_")] or names
+    if not names:
+        return None
+    if len(names) == 1:
+        return Selection((folder / names[0],))
+    if all(name.endswith(".safetensors") for name in names):
+        preferred = [name for name in names if name.startswith("model")] or names
+        return Selection(tuple(folder / name for name in preferred))
+    raise FormatError(f"{printable(str(folder))}: holds several models: {listed(names, 10)}; name one of them")
+
+
+def _nothing(folder: Path, names: list[str]) -> ModelNotFoundError:
+    where = printable(str(folder))
+    for name in names:
+        foreign = next((kind for ending, kind in _FOREIGN.items() if name.lower().endswith(ending)), None)
+        if foreign:
+            return ModelNotFoundError(
+                f"{where}: holds {printable(name)!r}, a {foreign} file, which is not supported; "
+                "expected safetensors or torch files"
+            )
+    inside = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    hint = f"; its folders: {listed(inside)}" if inside else ""
+    return ModelNotFoundError(f"{where}: holds no model: no .safetensors, .bin, .pt, .pth or .ckpt file{hint}")

@@ -1,0 +1,196 @@
+"""Index files of sharded checkpoints, and shards put together; what the shards' own headers say wins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from netweight.checkpoint.jsontext import JsonCursor, JsonError
+from netweight.checkpoint.part import Part
+from netweight.checkpoint.table import JoinedTables
+from netweight.checkpoint.tensor import Tensor
+from netweight.errors import FormatError, UnsafeFileError, printable
+from netweight.source.local import open_local
+
+__all__ = ["Index", "check_inside", "join", "listed", "read_index"]
+
+MAX_INDEX = 100_000_000  # bytes
+MAX_ENTRIES = 2_000_000
+
+
+@dataclass(frozen=True)
+class Index:
+    """`weight_map` of an index file: tensor name -> shard, a path below the index's folder; `total_size` in bytes."""
+
+    path: Path
+    weight_map: dict[str, str]
+    total_size: int | None
+
+    @property
+    def shards(self) -> list[str]:
+        """The shards' names, sorted."""
+        return sorted(set(self.weight_map.values()))
+
+
+def read_index(path: Path) -> Index:
+    """Read and check an index; raises FormatError, or UnsafeFileError where a shard's name leaves the folder."""
+    where = printable(str(path))
+    source = open_local(path)
+    if source.size > MAX_INDEX:
+        raise FormatError(
+            f"{where}: {source.size} bytes, expected at most {MAX_INDEX}; name the shards' folder without it"
+        )
+    data = bytearray(source.size)
+    source.read_into(0, memoryview(data))
+    source.close()
+    try:
+        text = str(data, "utf-8")
+        del data
+        weight_map, total_size = _parse(JsonCursor(text))
+    except UnicodeDecodeError as problem:
+        raise FormatError(f"{where}: is not UTF-8 at byte {problem.start}") from None
+    except JsonError as problem:
+        raise FormatError(f"{where}: is not a valid index: {problem}") from None
+    if not weight_map:
+        raise FormatError(f"{where}: its weight_map lists no tensors; expected tensor names and their shards")
+    for shard in set(weight_map.values()):
+        _check_name(where, shard)
+    return Index(path, weight_map, total_size)
+
+
+def _parse(cursor: JsonCursor) -> tuple[dict[str, str], int | None]:
+    weight_map: dict[str, str] = {}
+    total: int | None = None
+    shards: dict[str, str] = {}  # a hundred names for a million tensors: one string each
+    cursor.expect("{")
+    first = True
+    while cursor.more("}", first=first):
+        first = False
+        key = cursor.string()
+        cursor.expect(":")
+        if key == "weight_map":
+            cursor.expect("{")
+            first = True
+            while cursor.more("}", first=first):
+                first = False
+                name = cursor.string()
+                cursor.expect(":")
+                shard = cursor.string()
+                weight_map[name] = shards.setdefault(shard, shard)
+                if len(weight_map) > MAX_ENTRIES:
+                    raise JsonError(f"more than {MAX_ENTRIES} tensors")
+            first = False
+        elif key == "metadata" and cursor.peek() == "{":
+            total = _total_size(cursor)
+        else:
+            cursor.skip(1)
+    if cursor.peek():
+        raise cursor.fail("nothing more")
+    return weight_map, total
+
+
+def _total_size(cursor: JsonCursor) -> int | None:
+    total: int | None = None
+    first = True
+    cursor.expect("{")
+    while cursor.more("}", first=first):
+        first = False
+        key = cursor.string()
+        cursor.expect(":")
+        cursor.peek()
+        start = cursor.position
+        cursor.skip(2)
+        written = cursor.text[start : cursor.position]
+        if key == "total_size" and len(written) < 20 and written.isdecimal():
+            total = int(written)
+    return total
+
+
+def _check_name(where: str, shard: str) -> None:
+    parts = shard.replace("\\", "/").split("/")
+    windows = PureWindowsPath(shard)
+    if (
+        not shard
+        or "\0" in shard
+        or ".." in parts
+        or PurePosixPath(shard).is_absolute()
+        or windows.drive
+        or windows.root
+    ):
+        raise UnsafeFileError(
+            f"{where}: names the shard {printable(shard)!r}, expected a file inside its own folder; nothing was read"
+        )
+
+
+def check_inside(folder: Path, path: Path) -> None:
+    """Raises UnsafeFileError where `path` in `folder` is a link that leads out of it.
+
+    The links of a Hugging Face cache, from `snapshots/<revision>/` to `blobs/` beside it, are fine.
+    """
+    home = folder.resolve()
+    target = path.resolve()
+    if target.is_relative_to(home):
+        return
+    for parent in (home, *home.parents):
+        if parent.name == "snapshots" and target.is_relative_to(parent.parent / "blobs"):
+            return
+    raise UnsafeFileError(
+        f"{printable(str(path))}: is a link to {printable(str(target))}, outside its folder; name that file itself"
+    )
+
+
+def listed(names: list[str], limit: int = 5) -> str:
+    """A few of `names` for a message, with the number of the others."""
+    shown = ", ".join(repr(printable(name, 80)) for name in names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+def join(parts: list[Part], index: Index | None) -> tuple[Mapping[str, Tensor], list[str]]:
+    """The tensors of all shards in the shards' order, and findings; FormatError where they are not one model."""
+    weight_map = index.weight_map if index else {}
+    shards = [_shard_name(part, index.path.parent if index else None) for part in parts]
+    owner: dict[str, int] = {}
+    twice: list[str] = []
+    for number, part in enumerate(parts):
+        for name in part.tensors:
+            if owner.setdefault(name, number) == number:
+                continue
+            if weight_map.get(name) not in (shards[number], shards[owner[name]]):
+                raise FormatError(
+                    f"{printable(part.source.name)}: tensor {printable(name)!r} is also in "
+                    f"{printable(shards[owner[name]])!r}; these files are not one model: name one of them"
+                )
+            twice.append(name)
+            if weight_map[name] == shards[number]:
+                del owner[name]  # so that it comes in its own shard's place
+                owner[name] = number
+    notes = _disagreements(index, owner, shards) if index else []
+    if twice:
+        notes.append(f"tensors in two shards, taken from the one that the index names: {listed(twice)}")
+    return JoinedTables([part.tensors for part in parts], owner), notes
+
+
+def _shard_name(part: Part, folder: Path | None) -> str:
+    path = Path(part.source.name)
+    return path.relative_to(folder).as_posix() if folder else path.name
+
+
+def _disagreements(index: Index, owner: dict[str, int], shards: list[str]) -> list[str]:
+    where = printable(index.path.name)
+    lost = [name for name in index.weight_map if name not in owner]
+    if lost:
+        raise FormatError(
+            f"{printable(str(index.path))}: lists {len(lost)} tensors that no shard holds: {listed(lost)}; "
+            "shards of another version? download the model again"
+        )
+    notes = []
+    moved = [name for name, shard in index.weight_map.items() if PurePosixPath(shard).as_posix() != shards[owner[name]]]
+    if moved:
+        notes.append(
+            f"{where}: names the wrong shard for {len(moved)} tensors, {listed(moved)}; taken from where they are"
+        )
+    unlisted = [name for name in owner if name not in index.weight_map]
+    if unlisted:
+        notes.append(f"{where}: does not list {len(unlisted)} tensors that are in its shards: {listed(unlisted)}")
+    return notes

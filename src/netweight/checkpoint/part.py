@@ -1,0 +1,25 @@
+"""What a reader makes of one file; a checkpoint is one of these, or several shards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from netweight.checkpoint.tensor import CheckpointFile, Skipped, Tensor
+from netweight.source.protocol import Source
+
+__all__ = ["Part"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file read: `format` as in Checkpoint, `tensors` in file order, `shared` alias -> first name."""
+
+    format: str
+    source: Source
+    file: CheckpointFile
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    skipped: tuple[Skipped, ...] = ()
+    notes: tuple[str, ...] = ()
+    shared: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,100 @@
+"""torch.save's zip archives (torch 1.6 and later) and TorchScript's: `<root>/data.pkl` and `<root>/data/<key>`."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from typing import Any, BinaryIO
+
+from netweight.checkpoint.byte_stream import digest_of, stream_of
+from netweight.checkpoint.part import Part
+from netweight.checkpoint.tensor import CheckpointFile
+from netweight.checkpoint.torch_layout import Region, place
+from netweight.checkpoint.torch_nodes import Storage, TensorNodes, Unreadable, storage_dtype
+from netweight.checkpoint.unpickler import load_pickle
+from netweight.checkpoint.unwrap import unwrap
+from netweight.checkpoint.zip_directory import ZipEntry, data_offset, read_directory, read_small
+from netweight.errors import FormatError, printable
+from netweight.source.protocol import Source
+
+__all__ = ["MAX_PICKLE", "read_torch_zip", "storage_of"]
+
+MAX_PICKLE = 256 << 20  # bytes of a stored pickle: it is read in pieces
+MAX_PACKED_PICKLE = 16 << 20
+
+
+def read_torch_zip(source: Source) -> Part:
+    """Read the directory and the pickle; no tensor data. Raises FormatError, UnsafeFileError, ReadError."""
+    where = printable(source.name)
+    entries = read_directory(source)
+    root, pickle = _root(entries, where)
+    stream: BinaryIO
+    if pickle.method == 0:
+        if pickle.size > MAX_PICKLE:
+            raise FormatError(f"{where}: its pickle takes {pickle.size} bytes, expected at most {MAX_PICKLE}")
+        start = data_offset(source, pickle)
+        stream, digest = stream_of(source, start, start + pickle.size), digest_of(source, start, start + pickle.size)
+    else:
+        data = read_small(source, pickle, MAX_PACKED_PICKLE)
+        stream, digest = io.BytesIO(data), hashlib.sha256(data).hexdigest()
+    content = load_pickle(stream, where)
+    found = unwrap(content, TensorNodes(storage_of), where)
+    order = entries.get(f"{root}byteorder")
+    byteorder = read_small(source, order, 16).decode("ascii", "replace").strip() if order else "little"
+    if byteorder not in {"little", "big"}:
+        raise FormatError(f"{where}: its byte order is {printable(byteorder)!r}, expected 'little' or 'big'")
+
+    def locate(key: str) -> Region:
+        entry = entries.get(f"{root}data/{key}")
+        if entry is None:
+            raise FormatError(
+                f"{where}: the storage {printable(key)!r} is missing; the file is damaged: download it again"
+            )
+        return Region(data_offset(source, entry), entry.size)
+
+    file = CheckpointFile(source.name, source.size, digest)
+    return place(found, locate, source=source, file=file, format="torch zip", byteorder=byteorder)
+
+
+def _root(entries: dict[str, ZipEntry], where: str) -> tuple[str, ZipEntry]:
+    """The folder that data.pkl is in, with its slash; it can have dots, and be empty."""
+    found = [name for name in entries if name == "data.pkl" or name.endswith("/data.pkl")]
+    if not found:
+        raise FormatError(f"{where}: {_other_archive(entries)}")
+    name = min(found, key=lambda name: (name.count("/"), name))
+    return name.removesuffix("data.pkl"), entries[name]
+
+
+def _other_archive(entries: dict[str, ZipEntry]) -> str:
+    names = list(entries)
+    if names and all(name.endswith(".npy") for name in names):
+        return "is a numpy archive (.npz), which is not supported; save its arrays as safetensors"
+    if "config.json" in entries and "model.weights.h5" in entries:
+        return "is a Keras model, which is not supported"
+    inside = [name for name in names if name.endswith((".safetensors", ".bin", ".pt", ".pth"))]
+    if inside:
+        return f"is a zip archive with {printable(inside[0])!r} in it: unpack it first"
+    return "is a zip archive without data.pkl, not a torch file"
+
+
+def storage_of(pid: Any) -> Storage | Unreadable:
+    """The storage of a persistent id `('storage', class, key, device, count)`, legacy streams' view data included."""
+    if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage":
+        return Unreadable("a reference to something that is no storage", broken=True)
+    key, count = pid[2], pid[4]
+    if not isinstance(key, (str, int)) or type(count) is not int or not 0 <= count < 1 << 63:
+        return Unreadable("its storage has no key and number of elements", broken=True)
+    dtype = storage_dtype(pid[1])
+    if isinstance(dtype, Unreadable):
+        return dtype
+    shift = 0
+    if len(pid) == 6 and pid[5] is not None:
+        view = pid[5]
+        if not isinstance(view, tuple) or len(view) != 3 or not all(type(n) is int and n >= 0 for n in view[1:]):
+            return Unreadable("its storage is a view without offset and size", broken=True)
+        if view[1] + view[2] > count:
+            return Unreadable(
+                f"its storage is a view of elements {view[1]} to {view[1] + view[2]} of {count}", broken=True
+            )
+        shift, count = view[1], view[2]
+    return Storage(str(key), dtype, count, shift)

@@ -1,0 +1,199 @@
+"""`netweight delta`: what fine-tunes changed in their base."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from netweight.cli.options import (
+    SpaceSeparated,
+    device_options,
+    filter_options,
+    format_option,
+    parse_size,
+    run_options,
+    seed_option,
+    verbose_option,
+)
+from netweight.cli.text import human_bytes, human_count
+from netweight.errors import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from netweight.jobs.delta import Prepared
+    from netweight.jobs.delta_result import Delta
+
+__all__ = ["delta", "show_delta"]
+
+_LISTED = 6
+
+
+@click.command(short_help="What fine-tunes changed: task vectors, and how alike they are.")
+@click.option("--base", required=True, metavar="MODEL", help="The model that the others were fine-tuned from.")
+@click.option("--models", cls=SpaceSeparated, required=True, metavar="MODEL ...", help="One or more fine-tuned models.")
+@click.option("--outdir", default="./tv_stats", show_default=True, metavar="DIR", help="Where the results go.")
+@click.option("--count-tied-twice", is_flag=True, help="Count tied weights under each of their names.")
+@filter_options
+@run_options
+@device_options
+@format_option
+@verbose_option
+@seed_option
+def delta(
+    base: str,
+    models: tuple[str, ...],
+    outdir: str,
+    output_format: str,
+    memory: str | None,
+    **rest: Any,
+) -> None:
+    """Measure the task vectors of fine-tuned MODELs: fine-tuned - base, for every parameter, in one pass.
+
+    Writes into DIR, for each model: per_param_stats.csv, top50_by_l2.csv, top50_by_maxabs.csv, summary.json and
+    group_l2_bar.png; for all of them: pairwise_cosines.csv and .png, and delta.parquet. An earlier result in DIR is
+    replaced at the end, in one step.
+    """
+    from contextlib import ExitStack
+
+    from netweight.cli.progress import progress_for
+    from netweight.jobs.delta import Options, prepare
+    from netweight.jobs.delta import delta as measure
+
+    options = Options(
+        workers=rest["workers"],
+        memory=parse_size(memory) if memory is not None else None,
+        include=rest["include"],
+        exclude=rest["exclude"],
+        count_tied_twice=rest["count_tied_twice"],
+    )
+    if rest["dry_run"]:
+        with ExitStack() as stack:
+            _show_plan(prepare(base, models, options, stack), output_format, verbose=rest["verbose"])
+        return
+    result = measure(base, models, outdir, options=options, resume=rest["resume"], progress=progress_for(output_format))
+    if output_format == "json":
+        json.dump(result.to_dict(), sys.stdout, indent=2, allow_nan=False, ensure_ascii=True)
+        click.echo()
+    elif output_format == "human":
+        show_delta(result, outdir, verbose=rest["verbose"])
+
+
+def _show_plan(prepared: Prepared, output_format: str, *, verbose: bool) -> None:
+    plan = prepared.plan
+    if output_format == "json":
+        skipped = {
+            name: [{"name": s.name, "reason": s.reason} for s in found]
+            for name, found in zip(prepared.names, prepared.alignment.skipped, strict=True)
+        }
+        tasks = [{"param": t.name, "start": t.start, "stop": t.stop, "bytes": t.nbytes} for t in plan.tasks]
+        found = {**plan.to_dict(), "tasks": tasks, "skipped": skipped, "notes": list(prepared.notes)}
+        json.dump(found, sys.stdout, indent=2, ensure_ascii=True)
+        click.echo()
+    elif output_format == "human":
+        click.echo(f"base       {printable(prepared.base.ref)}")
+        for name, model in zip(prepared.names, prepared.models, strict=True):
+            click.echo(f"model      {printable(model.ref)} as {printable(name)}")
+        click.echo(f"tensors    {plan.tensors} to measure, {plan.skipped} left out")
+        click.echo(f"to read    {human_bytes(plan.nbytes)} in {len(plan.tasks)} tasks")
+        click.echo(f"memory     about {human_bytes(plan.memory)} with {plan.workers} workers")
+        if verbose:
+            for task in plan.tasks:
+                span = f"[{task.start}:{task.stop}]"
+                click.echo(f"  {printable(task.name)} {span}  {human_bytes(task.nbytes)}")
+        _show_skipped(prepared.names, prepared.alignment.skipped, verbose=verbose)
+        for note in prepared.notes:
+            click.echo(f"note: {printable(note, 400)}")
+        click.echo("nothing was read or written; leave out --dry-run to run it")
+
+
+def _show_skipped(names: Any, skipped: Any, *, verbose: bool) -> None:
+    for name, entries in zip(names, skipped, strict=True):
+        shown = entries if verbose else entries[:_LISTED]
+        for entry in shown:
+            click.echo(f"left out of {printable(name)}: {printable(entry.name)}: {printable(entry.reason)}")
+        if len(entries) > len(shown):
+            click.echo(f"left out of {printable(name)}: {len(entries) - len(shown)} more (--verbose lists them)")
+
+
+def show_delta(result: Delta, outdir: str, *, verbose: bool = False) -> None:
+    """Print the tables for people."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    _show_models(result, console)
+    if len(result.models) > 1:
+        _show_cosines(result, console)
+    _show_skipped([m.name for m in result.models], [m.skipped for m in result.models], verbose=verbose)
+    for note in result.notes:
+        click.echo(f"note: {printable(note, 400)}")
+    for model in result.models:
+        if model.summary["flagged"]:
+            first = model.summary["flagged"][0]
+            click.echo(
+                f"flagged in {printable(model.name)}: {len(model.summary['flagged'])} parameters, first"
+                f" {printable(first['name'])}: {first['flag']}"
+            )
+    click.echo(f"written to {printable(outdir)}")
+
+
+def _show_models(result: Delta, console: Console) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("model", overflow="fold", ratio=1, min_width=12)
+    for name in ("l2", "relative", "unchanged", "tensors", "elements", "most changed group"):
+        table.add_column(name, justify="right", no_wrap=name != "most changed group")
+    for number, model in enumerate(result.models):
+        s = model.summary
+        blocks = {k: g for k, g in s["groups"].items() if g["relative_l2"] and k not in ("layer", "other")}
+        most = max(blocks, key=lambda k: blocks[k]["relative_l2"], default="")
+        table.add_row(
+            printable(model.name),
+            _number(s["global_l2"]),
+            "" if s["relative_l2"] is None else f"{100 * s['relative_l2']:.3g}%",
+            _unchanged(result, number),
+            str(s["n_params_considered"]),
+            human_count(s["elements"]),
+            f"{printable(most, 40)} {100 * blocks[most]['relative_l2']:.3g}%" if most else "nothing changed",
+        )
+    console.print(table)
+
+
+def _unchanged(result: Delta, number: int) -> str:
+    """Share of elements of one model that are exactly the base's."""
+    rows = [(p.aligned.base.size, row) for p in result.parameters if (row := p.rows[number]) is not None]
+    total = sum(size for size, _ in rows)
+    same = sum(size * (row["unchanged_percentage"] or 0.0) for size, row in rows)
+    return f"{same / total:.1f}%" if total else ""
+
+
+def _number(value: float | None) -> str:
+    return "beyond float64" if value is None else f"{value:.6g}"
+
+
+def _show_cosines(result: Delta, console: Console) -> None:
+    from rich.table import Table
+
+    pairs = [
+        (cosine, a.name, result.models[j].name)
+        for i, a in enumerate(result.models)
+        for j, cosine in enumerate(result.cosines[i][:i])
+        if cosine is not None
+    ]
+    if not pairs:
+        return
+    pairs.sort(key=lambda pair: -abs(pair[0]))
+    console.print()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("cosine", justify="right")
+    table.add_column("between the task vectors of", overflow="fold")
+    for cosine, a, b in pairs[:_LISTED]:
+        table.add_row(f"{cosine:+.4f}", f"{printable(b)} and {printable(a)}")
+    console.print(table)
+    if len(pairs) > _LISTED:
+        click.echo(f"        and {len(pairs) - _LISTED} more pairs in pairwise_cosines.csv")
+    click.echo()

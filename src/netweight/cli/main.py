@@ -1,0 +1,76 @@
+"""The program `netweight`: finds the command, and turns every error that is netweight's own into one line and an exit
+code.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from netweight.cli.lazy import LazyGroup
+from netweight.cli.text import one_line
+from netweight.errors import NetweightError
+from netweight.version import __version__
+
+__all__ = ["cli", "main"]
+
+COMMANDS = {
+    "info": ("netweight.cli.info:info", "What is in a checkpoint, from its headers alone."),
+    "delta": ("netweight.cli.delta:delta", "What fine-tunes changed: task vectors, and how alike they are."),
+    "demo": ("netweight.cli.demo:demo", "Make a small base and five fine-tunes, and measure them."),
+}
+
+_BROKEN_PIPE = 141  # 128 + SIGPIPE, what a program that the signal ends returns
+
+
+@click.group(
+    cls=LazyGroup,
+    lazy=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="`netweight COMMAND --help` says more about each.",
+)
+@click.version_option(__version__, prog_name="netweight", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Weighs neural nets: what is in a checkpoint, what a fine-tune changed, how models relate.
+
+    A MODEL is a folder (safetensors or torch files, sharded or not) or a single file. Results go to stdout and into
+    files, progress and messages to stderr. NO_COLOR is honoured.
+    """
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the program and leave with its exit code: 0, 1 failed job, 2 bad input, 130 interrupted."""
+    sys.exit(_run(args))
+
+
+def _run(args: Sequence[str] | None) -> int:
+    try:
+        code = cli.main(args=args, prog_name="netweight", standalone_mode=False)
+        sys.stdout.flush()
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "netweight"
+        return _fail(f"{error.format_message().rstrip('.')}; see `{command} --help`", error.exit_code)
+    except click.ClickException as error:
+        return _fail(error.format_message(), error.exit_code)
+    except NetweightError as error:
+        return _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("interrupted", 130)
+    except BrokenPipeError:
+        # the interpreter flushes stdout once more at exit, and would complain there
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str, code: int) -> int:
+    line = f"error: {one_line(message)}"
+    plain = bool(os.environ.get("NO_COLOR"))
+    try:
+        click.echo(line if plain else click.style(line, fg="red"), err=True)
+    except BrokenPipeError:
+        return code
+    return code

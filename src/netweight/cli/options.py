@@ -1,0 +1,154 @@
+"""Options that several commands share, each in one place, and an option that takes several values after one name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from netweight.errors import OptionError, printable
+
+__all__ = [
+    "SpaceSeparated",
+    "device_options",
+    "filter_options",
+    "format_option",
+    "parse_size",
+    "run_options",
+    "seed_option",
+    "verbose_option",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+def parse_size(text: str) -> int:
+    """Bytes in `512MB` (decimal), `1GiB` (binary), `1g` (binary, as in other tools' memory options) or `1000`.
+
+    Raises OptionError for anything else, and for less than one byte.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found:
+        number, prefix, binary = found.groups()
+        decimal = text.strip().lower().endswith("b") and not binary
+        size = int(float(number) * (1000 if decimal else 1024) ** _POWERS[prefix.lower()])
+        if size >= 1:
+            return size
+    raise OptionError(f"--memory: expected a size such as 512MB, 1GiB or 2g, got '{printable(text)}'")
+
+
+class SpaceSeparated(click.Option):
+    """An option that takes all values up to the next option, as argparse's `nargs="+"` does.
+
+    `--models a b`, `--models a --models b` and `--models=a b` mean the same; the command gets a tuple. A value that
+    starts with a dash ends the list, so a folder of such a name is given as `./-name`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "multiple": True})
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        """Register the option, then let it go on taking values."""
+        super().add_to_parser(parser, ctx)
+        registered = {id(option): option for name in self.opts if (option := parser._long_opt.get(name))}  # noqa: SLF001
+        for option in registered.values():
+            option.process = _greedy(option.process)
+
+
+def _greedy(process: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    def take_all(value: Any, state: Any) -> None:
+        process(value, state)
+        while state.rargs and not state.rargs[0].startswith("-"):
+            process(state.rargs.pop(0), state)
+
+    return take_all
+
+
+def _check_device(ctx: click.Context, param: click.Parameter, value: str) -> str:  # noqa: ARG001 - click's signature
+    if value in {"auto", "cpu"}:
+        return value
+    if re.fullmatch(r"cuda(:[0-9]{1,4})?", value):
+        raise OptionError(
+            f"--device {value}: GPUs come with a later version; leave the option out, or use --device cpu"
+        )
+    raise OptionError(f"--device: expected auto, cpu, cuda or cuda:N, got '{printable(value)}'")
+
+
+def _check_multi_gpu(ctx: click.Context, param: click.Parameter, value: bool) -> bool:  # noqa: ARG001, FBT001
+    if value:
+        raise OptionError("--multi-gpu: GPUs come with a later version; leave the option out")
+    return value
+
+
+def device_options(command: F) -> F:
+    """--device and --multi-gpu; this version computes on the CPU."""
+    command = click.option(
+        "--multi-gpu",
+        is_flag=True,
+        callback=_check_multi_gpu,
+        help="Spread the models over all GPUs (a later version).",
+    )(command)
+    return click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        metavar="auto|cpu|cuda|cuda:N",
+        callback=_check_device,
+        help="Where to compute; this version computes on the CPU.",
+    )(command)
+
+
+def filter_options(command: F) -> F:
+    """--include and --exclude, globs on parameter names."""
+    command = click.option(
+        "--exclude", multiple=True, metavar="GLOB", help="Leave out parameters whose name matches; may be repeated."
+    )(command)
+    return click.option(
+        "--include", multiple=True, metavar="GLOB", help="Only parameters whose name matches; may be repeated."
+    )(command)
+
+
+def run_options(command: F) -> F:
+    """--workers, --memory, --dry-run and --resume, for commands that stream tensors."""
+    command = click.option("--resume", is_flag=True, help="Go on where an interrupted run stopped.")(command)
+    command = click.option(
+        "--dry-run", is_flag=True, help="Show what would be read, and how much memory it takes; read no tensor data."
+    )(command)
+    command = click.option(
+        "--memory",
+        type=parse_size,
+        metavar="SIZE",
+        help="Memory to stay within, e.g. 512MB, 1GiB. [default: 1GiB or 1/4 of RAM]",
+    )(command)
+    return click.option(
+        "--workers", type=click.IntRange(min=1), metavar="N", help="Threads. The results do not depend on it."
+    )(command)
+
+
+def format_option(command: F) -> F:
+    """--format human|json|quiet."""
+    return click.option(
+        "--format",
+        "output_format",
+        type=click.Choice(["human", "json", "quiet"]),
+        default="human",
+        show_default=True,
+        help="What to print on stdout.",
+    )(command)
+
+
+def verbose_option(command: F) -> F:
+    """--verbose."""
+    return click.option("--verbose", is_flag=True, help="Say more on stderr.")(command)
+
+
+def seed_option(command: F) -> F:
+    """--seed."""
+    return click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Seed of anything random.")(
+        command
+    )

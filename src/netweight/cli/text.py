@@ -1,0 +1,40 @@
+"""Text for terminals: names from a checkpoint made harmless, counts and bytes made readable."""
+
+from __future__ import annotations
+
+from netweight.errors import printable
+
+__all__ = ["escaped", "human_bytes", "human_count", "one_line"]
+
+_STEPS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def escaped(text: str, limit: int = 200) -> str:
+    """`text` from a checkpoint for rich markup: control characters and markup escaped, cut at `limit`."""
+    from rich.markup import escape
+
+    return escape(printable(text, limit))
+
+
+def one_line(text: str, limit: int = 2000) -> str:
+    """A message as one line without control characters, cut at `limit`."""
+    return printable(" ".join(text.split()), limit)
+
+
+def human_count(count: int) -> str:
+    """A count in three figures: 1.24 G, 837 k, 12."""
+    return _scaled(count, "").rstrip()
+
+
+def human_bytes(size: int) -> str:
+    """Bytes in three figures and decimal units: 2.47 GB, 310 kB, 12 B."""
+    return _scaled(size, "B")
+
+
+def _scaled(number: int, unit: str) -> str:
+    for step, prefix in _STEPS:
+        scaled = number / step
+        if scaled >= 0.9995:  # 999.6 k reads as 1.00 M
+            digits = 2 if scaled < 9.995 else 1 if scaled < 99.95 else 0
+            return f"{scaled:.{digits}f} {prefix}{unit}"
+    return f"{number} {unit}"

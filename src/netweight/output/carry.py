@@ -1,0 +1,165 @@
+"""What stands in a results folder and is not ours: found, carried into the new folder, and never lost on the way."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from netweight.output.exchange import sync_file
+
+__all__ = ["Found", "NoSwapError", "carry", "conflict", "leaves", "remove_tree", "settle", "survey"]
+
+_MOST_FOREIGN = 20_000
+
+
+class NoSwapError(Exception):
+    """The folder cannot be exchanged as a whole, and why; caught by the folder that tried, never seen by a user."""
+
+
+@dataclass
+class Found:
+    """The entries of a folder by POSIX path: every leaf with its state, the foreign ones, folders without any entry."""
+
+    states: dict[str, os.stat_result] = field(default_factory=dict)
+    foreign: list[str] = field(default_factory=list)
+    hollow: list[str] = field(default_factory=list)
+    copied: set[str] = field(default_factory=set)
+
+
+def leaves(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Everything below `root` that is not a folder with entries (links are not followed), with its POSIX path."""
+    pending = [("", root)]
+    while pending:
+        prefix, folder = pending.pop()
+        with os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda e: e.name):
+                if entry.is_dir(follow_symlinks=False) and any(Path(entry.path).iterdir()):
+                    pending.append((f"{prefix}{entry.name}/", Path(entry.path)))
+                else:
+                    yield prefix + entry.name, entry
+
+
+def survey(target: Path, own: Collection[str], new: Collection[str]) -> Found:
+    """What is in `target`: entries not in `own` and not to be replaced by one of `new` are foreign.
+
+    Raises NoSwapError where another file system is mounted inside, a folder cannot be read, or the foreign entries
+    are too many to carry.
+    """
+    found = Found()
+    device = target.stat().st_dev
+    for name, entry in _readable(target):
+        state = entry.stat(follow_symlinks=False)
+        if state.st_dev != device or (entry.is_dir(follow_symlinks=False) and os.path.ismount(entry.path)):
+            raise NoSwapError(f"another file system is mounted at {entry.path}")
+        if entry.is_dir(follow_symlinks=False):
+            found.hollow.append(name)
+            continue
+        found.states[name] = state
+        if name not in own and name not in new:
+            found.foreign.append(name)
+            if len(found.foreign) > _MOST_FOREIGN:
+                raise NoSwapError(f"it holds more than {_MOST_FOREIGN} files that are not netweight's")
+    return found
+
+
+def conflict(target: Path, own: Collection[str], new: Collection[str]) -> str | None:
+    """The first path where a foreign file stands in the way of a new folder, or a folder in the way of a new file."""
+    for name in sorted(new):
+        parts = name.split("/")
+        for depth in range(1, len(parts)):
+            above = target.joinpath(*parts[:depth])
+            if (above.is_symlink() or above.exists()) and (above.is_symlink() or not above.is_dir()):
+                if "/".join(parts[:depth]) not in own:
+                    return str(above)
+                break
+        else:
+            place = target.joinpath(*parts)
+            if (
+                place.is_dir()
+                and not place.is_symlink()
+                and any(f"{name}/{inner}" not in own for inner, _ in leaves(place))
+            ):
+                return str(place)
+    return None
+
+
+def carry(target: Path, stage: Path, found: Found) -> None:
+    """Give every foreign entry of `target` a place in `stage`: a hard link, or a copy where links are not possible.
+
+    Raises NoSwapError for an entry that can neither be linked nor copied, OSError where the disk is full.
+    """
+    for name in found.hollow:
+        if not (stage / name).exists():
+            (stage / name).mkdir(parents=True)
+    for name in found.foreign:
+        old, new = target / name, stage / name
+        new.parent.mkdir(parents=True, exist_ok=True)
+        if stat.S_ISLNK(found.states[name].st_mode):
+            new.symlink_to(old.readlink(), target_is_directory=old.is_dir())
+            continue
+        try:
+            os.link(old, new)
+        except FileExistsError:
+            continue  # a file system that ignores case: the new result has this name
+        except OSError as error:
+            if not stat.S_ISREG(found.states[name].st_mode):
+                raise NoSwapError(f"{old} cannot be linked ({error.strerror})") from error
+            try:
+                shutil.copy2(old, new)
+            except PermissionError as denied:
+                raise NoSwapError(f"{old} cannot be read") from denied
+            sync_file(new)
+            found.copied.add(name)
+    _copy_modes(target, stage)
+
+
+def settle(old: Path, target: Path, found: Found, new: Collection[str]) -> None:
+    """Delete the replaced folder `old`, now that `target` stands; what came into it since the survey moves to `target`.
+
+    Raises OSError where something cannot be deleted.
+    """
+    for name, entry in list(leaves(old)):
+        if entry.is_dir(follow_symlinks=False):
+            continue
+        if name not in new and not _as_surveyed(name, entry.stat(follow_symlinks=False), found):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            Path(entry.path).replace(target / name)
+    remove_tree(old)
+
+
+def remove_tree(root: Path) -> None:
+    """Delete a folder and all in it, read-only folders too; links are not followed. An absent one is no error."""
+    if not root.is_dir() or root.is_symlink():
+        return
+    for folder, _, _ in os.walk(root):
+        if not os.access(folder, os.W_OK | os.X_OK):
+            Path(folder).chmod(0o700)
+    shutil.rmtree(root)
+
+
+def _readable(target: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    try:
+        yield from leaves(target)
+    except PermissionError as error:
+        raise NoSwapError(f"{error.filename} cannot be read") from error
+
+
+def _as_surveyed(name: str, now: os.stat_result, found: Found) -> bool:
+    then = found.states.get(name)
+    if then is None or (then.st_ino, then.st_dev) != (now.st_ino, now.st_dev):
+        return False
+    # A link shares what was written since; a copy does not.
+    return name not in found.copied or (then.st_mtime_ns, then.st_size) == (now.st_mtime_ns, now.st_size)
+
+
+def _copy_modes(target: Path, stage: Path) -> None:
+    """Folders that were there before keep their permissions and times."""
+    for folder, _, _ in os.walk(stage, topdown=False):
+        before = target / Path(folder).relative_to(stage)
+        if before.is_dir() and not before.is_symlink():
+            shutil.copystat(before, folder)
+    os.utime(stage)

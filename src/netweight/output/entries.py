@@ -1,0 +1,70 @@
+"""Results put in place file by file, where a folder cannot be exchanged as a whole."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+from netweight.output.carry import remove_tree
+from netweight.output.exchange import sync_folder
+from netweight.output.manifest import MANIFEST
+
+__all__ = ["replace_entries"]
+
+
+def replace_entries(stage: Path, target: Path, new: Collection[str], stale: Collection[str]) -> None:
+    """Move the files `new` (POSIX paths) from `stage` over those of `target`, then delete the files `stale` from it.
+
+    Each file is replaced in one step. Names in `stale` that lead out of `target` are left alone. Raises OSError.
+    """
+    for name in sorted(new, key=lambda n: (n == MANIFEST, n)):  # the list of our files comes last: it ends the work
+        place = target / name
+        _make_folder(place.parent, target)
+        if place.is_dir() and not place.is_symlink():
+            remove_tree(place)  # it holds nothing but earlier results
+        _move(stage / name, place)
+    for name in sorted(stale):
+        place = target / name
+        if _inside(target, name) and (place.is_symlink() or place.is_file()):
+            place.unlink()
+            _remove_hollow(place.parent, target)
+    for folder in {(target / name).parent for name in new}:
+        sync_folder(folder)
+
+
+def _move(source: Path, place: Path) -> None:
+    try:
+        source.replace(place)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        part = place.with_name(f".{place.name[:200]}.netweight-part")
+        shutil.copy2(source, part)
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.replace(place)
+
+
+def _make_folder(folder: Path, target: Path) -> None:
+    if folder == target or (folder.is_dir() and not folder.is_symlink()):
+        return
+    _make_folder(folder.parent, target)
+    folder.unlink(missing_ok=True)  # an earlier result
+    folder.mkdir()
+
+
+def _inside(target: Path, name: str) -> bool:
+    """Whether `name`, which stood in a file that anybody may have written, stays below `target`."""
+    parts = name.split("/")
+    if any(part in ("", ".", "..") or "\0" in part or (os.name == "nt" and set(part) & set("\\:")) for part in parts):
+        return False
+    return not any(target.joinpath(*parts[:depth]).is_symlink() for depth in range(1, len(parts)))
+
+
+def _remove_hollow(folder: Path, target: Path) -> None:
+    while folder != target and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent

@@ -1,0 +1,250 @@
+"""A folder of results that appears whole or not at all; what stood there before stays until then."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from netweight.errors import JobError, NetweightError, OutputError, printable
+from netweight.output.carry import Found, NoSwapError, carry, conflict, leaves, remove_tree, settle, survey
+from netweight.output.entries import replace_entries
+from netweight.output.exchange import put_in_place, sync_folder, sync_tree
+from netweight.output.lock import lock, unlock
+from netweight.output.manifest import MANIFEST, read_manifest, write_manifest
+
+__all__ = ["ResultFolder"]
+
+_NOT_RENAMED = {errno.EBUSY, errno.EXDEV, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP}
+_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+
+
+class ResultFolder:
+    """The place where one job's results go: entered before the work, committed once at its end.
+
+    `target` is where the results will stand, `inputs` the models' own paths (which no result may replace), `kind` the
+    job, whose own earlier results a commit replaces; other files in `target` are kept. `resume` keeps the journal of a
+    run that was killed. While it is entered, the folder is held against other runs.
+
+    Entering raises OutputError for a place that cannot take results and BusyError where another run holds it. An
+    OSError from writing results (a full disk) leaves the `with` block as JobError.
+    """
+
+    def __init__(self, target: Path, inputs: Sequence[Path], kind: str, *, resume: bool = False) -> None:
+        self._given = target
+        self._inputs = tuple(inputs)
+        self._kind = kind
+        self._resume = resume
+        self._entrywise: str | None = None
+        self._committed = False
+        self._made: list[Path] = []
+        self._descriptor = -1
+        self.target = target
+        self._work = target
+        self._notes: list[str] = []
+
+    @property
+    def stage(self) -> Path:
+        """The folder to write into: empty on entry, on the target's file system."""
+        return self._work / "stage"
+
+    @property
+    def journal_path(self) -> Path:
+        """Where the job's journal lives: it survives a kill and is removed by `commit` (close it first)."""
+        return self._work / "journal.jsonl"
+
+    def __enter__(self) -> Self:
+        try:
+            self.target = self._given.resolve()
+            self._check()
+            self._hold()
+        except NetweightError:
+            self._remove_made()
+            raise
+        except (OSError, ValueError, RuntimeError) as error:  # a loop of links, a NUL in the name
+            self._remove_made()
+            why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            raise OutputError(
+                f"{_shown(self._given)}: cannot take results: {printable(why)}; choose another output folder"
+            ) from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # What cannot be removed here is cleared by the next run into this folder; it must not hide `value`.
+        with contextlib.suppress(OSError):
+            self._recover()
+            remove_tree(self.stage)
+        with contextlib.suppress(OSError):
+            unlock(self._work / "lock", self._descriptor)
+        with contextlib.suppress(OSError):
+            self._work.rmdir()
+        if not self._committed:
+            self._remove_made()
+        if isinstance(value, OSError) and not self._committed and self._is_writing(value):
+            raise JobError(
+                f"{_shown(self.target)}: the results could not be written: {value.strerror or value}; what stood there "
+                "is untouched; make room, then run again with --resume"
+            ) from value
+
+    def commit(self) -> tuple[str, ...]:
+        """Bring the staged files to the disk and put them at `target`, in one step where that is possible.
+
+        Returns notes for the user: what could not be done in one step, or not be cleaned up. Raises JobError where a
+        foreign file stands where a result folder must go (or the other way round), OSError where the disk is full.
+        """
+        earlier, note = read_manifest(self.target)
+        if note is not None:
+            self._notes.append(note)
+        new = {name for name, entry in leaves(self.stage) if not entry.is_dir(follow_symlinks=False)}
+        own = {*earlier.get(self._kind, ()), MANIFEST}
+        others = {
+            kind: [file for file in files if file not in new and os.path.lexists(self.target / file)]
+            for kind, files in earlier.items()
+            if kind != self._kind
+        }
+        if (obstacle := conflict(self.target, own, {*new, MANIFEST})) is not None:
+            raise JobError(
+                f"{_shown(Path(obstacle))}: stands where results must go and is not netweight's; move it away, then "
+                "run again with --resume"
+            )
+        write_manifest(self.stage, {**others, self._kind: new})
+        new.add(MANIFEST)
+        sync_tree(self.stage)
+        self._place(own, new)
+        self._committed = True
+        try:
+            sync_folder(self.target.parent)
+            self.journal_path.unlink(missing_ok=True)
+        except OSError as error:
+            self._notes.append(f"{_shown(self.target)}: the results are in place, but: {error}")
+        return tuple(self._notes)
+
+    def _check(self) -> None:
+        shown = _shown(self._given)
+        for given in self._inputs:
+            same = given.resolve() == self.target
+            if same or (given.exists() and self.target.exists() and given.samefile(self.target)):
+                raise OutputError(f"{shown}: is an input model; choose another output folder")
+            if self.target in given.resolve().parents:
+                self._entrywise = "an input model lies in it"
+        if not self.target.exists():
+            return
+        if not self.target.is_dir():
+            raise OutputError(f"{shown}: is not a folder; choose another output folder")
+        if not os.access(self.target, os.W_OK | os.X_OK):
+            raise OutputError(f"{shown}: cannot take results: it is read-only; choose another output folder")
+        here = Path.cwd()
+        if self.target == here or self.target in here.parents:
+            self._entrywise = "it holds the current folder"
+
+    def _hold(self) -> None:
+        """Find the working folder's place, lock it, and clear what a killed run left in it."""
+        parent = self.target.parent
+        within = self.target.is_dir() and (
+            os.path.ismount(self.target)
+            or self.target.stat().st_dev != parent.stat().st_dev
+            or not os.access(parent, os.W_OK | os.X_OK)
+        )
+        if within:
+            self._entrywise = "it cannot be renamed (a mount point, or a folder above that is read-only)"
+            self._work = self.target / ".netweight-run"
+        else:
+            name = self.target.name
+            if len(os.fsencode(name)) > 200:
+                name = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
+            self._work = parent / f".{name}.netweight-run"
+            self._make_parents(parent)
+        while True:
+            self._work.mkdir(exist_ok=True)
+            if self._work.is_symlink():
+                raise OutputError(f"{_shown(self._work)}: is a link where a working folder must be; remove it")
+            try:
+                self._descriptor, locked = lock(self._work / "lock", _shown(self._given))
+                break
+            except FileNotFoundError:
+                continue  # the run before us removed the folder just now
+        if not locked:
+            self._notes.append(
+                f"{_shown(self._given)}: the file system has no locks: start no other run into this folder meanwhile"
+            )
+        try:
+            self._recover()
+            remove_tree(self.stage)
+            if not self._resume:
+                self.journal_path.unlink(missing_ok=True)
+            self.stage.mkdir()
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def _place(self, own: set[str], new: set[str]) -> None:
+        if not self.target.exists():
+            self.stage.rename(self.target)
+            return
+        reason = self._entrywise
+        if reason is None:
+            try:
+                found = survey(self.target, own, new)
+                carry(self.target, self.stage, found)
+                sync_tree(self.stage, files=False)
+                put_in_place(self.stage, self.target, self._aside)
+            except NoSwapError as error:
+                reason = str(error)
+            except OSError as error:
+                if error.errno not in _NOT_RENAMED:
+                    raise
+                reason = f"it cannot be renamed ({error.strerror})"
+            else:
+                self._committed = True
+                self._settle(self._aside if self._aside.exists() else self.stage, new, found)
+                return
+        replace_entries(self.stage, self.target, new, own - new)
+        self._notes.append(
+            f"{_shown(self._given)}: the results were put in place file by file, not in one step: {printable(reason)}"
+        )
+
+    def _settle(self, old: Path, new: set[str], found: Found) -> None:
+        try:
+            settle(old, self.target, found, new)
+        except OSError as error:
+            self._notes.append(f"{_shown(old)}: the replaced folder cannot be deleted: {error.strerror}; delete it")
+
+    @property
+    def _aside(self) -> Path:
+        return self._work / "aside"
+
+    def _recover(self) -> None:
+        """Where a run was killed between the two renames, the earlier results are put back."""
+        if self._aside.is_dir():
+            if self.target.exists():
+                remove_tree(self._aside)
+            else:
+                self._aside.rename(self.target)
+
+    def _make_parents(self, folder: Path) -> None:
+        missing = [above for above in (folder, *folder.parents) if not above.exists()]
+        for above in reversed(missing):
+            above.mkdir(exist_ok=True)
+            self._made.append(above)
+
+    def _remove_made(self) -> None:
+        """Folders made for a run that gave no results; one that is no longer empty is somebody's."""
+        with contextlib.suppress(OSError):
+            for folder in reversed(self._made):
+                folder.rmdir()
+
+    def _is_writing(self, error: OSError) -> bool:
+        name = error.filename
+        below = isinstance(name, str | os.PathLike) and self._work in Path(name).parents
+        return error.errno in _WRITING or below
+
+
+def _shown(path: Path) -> str:
+    return printable(str(path), 300)

@@ -1,0 +1,138 @@
+"""The numbers that describe an architecture: from config.json where it says them, else from shapes where those are
+certain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from netweight.checkpoint.tensor import Checkpoint, Tensor
+from netweight.dtypes import Kind
+from netweight.params.role import Parameter
+
+__all__ = ["Architecture", "describe"]
+
+_KEYS = {
+    "layers": ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
+    "heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
+    "kv_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv", "n_kv_heads", "multi_query_group_num"),
+    "hidden_size": ("hidden_size", "n_embd", "d_model", "dim"),
+    "intermediate_size": ("intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim", "d_ff", "hidden_dim"),
+    "vocabulary": ("vocab_size", "padded_vocab_size"),
+    "head_size": ("head_dim", "d_kv"),
+}
+"""What the families call each number in config.json; the first one found counts."""
+
+_LARGEST = 10**12  # a config may say anything; beyond this it says nothing about a model
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Counts and sizes in elements; None where neither config nor shapes tell. `notes` say where the two disagree."""
+
+    layers: int | None
+    heads: int | None
+    kv_heads: int | None
+    hidden_size: int | None
+    intermediate_size: int | None
+    vocabulary: int | None
+    stacks: dict[str, int]
+    notes: tuple[str, ...] = ()
+
+
+def describe(checkpoint: Checkpoint, parameters: Mapping[str, Parameter]) -> Architecture:
+    """The architecture of a checkpoint whose names are read as `parameters`. Reads headers only; a hostile config
+    says nothing.
+    """
+    said = _from_config(checkpoint.config)
+    stacks = _stacks(parameters)
+    shown = _from_shapes(checkpoint, parameters, said)
+    if "" in stacks:
+        shown["layers"] = stacks[""]
+    notes = []
+    for key, what in _COMPARED.items():
+        if key in said and key in shown and said[key] != shown[key]:
+            notes.append(f"config.json says {_KEYS[key][0]} = {said[key]}, {what} {shown[key]}")
+    found = shown | said
+    if "kv_heads" not in said and "heads" in said and shown.get("kv_heads") is None:
+        found.pop("kv_heads", None)
+    return Architecture(
+        layers=found.get("layers"),
+        heads=found.get("heads"),
+        kv_heads=found.get("kv_heads"),
+        hidden_size=found.get("hidden_size"),
+        intermediate_size=found.get("intermediate_size"),
+        vocabulary=found.get("vocabulary"),
+        stacks=stacks,
+        notes=tuple(notes),
+    )
+
+
+_COMPARED = {
+    "layers": "the names of the tensors count",
+    "hidden_size": "the columns of the embedding are",
+    "vocabulary": "the rows of the embedding are",
+    "kv_heads": "the rows of k_proj make",
+    "heads": "the rows of q_proj make",
+}
+
+
+def _from_config(config: Mapping[str, Any] | None) -> dict[str, int]:
+    if not isinstance(config, Mapping):
+        return {}
+    text = config.get("text_config")
+    levels = [level for level in (text, config) if isinstance(level, Mapping)]
+    found = {}
+    for key, names in _KEYS.items():
+        values = (level.get(name) for level in levels for name in names)
+        number = next((v for v in values if isinstance(v, int) and not isinstance(v, bool) and 0 < v < _LARGEST), None)
+        if number is not None:
+            found[key] = number
+    return found
+
+
+def _stacks(parameters: Mapping[str, Parameter]) -> dict[str, int]:
+    """{stack: its blocks}, the main one as ""."""
+    blocks: dict[str, set[int]] = {}
+    for parameter in parameters.values():
+        if parameter.layer is not None:
+            blocks.setdefault(parameter.stack, set()).add(parameter.layer)
+    return {stack: len(numbers) for stack, numbers in blocks.items()}
+
+
+def _from_shapes(
+    checkpoint: Checkpoint, parameters: Mapping[str, Parameter], said: Mapping[str, int]
+) -> dict[str, int]:
+    """What float matrices of the main stack show for certain; quantized ones are packed and show nothing."""
+    first: dict[str, Tensor] = {}
+    embedding: Tensor | None = None
+    for name, parameter in parameters.items():
+        tensor = checkpoint[name]
+        if (
+            tensor.dtype.kind is not Kind.FLOAT
+            or len(tensor.shape) != 2
+            or parameter.kind != "weight"
+            or parameter.stack
+        ):
+            continue
+        if parameter.slot == "token_embedding" and parameter.layer is None:
+            embedding = tensor if embedding is None or tensor.size > embedding.size else embedding
+        elif parameter.role in {"q_proj", "k_proj", "up_proj"}:
+            first.setdefault(parameter.slot, tensor)
+    found: dict[str, int] = {}
+    if embedding is None:
+        return found
+    found["vocabulary"], hidden = embedding.shape
+    found["hidden_size"] = hidden
+    if "up_proj" in first and hidden in first["up_proj"].shape:
+        rows, columns = first["up_proj"].shape
+        found["intermediate_size"] = rows if columns == hidden else columns
+    head_size = said.get("head_size")
+    if head_size is None and "heads" in said and hidden % said["heads"] == 0:
+        head_size = hidden // said["heads"]
+    for slot, key in (("q_proj", "heads"), ("k_proj", "kv_heads")):
+        if head_size and slot in first and first[slot].shape[1] == hidden and first[slot].shape[0] % head_size == 0:
+            found[key] = first[slot].shape[0] // head_size
+    return found

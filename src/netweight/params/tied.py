@@ -1,0 +1,131 @@
+"""Tied weights: one parameter under two names, or a head that is not stored because it is the embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from netweight.checkpoint.tensor import Checkpoint, Tensor
+from netweight.params.families import MODEL_TYPES
+from netweight.params.role import Parameter, classify_all
+
+__all__ = ["TIED_BY_DEFAULT", "Ties", "find_ties", "tied"]
+
+TIED_BY_DEFAULT: dict[str, bool] = {
+    family: is_tied
+    for is_tied, families in (
+        (True, "gpt2 gpt-bigcode gpt-neo gemma gemma2 gemma3 gemma3n gemma4 t5 bart whisper bert roberta distilbert"),
+        (True, "opt bloom falcon mpt cohere mamba"),
+        (
+            False,
+            "llama llama4 mistral mixtral qwen qwen2 qwen2-moe qwen3 qwen3-moe qwen3-next qwen3.5 qwen3.5-moe phi phi3",
+        ),
+        (False, "phimoe gpt-j gpt-neox gpt-oss deepseek-v2 deepseek-v3 granite granite-moe olmo olmo2 olmoe molmo"),
+        (False, "stablelm internlm internlm2 baichuan chatglm glm4 dbrx rwkv jamba"),
+    )
+    for family in families.split()
+}
+"""What a config without `tie_word_embeddings` means, by family.
+
+Source: the configuration classes of the transformers library. `PretrainedConfig` says True, and the families listed
+as False say so in their own class. A family that is not here is not guessed at.
+"""
+
+_BLOCK = 1 << 20  # elements compared at a time
+
+
+@dataclass(frozen=True)
+class Ties:
+    """What is tied in one checkpoint.
+
+    `aliases` maps a name to the one that it repeats: the same storage, or (where it was compared) equal content that
+    config ties. `absent` is the name of the embedding that also serves as the head which the file does not hold, None
+    where that is not so. `stored_twice` are pairs (head, embedding) that config ties and the file holds twice with
+    one shape and dtype, not compared.
+    """
+
+    aliases: dict[str, str]
+    absent: str | None = None
+    stored_twice: tuple[tuple[str, str], ...] = ()
+
+
+def tied(checkpoint: Checkpoint, *, compare: bool = False) -> dict[str, str]:
+    """{alias: the name that it repeats}; see `find_ties`."""
+    return find_ties(checkpoint, compare=compare).aliases
+
+
+def find_ties(
+    checkpoint: Checkpoint, *, compare: bool = False, parameters: Mapping[str, Parameter] | None = None
+) -> Ties:
+    """The ties of a checkpoint, from shared storage and from config's `tie_word_embeddings` (also in `text_config`).
+
+    Only headers are read, unless `compare`: then a head and an embedding that config ties are read in blocks up to
+    the first difference, and count as one where there is none. Raises ReadError where that reading fails.
+    """
+    aliases = {alias: name for alias, name in checkpoint.shared.items() if alias in checkpoint and name in checkpoint}
+    if parameters is None:
+        parameters = classify_all({name: tensor.shape for name, tensor in checkpoint.items()})
+    embedding = _token_embedding(parameters, checkpoint)
+    if embedding is None or not _config_ties(checkpoint.config):
+        return Ties(aliases)
+    heads = [p.name for p in parameters.values() if p.slot == "lm_head" and p.role == "output" and p.layer is None]
+    if not heads:
+        task_head = any(p.slot == "head" and p.group == "lm_head" for p in parameters.values())
+        return Ties(aliases, absent=None if task_head else embedding)
+    twice = []
+    for head in heads:
+        first, second = checkpoint[head], checkpoint[embedding]
+        if (
+            head in aliases
+            or aliases.get(embedding) == head
+            or (first.shape, first.dtype) != (second.shape, second.dtype)
+        ):
+            continue
+        if compare and _equal(first, second):
+            aliases[head] = embedding
+        elif not compare:
+            twice.append((head, embedding))
+    return Ties(aliases, stored_twice=tuple(twice))
+
+
+def _token_embedding(parameters: Mapping[str, Parameter], checkpoint: Checkpoint) -> str | None:
+    """The largest matrix of token embeddings outside the blocks and outside other towers."""
+    found = [p for p in parameters.values() if p.slot == "token_embedding" and p.role == "embedding" and not p.stack]
+    matrices = [p.name for p in found if p.layer is None and len(checkpoint[p.name].shape) == 2]
+    return max(matrices, key=lambda name: checkpoint[name].size, default=None)
+
+
+def _config_ties(config: Mapping[str, Any] | None) -> bool:
+    """Whether config ties the head to the embedding, said or by the family's default; a malformed config says
+    nothing.
+    """
+    if not isinstance(config, Mapping):
+        return False
+    levels = [level for level in (config, config.get("text_config")) if isinstance(level, Mapping)]
+    for level in levels:
+        said = level.get("tie_word_embeddings")
+        if isinstance(said, bool):
+            return said
+    for level in levels:
+        model_type = level.get("model_type")
+        known = MODEL_TYPES.get(model_type.lower()) if isinstance(model_type, str) else None
+        if known in TIED_BY_DEFAULT:
+            return TIED_BY_DEFAULT[known]
+    return False
+
+
+def _equal(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors of one shape and dtype hold the same bytes; stops at the first block that differs."""
+    if first.dtype.bits % 8:
+        return False  # packed types are not weights that a model ties
+    width = first.dtype.bits // 8
+    left, right = bytearray(min(_BLOCK, first.size) * width), bytearray(min(_BLOCK, first.size) * width)
+    for start in range(0, first.size, _BLOCK):
+        size = min(_BLOCK, first.size - start) * width
+        with memoryview(left)[:size] as a, memoryview(right)[:size] as b:
+            first.read_into(start, a)
+            second.read_into(start, b)
+            if a != b:
+                return False
+    return True

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from netweight.checkpoint.open import open_checkpoint
+from netweight.checkpoint.tensor import Checkpoint
+from netweight.params.tied import Ties, find_ties, tied
+
+EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+BOTH = {EMBED: (8, 4), HEAD: (8, 4)}
+Make = Callable[..., Checkpoint]
+
+
+def test_shared_storage(make: Make) -> None:
+    assert tied(make("m", BOTH, shared={HEAD: EMBED})) == {HEAD: EMBED}
+    assert tied(make("m", {EMBED: (8, 4)}, shared={HEAD: EMBED})) == {}
+
+
+@pytest.mark.parametrize(
+    ("config", "absent"),
+    [
+        ({"model_type": "llama", "tie_word_embeddings": True}, True),
+        ({"model_type": "llama", "tie_word_embeddings": False}, False),
+        ({"model_type": "llama"}, False),
+        ({"model_type": "gemma2"}, True),
+        ({"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}}, True),
+        ({"text_config": {"tie_word_embeddings": True}}, True),
+        ({"tie_word_embeddings": "yes"}, False),
+        ({"model_type": ["gpt2"], "text_config": 3}, False),
+        ({"model_type": "never_heard_of"}, False),
+        (None, False),
+        ([1], False),
+    ],
+)
+def test_a_head_that_is_not_stored(make: Make, config: Any, absent: bool) -> None:
+    assert find_ties(make("m", {EMBED: (8, 4)}, config=config)) == Ties({}, EMBED if absent else None)
+
+
+def test_a_task_head_is_no_absent_head(make: Make) -> None:
+    config = {"model_type": "gpt2"}
+    assert find_ties(make("m", {"wte.weight": (8, 4), "score.weight": (2, 4)}, config=config)).absent is None
+
+
+def test_position_embeddings_are_not_tied(make: Make) -> None:
+    config = {"model_type": "gpt2"}
+    assert find_ties(make("m", {"wpe.weight": (99, 4), "wte.weight": (8, 4)}, config=config)).absent == "wte.weight"
+
+
+def test_headers_alone_do_not_call_two_stored_tensors_one(make: Make) -> None:
+    config = {"tie_word_embeddings": True}
+    assert find_ties(make("m", BOTH, config=config)) == Ties({}, stored_twice=((HEAD, EMBED),))
+    assert find_ties(make("m", {EMBED: (8, 4), HEAD: (9, 4)}, config=config)) == Ties({})
+    assert find_ties(make("m", {EMBED: (8, 4), HEAD: ("F16", (8, 4))}, config=config)) == Ties({})
+
+
+@pytest.mark.parametrize("at", [None, 0, 1_500_000, 2_099_999])
+def test_comparing_reads_the_data(tmp_path: Path, at: int | None) -> None:
+    embed = np.arange(2_100_000, dtype=np.float32).reshape(-1, 3)
+    head = embed.copy()
+    if at is not None:
+        head.reshape(-1)[at] += 1
+    save_file({EMBED: embed, HEAD: head}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "tie_word_embeddings": true}')
+    with open_checkpoint(tmp_path) as checkpoint:
+        assert tied(checkpoint) == {}
+        assert tied(checkpoint, compare=True) == ({HEAD: EMBED} if at is None else {})
