@@ -9,7 +9,7 @@ import re
 __all__ = ["JsonCursor", "JsonError"]
 
 MAX_DEPTH = 127  # serde_json's limit, which the safetensors package has
-MAX_SKIPPED = 5_000_000  # values under unknown keys: seconds of work, and no real header has any
+MAX_SKIPPED = 1_000_000  # values under unknown keys: seconds of work, and no real header has any
 MAX_INTEGERS = 1_000_000
 _SPACE = re.compile(r"[ \t\n\r]*")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
