@@ -13,7 +13,6 @@ from netweight.cli.options import (
     device_options,
     filter_options,
     format_option,
-    parse_size,
     run_options,
     seed_option,
     verbose_option,
@@ -48,7 +47,7 @@ def delta(
     models: tuple[str, ...],
     outdir: str,
     output_format: str,
-    memory: str | None,
+    memory: int | None,
     **rest: Any,
 ) -> None:
     """Measure the task vectors of fine-tuned MODELs: fine-tuned - base, for every parameter, in one pass.
@@ -65,7 +64,7 @@ def delta(
 
     options = Options(
         workers=rest["workers"],
-        memory=parse_size(memory) if memory is not None else None,
+        memory=memory,
         include=rest["include"],
         exclude=rest["exclude"],
         count_tied_twice=rest["count_tied_twice"],

@@ -141,12 +141,14 @@ def delta(
     options: Options | None = None,
     resume: bool = False,
     progress: Progress | None = None,
+    executor: Executor | None = None,
     **settings: Any,
 ) -> Delta:
     """Measure the task vectors of `models` (fine-tuned - base); base and models are read once each.
 
     `outdir`: where the result files go, put in place in one step at the end; None writes nothing. `resume` continues a
-    run into `outdir` that was stopped, and gives the same bytes. `settings` are the fields of Options by name.
+    run into `outdir` that was stopped, and gives the same bytes. `executor` runs the tasks (default: threads, as many
+    as `options` allow). `settings` are the fields of Options by name.
 
     Differences are float32 of the upcast values (float64 where either side is float64); every statistic is exact or
     accumulated in float64, over the finite values; what could not be measured is listed with its reason. Raises
@@ -157,7 +159,7 @@ def delta(
     with ExitStack() as stack:
         prepared = prepare(base, models, options, stack)
         if outdir is None:
-            return _run(prepared, progress, None, {})
+            return _run(prepared, progress, None, {}, executor)
         from netweight.jobs.delta_files import write_delta
         from netweight.output.folder import ResultFolder
         from netweight.run.journal import Journal
@@ -175,7 +177,7 @@ def delta(
             journal = Journal.create(folder.journal_path, prepared.plan.digest)
         with journal:
             try:
-                result = _run(prepared, progress, journal, done)
+                result = _run(prepared, progress, journal, done, executor)
             except KeyboardInterrupt:
                 raise Interrupted(
                     f"stopped; nothing in {printable(str(outdir))} was changed; run again with --resume to go on"
@@ -186,7 +188,13 @@ def delta(
         return result
 
 
-def _run(prepared: Prepared, progress: Progress, journal: Journal | None, done: dict[str, dict[str, Any]]) -> Delta:
+def _run(
+    prepared: Prepared,
+    progress: Progress,
+    journal: Journal | None,
+    done: dict[str, dict[str, Any]],
+    executor: Executor | None,
+) -> Delta:
     """The measuring itself; what `journal` holds already (`done`) is not measured again."""
     from netweight.jobs.delta_result import Delta
     from netweight.kernels.cpu import CpuKernels
@@ -198,7 +206,7 @@ def _run(prepared: Prepared, progress: Progress, journal: Journal | None, done: 
             found[a.name] = _restored(a, done[a.name])
     with _shown(progress, prepared, found):
         if len(found) < prepared.plan.tensors:
-            executor = ThreadExecutor(prepared.plan.workers)
+            executor = executor or ThreadExecutor(prepared.plan.workers)
             for measured in _measure(prepared, set(found), executor, CpuKernels(), progress):
                 name = measured.aligned.name
                 found[name] = measured
@@ -244,7 +252,7 @@ def _measure(
     parameters = [a for a in prepared.alignment.parameters if a.name not in ready]
     tasks = [t for t in prepared.plan.tasks if t.name not in ready]
     with _slow_start(lambda: progress.note("compiling the kernels: only at the first run of an installation")):
-        kernels.prepare()
+        kernels.prepare({tuple(None if t is None else t.dtype for t in (a.base, *a.models)) for a in parameters})
     for aligned, statistics in measure_differences(parameters, tasks, executor, kernels, progress):
         base_l2 = statistics.base_l2()
         rows = tuple(

@@ -119,8 +119,10 @@ def _fold(finished: list[tuple[str, Branch, int]]) -> tuple[Branch, ...]:
         if times > 1:
             below = branch.label[len(word) :]
             label = f"{word}-{finished[end - 1][0]}{below}"
-            totals = (total * times for total in _totals(branch))
-            branch = Branch(label, branch.times * times, *totals, branch.shape, branch.dtype, branch.children)
+            tensors, parameters, size = (total * times for total in _totals(branch))
+            branch = Branch(
+                label, branch.times * times, tensors, parameters, size, branch.shape, branch.dtype, branch.children
+            )
         folded.append(branch)
         at = end
     return tuple(folded)

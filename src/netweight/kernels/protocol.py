@@ -6,7 +6,7 @@ merge them. Results are the same for any division of a tensor into blocks that a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -126,8 +126,8 @@ class Kernels(Protocol):
         """For results and messages."""
         ...
 
-    def prepare(self) -> None:
-        """Compile or load what the loops need, so that the first task does not wait for it."""
+    def prepare(self, combinations: Collection[Sequence[DType | None]]) -> None:
+        """Compile or load the loops for these combinations of element types, so that no task waits for it."""
         ...
 
     def count_patterns(self, patterns: np.ndarray[Any, Any], counts: U64Array) -> None:

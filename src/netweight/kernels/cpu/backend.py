@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -43,6 +43,16 @@ def _eighth_tables() -> Array:
     return np.stack([patterns.view(d.to_numpy()).astype(np.float32) for d in _EIGHTHS])
 
 
+def _width(dtypes: Sequence[DType | None]) -> int:
+    """Bits of the differences: float64 anywhere makes them float64 (the rule of the specification)."""
+    return 64 if any(d is not None and d.name == "F64" for d in dtypes) else 32
+
+
+def _long(dtypes: Sequence[DType | None]) -> bool:
+    """Whether differences of these types often have bits below their leading 16, so that a second look is likely."""
+    return any(d is not None and d.name in ("F16", "F32", "F64") for d in dtypes)
+
+
 class _Lanes:
     """What both accumulators share: byte buffers, float scratch of one width, and the element types at hand."""
 
@@ -54,11 +64,11 @@ class _Lanes:
         self._scratch: dict[int, tuple[Array, Array]] = {}
 
     def _open(self, dtypes: Sequence[DType | None]) -> Window:
-        """Set the element types; float64 anywhere makes the differences float64 (the rule of the specification)."""
+        """Set the element types."""
         self._kinds[:] = loops.ABSENT
         self._kinds[: len(dtypes)] = [loops.ABSENT if d is None else _KINDS[d.name] for d in dtypes]
         self._rows = len(dtypes)
-        width = 64 if any(d is not None and d.name == "F64" for d in dtypes) else 32
+        width = _width(dtypes)
         self._window = Window(width)
         self._uint = np.uint64 if width == 64 else np.uint32
         if width not in self._scratch:
@@ -190,11 +200,18 @@ class CpuKernels:
 
     name = "cpu"
 
-    def prepare(self) -> None:
-        """See the protocol; the loops for float64 wait for the first tensor of that type."""
-        lanes = CpuDifferences(1)
-        lanes.start([DTYPES["BF16"], DTYPES["BF16"]], np.ones(65536, np.uint8))
-        lanes.add(0)
+    def prepare(self, combinations: Collection[Sequence[DType | None]]) -> None:
+        """See the protocol."""
+        kept = np.ones(65536, np.uint8)
+        for width in {_width(c) for c in combinations}:
+            dtype = DTYPES["F64"] if width == 64 else DTYPES["BF16"]
+            first = CpuDifferences(1)
+            first.start([dtype, dtype], kept)
+            first.add(0)
+            if any(_width(c) == width and _long(c) for c in combinations):
+                second = CpuRefine(1)
+                second.start([dtype, dtype], [np.zeros(0, np.uint64)], 1)
+                second.add(0)
 
     def count_patterns(self, patterns: Array, counts: U64Array) -> None:
         """See the protocol; raises TypeError for other types than uint8 and uint16."""
