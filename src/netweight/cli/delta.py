@@ -17,7 +17,7 @@ from netweight.cli.options import (
     seed_option,
     verbose_option,
 )
-from netweight.cli.text import human_bytes, human_count
+from netweight.cli.text import human_bytes
 from netweight.errors import printable
 
 if TYPE_CHECKING:
@@ -144,11 +144,12 @@ def _show_models(result: Delta, console: Console) -> None:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("model", overflow="fold", ratio=1, min_width=12)
-    for name in ("l2", "relative", "unchanged", "tensors", "elements", "most changed group"):
-        table.add_column(name, justify="right", no_wrap=name != "most changed group")
+    for name in ("l2", "of base", "unchanged", "tensors"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("changed most", no_wrap=True, max_width=24)
     for number, model in enumerate(result.models):
         s = model.summary
-        blocks = {k: g for k, g in s["groups"].items() if g["relative_l2"] and k not in ("layer", "other")}
+        blocks = {k: g for k, g in s["groups"].items() if g["relative_l2"] and k != "layer"}
         most = max(blocks, key=lambda k: blocks[k]["relative_l2"], default="")
         table.add_row(
             printable(model.name),
@@ -156,8 +157,7 @@ def _show_models(result: Delta, console: Console) -> None:
             "" if s["relative_l2"] is None else f"{100 * s['relative_l2']:.3g}%",
             _unchanged(result, number),
             str(s["n_params_considered"]),
-            human_count(s["elements"]),
-            f"{printable(most, 40)} {100 * blocks[most]['relative_l2']:.3g}%" if most else "nothing changed",
+            f"{printable(most, 16)} {100 * blocks[most]['relative_l2']:.3g}%" if most else "",
         )
     console.print(table)
 
