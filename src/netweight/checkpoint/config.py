@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from netweight.checkpoint.index import check_inside
 from netweight.errors import FormatError, NetweightError, printable
 from netweight.source.local import open_local
 
@@ -20,6 +21,7 @@ def read_config(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
     if not path.exists():
         return None, f"{printable(str(folder))}: has no config.json"
     try:
+        check_inside(folder, path)
         return read_json_object(path, MAX_CONFIG), None
     except NetweightError as problem:
         return None, str(problem)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -17,6 +18,9 @@ __all__ = ["Index", "check_inside", "join", "listed", "read_index"]
 
 MAX_INDEX = 100_000_000  # bytes
 MAX_ENTRIES = 2_000_000
+MAX_SHARDS = 100_000
+_TEXT = r'"([^"\\\x00-\x1f]*)"'
+_USUAL = re.compile(rf"[ \t\n\r]*(,?)[ \t\n\r]*{_TEXT}[ \t\n\r]*:[ \t\n\r]*{_TEXT}")  # an entry without escapes
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,10 @@ def read_index(path: Path) -> Index:
         raise FormatError(f"{where}: is not a valid index: {problem}") from None
     if not weight_map:
         raise FormatError(f"{where}: its weight_map lists no tensors; expected tensor names and their shards")
-    for shard in set(weight_map.values()):
+    shards = set(weight_map.values())
+    if len(shards) > MAX_SHARDS:
+        raise FormatError(f"{where}: names {len(shards)} shards, expected at most {MAX_SHARDS}")
+    for shard in shards:
         _check_name(where, shard)
     return Index(path, weight_map, total_size)
 
@@ -62,7 +69,6 @@ def read_index(path: Path) -> Index:
 def _parse(cursor: JsonCursor) -> tuple[dict[str, str], int | None]:
     weight_map: dict[str, str] = {}
     total: int | None = None
-    shards: dict[str, str] = {}  # a hundred names for a million tensors: one string each
     cursor.expect("{")
     first = True
     while cursor.more("}", first=first):
@@ -70,17 +76,7 @@ def _parse(cursor: JsonCursor) -> tuple[dict[str, str], int | None]:
         key = cursor.string()
         cursor.expect(":")
         if key == "weight_map":
-            cursor.expect("{")
-            first = True
-            while cursor.more("}", first=first):
-                first = False
-                name = cursor.string()
-                cursor.expect(":")
-                shard = cursor.string()
-                weight_map[name] = shards.setdefault(shard, shard)
-                if len(weight_map) > MAX_ENTRIES:
-                    raise JsonError(f"more than {MAX_ENTRIES} tensors")
-            first = False
+            _parse_weight_map(cursor, weight_map)
         elif key == "metadata" and cursor.peek() == "{":
             total = _total_size(cursor)
         else:
@@ -88,6 +84,27 @@ def _parse(cursor: JsonCursor) -> tuple[dict[str, str], int | None]:
     if cursor.peek():
         raise cursor.fail("nothing more")
     return weight_map, total
+
+
+def _parse_weight_map(cursor: JsonCursor, weight_map: dict[str, str]) -> None:
+    shards: dict[str, str] = {}  # a hundred names for a million tensors: one string each
+    cursor.expect("{")
+    first = True
+    while True:
+        usual = _USUAL.match(cursor.text, cursor.position)
+        if usual and (not usual[1]) == first:
+            name, shard = usual[2], usual[3]
+            cursor.position = usual.end()
+        elif cursor.more("}", first=first):
+            name = cursor.string()
+            cursor.expect(":")
+            shard = cursor.string()
+        else:
+            return
+        first = False
+        weight_map[name] = shards.setdefault(shard, shard)
+        if len(weight_map) > MAX_ENTRIES:
+            raise JsonError(f"more than {MAX_ENTRIES} tensors")
 
 
 def _total_size(cursor: JsonCursor) -> int | None:

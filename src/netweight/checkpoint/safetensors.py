@@ -20,13 +20,13 @@ MAX_HEADER = 100_000_000  # bytes; the package's own limit
 _LIMIT = 1 << 64
 _OVERFLOW = _LIMIT - 1  # stands for any number of bits that the package cannot count
 _DTYPES = {name: dtype for name, dtype in DTYPES.items() if name != "C128"}
-_W = r"[ \t\n\r]*"
 _N = r"(?:0|[1-9][0-9]{0,17})"
+_W = r"[ \t\n\r]*"
 _USUAL = re.compile(  # an entry as every writer writes it, with the comma before it: no cursor needed
-    rf'{_W}(,?){_W}"([^"\\\x00-\x1f]*)"{_W}:{_W}\{{{_W}"dtype"{_W}:{_W}"([A-Z0-9_]+)"{_W},{_W}'
-    rf'"shape"{_W}:{_W}\[{_W}((?:{_N}(?:{_W},{_W}{_N}){{0,15}})?){_W}\]{_W},{_W}'
-    rf'"data_offsets"{_W}:{_W}\[{_W}({_N}){_W},{_W}({_N}){_W}\]{_W}\}}'
+    rf'{_W}(,?){_W}"([^"\\\x00-\x1f]*)"{_W}:{_W}\{{{_W}"dtype"{_W}:{_W}"([A-Z0-9_]+)"{_W},{_W}"shape"{_W}:{_W}'
+    rf'\[([0-9, \t\n\r]{{0,300}})\]{_W},{_W}"data_offsets"{_W}:{_W}\[{_W}({_N}){_W},{_W}({_N}){_W}\]{_W}\}}'
 )
+_SHAPE = re.compile(rf"{_W}(?:{_N}(?:{_W},{_W}{_N})*{_W})?")
 
 
 def read_safetensors(source: Source) -> Part:
@@ -117,17 +117,18 @@ def _parse(cursor: JsonCursor, entries: _Entries) -> None:
     first = True
     texts: dict[str, dict[str, int]] = {name: {} for name in _DTYPES}  # kinds by dtype and the shape as it is written
     seen_metadata = False
+    match, text = _USUAL.match, cursor.text
     while True:
-        usual = _USUAL.match(cursor.text, cursor.position)
+        usual = match(text, cursor.position)
         if usual:
             comma, name, dtype, shape_text, begin, end = usual.groups()
-            if (not comma) == first and name != "__metadata__" and dtype in texts:
-                kind = texts[dtype].get(shape_text)
-                if kind is None:
-                    shape = tuple(map(int, shape_text.split(","))) if shape_text else ()
-                    kind = entries.kinds.number(dtype, shape)
-                    if len(texts[dtype]) < 10_000:
-                        texts[dtype][shape_text] = kind
+            kind = texts[dtype].get(shape_text) if dtype in texts else None
+            if kind is None and dtype in texts and _SHAPE.fullmatch(shape_text):
+                shape = tuple(map(int, shape_text.split(","))) if shape_text.strip() else ()
+                kind = entries.kinds.number(dtype, shape)
+                if len(texts[dtype]) < 10_000:
+                    texts[dtype][shape_text] = kind
+            if kind is not None and (not comma) == first and name != "__metadata__":
                 entries.put(name, kind, int(begin), int(end))
                 cursor.position = usual.end()
                 first = False

@@ -62,7 +62,7 @@ def _regions(source: Source, keys: list[str], start: int, widths: dict[str, int]
     head = bytearray(8)
     for key in keys:
         if at + 8 > source.size:
-            raise FormatError(f"{where}: ends at byte {source.size} before storage {printable(key)!r}; cut short")
+            raise FormatError(f"{where}: ends at byte {source.size} before storage {printable(key)!r}; it is cut short")
         source.read_into(at, memoryview(head))
         count = int.from_bytes(head, "little", signed=True)
         nbytes = count * widths.get(key, 0)

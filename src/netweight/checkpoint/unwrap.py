@@ -133,7 +133,7 @@ class _Walk:
         if tensor is not None:
             return "a counter" if _COUNTERS.fullmatch(name) else f"a tensor beside the model{holds}"
         if count:
-            return f"other weights beside the model{holds}; name another file to read them, or save them alone"
+            return f"other weights beside the model{holds}; save them alone to read them"
         return _described(value)
 
     def _collect(self, node: Any, prefix: str, depth: int, *, top: bool = False) -> None:
@@ -223,7 +223,7 @@ class _Walk:
                 continue
             seen.add(id(at))
             self.steps += 1
-            if self.steps > 4 * MAX_NAMES:
+            if self.steps > 2 * MAX_NAMES:
                 raise FormatError(f"{self.where}: its nesting takes too long to look through")
             tensor = self.nodes.read(at)
             if tensor is not None:
@@ -261,7 +261,8 @@ def _attributes(node: Any) -> Any:
 def _named(entries: Mapped) -> Iterator[tuple[str, Any]]:
     for key, value in entries.pairs:
         if isinstance(key, str):
-            yield key, value
+            # Lone surrogates could not be written into any result.
+            yield key if key.isascii() else key.encode("utf-8", "replace").decode(), value
         else:
             yield str(key) if isinstance(key, (int, float, bool, type(None))) else "(an object)", value
 

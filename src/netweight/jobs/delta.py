@@ -175,14 +175,14 @@ def delta(
             )
         else:
             journal = Journal.create(folder.journal_path, prepared.plan.digest)
-        with journal:
-            try:
+        try:
+            with journal:
                 result = _run(prepared, progress, journal, done, executor)
-            except KeyboardInterrupt:
-                raise Interrupted(
-                    f"stopped; nothing in {printable(str(outdir))} was changed; run again with --resume to go on"
-                ) from None
-        write_delta(result, folder.stage)
+            write_delta(result, folder.stage)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"stopped; nothing in {printable(str(outdir))} was changed; run again with --resume to go on"
+            ) from None
         for note in folder.commit():
             progress.note(note)
         return result

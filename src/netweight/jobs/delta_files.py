@@ -5,7 +5,7 @@ there.
 from __future__ import annotations
 
 from functools import partial
-from math import inf
+from math import inf, nan
 from pathlib import Path
 
 from netweight.jobs.delta_result import COLUMNS, PER_PARAM, Delta
@@ -35,7 +35,11 @@ def write_delta(result: Delta, folder: Path) -> None:
             top = sorted(rows, key=partial(_descending, at))
             write_csv(place / f"top{_TOP}_by_{key}.csv", columns, top[:_TOP])
         write_json(place / "summary.json", model.summary)
-        groups = {name: g["l2"] for name, g in model.summary["groups"].items() if g["param_count_approx"]}
+        groups = {
+            name: nan if g["l2"] is None else g["l2"]
+            for name, g in model.summary["groups"].items()
+            if g["param_count_approx"]
+        }
         relative = {name: model.summary["groups"][name]["relative_l2"] for name in groups}
         group_l2_bar(place / "group_l2_bar.png", model.name, groups, relative)
     names = [m.name for m in result.models]

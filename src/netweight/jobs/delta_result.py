@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from math import fsum, sqrt
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from netweight.checkpoint.tensor import Skipped
 from netweight.measures import drift
 from netweight.output.frame import Frame
-from netweight.output.table import Column, Row
+from netweight.output.table import Column, Row, json_number
 from netweight.params.align import Aligned
 
 if TYPE_CHECKING:
@@ -72,18 +72,23 @@ def _sums(rows: Sequence[tuple[ParameterDelta, Mapping[str, Any]]]) -> dict[str,
         "l2": l2,
         "l1": _total(row["l1"] for _, row in rows),
         "param_count_approx": sum(p.aligned.base.size for p, _ in rows),
-        "relative_l2": l2 / base if base and l2 is not None else None,
+        "relative_l2": json_number(l2 / base) if base and l2 is not None else None,
     }
 
 
-def _total(values: Any) -> float | None:
+def _total(values: Iterable[float | None]) -> float | None:
+    """The sum, None where it is beyond float64 or a part is."""
     held = list(values)
-    return None if any(v is None for v in held) else fsum(held)
+    try:
+        return fsum(v for v in held if v is not None) if None not in held else None
+    except OverflowError:
+        return None
 
 
-def _norm(values: Any) -> float | None:
-    held = list(values)
-    return None if any(v is None for v in held) else sqrt(fsum(v * v for v in held))
+def _norm(values: Iterable[float | None]) -> float | None:
+    """The norm of a whole from those of its parts, None where its square is beyond float64."""
+    square = _total(None if v is None else v * v for v in values)
+    return None if square is None else sqrt(square)
 
 
 def _groups(rows: Sequence[tuple[ParameterDelta, Mapping[str, Any]]]) -> dict[str, Any]:

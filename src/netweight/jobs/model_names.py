@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Collection, Sequence
 from pathlib import PurePath
 
 __all__ = ["model_names"]
 
-_UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]+')
+_UNSAFE = re.compile(r'[\x00<>:"/\\|?*]+')
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".tar")
 _DEVICES = {"con", "prn", "aux", "nul", *(f"{d}{i}" for d in ("com", "lpt") for i in range(1, 10))}
-_LONGEST = 120
+_LONGEST = 200  # bytes: file systems allow 255, and a number may follow
 
 
 def _parts(path: str) -> list[str]:
@@ -19,12 +20,19 @@ def _parts(path: str) -> list[str]:
     parts = [part for part in PurePath(path).parts if part not in ("/", "\\", ".", "..")]
     if parts and parts[-1].lower().endswith(_SUFFIXES):
         parts[-1] = parts[-1].rpartition(".")[0] or parts[-1]
-    return [_UNSAFE.sub("_", part) for part in parts] or ["model"]
+    visible = ["".join(c if c.isprintable() else "\0" for c in part) for part in parts]
+    return [_UNSAFE.sub("_", part) for part in visible] or ["model"]
 
 
 def _safe(name: str) -> str:
-    name = name.strip(". ")[-_LONGEST:].strip(". ") or "model"
+    tail = name.strip(". ").encode()[-_LONGEST:].decode(errors="ignore")
+    name = tail.strip(". ") or "model"
     return f"{name}_" if name.split(".")[0].lower() in _DEVICES else name
+
+
+def _folded(name: str) -> str:
+    """One text for all names that some file system takes for the same."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def model_names(paths: Sequence[str], taken: Collection[str] = ()) -> list[str]:
@@ -42,19 +50,19 @@ def model_names(paths: Sequence[str], taken: Collection[str] = ()) -> list[str]:
     while True:
         groups: dict[str, list[int]] = {}
         for i in range(len(paths)):
-            groups.setdefault(name(i).casefold(), []).append(i)
+            groups.setdefault(_folded(name(i)), []).append(i)
         unclear = [i for group in groups.values() if len(group) > 1 for i in group if depth[i] < len(split[i])]
         if not unclear:
             break
         for i in unclear:
             depth[i] += 1
-    used = {t.casefold() for t in taken}
+    used = {_folded(t) for t in taken}
     found = []
     for i in range(len(paths)):
         candidate, count = name(i), 1
-        while candidate.casefold() in used:
+        while _folded(candidate) in used:
             count += 1
             candidate = f"{name(i)}-{count}"
-        used.add(candidate.casefold())
+        used.add(_folded(candidate))
         found.append(candidate)
     return found

@@ -42,7 +42,8 @@ def _flag(found: Distribution) -> str:
         flags.append("empty")
     elif found.n_nan or found.n_inf:
         flags.append("non-finite" if found.moments.n else "nothing finite")
-    if found.moments.n and not isfinite(found.moments.square_sum):
+    m = found.moments
+    if m.n and not all(isfinite(v) for v in (m.square_sum, m.l1, m.m3, m.m4)):
         flags.append("overflow")
     return " ".join(flags)
 
@@ -54,7 +55,7 @@ def derive(found: Distribution, base_l2: float) -> dict[str, Any]:
     row: dict[str, Any] = {"l2": m.l2, "l1": m.l1, "maxabs": m.maxabs, **shape}
     row |= dict(zip(QUANTILES, found.quantiles or (None,) * len(QUANTILES), strict=True))
     row |= {
-        "relative_l2": m.l2 / base_l2 if base_l2 else None,
+        "relative_l2": m.l2 / base_l2 if base_l2 and isfinite(base_l2) else None,
         "base_l2": base_l2,
         "unchanged_percentage": 100 * found.n_zero / found.n if found.n else None,
         "n_nan": found.n_nan,

@@ -34,21 +34,21 @@ class Moments:
         if not len(values):
             return EMPTY
         n = int(counts.sum())
-        weight = counts.astype(np.float64)
+        weight = counts.astype(np.float64)  # numpy's sums, not BLAS: theirs depend on the number of threads
         least, most = float(values.min()), float(values.max())
         with np.errstate(over="ignore", invalid="ignore"):
-            mean = float(np.dot(weight, values)) / n
+            mean = float(np.sum(weight * values)) / n
             e = values - mean
-            mean += float(np.dot(weight, e)) / n  # the second look removes what rounding left
+            mean += float(np.sum(weight * e)) / n  # the second look removes what rounding left
             e = values - mean
             square = e * e
             return cls(
                 n,
                 mean,
-                float(np.dot(weight, square)),
-                float(np.dot(weight, square * e)),
-                float(np.dot(weight, square * square)),
-                float(np.dot(weight, np.abs(values))),
+                float(np.sum(weight * square)),
+                float(np.sum(weight * (square * e))),
+                float(np.sum(weight * (square * square))),
+                float(np.sum(weight * np.abs(values))),
                 least,
                 most,
             )

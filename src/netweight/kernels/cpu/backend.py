@@ -11,6 +11,7 @@ import numpy as np
 
 from netweight.dtypes import DTYPES, DType
 from netweight.kernels.cpu import loops
+from netweight.kernels.cpu.patterns import PADDING, count_patterns
 from netweight.kernels.protocol import CHUNK, DifferencePartial, F64Array, U8Array, U64Array, Window
 
 __all__ = ["CpuKernels"]
@@ -26,7 +27,6 @@ _KINDS = {
     **{d.name: loops.FLOAT8 + i for i, d in enumerate(_EIGHTHS)},
 }
 _BLOCK = 1 << 17  # elements a read: with a handful of models the buffers still fit the second cache
-_PADDING = 272  # counters between tables: see loops.count_patterns
 _STORE = 1 << 20  # residual values handed over for each model and stretch, at most
 
 
@@ -96,7 +96,7 @@ class CpuDifferences(_Lanes):
 
     def __init__(self, models: int) -> None:
         super().__init__(models)
-        self._counts = np.zeros((models, 4, 65536 + _PADDING), np.uint32)
+        self._counts = np.zeros((models, 4, 65536 + PADDING), np.uint32)
         self._residual_counts = np.zeros((models, 65536), np.uint32)
         self._residual_sums = np.zeros((models, 8), np.float64)
         self._stores: dict[int, Array] = {}
@@ -218,9 +218,9 @@ class CpuKernels:
         if patterns.dtype not in (np.uint8, np.uint16):
             msg = f"bit patterns of {patterns.dtype}: expected uint8 or uint16"
             raise TypeError(msg)
-        tables = np.zeros((4, len(counts) + _PADDING), np.uint32)
+        tables = np.zeros((4, len(counts) + PADDING), np.uint32)
         for start in range(0, len(patterns), 1 << 31):  # the tables count to 2^32
-            loops.count_patterns(patterns[start : start + (1 << 31)], tables)
+            count_patterns(patterns[start : start + (1 << 31)], tables)
             counts += tables[:, : len(counts)].sum(axis=0, dtype=np.uint64)
             tables[:] = 0
 

@@ -18,7 +18,6 @@ __all__ = [
     "FLOAT32",
     "FLOAT64",
     "add_block",
-    "count_patterns",
     "refine_block",
 ]
 
@@ -53,26 +52,8 @@ def _low_of(bits: Any) -> Any:
 
 
 @compiled
-def count_patterns(patterns: Array, counts: Array) -> None:
-    """counts[4, patterns + padding] += occurrences of uint8 or uint16 patterns.
-
-    Four tables, so that a run of one value does not wait for its own last store; padded, so that equal values in
-    different tables do not share the low 12 bits of their addresses, which a load after a store waits for as well.
-    """
-    quarter = len(patterns) // 4
-    for i in range(quarter):
-        j = np.uintp(4 * i)
-        counts[0, patterns[j]] += _ONE
-        counts[1, patterns[j + np.uintp(1)]] += _ONE
-        counts[2, patterns[j + np.uintp(2)]] += _ONE
-        counts[3, patterns[j + np.uintp(3)]] += _ONE
-    for i in range(4 * quarter, len(patterns)):
-        counts[0, patterns[i]] += _ONE
-
-
-@compiled
 def _count(bits: Array, counts: Array) -> None:
-    """The same for the leading 16 bits of values."""
+    """counts[4, 65536 + padding] += occurrences of the values' leading 16 bits; see patterns.py for the four tables."""
     quarter = len(bits) // 4
     for i in range(quarter):
         j = np.uintp(4 * i)
@@ -302,19 +283,16 @@ def _product(a: Array, b: Array) -> float:
 
 
 @compiled
-def _finite_product(a: Array, b: Array) -> float:
+def _safe_product(a: Array, b: Array) -> float:
     """The same over the places where both are finite."""
+    total = _product(a, b)
+    if np.isfinite(total):
+        return total
     total = 0.0
     for i in range(len(a)):
         if np.isfinite(a[i]) and np.isfinite(b[i]):
             total += np.float64(a[i]) * np.float64(b[i])
     return total
-
-
-@compiled
-def _safe_product(a: Array, b: Array) -> float:
-    total = _product(a, b)
-    return total if np.isfinite(total) else _finite_product(a, b)
 
 
 @compiled

@@ -1,0 +1,55 @@
+# Everything happens in .venv, made from PYTHON; nothing outside this folder is touched.
+# Windows has no make: CONTRIBUTING.md gives the same steps as plain commands.
+
+PYTHON ?= python3
+JOBS ?= 2
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench clean
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+
+setup: $(VENV)/.dev ## make .venv with everything that development needs
+
+demo: $(VENV)/.core ## make small models in ./demo and measure them (installs no torch)
+	$(BIN)/netweight demo
+
+test: $(VENV)/.dev ## run the tests; ARGS="tests/cli -k name" picks some, JOBS=4 runs four at a time
+	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+check: $(VENV)/.dev ## lint, formatting, types, and the floors of docs/architecture.md
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.dev ## measure speed and memory; ARGS="--cold" passes options on
+	$(BIN)/python benchmarks/run.py --shapes 1b $(ARGS)
+
+clean: ## remove .venv, the demo, and what tools leave behind; benchmarks/data is kept
+	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Half an environment would be taken for a whole one by the next run: it is removed.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is not Python 3.11 or newer; name one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+		{ rm -rf $(VENV); echo "error: $(PYTHON) makes no virtual environments; on Debian: apt install python3-venv" >&2; exit 1; }
+
+# The stamps are the memory of what was installed from which state of the two files.
+$(VENV)/.core: pyproject.toml | $(BIN)/python
+	@echo 'installing netweight into $(VENV)'
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo 'installing netweight and its development tools into $(VENV)'
+	@$(PIP) -e '.[dev]' -c constraints.txt
+	@touch $(VENV)/.core $@

@@ -1,0 +1,173 @@
+"""The documents say what is there: commands, options, links, and examples that parse."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import click
+import pytest
+
+from netweight.cli.main import COMMANDS, cli
+from netweight.jobs.demo_models import make_demo_models
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted(p for place in (".", "docs", "benchmarks", "examples") for p in (ROOT / place).glob("*.md"))
+READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
+PLANNED = ("scan", "compare", "structure", "merge", "embeddings", "download")
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SKIPPED_FOLDERS = {"__pycache__", "data"}
+
+
+def prose(path: Path) -> str:
+    """The document without its code blocks."""
+    return FENCE.sub("", path.read_text(encoding="utf-8"))
+
+
+def shell_lines(path: Path) -> list[str]:
+    """Every command of the document's bash and console blocks, continued lines joined."""
+    found = []
+    for language, block in FENCE.findall(path.read_text(encoding="utf-8")):
+        lines = block.replace("\\\n", " ").splitlines()
+        if language == "bash":
+            found += [line for line in lines if line.strip()]
+        elif language == "console":
+            found += [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+    return found
+
+
+def spans(path: Path) -> list[tuple[str, str]]:
+    """(line, command) for every `netweight ...` in the document's text."""
+    return [(line, span) for line in prose(path).splitlines() for span in re.findall(r"`(netweight(?: [^`]+)?)`", line)]
+
+
+def make_commands() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_commands", ROOT / "docs" / "make_commands.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def check_command(line: str) -> None:
+    """`netweight ...` parses as the program parses it: command, options, their values, what is required."""
+    words = shlex.split(line, comments=True)[1:]
+    if words and words[0] in COMMANDS:
+        command = cli.get_command(click.Context(cli), words[0])
+        assert command is not None
+        if "--help" not in words:
+            command.make_context(words[0], words[1:])
+    else:
+        known = {option for p in cli.params for option in p.opts} | {"--help", "-h"}
+        assert set(words) <= known, line
+
+
+def test_commands_are_up_to_date() -> None:
+    module = make_commands()
+    text = module.TARGET.read_text(encoding="utf-8")
+    assert text == module.render(), "run: python docs/make_commands.py"
+    assert max(len(line) for _, block in FENCE.findall(text) for line in block.splitlines()) <= 80
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_and_option_is_in_the_documents(name: str) -> None:
+    text = "".join((ROOT / place).read_text(encoding="utf-8") for place in ("README.md", "docs/commands.md"))
+    assert f"netweight {name}" in text
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and not parameter.hidden:
+            for option in (*parameter.opts, *parameter.secondary_opts):
+                assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", text), f"{name} {option}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(path)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        place, _, heading = target.partition("#")
+        file = path.parent / place if place else path
+        assert file.exists(), target
+        if heading:
+            anchors = [h.lower().replace(" ", "-") for h in re.findall(r"^#+ (.+)$", prose(file), re.MULTILINE)]
+            assert heading in anchors, target
+
+
+@pytest.mark.parametrize("path", READMES, ids=lambda p: p.name)
+def test_the_commands_shown_exist(path: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    lines = shell_lines(path)
+    assert any(line.startswith("netweight delta") for line in lines)
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        if words[0] == "netweight":
+            check_command(line)
+        elif words[0] == "make":
+            assert re.search(rf"^{words[1]}:", makefile, re.MULTILINE), line
+        else:
+            assert words == ["pip", "install", "."], f"nothing checks this command: {line}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_commands_in_the_text_exist_or_are_said_to_be_planned(path: Path) -> None:
+    for line, span in spans(path):
+        words = span.split()
+        if len(words) > 1 and words[1] in PLANNED:
+            assert "planned" in line or "计划" in line, line
+        elif "..." not in words and (len(words) > 2 or words[1:2] != ["delta"]):  # `netweight delta` alone is a name
+            check_command(span)
+
+
+def shown_outputs(path: Path) -> list[tuple[str, list[str]]]:
+    """(command, the lines below it) of every console block."""
+    found: list[tuple[str, list[str]]] = []
+    for language, block in FENCE.findall(path.read_text(encoding="utf-8")):
+        for line in block.splitlines() if language == "console" else ():
+            if line.startswith("$ "):
+                found.append((line.removeprefix("$ "), []))
+            else:
+                found[-1][1].append(line)
+    return found
+
+
+def test_the_output_shown_is_what_the_commands_print(tmp_path: Path) -> None:
+    make_demo_models(tmp_path / "demo" / "models")
+    shown = shown_outputs(READMES[0])
+    assert [command.split()[1] for command, _ in shown] == ["delta", "info"]
+    for command, lines in shown:
+        done = subprocess.run(
+            [sys.executable, "-c", "from netweight.cli.main import main; main()", *shlex.split(command)[1:]],
+            cwd=tmp_path,
+            env={**os.environ, "COLUMNS": "80", "NO_COLOR": "1"},
+            capture_output=True,
+            encoding="utf-8",
+            check=True,
+        )
+        assert [line.rstrip() for line in done.stdout.splitlines()] == lines
+
+
+def test_the_readme_names_each_planned_command_as_planned() -> None:
+    assert not set(PLANNED) & set(COMMANDS), "these exist now: move them to the table of commands"
+    assert {span.split()[1] for _, span in spans(READMES[0]) if "planned" in _} <= {*PLANNED, *COMMANDS}
+
+
+def test_no_file_mentions_the_machine_that_it_was_written_on() -> None:
+    # The words are put together here, so that this file does not find itself.
+    private = re.compile(r"(?<![\w.~])/(?:" + "|".join(["wo" + "rk", "ro" + "ot", "ho" + r"me/\w+"]) + r")(?:/|\b)")
+    places = [ROOT / name for name in (".ci", "benchmarks", "docs", "examples", "src", "tests")]
+    files = [p for p in ROOT.iterdir() if p.is_file()]
+    files += [p for place in places for p in place.rglob("*") if p.is_file() and not SKIPPED_FOLDERS & {*p.parts}]
+    assert len(files) > 50
+    for path in files:
+        if path.suffix in {".png", ".parquet", ".safetensors", ".pyc"}:
+            continue
+        found = private.search(path.read_text(encoding="utf-8", errors="replace"))
+        assert found is None, f"{path.relative_to(ROOT)}: {found}"

@@ -1,0 +1,77 @@
+"""Rules of the project that no linter knows."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from netweight.version import __version__
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "netweight"
+MODULES = sorted(SOURCE.rglob("*.py"))
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+LONGEST = 400
+LONGER = {"kernels/cpu/loops.py": 480}  # numba's cache does not notice changes in called files: the loops stay together
+BANNED = {"utils", "util", "helpers", "helper", "common", "manager", "managers", "misc"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(SOURCE).as_posix())
+def test_files_are_short(path: Path) -> None:
+    limit = LONGER.get(path.relative_to(SOURCE).as_posix(), LONGEST)
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= limit
+
+
+def test_exceptions_to_the_length_are_needed() -> None:
+    for name in LONGER:
+        assert len((SOURCE / name).read_text(encoding="utf-8").splitlines()) > LONGEST, f"{name} is short enough now"
+
+
+def test_names_say_what_lives_there() -> None:
+    words = {path: set(re.split(r"[_/]", path.relative_to(SOURCE).with_suffix("").as_posix())) for path in MODULES}
+    assert [path for path, found in words.items() if found & BANNED] == []
+
+
+def test_every_folder_says_what_its_floor_is_for() -> None:
+    for folder in {path.parent for path in MODULES}:
+        first = (folder / "__init__.py").read_text(encoding="utf-8").splitlines()[0]
+        assert re.match(r'"""\S.+', first), folder
+
+
+def test_the_version_is_one() -> None:
+    assert PYPROJECT["project"]["version"] == __version__
+    assert f"## [{__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_the_floors_are_those_of_the_architecture_document() -> None:
+    (contract,) = PYPROJECT["tool"]["importlinter"]["contracts"]
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| ([^|]+) \|", text, re.MULTILINE)
+    floors: dict[int, set[str]] = {}
+    for number, names in rows:
+        floors.setdefault(int(number), set()).update(re.findall(r"`(\w+)`", names))
+    assert [floors[n] for n in sorted(floors)] == [{*re.split(r"\s*\|\s*", layer)} for layer in contract["layers"]]
+    assert set().union(*floors.values()) == {p.stem for p in SOURCE.iterdir() if p.name[0] not in "_."} - {"py"}
+
+
+def test_a_core_install_has_no_torch() -> None:
+    names = {re.split(r"[^\w-]", line)[0].lower() for line in PYPROJECT["project"]["dependencies"]}
+    assert "numpy" in names
+    assert not names & {"torch", "transformers", "safetensors"}
+
+
+def blocks(text: str, languages: str) -> list[str]:
+    return re.findall(rf"^```(?:{languages})\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def test_the_chinese_readme_has_the_same_commands() -> None:
+    english, chinese = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md"))
+    assert blocks(english, "bash|console|python") == blocks(chinese, "bash|console|python")
+    assert len(blocks(english, "bash|console|python")) >= 3
+    code = re.compile(r"`([^`\n]+)`")
+    outside = [re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL) for text in (english, chinese)]
+    assert sorted(set(code.findall(outside[0])) ^ set(code.findall(outside[1]))) == []
+    assert english.count("\n## ") == chinese.count("\n## ")
