@@ -133,7 +133,7 @@ def test_an_input_that_changes_while_it_is_read(models, change):
             os.utime(victim, (1, 1))
         elif change == "replaced":
             shutil.copy2(victim, models / "copy")
-            os.replace(models / "copy", victim)
+            (models / "copy").replace(victim)
         else:
             victim.unlink()
 
@@ -150,9 +150,7 @@ def test_two_runs_into_one_folder(models):
     found = []
 
     def second():
-        found.append(
-            program("delta", "--base", models / "base", "--models", models / "tune2", "--outdir", out)
-        )
+        found.append(program("delta", "--base", models / "base", "--models", models / "tune2", "--outdir", out))
 
     netweight.delta(models / "base", [models / "tune1"], out, progress=OnAdvance(second))
     done = found[0]

@@ -22,8 +22,10 @@ KILLS = 20
 def models(tmp_path_factory):
     """Enough parameters, of some size, that a run takes a second or so after the interpreter has started."""
     folder = tmp_path_factory.mktemp("models")
-    base = {f"model.layers.{i}.mlp.up_proj.weight": normal((200, 100), seed=i) for i in range(80)}
-    base |= {f"model.layers.{i}.self_attn.q_proj.weight": normal((500, 300), "bfloat16", seed=i) for i in range(80)}
+    base = {f"model.layers.0.mlp.experts.{i}.up_proj.weight": normal((200, 100), seed=i) for i in range(80)}
+    base |= {
+        f"model.layers.1.mlp.experts.{i}.up_proj.weight": normal((500, 300), "bfloat16", seed=i) for i in range(80)
+    }
     base["lm_head.weight"] = normal((1200, 1000), seed=999)  # needs a second look
     save(folder / "base", base)
     return [folder / "base", *(save(folder / f"tune{i}", tuned(base, i)) for i in (1, 2))]
@@ -83,12 +85,14 @@ def resume(models, out):
 DRIVER = r"""
 import json, os, random, signal, sys, time
 from pathlib import Path
-import netweight.jobs.delta_files, netweight.run.threads, pyarrow.parquet, matplotlib.backends.backend_agg
+import netweight
 from netweight.cli.main import main
-from netweight.kernels.cpu import CpuKernels
 
-CpuKernels().prepare()
 root, models, kills, seconds = Path(sys.argv[1]), sys.argv[2:5], int(sys.argv[5]), float(sys.argv[6])
+netweight.delta(models[0], models[1:], root / "warm", workers=1)  # everything is imported and compiled now
+begun = time.monotonic()
+netweight.delta(models[0], models[1:], root / "warm")
+seconds = min(seconds, time.monotonic() - begun)
 
 def run(out, *more):
     child = os.fork()
@@ -96,7 +100,8 @@ def run(out, *more):
         with open(root / "said", "w") as said:
             os.dup2(said.fileno(), 2)
         try:
-            main(["delta", "--base", models[0], "--models", *models[1:], "--outdir", str(out), "--format", "quiet", *more])
+            command = ["delta", "--base", models[0], "--models", *models[1:], "--outdir", str(out), *more]
+            main([*command, "--format", "quiet"])
         except SystemExit as left:
             os._exit(left.code)
         os._exit(99)
@@ -210,7 +215,7 @@ def test_resuming_another_run_is_refused(models, tmp_path):
 def test_resume_with_nothing_to_resume(models, tmp_path):
     done = netweight(
         "delta", "--base", models[0], "--models", models[1], "--outdir", tmp_path / "out", "--resume",
-        "--include", "*layers.1.*",
+        "--include", "*layers.1.mlp.experts.1.*",
     )  # fmt: skip
     assert done.returncode == 0
     assert done.stderr == "note: nothing to resume: starting anew\n"

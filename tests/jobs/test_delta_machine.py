@@ -6,6 +6,7 @@ import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from task_vectors import netweight as program
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
-    base = {f"model.layers.{i}.mlp.up_proj.weight": normal((30, 20), seed=i) for i in range(30)}
+    base = {f"model.layers.0.mlp.experts.{i}.up_proj.weight": normal((30, 20), seed=i) for i in range(30)}
     save(folder / "base", base)
     save(folder / "tuned", tuned(base, 1))
     program("delta", "--base", folder / "base", "--models", folder / "tuned", "--outdir", folder / "whole")
@@ -35,33 +36,27 @@ def limited(size):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
-@pytest.mark.parametrize("size", [0, 100, 2000, 7000, 9000, 13000])
+@pytest.mark.parametrize("size", [50, 2000, 14_000, 20_000])
 def test_a_full_disk(models, tmp_path, size):
-    """It fills while the journal, a table, a picture or the Parquet file is written; the earlier results stay."""
+    """It fills while the journal, the tables or a picture is written; the earlier results stay."""
     out = tmp_path / "out"
-    assert delta(models, out, "--include", "*layers.1.*").returncode == 0
+    assert delta(models, out, "--include", "*experts.1.*").returncode == 0
     before = tree(out)
     done = delta(models, out, "--format", "quiet", preexec_fn=limited(size))
     assert done.returncode == 1, done.stderr
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
     assert "File too large" in done.stderr
-    assert ("run again with --resume" in done.stderr) or ("free the disk" in done.stderr) or size == 0
+    assert ("run again with --resume" in done.stderr) or ("free the disk" in done.stderr)
     assert tree(out) == before
     again = delta(models, out, "--resume", "--format", "quiet")
     assert (again.returncode, again.stdout) == (0, ""), again.stderr
     assert tree(out) == tree(models / "whole")
 
 
-def test_the_limits_of_that_test_cover_every_kind_of_file(models):
-    sizes = {name: len(raw) for name, raw in tree(models / "whole").items()}
-    assert 2000 < sizes["tuned/per_param_stats.csv"] < 13000
-    assert max(sizes.values()) > 13000
-
-
 @pytest.mark.parametrize("place", ["/proc/netweight/out", "/sys/netweight", "a file", "below a file", "nul"])
 def test_places_that_take_no_results(models, tmp_path, place):
-    if place.startswith("/") and not os.path.isdir(place[:5].rstrip("/")):
+    if place.startswith("/") and not Path(place[:5].rstrip("/")).is_dir():
         pytest.skip("this system has no such folder")
     (tmp_path / "file").write_text("mine")
     out = {"a file": tmp_path / "file", "below a file": tmp_path / "file" / "out", "nul": tmp_path / ("x" * 300)}
@@ -129,19 +124,23 @@ print(json.dumps({name: [sum(s.cache_hits.values()), sum(s.cache_misses.values()
 
 
 def test_compiled_once_on_a_machine(models, tmp_path):
+    """The second run compiles nothing, and its code gives the very bits of the run that compiled it."""
     large = tmp_path / "large"
-    base = {"a": normal(1_200_000), "b": normal(50, "float64"), "c": normal(50, "bfloat16")}
+    base = {"a": normal(1_200_000), "b": normal((50, 50), "float64"), "c": normal((50, 50), "bfloat16")}
     save(large / "base", base)
     save(large / "tuned", tuned(base, 1))
     arguments = ["delta", "--base", large / "base", "--models", large / "tuned", "--format", "quiet", "--outdir"]
     counts = []
     for number in range(2):
         command = [sys.executable, "-c", COUNT, *arguments, tmp_path / f"out{number}"]
-        done = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(
+            list(map(str, command)), check=True, capture_output=True, text=True, timeout=300,
+            env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")},
+        )  # fmt: skip
         counts.append(strict_json(done.stdout))
-    hits, misses = (sum(counts[1][name][i] for name in counts[1]) for i in (0, 1))
-    assert misses == 0, counts
-    assert hits >= 3, counts
+    (_, compiled), (loaded, again) = (map(sum, zip(*count.values(), strict=True)) for count in counts)
+    assert compiled > 0
+    assert (again, loaded >= 3) == (0, True), counts
     assert tree(tmp_path / "out0") == tree(tmp_path / "out1")
 
 

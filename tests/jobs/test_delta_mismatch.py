@@ -197,6 +197,6 @@ def test_options_that_cannot_be(tmp_path):
         netweight.delta(tmp_path / "m", [tmp_path / "m"], memory=1 << 20)
     with pytest.raises(OptionError, match="--workers 0: expected 1 or more"):
         netweight.delta(tmp_path / "m", [tmp_path / "m"], workers=0)
-    with pytest.raises(NetweightError, match="no parameter of .* is left by --include zzz"):
+    with pytest.raises(NetweightError, match=r"no parameter of .* is left by --include zzz"):
         netweight.delta(tmp_path / "m", [tmp_path / "m"], include=("zzz",))
     assert set(tree(tmp_path)) == {"m/model.safetensors"}

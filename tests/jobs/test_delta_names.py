@@ -15,11 +15,12 @@ import netweight
 
 TENSORS = [
     "new\nline", "carriage\rreturn", "ansi\x1b[31mred\x1b[0m", "[bold red]markup[/bold red]", "../../up", "/etc/passwd",
-    "=cmd|' /C calc'!A0", "+1", "-1", "@sum", "\ttab", "comma,quote\"", "emoji🙂", "\u202eright-to-left", "nul\0byte",
+    "=cmd|' /C calc'!A0", "+1", "-1", "@sum", "\ttab", 'comma,quote"', "emoji🙂", "\u202eright-to-left", "nul\0byte",
     "\u2028separator", "\x9b31mC1", "Case", "case", "", " ", "x" * 5000, "<script>alert(1)</script>", "e\u0301", "é",
 ]  # fmt: skip
 MODELS = ["new\nline", "ansi\x1b[31m", "[red]markup", "=cmd()", "+1", "@x", "🙂" * 30, "Case", "case", "CON", "a b",
-    "-dash", "\u202eleft", "\x9b31m", "delta.parquet", "pairwise_cosines.csv", "comma,\"quote", "e\u0301", "é"]  # fmt: skip
+    "-dash", "\u202eleft", "\x9b31m", "delta.parquet", "pairwise_cosines.csv",
+    'comma,"quote', "e\u0301", "é"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +125,9 @@ def test_a_folder_whose_name_is_no_text(tmp_path):
     base = {"a": normal(50)}
     save(tmp_path / "base", base)
     save(tmp_path / "model\udcff", tuned(base, 1))
-    shown = program("delta", "--base", tmp_path / "base", "--models", tmp_path / "model\udcff", "--outdir", tmp_path / "o")
+    shown = program(
+        "delta", "--base", tmp_path / "base", "--models", tmp_path / "model\udcff", "--outdir", tmp_path / "o"
+    )
     assert shown.returncode == 0, shown.stderr
     assert clean(shown.stdout)
     result = netweight.delta(tmp_path / "base", [tmp_path / "model\udcff"], tmp_path / "o")

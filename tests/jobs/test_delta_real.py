@@ -13,6 +13,7 @@ from task_vectors import check_row, cosine, is_close, read_cosines, read_rows, s
 
 import netweight
 from netweight.errors import FormatError
+from netweight.jobs import delta_files
 
 FOLDER = Path(__file__).parents[3] / "shared" / "realweights"
 FILES = sorted(p.name for p in FOLDER.glob("*.*") if p.suffix in {".safetensors", ".pt", ".pth", ".tar"})
@@ -27,6 +28,13 @@ PAIRS = {
     "rwkv": [f"BlinkDL__RWKV-LM__RWKV-v8_{d}_reverse_L2.pth" for d in ("251105", "260123")],
     "mnist": [f"tracel-ai__burn__examples_import-model-weights_weights_mnist.{e}" for e in ("pt", "safetensors")],
 }
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    """The numbers are at stake here, and pictures take most of the time of so small a model."""
+    monkeypatch.setattr(delta_files, "group_l2_bar", lambda *_: None)
+    monkeypatch.setattr(delta_files, "cosine_heatmap", lambda *_: None)
 
 
 def arrays(path):
@@ -111,8 +119,9 @@ def test_torch_reads_the_same_tensors(realweights, file):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch's own, of the old layouts
                 held = flat(torch.load(path, map_location="cpu", weights_only=True))
-        except Exception as error:  # noqa: BLE001 - torch raises many kinds
-            assert any(word in file for word in ("twtygqyy", "ikostrikov", "_tar_")), error
+        except Exception:
+            if not any(word in file for word in ("twtygqyy", "ikostrikov", "_tar_")):
+                raise
             pytest.skip("torch refuses this file with weights_only")
     found = arrays(path)
     for name, array in found.items():

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from task_vectors import FIELDS, cosine, normal, save, strict_json, tree, tuned
+from task_vectors import FIELDS, cosine, normal, read_rows, save, strict_json, tree, tuned
 from task_vectors import netweight as program
 
 import netweight
@@ -125,7 +125,7 @@ def test_csv_header_and_top_files(run):
     rows = list(csv.DictReader(io.StringIO(text)))
     assert [r["param"] for r in rows] == list(BASE)
     for key in ("l2", "maxabs"):
-        top = list(csv.DictReader((where / f"top50_by_{key}.csv").open(newline="")))
+        top = list(csv.DictReader(io.StringIO((where / f"top50_by_{key}.csv").read_text())))
         assert top == sorted(rows, key=lambda r: -float(r[key]))[:50]
 
 
@@ -134,7 +134,7 @@ def test_top_files_hold_fifty(tmp_path):
     save(tmp_path / "base", base)
     save(tmp_path / "m", tuned(base, 1))
     result = netweight.delta(tmp_path / "base", [tmp_path / "m"], tmp_path / "out")
-    names = [r["param"] for r in csv.DictReader((tmp_path / "out" / "m" / "top50_by_l2.csv").open(newline=""))]
+    names = list(read_rows(tmp_path / "out" / "m" / "top50_by_l2.csv"))
     l2 = dict(zip(result.frame.column("param"), result.frame.column("l2"), strict=True))
     assert names == sorted(base, key=lambda n: -l2[n])[:50]
 

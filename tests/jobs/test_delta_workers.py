@@ -17,7 +17,9 @@ def models(tmp_path_factory):
     rng = np.random.default_rng(0)
     large = (1 << 24) + 70_001
     base = {
-        "model.embed_tokens.weight": rng.integers(0x3A00, 0x3E00, large, dtype=np.uint16).view(normal(1, "bfloat16").dtype),
+        "model.embed_tokens.weight": rng.integers(0x3A00, 0x3E00, large, dtype=np.uint16).view(
+            normal(1, "bfloat16").dtype
+        ),
         "model.layers.0.mlp.up_proj.weight": normal((1100, 1000), seed=1),
         "model.layers.0.input_layernorm.weight": normal(300, "float64", seed=2),
         "model.layers.1.self_attn.q_proj.weight": normal((200, 300), "float16", seed=3),
@@ -58,9 +60,7 @@ def test_many_small_stretches_in_any_order(models, tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "STRETCH", 1 << 14)
     trees = []
     for workers in (1, 7):
-        result = netweight.delta(
-            paths[0], paths[1:], tmp_path / f"{workers}", workers=workers, exclude=("*embed*",)
-        )
+        result = netweight.delta(paths[0], paths[1:], tmp_path / f"{workers}", workers=workers, exclude=("*embed*",))
         assert result.models[0].summary["skipped"][0]["reason"] == "excluded by --exclude *embed*"
         trees.append(tree(tmp_path / f"{workers}"))
     assert trees[0] == trees[1]

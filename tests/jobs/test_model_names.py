@@ -45,7 +45,9 @@ def test_names_do_not_depend_on_the_order():
         assert dict(zip(order, model_names(order), strict=True)) == expected
 
 
-parts = st.text(st.characters(exclude_characters="/\0"), min_size=1, max_size=150).filter(lambda p: p not in (".", ".."))
+parts = st.text(st.characters(exclude_characters="/\0"), min_size=1, max_size=150).filter(
+    lambda p: p not in (".", "..")
+)
 
 
 @given(st.lists(st.lists(parts, min_size=1, max_size=4).map(lambda p: "/" + "/".join(p)), min_size=1, max_size=6))

@@ -1,0 +1,71 @@
+"""What `import netweight` offers, and what it and `netweight info` load."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from safetensors.numpy import save_file
+
+import netweight
+
+HEAVY = {"numba", "torch", "scipy", "matplotlib", "pyarrow", "ray", "pandas", "polars", "llvmlite"}
+REPORT = "import sys; print(' '.join(sorted({name.partition('.')[0] for name in sys.modules})), file=sys.stderr)"
+
+
+def loaded(program, *args):
+    """Top-level modules that a fresh interpreter has loaded after `program`."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", f"{program}\n{REPORT}", *map(str, args)],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    return set(done.stderr.splitlines()[-1].split())
+
+
+PROGRAM = "from netweight.cli.main import main\ntry:\n    main()\nexcept SystemExit as left:\n    assert not left.code"
+
+
+def test_importing_loads_nothing_heavy():
+    assert HEAVY.isdisjoint(loaded("import netweight"))
+
+
+@pytest.mark.parametrize("args", [["--help"], ["--version"], ["info", "--help"], ["delta", "--help"], ["demo", "-h"]])
+def test_help_loads_nothing_heavy(args):
+    found = loaded(PROGRAM, *args)
+    assert HEAVY.isdisjoint(found)
+    assert "click" in found
+
+
+@pytest.mark.parametrize("output", ["human", "json", "quiet"])
+def test_info_loads_nothing_heavy(tmp_path, output):
+    import numpy as np
+
+    save_file({"model.layers.0.mlp.up_proj.weight": np.ones((3, 3), "f4")}, tmp_path / "model.safetensors")
+    assert HEAVY.isdisjoint(loaded(PROGRAM, "info", tmp_path, "--format", output))
+
+
+def test_delta_loads_no_torch(tmp_path):
+    import numpy as np
+
+    save_file({"a": np.ones((3, 3), "f4")}, tmp_path / "model.safetensors")
+    found = loaded(PROGRAM, "delta", "--base", tmp_path, "--models", tmp_path, "--outdir", tmp_path / "out")
+    assert {"torch", "ray"}.isdisjoint(found)
+    assert {"numba", "pyarrow", "matplotlib"} <= found
+
+
+def test_exported_names():
+    assert netweight.__all__ == [
+        "Checkpoint", "NetweightError", "Skipped", "Tensor", "__version__", "delta", "demo", "info", "open",
+    ]  # fmt: skip
+    assert dir(netweight) == sorted(netweight.__all__)
+    for name in netweight.__all__:
+        assert getattr(netweight, name) is not None
+    for name in ("delta", "demo", "info", "open"):
+        assert callable(getattr(netweight, name))
+        assert getattr(netweight, name).__doc__
+
+
+def test_an_unknown_name():
+    with pytest.raises(AttributeError, match="module 'netweight' has no attribute 'merge_all'"):
+        _ = netweight.merge_all
