@@ -45,8 +45,7 @@ def test_a_line_every_ten_seconds(clock, capsys):
 
 def test_what_was_done_before_says_nothing_of_the_rate(clock, capsys):
     shown = LineProgress()
-    shown.start(100, 100_000_000)
-    shown.advance(50, 50_000_000)
+    shown.start(100, 100_000_000, 50, 50_000_000)
     clock.now += 10
     shown.advance(1, 10_000_000)
     assert capsys.readouterr().err == "60.0 MB of 100 MB, 51 of 100 tensors, 1.00 MB/s, 0:40 left\n"

@@ -25,16 +25,16 @@ class LineProgress:
         self._begun = self._shown = 0.0
         self._running = False
 
-    def start(self, tensors: int, nbytes: int) -> None:
+    def start(self, tensors: int, nbytes: int, done_tensors: int = 0, done_bytes: int = 0) -> None:
         """See run.progress.Progress."""
         self._tensors, self._nbytes = tensors, nbytes
+        self._done_tensors, self._done_bytes = done_tensors, done_bytes
+        self._skipped = done_bytes  # what an earlier run has done says nothing of this run's rate
         self._begun = self._shown = time.monotonic()
         self._running = True
 
     def advance(self, tensors: int, nbytes: int) -> None:
         """See run.progress.Progress."""
-        if tensors > 1:  # what an earlier run had done says nothing of this run's rate
-            self._skipped += nbytes
         self._done_tensors += tensors
         self._done_bytes += nbytes
         if time.monotonic() - self._shown >= self._interval():

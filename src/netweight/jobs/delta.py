@@ -228,8 +228,7 @@ def _run(
 @contextmanager
 def _shown(progress: Progress, prepared: Prepared, found: dict[str, ParameterDelta]) -> Iterator[None]:
     ready = [t for t in prepared.plan.tasks if t.name in found]
-    progress.start(prepared.plan.tensors, prepared.plan.nbytes)
-    progress.advance(len(found), sum(t.nbytes for t in ready))
+    progress.start(prepared.plan.tensors, prepared.plan.nbytes, len(found), sum(t.nbytes for t in ready))
     try:
         yield
     finally:

@@ -10,8 +10,8 @@ __all__ = ["Progress", "Silent"]
 class Progress(Protocol):
     """Shown by the command line, silent elsewhere; called from one thread."""
 
-    def start(self, tensors: int, nbytes: int) -> None:
-        """The run begins: so many tensors, and bytes to read."""
+    def start(self, tensors: int, nbytes: int, done_tensors: int = 0, done_bytes: int = 0) -> None:
+        """The run begins: so many tensors, and bytes to read; so many of them an earlier run has done."""
         ...
 
     def advance(self, tensors: int, nbytes: int) -> None:
@@ -30,7 +30,7 @@ class Progress(Protocol):
 class Silent:
     """Shows nothing."""
 
-    def start(self, tensors: int, nbytes: int) -> None:
+    def start(self, tensors: int, nbytes: int, done_tensors: int = 0, done_bytes: int = 0) -> None:
         """See Progress."""
 
     def advance(self, tensors: int, nbytes: int) -> None:

@@ -31,7 +31,9 @@ def _private_folder() -> str:
 
 
 def _compile(function: F, fastmath: set[str]) -> F:
-    decorator: Any = numba.njit(nogil=True, cache=True, fastmath=fastmath, error_model="numpy")
+    # Inlined always: a loop that calls another sums in one order when it was just compiled and in another when it comes
+    # from the cache, since each copy of the callee is optimised for itself.
+    decorator: Any = numba.njit(nogil=True, cache=True, fastmath=fastmath, error_model="numpy", forceinline=True)
     try:
         found: F = decorator(function)
     except RuntimeError:  # neither the package's folder nor the user's cache can be written
