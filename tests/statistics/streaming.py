@@ -32,12 +32,11 @@ def statistics_of(base, models, names, *, stretch=1 << 24, block=None, order=Non
     size = next(len(a) for a in arrays if a is not None)
     spans = [(s, min(s + stretch, size)) for s in range(0, max(size, 1), stretch)]
     accumulator = KERNELS.differences(len(models))
-    block = block or accumulator.block
     statistics = DifferenceStatistics(len(models), len(spans))
     for number in order or range(len(spans)):
         kept = statistics.kept()
         accumulator.start(dtypes, kept)
-        _feed(accumulator, arrays, *spans[number], block)
+        _feed(accumulator, arrays, *spans[number], block or accumulator.block)
         statistics.add(number, accumulator.partial(), kept)
     looks = 0
     while (wanted := statistics.unresolved()) is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,7 +161,7 @@ def delta(
         prepared = prepare(base, models, options, stack)
         if outdir is None:
             return _run(prepared, progress, None, {}, executor)
-        from netweight.jobs.delta_files import write_delta
+        from netweight.jobs.delta_files import preload, write_delta
         from netweight.output.folder import ResultFolder
         from netweight.run.journal import Journal
 
@@ -175,9 +176,11 @@ def delta(
             )
         else:
             journal = Journal.create(folder.journal_path, prepared.plan.digest)
+        writing = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="netweight-preload")).submit(preload)
         try:
             with journal:
                 result = _run(prepared, progress, journal, done, executor)
+            writing.result()
             write_delta(result, folder.stage)
         except KeyboardInterrupt:
             raise Interrupted(

@@ -21,6 +21,14 @@ RESERVED = ("pairwise_cosines.csv", "pairwise_cosines.png", "delta.parquet", ".n
 _TOP = 50
 
 
+def preload() -> None:
+    """Import what writing needs, so that it is there when the measuring is done."""
+    from netweight.output.canvas import drawing
+
+    with drawing():
+        pass
+
+
 def write_delta(result: Delta, folder: Path) -> None:
     """Write every file of specification `delta` into the empty `folder`; raises OSError where the disk refuses."""
     columns = [*(c for c in COLUMNS if c.name in ("param", "shape")), *drift.COLUMNS]

@@ -21,6 +21,7 @@ CHUNK = 4096
 blocks."""
 
 U8Array = np.ndarray[Any, np.dtype[np.uint8]]
+U32Array = np.ndarray[Any, np.dtype[np.uint32]]
 U64Array = np.ndarray[Any, np.dtype[np.uint64]]
 F64Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -46,7 +47,7 @@ class DifferencePartial:
     A value is *coarse* where all bits below its leading 16 are zero: the histogram alone then holds it exactly. Every
     other value is *residual*. Differences of neighbouring bfloat16 numbers are nearly always coarse.
 
-    counts: uint64 [N, 65536], all values by their leading 16 bits (sign, exponent, first mantissa bits);
+    counts: uint32 [N, 65536], all values by their leading 16 bits (sign, exponent, first mantissa bits);
     residual_counts: the same for residual values only, finite or not;
     residual_sums: float64 [N, 8] over finite residual values: n, mean, M2, M3, M4 (central), sum of abs, min, max;
     residuals: per model the bits of the residual values whose leading 16 bits were asked for, or None where there were
@@ -55,8 +56,8 @@ class DifferencePartial:
     """
 
     window: Window
-    counts: U64Array
-    residual_counts: U64Array
+    counts: U32Array
+    residual_counts: U32Array
     residual_sums: F64Array
     residuals: tuple[np.ndarray[Any, Any] | None, ...]
     gram: F64Array
@@ -68,12 +69,12 @@ class DifferenceAccumulator(Protocol):
 
     @property
     def buffers(self) -> Sequence[U8Array]:
-        """1 + N reusable byte buffers for `block` elements each: the base's, then the models'."""
+        """1 + N reusable byte buffers: the base's, then the models'."""
         ...
 
     @property
     def block(self) -> int:
-        """Elements that the buffers hold."""
+        """Elements that each buffer holds, of the types that `start` was given; a multiple of CHUNK."""
         ...
 
     def start(self, dtypes: Sequence[DType | None], kept: U8Array) -> None:
@@ -102,7 +103,7 @@ class RefineAccumulator(Protocol):
 
     @property
     def block(self) -> int:
-        """Elements that the buffers hold."""
+        """Elements that each buffer holds, of the types that `start` was given; a multiple of CHUNK."""
         ...
 
     def start(self, dtypes: Sequence[DType | None], prefixes: Sequence[U64Array], level: int) -> None:

@@ -46,12 +46,13 @@ class Distribution:
 class _Ranks:
     """One model's order statistics: resolved by its bins and residual values, or by further looks at the data."""
 
-    def __init__(self, counts: U64Array, window: Window) -> None:
+    def __init__(self, bins: Any, counts: U64Array, window: Window) -> None:
+        """`bins` are the finite ones that hold values, in the order of their values; counts [65536]."""
         self._window = window
-        finite = np.where(order.finite_bins(window.width), counts, np.uint64(0))
-        self.n = int(finite.sum())
+        held = counts[bins]
+        self.n = int(held.sum())
         self.values: dict[int, float] = {}
-        self.open = order.locate(finite, order.needed_ranks(self.n, PROBABILITIES)) if self.n else []
+        self.open = order.locate(bins, held, order.needed_ranks(self.n, PROBABILITIES)) if self.n else []
 
     def settle_extremes(self, moments: Moments) -> None:
         """The first and last rank are the minimum and the maximum."""
@@ -112,21 +113,29 @@ class DifferenceStatistics:
         kept = np.zeros(65536, np.uint8)
         if all(r is None for r in self._residuals):
             return kept  # too many to keep: a second look at the data will find the quantiles
-        bins = order.ascending_bins()
         for m in range(self.models):
-            finite = np.where(order.finite_bins(self._window.width), self._counts[m], np.uint64(0))[bins]
-            ends = np.cumsum(finite)
+            bins = self._finite_bins(m)
+            ends = np.cumsum(self._counts[m][bins])
+            if not len(ends):
+                continue
             for p in PROBABILITIES[1:-1]:
                 margin = min(_MARGIN, p / 2, (1 - p) / 2)
                 low, high = np.searchsorted(ends, [ends[-1] * (p - margin), ends[-1] * (p + margin)])
                 kept[bins[low : high + 1]] = 1
         return kept
 
+    def _finite_bins(self, model: int) -> Any:
+        """int64 [k]: the bins that hold finite values of one model, in the order of the values."""
+        assert self._counts is not None  # noqa: S101 - its callers look first
+        bins = order.occupied_bins(self._counts[model])
+        return bins[order.finite_bins(self._window.width)[bins]]
+
     def add(self, stretch: int, partial: DifferencePartial, kept: U8Array) -> None:
         """Take in the stretch of this number, for which `kept` had been asked."""
         self._window = partial.window
         if self._counts is None:
-            self._counts, self._residual_counts = partial.counts.copy(), partial.residual_counts.copy()
+            self._counts = partial.counts.astype(np.uint64)
+            self._residual_counts = partial.residual_counts.astype(np.uint64)
         else:
             self._counts += partial.counts
             self._residual_counts += partial.residual_counts
@@ -151,17 +160,17 @@ class DifferenceStatistics:
             msg = f"{len(self._sums)} of {self._stretches} stretches were added: the statistics are not complete"
             raise RuntimeError(msg)
         width = self._window.width
-        finite = order.finite_bins(width)
         self._moments = []
         for m in range(self.models):
             total = EMPTY
             for stretch in range(self._stretches):
                 total = total.merge(Moments.of_sums(self._sums[stretch][0][m]))
-            coarse = np.where(finite, self._counts[m] - self._residual_counts[m], np.uint64(0))
-            used = np.flatnonzero(coarse)
-            moments = Moments.of_counts(order.bin_values(width)[used], coarse[used]).merge(total)
+            bins = self._finite_bins(m)
+            coarse = self._counts[m][bins] - self._residual_counts[m][bins]
+            used = coarse > 0
+            moments = Moments.of_counts(order.bin_values(width)[bins[used]], coarse[used]).merge(total)
             self._moments.append(moments)
-            ranks = _Ranks(self._counts[m], self._window)
+            ranks = _Ranks(bins, self._counts[m], self._window)
             if ranks.n:
                 ranks.settle_extremes(moments)
                 ranks.settle_from_bins(self._counts[m], self._residual_counts[m], self._residuals[m], self._covered)

@@ -19,11 +19,13 @@ import numpy as np
 __all__ = [
     "Rank",
     "bin_values",
+    "bits_to_values",
     "finite_bins",
     "infinite_bins",
     "interpolate",
     "locate",
     "needed_ranks",
+    "occupied_bins",
     "pick_from",
     "step_down",
 ]
@@ -32,10 +34,11 @@ Array = np.ndarray[Any, Any]
 _SIGN = 0x8000
 
 
-@cache
-def ascending_bins() -> Array:
-    """int64 [65536]: bins from the most negative values to the most positive."""
-    return np.concatenate([np.arange(65535, 32767, -1), np.arange(32768)])
+def occupied_bins(counts: Array) -> Array:
+    """int64 [k]: the bins that hold any of the `counts` [65536], from the most negative values to the most positive."""
+    used = np.flatnonzero(counts)
+    first_negative = int(np.searchsorted(used, _SIGN))
+    return np.concatenate([used[first_negative:][::-1], used[:first_negative]])
 
 
 @cache
@@ -95,13 +98,12 @@ def needed_ranks(n: int, probabilities: Sequence[float]) -> list[int]:
     return sorted(ranks)
 
 
-def locate(counts: Array, ranks: Sequence[int]) -> list[Rank]:
-    """The bins of `ranks` (ascending) by the counts [65536] of finite values."""
-    order = ascending_bins()
-    ends = np.cumsum(counts[order])
+def locate(bins: Array, counts: Array, ranks: Sequence[int]) -> list[Rank]:
+    """The bins of `ranks` (ascending); `bins` [k] by their values, `counts` [k] the finite values in each."""
+    ends = np.cumsum(counts)
     places = np.searchsorted(ends, np.asarray(ranks, dtype=np.uint64), side="right")
     return [
-        Rank(rank, int(order[place]), rank - int(ends[place] - counts[order[place]]), 1)
+        Rank(rank, int(bins[place]), rank - int(ends[place] - counts[place]), 1)
         for rank, place in zip(ranks, places, strict=True)
     ]
 

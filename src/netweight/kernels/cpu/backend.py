@@ -26,7 +26,7 @@ _KINDS = {
     "F64": loops.FLOAT64,
     **{d.name: loops.FLOAT8 + i for i, d in enumerate(_EIGHTHS)},
 }
-_BLOCK = 1 << 17  # elements a read: with a handful of models the buffers still fit the second cache
+_BUFFER = 1 << 19  # bytes read of each tensor at a time: every read and every loop is a wait for the interpreter's lock
 _STORE = 1 << 20  # residual values handed over for each model and stretch, at most
 
 
@@ -57,8 +57,8 @@ class _Lanes:
     """What both accumulators share: byte buffers, float scratch of one width, and the element types at hand."""
 
     def __init__(self, models: int) -> None:
-        self.block = _BLOCK
-        self._raw = np.empty((1 + models, _BLOCK * 8), np.uint8)
+        self.block = _BUFFER // 8
+        self._raw = np.empty((1 + models, _BUFFER), np.uint8)
         self.buffers: Sequence[U8Array] = list(self._raw)
         self._kinds = np.zeros(1 + models, np.int64)
         self._scratch: dict[int, tuple[Array, Array]] = {}
@@ -68,6 +68,7 @@ class _Lanes:
         self._kinds[:] = loops.ABSENT
         self._kinds[: len(dtypes)] = [loops.ABSENT if d is None else _KINDS[d.name] for d in dtypes]
         self._rows = len(dtypes)
+        self.block = 8 * _BUFFER // max((d.bits for d in dtypes if d is not None), default=8)
         width = _width(dtypes)
         self._window = Window(width)
         self._uint = np.uint64 if width == 64 else np.uint32
@@ -144,8 +145,8 @@ class CpuDifferences(_Lanes):
         store = self._stores[self._window.width]
         return DifferencePartial(
             window=self._window,
-            counts=self._counts[:models, :, :65536].sum(axis=1, dtype=np.uint64),
-            residual_counts=self._residual_counts[:models].astype(np.uint64),
+            counts=self._counts[:models, :, :65536].sum(axis=1, dtype=np.uint32),
+            residual_counts=self._residual_counts[:models].copy(),
             residual_sums=self._residual_sums[:models].copy(),
             residuals=tuple(None if n < 0 else store[m, :n].copy() for m, n in enumerate(self._stored[:models])),
             gram=self._mirrored(models),
@@ -234,6 +235,6 @@ class CpuKernels:
 
     def working_bytes(self, models: int) -> int:
         """See the protocol; refining is for at most 18 prefixes a model (the neighbours of nine quantiles)."""
-        lanes = (1 + models) * (_BLOCK * 8 + CHUNK * 8)
+        lanes = (1 + models) * (_BUFFER + CHUNK * 8)
         differences = models * (5 * 65536 * 4 + _STORE * 4)
         return 2 * lanes + differences + models * 65536 * (8 + 18 * 4)

@@ -52,8 +52,25 @@ def _low_of(bits: Any) -> Any:
 
 
 @compiled
-def _count(bits: Array, counts: Array) -> None:
-    """counts[4, 65536 + padding] += occurrences of the values' leading 16 bits; see patterns.py for the four tables."""
+def _zeros(bits: Array) -> int:
+    found = 0
+    for i in range(len(bits)):
+        found += bits[i] == 0
+    return found
+
+
+@compiled
+def _count_in_two(bits: Array, counts: Array) -> None:
+    for i in range(len(bits) // 2):
+        j = np.uintp(2 * i)
+        counts[0, _leading(bits[j])] += _ONE
+        counts[1, _leading(bits[j + np.uintp(1)])] += _ONE
+    if len(bits) % 2:
+        counts[0, _leading(bits[-1])] += _ONE
+
+
+@compiled
+def _count_in_four(bits: Array, counts: Array) -> None:
     quarter = len(bits) // 4
     for i in range(quarter):
         j = np.uintp(4 * i)
@@ -63,6 +80,19 @@ def _count(bits: Array, counts: Array) -> None:
         counts[3, _leading(bits[j + np.uintp(3)])] += _ONE
     for i in range(4 * quarter, len(bits)):
         counts[0, _leading(bits[i])] += _ONE
+
+
+@compiled
+def _count(bits: Array, counts: Array) -> None:
+    """counts[4, 65536 + padding] += occurrences of the values' leading 16 bits; see patterns.py for the padding.
+
+    Four tables where most values are zero, which would wait for their own last store; else two, which fit the first
+    cache.
+    """
+    if 2 * _zeros(bits) > len(bits):
+        _count_in_four(bits, counts)
+    else:
+        _count_in_two(bits, counts)
 
 
 @compiled
