@@ -52,15 +52,11 @@ def _low_of(bits: Any) -> Any:
 
 
 @compiled
-def _zeros(bits: Array) -> int:
-    found = 0
-    for i in range(len(bits)):
-        found += bits[i] == 0
-    return found
-
-
-@compiled
 def _count_in_two(bits: Array, counts: Array) -> None:
+    """counts[4, 65536 + padding] += occurrences of the values' leading 16 bits; two tables, which fit the first cache.
+
+    See patterns.py for the tables and their padding.
+    """
     for i in range(len(bits) // 2):
         j = np.uintp(2 * i)
         counts[0, _leading(bits[j])] += _ONE
@@ -71,6 +67,7 @@ def _count_in_two(bits: Array, counts: Array) -> None:
 
 @compiled
 def _count_in_four(bits: Array, counts: Array) -> None:
+    """The same in four tables, for values that are mostly zero and would wait for their own last store."""
     quarter = len(bits) // 4
     for i in range(quarter):
         j = np.uintp(4 * i)
@@ -83,16 +80,8 @@ def _count_in_four(bits: Array, counts: Array) -> None:
 
 
 @compiled
-def _count(bits: Array, counts: Array) -> None:
-    """counts[4, 65536 + padding] += occurrences of the values' leading 16 bits; see patterns.py for the padding.
-
-    Four tables where most values are zero, which would wait for their own last store; else two, which fit the first
-    cache.
-    """
-    if 2 * _zeros(bits) > len(bits):
-        _count_in_four(bits, counts)
-    else:
-        _count_in_two(bits, counts)
+def _zeros(counts: Array) -> int:
+    return int(counts[0, 0]) + int(counts[1, 0]) + int(counts[2, 0]) + int(counts[3, 0])
 
 
 @compiled
@@ -354,15 +343,17 @@ def add_block(
 ) -> None:
     """One block: `count` elements of every row of raw[1 + N, bytes], taken in as protocol.DifferencePartial says.
 
-    values[1 + N, CHUNK] and bits (its bits): the widened base and the differences of a chunk; spare, spare_bits:
-    room for
-    its residual values; store[N, capacity], stored[N]: residual bits handed over, -1 where they did not fit.
+    values[1 + N, CHUNK] and bits (its bits): the widened base and the differences of a chunk; spare, spare_bits: room
+    for its residual values; store[N, capacity], stored[N]: residual bits handed over, -1 where they did not fit.
     """
     models = len(kinds) - 1
     chunk = values.shape[1]
     sums = np.empty(7, np.float64)
     flags = np.empty(chunk // 8, bits.dtype)
     moved = np.zeros(models, np.bool_)
+    zeros = np.empty(models, np.int64)  # found before this block
+    for m in range(models):
+        zeros[m] = _zeros(counts[m])
     for first in range(0, count, chunk):
         n = min(chunk, count - first)
         base = values[0, :n]
@@ -379,7 +370,10 @@ def add_block(
                 counts[m, 0, 0] += np.uint32(n)
                 continue
             moved[m] = True
-            _count(b, counts[m])
+            if 2 * (_zeros(counts[m]) - zeros[m]) > first:
+                _count_in_four(b, counts[m])
+            else:
+                _count_in_two(b, counts[m])
             found = _residual(b, flags, spare_bits)
             if found:
                 if stored[m] >= 0:
