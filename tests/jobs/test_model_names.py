@@ -20,7 +20,7 @@ from netweight.jobs.model_names import model_names
         (["/m/a.pt", "/m/b.pth"], ["a", "b"]),
         (["/runA/ck-1", "/runB/ck-1"], ["runA_ck-1", "runB_ck-1"]),
         (["/x/runA/ck-1", "/y/runA/ck-1", "/z/other"], ["x_runA_ck-1", "y_runA_ck-1", "other"]),
-        (["/m/same", "/m/same"], ["m_same", "m_same-2"]),
+        (["/m/same", "/m/same"], ["same", "same-2"]),
         (["/m/Case", "/n/case"], ["m_Case", "n_case"]),
         (["/m/pytorch_model.bin"], ["pytorch_model"]),
         (["/m/v1.5"], ["v1.5"]),

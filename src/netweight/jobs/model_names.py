@@ -51,7 +51,8 @@ def model_names(paths: Sequence[str], taken: Collection[str] = ()) -> list[str]:
         groups: dict[str, list[int]] = {}
         for i in range(len(paths)):
             groups.setdefault(_folded(name(i)), []).append(i)
-        unclear = [i for group in groups.values() if len(group) > 1 for i in group if depth[i] < len(split[i])]
+        shared = [group for group in groups.values() if len({tuple(split[i]) for i in group}) > 1]
+        unclear = [i for group in shared for i in group if depth[i] < len(split[i])]
         if not unclear:
             break
         for i in unclear:
