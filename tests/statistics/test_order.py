@@ -16,7 +16,7 @@ KINDS = {32: (np.uint32, np.float32), 64: (np.uint64, np.float64)}
 def select(values, ranks, width):
     """Every rank by bins alone, down to the last bit."""
     bits = values.view(KINDS[width][0]).astype(np.uint64)
-    counts = np.bincount(bits >> np.uint64(width - 16), minlength=65536)
+    counts = np.bincount((bits >> np.uint64(width - 16)).astype(np.int64), minlength=65536)
     bins = order.occupied_bins(counts)
     found = order.locate(bins, counts[bins], ranks)
     while 16 * found[0].level < width:

@@ -63,7 +63,7 @@ class Canvas:
         context = self._context("#999999", 0.0)
         if hatch is not None:
             context.set_hatch(hatch)
-            context.set_hatch_color("#999999")
+            context.set_hatch_color(to_rgba("#999999"))  # older matplotlib takes no names
             context.set_hatch_linewidth(0.6)
         self._path(context, [*corners, corners[0]], to_rgba(colour))
 
