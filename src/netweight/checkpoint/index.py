@@ -69,12 +69,7 @@ def read_index(path: Path) -> Index:
 def _parse(cursor: JsonCursor) -> tuple[dict[str, str], int | None]:
     weight_map: dict[str, str] = {}
     total: int | None = None
-    cursor.expect("{")
-    first = True
-    while cursor.more("}", first=first):
-        first = False
-        key = cursor.string()
-        cursor.expect(":")
+    for key in cursor.members():
         if key == "weight_map":
             _parse_weight_map(cursor, weight_map)
         elif key == "metadata" and cursor.peek() == "{":
@@ -109,12 +104,7 @@ def _parse_weight_map(cursor: JsonCursor, weight_map: dict[str, str]) -> None:
 
 def _total_size(cursor: JsonCursor) -> int | None:
     total: int | None = None
-    first = True
-    cursor.expect("{")
-    while cursor.more("}", first=first):
-        first = False
-        key = cursor.string()
-        cursor.expect(":")
+    for key in cursor.members():
         cursor.peek()
         start = cursor.position
         cursor.skip(2)

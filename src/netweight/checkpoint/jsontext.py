@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterator
 
 __all__ = ["JsonCursor", "JsonError"]
 
@@ -63,6 +64,16 @@ class JsonCursor:
         if not first:
             self.expect(",")
         return True
+
+    def members(self) -> Iterator[str]:
+        """The keys of the object that begins here; the caller takes each value before it asks for the next key."""
+        self.expect("{")
+        first = True
+        while self.more("}", first=first):
+            first = False
+            key = self.string()
+            self.expect(":")
+            yield key
 
     def string(self) -> str:
         """A string without lone surrogates."""

@@ -155,12 +155,7 @@ def _parse(cursor: JsonCursor, entries: _Entries) -> None:
 def _parse_metadata(cursor: JsonCursor, entries: _Entries) -> None:
     if cursor.null():
         return
-    cursor.expect("{")
-    first = True
-    while cursor.more("}", first=first):
-        first = False
-        key = cursor.string()
-        cursor.expect(":")
+    for key in cursor.members():
         entries.metadata[key] = cursor.string()
 
 
@@ -174,12 +169,7 @@ def _parse_tensor(cursor: JsonCursor, entries: _Entries, name: str) -> None:
             found[key] = _parse_field(cursor, key)
         cursor.expect("]")
     else:
-        cursor.expect("{")
-        first = True
-        while cursor.more("}", first=first):
-            first = False
-            key = cursor.string()
-            cursor.expect(":")
+        for key in cursor.members():
             if key not in {"dtype", "shape", "data_offsets"}:
                 cursor.skip(2)
             elif key in found:

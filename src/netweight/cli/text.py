@@ -4,16 +4,9 @@ from __future__ import annotations
 
 from netweight.errors import printable
 
-__all__ = ["escaped", "human_bytes", "human_count", "one_line"]
+__all__ = ["human_bytes", "human_count", "one_line"]
 
 _STEPS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
-
-
-def escaped(text: str, limit: int = 200) -> str:
-    """`text` from a checkpoint for rich markup: control characters and markup escaped, cut at `limit`."""
-    from rich.markup import escape
-
-    return escape(printable(text, limit))
 
 
 def one_line(text: str, limit: int = 2000) -> str:

@@ -249,10 +249,11 @@ def _measure(
 ) -> Iterator[ParameterDelta]:
     from netweight.jobs.delta_result import ParameterDelta
     from netweight.jobs.difference_pass import measure_differences
-    from netweight.measures import drift
+    from netweight.measures.registry import find
 
     parameters = [a for a in prepared.alignment.parameters if a.name not in ready]
     tasks = [t for t in prepared.plan.tasks if t.name not in ready]
+    drift = find("drift")
     with _slow_start(lambda: progress.note("compiling the kernels: only at the first run of an installation")):
         kernels.prepare({tuple(None if t is None else t.dtype for t in (a.base, *a.models)) for a in parameters})
     for aligned, statistics in measure_differences(parameters, tasks, executor, kernels, progress):
