@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import statistics
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -119,23 +120,26 @@ def as_json(report: Report) -> dict[str, object]:
     }
 
 
-def as_markdown(report: Report) -> str:
-    """Sections and tables for RESULTS.md."""
-    facts = report.machine
-    models = (
-        f"Base and {report.fine_tunes} fine-tune{'s' if report.fine_tunes > 1 else ''} of "
-        f"{report.parameters / 1e9:.3f} G parameters, bfloat16, {report.input_bytes / 1e9:.1f} GB in all."
-    )
-    machine = (
+def machine_text(facts: Mapping[str, str | int | float | None]) -> str:
+    """The machine in one sentence."""
+    return (
         f"{facts['processor']}, {facts['cores']} cores, {float(facts['memory_bytes'] or 0) / 2**30:.0f} GiB, "
         f"{facts['system']}; Python {facts['python']}, netweight {facts['netweight']}, numpy {facts['numpy']}, "
         f"numba {facts['numba']}, torch {facts['torch']}."
+    )
+
+
+def as_markdown(report: Report) -> str:
+    """Sections and tables for RESULTS.md."""
+    models = (
+        f"Base and {report.fine_tunes} fine-tune{'s' if report.fine_tunes > 1 else ''} of "
+        f"{report.parameters / 1e9:.3f} G parameters, bfloat16, {report.input_bytes / 1e9:.1f} GB in all."
     )
     lines = [
         f"## {report.shape}, {report.date}",
         "",
         models,
-        machine,
+        machine_text(report.machine),
         "",
         "| command | wall | CPU | peak memory | read from disk | runs |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",

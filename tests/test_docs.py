@@ -16,13 +16,15 @@ import pytest
 
 from netweight.cli.main import COMMANDS, cli
 from netweight.jobs.demo_models import make_demo_models
+from netweight.measures.registry import MEASURES, find
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted(p for place in (".", "docs", "benchmarks", "examples") for p in (ROOT / place).glob("*.md"))
+PLACES = (".", "docs", "docs/measures", "benchmarks", "examples")
+DOCUMENTS = sorted(p for place in PLACES for p in (ROOT / place).glob("*.md"))
 READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
-PLANNED = ("scan", "compare", "structure", "merge", "embeddings", "download")
+PLANNED = ("merge", "embeddings", "download")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-SKIPPED_FOLDERS = {"__pycache__", "data"}
+SKIPPED_FOLDERS = {"__pycache__", "data", ".venv"}
 
 
 def prose(path: Path) -> str:
@@ -47,8 +49,9 @@ def spans(path: Path) -> list[tuple[str, str]]:
     return [(line, span) for line in prose(path).splitlines() for span in re.findall(r"`(netweight(?: [^`]+)?)`", line)]
 
 
-def make_commands() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_commands", ROOT / "docs" / "make_commands.py")
+def program(name: str) -> ModuleType:
+    """docs/NAME.py, which writes a document."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -70,10 +73,35 @@ def check_command(line: str) -> None:
 
 
 def test_commands_are_up_to_date() -> None:
-    module = make_commands()
+    module = program("make_commands")
     text = module.TARGET.read_text(encoding="utf-8")
     assert text == module.render(), "run: python docs/make_commands.py"
     assert max(len(line) for _, block in FENCE.findall(text) for line in block.splitlines()) <= 80
+
+
+def test_columns_are_up_to_date() -> None:
+    module = program("make_columns")
+    assert module.TARGET.read_text(encoding="utf-8") == module.render(), "run: python docs/make_columns.py"
+
+
+@pytest.mark.parametrize("name", [*MEASURES, "health"])
+def test_every_measure_has_a_page(name: str) -> None:
+    text = (ROOT / "docs" / "measures" / f"{name}.md").read_text(encoding="utf-8")
+    assert text.startswith(f"# {name}: ")
+    assert re.search(r"`netweight (scan|compare|delta) ", text), "which command gives it?"
+    assert "what it does not" in text
+    assert f"({name}.md)" in (ROOT / "docs" / "measures" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", [name for name in MEASURES if name != "drift"])  # drift's are in docs/numbers.md
+def test_every_column_is_on_its_page(name: str) -> None:
+    text = (ROOT / "docs" / "measures" / f"{name}.md").read_text(encoding="utf-8")
+    shown = re.findall(r"`([^`]+)`", text)
+    stems = tuple(s.rstrip("*.") for s in shown if s.endswith(("*", "...")))  # `int4_g32_symmetric_*`, `extreme_...`
+    for column in find(name).columns:
+        head, _, key = column.name.partition(".")  # `difference_stats`, or `.threshold_1e-06` behind its first one
+        forms = {column.name, head, f".{key}"} if key else {column.name}
+        assert forms & {*shown} or column.name.startswith(stems), column.name
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -141,7 +169,7 @@ def shown_outputs(path: Path) -> list[tuple[str, list[str]]]:
 def test_the_output_shown_is_what_the_commands_print(tmp_path: Path) -> None:
     make_demo_models(tmp_path / "demo" / "models")
     shown = shown_outputs(READMES[0])
-    assert [command.split()[1] for command, _ in shown] == ["delta", "info"]
+    assert [command.split()[1] for command, _ in shown] == ["delta", "info", "scan", "compare"]
     for command, lines in shown:
         done = subprocess.run(
             [sys.executable, "-c", "from netweight.cli.main import main; main()", *shlex.split(command)[1:]],
@@ -152,6 +180,17 @@ def test_the_output_shown_is_what_the_commands_print(tmp_path: Path) -> None:
             check=True,
         )
         assert [line.rstrip() for line in done.stdout.splitlines()] == lines
+
+
+def test_the_python_shown_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_demo_models(tmp_path / "demo" / "models")
+    monkeypatch.chdir(tmp_path)
+    blocks = [b for language, b in FENCE.findall(READMES[0].read_text(encoding="utf-8")) if language == "python"]
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(block, {})
+    assert (tmp_path / "results" / "delta.parquet").exists()
+    assert (tmp_path / "scan.parquet").exists()
 
 
 def test_the_readme_names_each_planned_command_as_planned() -> None:

@@ -30,7 +30,9 @@ def test_importing_loads_nothing_heavy():
     assert HEAVY.isdisjoint(loaded("import netweight"))
 
 
-@pytest.mark.parametrize("args", [["--help"], ["--version"], ["info", "--help"], ["delta", "--help"], ["demo", "-h"]])
+@pytest.mark.parametrize(
+    "args", [["--help"], ["--version"], ["info", "--help"], ["delta", "--help"], ["compare", "--help"], ["demo", "-h"]]
+)
 def test_help_loads_nothing_heavy(args):
     found = loaded(PROGRAM, *args)
     assert HEAVY.isdisjoint(found)
@@ -56,7 +58,8 @@ def test_delta_loads_no_torch(tmp_path):
 
 def test_exported_names():
     assert netweight.__all__ == [
-        "Checkpoint", "NetweightError", "Skipped", "Tensor", "__version__", "delta", "demo", "info", "open",
+        "Checkpoint", "NetweightError", "Scope", "Skipped", "Tensor", "__version__", "compare", "delta", "demo",
+        "find_most_changed_layers", "info", "open", "scan", "structure", "structure_many",
     ]  # fmt: skip
     assert dir(netweight) == sorted(netweight.__all__)
     for name in netweight.__all__:

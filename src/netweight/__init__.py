@@ -14,13 +14,46 @@ from netweight.errors import NetweightError
 from netweight.version import __version__
 
 if TYPE_CHECKING:
+    from netweight.jobs.compare import compare
+    from netweight.jobs.compare_result import find_most_changed_layers
     from netweight.jobs.delta import delta
     from netweight.jobs.demo import demo
     from netweight.jobs.info import info
+    from netweight.jobs.scan import scan
+    from netweight.jobs.scope import Scope
+    from netweight.jobs.structure import structure
+    from netweight.jobs.structure_many import structure_many
 
-__all__ = ["Checkpoint", "NetweightError", "Skipped", "Tensor", "__version__", "delta", "demo", "info", "open"]
+__all__ = [
+    "Checkpoint",
+    "NetweightError",
+    "Scope",
+    "Skipped",
+    "Tensor",
+    "__version__",
+    "compare",
+    "delta",
+    "demo",
+    "find_most_changed_layers",
+    "info",
+    "open",
+    "scan",
+    "structure",
+    "structure_many",
+]
 
-_JOBS = ("delta", "demo", "info")
+_JOBS = {
+    "Scope": "scope",
+    "compare": "compare",
+    "delta": "delta",
+    "demo": "demo",
+    "find_most_changed_layers": "compare_result",
+    "info": "info",
+    "scan": "scan",
+    "structure": "structure",
+    "structure_many": "structure_many",
+}
+"""What jobs offer, and the module of jobs that it is in."""
 
 
 def __getattr__(name: str) -> Any:
@@ -28,7 +61,7 @@ def __getattr__(name: str) -> Any:
     if name in _JOBS:
         from importlib import import_module  # noqa: PLC0415
 
-        found = getattr(import_module(f"netweight.jobs.{name}"), name)
+        found = getattr(import_module(f"netweight.jobs.{_JOBS[name]}"), name)
         globals()[name] = found
         return found
     msg = f"module 'netweight' has no attribute {name!r}"

@@ -225,7 +225,7 @@ KNOWN = {
         None,
         "weight",
     ),
-    "model.layers.5.mlp.gate.e_score_correction_bias": ("bias", "moe_gate", "layer", "mlp", "layer_5", None, "bias"),
+    "model.layers.5.mlp.gate.e_score_correction_bias": ("other", "", "layer", "mlp", "layer_5", None, "buffer"),
     # DeepSeek MLA and its block-scaled FP8
     "model.layers.5.self_attn.q_a_proj.weight": ("q_proj", "q_a_proj", "layer", "attn", "layer_5", None, "weight"),
     "model.layers.5.self_attn.kv_a_proj_with_mqa.weight": (

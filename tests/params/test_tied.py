@@ -47,6 +47,17 @@ def test_a_task_head_is_no_absent_head(make: Make) -> None:
     assert find_ties(make("m", {"wte.weight": (8, 4), "score.weight": (2, 4)}, config=config)).absent is None
 
 
+def test_what_comes_before_berts_head_is_no_task_head(make: Make) -> None:
+    before = {"cls.predictions.transform.dense.weight": (4, 4), "cls.predictions.bias": (8,)}
+    word = "bert.embeddings.word_embeddings.weight"
+    assert find_ties(make("m", {word: (8, 4), **before}, config={"model_type": "bert"})).absent == word
+
+
+@pytest.mark.parametrize(("model_type", "absent"), [("gpt_neox", None), ("gpt_neox_japanese", EMBED)])
+def test_a_model_type_that_differs_from_its_family(make: Make, model_type: str, absent: str | None) -> None:
+    assert find_ties(make("m", {EMBED: (8, 4)}, config={"model_type": model_type})).absent == absent
+
+
 def test_position_embeddings_are_not_tied(make: Make) -> None:
     config = {"model_type": "gpt2"}
     assert find_ties(make("m", {"wpe.weight": (99, 4), "wte.weight": (8, 4)}, config=config)).absent == "wte.weight"

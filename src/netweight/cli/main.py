@@ -20,6 +20,9 @@ __all__ = ["cli", "main"]
 
 COMMANDS = {
     "info": ("netweight.cli.info:info", "What is in a checkpoint, from its headers alone."),
+    "structure": ("netweight.cli.structure:structure", "What models are made of, and what pruning left of their base."),
+    "scan": ("netweight.cli.scan:scan", "Statistics, spectra, quantization risk, sparsity of all matrices."),
+    "compare": ("netweight.cli.compare:compare", "What differs between two models, from their weights."),
     "delta": ("netweight.cli.delta:delta", "What fine-tunes changed: task vectors, and how alike they are."),
     "demo": ("netweight.cli.demo:demo", "Make a small base and five fine-tunes, and measure them."),
 }

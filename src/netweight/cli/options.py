@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
 
 from netweight.errors import OptionError, printable
+from netweight.run.device import check_device
 
 __all__ = [
+    "Aliased",
     "SpaceSeparated",
     "device_options",
     "filter_options",
@@ -42,7 +44,23 @@ def parse_size(text: str) -> int:
     raise OptionError(f"--memory: expected a size such as 512MB, 1GiB or 2g, got '{printable(text)}'")
 
 
-class SpaceSeparated(click.Option):
+class Aliased(click.Option):
+    """An option that also answers to `aliases`: names that other programs gave it, which no help text lists."""
+
+    def __init__(self, *args: Any, aliases: Sequence[str] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.aliases = tuple(aliases)
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        """Register the option under all its names."""
+        super().add_to_parser(parser, ctx)
+        long_names = parser._long_opt  # noqa: SLF001
+        first = next(name for name in self.opts if name in long_names)
+        for alias in self.aliases:
+            long_names[alias] = long_names[first]
+
+
+class SpaceSeparated(Aliased):
     """An option that takes all values up to the next option, as argparse's `nargs="+"` does.
 
     `--models a b`, `--models a --models b` and `--models=a b` mean the same; the command gets a tuple. A value that
@@ -70,13 +88,7 @@ def _greedy(process: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
 
 
 def _check_device(ctx: click.Context, param: click.Parameter, value: str) -> str:  # noqa: ARG001 - click's signature
-    if value in {"auto", "cpu"}:
-        return value
-    if re.fullmatch(r"cuda(:[0-9]{1,4})?", value):
-        raise OptionError(
-            f"--device {value}: GPUs come with a later version; leave the option out, or use --device cpu"
-        )
-    raise OptionError(f"--device: expected auto, cpu, cuda or cuda:N, got '{printable(value)}'")
+    return check_device(value)
 
 
 def _check_multi_gpu(ctx: click.Context, param: click.Parameter, value: bool) -> bool:  # noqa: ARG001, FBT001

@@ -5,8 +5,7 @@ weights.
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.tensor import Checkpoint
 from netweight.errors import Interrupted, OptionError, printable
+from netweight.jobs.inputs import identity, stamps
 from netweight.jobs.model_names import model_names
 from netweight.params.align import Aligned, Alignment, align
 from netweight.run.memory import FLOOR, fit_workers
 from netweight.run.plan import STRETCH, Plan, digest_of
-from netweight.run.progress import Progress, Silent
+from netweight.run.progress import Progress, Silent, compiling
 from netweight.version import __version__
 
 if TYPE_CHECKING:
@@ -60,25 +60,11 @@ class Prepared:
 
     def inputs(self) -> list[dict[str, Any]]:
         """The identity of base and models."""
-        return [_identity(c) for c in (self.base, *self.models)]
+        return [identity(c) for c in (self.base, *self.models)]
 
     def locations(self) -> list[Path]:
         """The models' own paths, which no result may replace."""
         return [Path(c.ref).absolute() for c in (self.base, *self.models)]
-
-
-def _identity(checkpoint: Checkpoint) -> dict[str, Any]:
-    return {
-        "ref": checkpoint.ref,
-        "path": str(Path(checkpoint.ref).absolute()),
-        "format": checkpoint.format,
-        "files": [{"name": Path(f.path).name, "size": f.size, "header_digest": f.digest} for f in checkpoint.files],
-    }
-
-
-def _stamps(checkpoint: Checkpoint) -> list[list[Any]]:
-    """What tells in a later run that the files are still the same."""
-    return [[f.path, f.size, f.digest, Path(f.path).stat().st_mtime_ns] for f in checkpoint.files]
 
 
 def prepare(base: Reference, models: Sequence[Reference], options: Options, stack: ExitStack) -> Prepared:
@@ -108,7 +94,7 @@ def prepare(base: Reference, models: Sequence[Reference], options: Options, stac
         {
             "job": "delta",
             "version": __version__,
-            "inputs": [_stamps(c) for c in opened],
+            "inputs": [stamps(c) for c in opened],
             "include": options.include,
             "exclude": options.exclude,
             "count_tied_twice": options.count_tied_twice,
@@ -254,7 +240,7 @@ def _measure(
     parameters = [a for a in prepared.alignment.parameters if a.name not in ready]
     tasks = [t for t in prepared.plan.tasks if t.name not in ready]
     drift = find("drift")
-    with _slow_start(lambda: progress.note("compiling the kernels: only at the first run of an installation")):
+    with compiling(progress):
         kernels.prepare({tuple(None if t is None else t.dtype for t in (a.base, *a.models)) for a in parameters})
     for aligned, statistics in measure_differences(parameters, tasks, executor, kernels, progress):
         base_l2 = statistics.base_l2()
@@ -264,15 +250,3 @@ def _measure(
         )
         gram = tuple(tuple(float(v) for v in row) for row in statistics.gram())
         yield ParameterDelta(aligned, rows, gram)
-
-
-@contextmanager
-def _slow_start(tell: Callable[[], None], seconds: float = 2.0) -> Iterator[None]:
-    """Call `tell` where the block takes longer than `seconds`."""
-    timer = threading.Timer(seconds, tell)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()

@@ -8,11 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from netweight.dtypes import DType
+
+if TYPE_CHECKING:
+    from netweight.kernels.channels import ChannelAccumulator
+    from netweight.kernels.pairs import PairAccumulator
+    from netweight.kernels.spectrum import SpectrumAccumulator
+    from netweight.kernels.values import PatternAccumulator, ValuesAccumulator
 
 __all__ = ["CHUNK", "DifferenceAccumulator", "DifferencePartial", "Kernels", "RefineAccumulator", "Window"]
 
@@ -143,6 +149,30 @@ class Kernels(Protocol):
         """An accumulator for the second look."""
         ...
 
+    def pairs(self) -> PairAccumulator:
+        """An accumulator for two tensors side by side."""
+        ...
+
+    def patterns(self) -> PatternAccumulator:
+        """An accumulator for the bit patterns of one matrix."""
+        ...
+
+    def values(self) -> ValuesAccumulator:
+        """An accumulator for a look at one matrix of 32- or 64-bit floats."""
+        ...
+
+    def channels(self) -> ChannelAccumulator:
+        """An accumulator for what depends on rows, columns and groups of columns."""
+        ...
+
     def working_bytes(self, models: int) -> int:
         """Memory that one accumulator of each kind takes, in bytes."""
+        ...
+
+    def spectrum(self, dtype: DType, rows: int, cols: int, leading: int | None = None) -> SpectrumAccumulator:
+        """An accumulator for one matrix's singular values; `leading`: only so many of the largest are asked for."""
+        ...
+
+    def spectrum_bytes(self, dtype: DType, rows: int, cols: int, leading: int | None = None) -> int:
+        """Memory that this accumulator takes at most, in bytes."""
         ...

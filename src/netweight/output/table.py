@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from netweight.version import __version__
 
@@ -25,6 +25,7 @@ __all__ = [
     "csv_text",
     "json_number",
     "write_csv",
+    "write_csv_to",
     "write_json",
     "write_parquet",
 ]
@@ -78,10 +79,15 @@ def write_csv(path: Path, columns: Sequence[Column], rows: Iterable[Row]) -> Non
     length, OSError where the file cannot be written.
     """
     with path.open("w", encoding="utf-8", newline="") as file:
-        out = csv.writer(file, lineterminator="\n")
-        out.writerow([csv_text(column.name) for column in columns])
-        for row in rows:
-            out.writerow([_csv_cell(cell) for cell in _checked(row, columns)])
+        write_csv_to(file, columns, rows)
+
+
+def write_csv_to(file: TextIO, columns: Sequence[Column], rows: Iterable[Row]) -> None:
+    """The same into an open text file."""
+    out = csv.writer(file, lineterminator="\n")
+    out.writerow([csv_text(column.name) for column in columns])
+    for row in rows:
+        out.writerow([_csv_cell(cell) for cell in _checked(row, columns)])
 
 
 def write_json(path: Path, value: object) -> None:

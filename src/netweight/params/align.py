@@ -16,7 +16,7 @@ from netweight.params.prefix import find_prefixes
 from netweight.params.role import Parameter, classify_all
 from netweight.params.tied import find_ties, tied
 
-__all__ = ["Aligned", "Alignment", "align"]
+__all__ = ["Aligned", "Alignment", "align", "dtype_reason", "nothing_matches", "unwanted_reason"]
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ def align(
     globs.
     """
     parameters = classify_all({name: tensor.shape for name, tensor in base.items()})
-    unwanted = {name: reason for name in base if (reason := _unwanted(name, include, exclude))}
+    unwanted = {name: reason for name in base if (reason := unwanted_reason(name, include, exclude))}
     if base and len(unwanted) == len(base):
-        raise OptionError(_nothing_matches(base, include, exclude))
+        raise OptionError(nothing_matches(base, include, exclude))
     matched = [_names(base, model) for model in models]
     base_ties = (
         {}
@@ -156,13 +156,14 @@ def _same(first: str, second: str | None, ties: Mapping[str, str]) -> bool:
 def _unusable(base: Tensor, model: Tensor) -> str | None:
     for side, dtype in (("base", base.dtype), ("model", model.dtype)):
         if dtype.kind is not Kind.FLOAT:
-            return f"{_dtype_reason(dtype)} (in the {side})"
+            return f"{dtype_reason(dtype)} (in the {side})"
     if base.shape != model.shape:
         return f"shape {list(base.shape)} in the base, {list(model.shape)} in the model"
     return None
 
 
-def _dtype_reason(dtype: DType) -> str:
+def dtype_reason(dtype: DType) -> str:
+    """Why a tensor of this type, which is no float type, is not measured."""
     match dtype.kind:
         case Kind.INTEGER | Kind.BOOLEAN:
             return f"{dtype.kind.value} dtype {dtype}: not a weight"
@@ -172,7 +173,8 @@ def _dtype_reason(dtype: DType) -> str:
             return f"packed dtype {dtype}: not measured"
 
 
-def _unwanted(name: str, include: Sequence[str], exclude: Sequence[str]) -> str | None:
+def unwanted_reason(name: str, include: Sequence[str], exclude: Sequence[str]) -> str | None:
+    """Why the globs leave a parameter out, None where they let it through."""
     for glob in exclude:
         if fnmatchcase(name, glob):
             return f"excluded by --exclude {printable(glob)}"
@@ -217,7 +219,8 @@ def _examples(checkpoint: Checkpoint) -> str:
     return ", ".join(shown) if shown else "no tensors"
 
 
-def _nothing_matches(base: Checkpoint, include: Sequence[str], exclude: Sequence[str]) -> str:
+def nothing_matches(base: Checkpoint, include: Sequence[str], exclude: Sequence[str]) -> str:
+    """The message where the globs leave nothing."""
     globs = " ".join([*(f"--include {printable(g)}" for g in include), *(f"--exclude {printable(g)}" for g in exclude)])
     hint = did_you_mean(include[0], islice(base, 2000)) if include else ""
     return f"no parameter of {printable(base.ref)} is left by {globs}{hint}; its names look like {_examples(base)}"

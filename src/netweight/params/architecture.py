@@ -12,7 +12,7 @@ from netweight.checkpoint.tensor import Checkpoint, Tensor
 from netweight.dtypes import Kind
 from netweight.params.role import Parameter
 
-__all__ = ["Architecture", "describe"]
+__all__ = ["Architecture", "config_numbers", "describe"]
 
 _KEYS = {
     "layers": ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
@@ -21,7 +21,7 @@ _KEYS = {
     "hidden_size": ("hidden_size", "n_embd", "d_model", "dim"),
     "intermediate_size": ("intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim", "d_ff", "hidden_dim"),
     "vocabulary": ("vocab_size", "padded_vocab_size"),
-    "head_size": ("head_dim", "d_kv"),
+    "head_size": ("head_dim", "d_kv", "kv_channels"),
 }
 """What the families call each number in config.json; the first one found counts."""
 
@@ -46,7 +46,7 @@ def describe(checkpoint: Checkpoint, parameters: Mapping[str, Parameter]) -> Arc
     """The architecture of a checkpoint whose names are read as `parameters`. Reads headers only; a hostile config
     says nothing.
     """
-    said = _from_config(checkpoint.config)
+    said = config_numbers(checkpoint.config)
     stacks = _stacks(parameters)
     shown = _from_shapes(checkpoint, parameters, said)
     if "" in stacks:
@@ -79,7 +79,10 @@ _COMPARED = {
 }
 
 
-def _from_config(config: Mapping[str, Any] | None) -> dict[str, int]:
+def config_numbers(config: Mapping[str, Any] | None) -> dict[str, int]:
+    """The numbers that config.json gives, under netweight's names: layers, heads, kv_heads, hidden_size,
+    intermediate_size, vocabulary, head_size; a `text_config` comes first, and what is no sensible number is left out.
+    """
     if not isinstance(config, Mapping):
         return {}
     text = config.get("text_config")

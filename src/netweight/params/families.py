@@ -119,6 +119,7 @@ SIGNATURES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("qwen2", (".self_attn.q_proj.bias", ".mlp.gate_proj.")),
     ("stablelm", (".self_attn.q_proj.", ".mlp.gate_proj.", ".input_layernorm.bias")),
     ("llama", (".self_attn.q_proj.", ".mlp.gate_proj.", ".input_layernorm.weight")),
+    ("llama", (".self_attn.q_proj.", ".mlp.gate_proj.", ".attn_shortcut_q")),  # SliceGPT: its norms have no weights
     ("rwkv", ("blocks.#.att.receptance.", "blocks.#.ffn.key.")),
     ("mamba", ("layers.#.mixer.in_proj.", "layers.#.mixer.a_log")),
     ("clip", ("resblocks.#.attn.in_proj_weight",)),

@@ -154,6 +154,7 @@ QUANTIZATION = _words(
 BUFFERS = _words(
     "inv_freq original_inv_freq masked_bias position_ids causal_mask attn_mask mask tril freqs_cis freqs_cos freqs_sin"
     " freqs cos_cached sin_cached alibi num_batches_tracked running_mean running_var relative_position_index"
+    " e_score_correction_bias"
 )
 TRANSPARENT = _words(
     "linear layer layers base_layer module e_score_correction default original_module modules_to_save self norms"

@@ -32,6 +32,9 @@ Source: the configuration classes of the transformers library. `PretrainedConfig
 as False say so in their own class. A family that is not here is not guessed at.
 """
 
+_TIED_BY_TYPE = {"gpt_neox_japanese": True, "mamba2": False, "qwen3_vl_moe": True, "qwen3_vl_moe_text": True}
+"""Model types that differ from their family in this."""
+
 _BLOCK = 1 << 20  # elements compared at a time
 
 
@@ -71,8 +74,10 @@ def find_ties(
         return Ties(aliases)
     heads = [p.name for p in parameters.values() if p.slot == "lm_head" and p.role == "output" and p.layer is None]
     if not heads:
-        task_head = any(p.slot == "head" and p.group == "lm_head" for p in parameters.values())
-        return Ties(aliases, absent=None if task_head else embedding)
+        others = [p.name for p in parameters.values() if p.slot == "head" and p.group == "lm_head"]
+        # BERT's `cls.predictions` is what comes before its head, which is the embedding.
+        of_tokens = not others or any(".predictions." in name for name in others)
+        return Ties(aliases, absent=embedding if of_tokens else None)
     twice = []
     for head in heads:
         first, second = checkpoint[head], checkpoint[embedding]
@@ -109,7 +114,10 @@ def _config_ties(config: Mapping[str, Any] | None) -> bool:
             return said
     for level in levels:
         model_type = level.get("model_type")
-        known = MODEL_TYPES.get(model_type.lower()) if isinstance(model_type, str) else None
+        model_type = model_type.lower() if isinstance(model_type, str) else ""
+        if model_type in _TIED_BY_TYPE:
+            return _TIED_BY_TYPE[model_type]
+        known = MODEL_TYPES.get(model_type)
         if known in TIED_BY_DEFAULT:
             return TIED_BY_DEFAULT[known]
     return False

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
-__all__ = ["Progress", "Silent"]
+__all__ = ["Progress", "Silent", "compiling"]
+
+_PATIENCE = 2.0  # seconds
 
 
 class Progress(Protocol):
@@ -41,3 +46,17 @@ class Silent:
 
     def stop(self) -> None:
         """See Progress."""
+
+
+@contextmanager
+def compiling(progress: Progress) -> Iterator[None]:
+    """Tell what is going on where loading the kernels in the block takes seconds: they are being compiled."""
+    timer = threading.Timer(
+        _PATIENCE, lambda: progress.note("compiling the kernels: only at the first run of an installation")
+    )
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

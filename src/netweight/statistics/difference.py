@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from netweight.kernels.protocol import DifferencePartial, F64Array, U8Array, U64Array, Window
+from netweight.kernels.protocol import DifferencePartial, F64Array, U8Array, U64Array
 from netweight.statistics import order
 from netweight.statistics.moments import EMPTY, Moments
+from netweight.statistics.ranks import Ranks
 
 __all__ = ["PROBABILITIES", "DifferenceStatistics", "Distribution"]
 
@@ -43,57 +44,6 @@ class Distribution:
     quantiles: tuple[float, ...]
 
 
-class _Ranks:
-    """One model's order statistics: resolved by its bins and residual values, or by further looks at the data."""
-
-    def __init__(self, bins: Any, counts: U64Array, window: Window) -> None:
-        """`bins` are the finite ones that hold values, in the order of their values; counts [65536]."""
-        self._window = window
-        held = counts[bins]
-        self.n = int(held.sum())
-        self.values: dict[int, float] = {}
-        self.open = order.locate(bins, held, order.needed_ranks(self.n, PROBABILITIES)) if self.n else []
-
-    def settle_extremes(self, moments: Moments) -> None:
-        """The first and last rank are the minimum and the maximum."""
-        for rank, value in ((0, moments.minimum), (self.n - 1, moments.maximum)):
-            self.values[rank] = value
-        self.open = [r for r in self.open if r.rank not in self.values]
-
-    def settle_from_bins(self, counts: U64Array, residual_counts: U64Array, residuals: Any, covered: U8Array) -> None:
-        """Every rank whose bin is coarse throughout, or whose residual values were all handed over."""
-        left = []
-        inside: dict[int, Any] = {}
-        width = self._window.width
-        shift = self._window.shift
-        for rank in self.open:
-            b = rank.prefix
-            if not residual_counts[b]:
-                self.values[rank.rank] = float(order.bin_values(width)[b])
-            elif residuals is not None and covered[b]:
-                if b not in inside:
-                    inside[b] = np.concatenate([r[(r >> r.dtype.type(shift)) == b] for r in residuals])
-                coarse = int(counts[b] - residual_counts[b])
-                self.values[rank.rank] = order.pick_from(rank, coarse, inside[b], width)
-            else:
-                left.append(rank)
-        self.open = left
-
-    def prefixes(self) -> U64Array:
-        """The prefixes of the ranks that are still open, sorted."""
-        return np.array(sorted({r.prefix for r in self.open}), dtype=np.uint64)
-
-    def refine(self, counts: U64Array) -> None:
-        """Step all open ranks down by the counts [prefixes, 65536] of the bits under `prefixes()`."""
-        slots = {int(p): i for i, p in enumerate(self.prefixes())}
-        stepped = [order.step_down(r, counts[slots[r.prefix]]) for r in self.open]
-        done = [r for r in stepped if 16 * r.level == self._window.width]
-        if done:
-            found = order.bits_to_values(np.array([r.prefix for r in done], dtype=np.uint64), self._window.width)
-            self.values |= {r.rank: float(v) for r, v in zip(done, found, strict=True)}
-        self.open = [r for r in stepped if 16 * r.level != self._window.width]
-
-
 class DifferenceStatistics:
     """The statistics of one parameter over `models` models, filled from `stretches` partials in any order."""
 
@@ -104,7 +54,7 @@ class DifferenceStatistics:
         self._residuals: list[list[Any] | None] = [[] for _ in range(models)]
         self._covered = np.ones(65536, np.uint8)
         self._counts: U64Array | None = None
-        self._ranks: list[_Ranks] = []
+        self._ranks: list[Ranks] = []
 
     def kept(self) -> U8Array:
         """uint8 [65536]: the bins whose residual values the next stretch should hand over."""
@@ -170,7 +120,7 @@ class DifferenceStatistics:
             used = coarse > 0
             moments = Moments.of_counts(order.bin_values(width)[bins[used]], coarse[used]).merge(total)
             self._moments.append(moments)
-            ranks = _Ranks(bins, self._counts[m], self._window)
+            ranks = Ranks(bins, self._counts[m], self._window, PROBABILITIES)
             if ranks.n:
                 ranks.settle_extremes(moments)
                 ranks.settle_from_bins(self._counts[m], self._residual_counts[m], self._residuals[m], self._covered)
@@ -205,7 +155,7 @@ class DifferenceStatistics:
             n_inf=n_inf,
             n_zero=int(zeros.sum()),
             moments=moments,
-            quantiles=tuple(order.interpolate(ranks.n, PROBABILITIES, ranks.values)) if ranks.n else (),
+            quantiles=ranks.quantiles(),
         )
 
     def histogram(self, model: int) -> U64Array:

@@ -27,6 +27,7 @@ __all__ = [
     "needed_ranks",
     "occupied_bins",
     "pick_from",
+    "quantiles_of_counts",
     "step_down",
 ]
 
@@ -140,3 +141,15 @@ def interpolate(n: int, probabilities: Sequence[float], values: dict[int, float]
         a, b = values[low], values[min(low + 1, n - 1)]
         found.append((b - (b - a) * (1 - t) if t >= 0.5 else a + (b - a) * t) + 0.0)
     return found
+
+
+def quantiles_of_counts(values: Array, counts: Array, probabilities: Sequence[float]) -> tuple[float, ...]:
+    """Of ascending values float64 [k] that occur `counts` [k] times, by numpy's "linear" rule; empty where k = 0."""
+    if not len(values):
+        return ()
+    ends = np.cumsum(counts)
+    n = int(ends[-1])
+    ranks = needed_ranks(n, probabilities)
+    places = np.searchsorted(ends, np.asarray(ranks, dtype=np.uint64), side="right")
+    known = {rank: float(values[place]) for rank, place in zip(ranks, places, strict=True)}
+    return tuple(interpolate(n, probabilities, known))

@@ -12,7 +12,7 @@ import numpy as np
 from netweight.dtypes import DTYPES, DType, Kind
 from netweight.kernels.protocol import U64Array
 from netweight.statistics.moments import Moments
-from netweight.statistics.order import interpolate, needed_ranks
+from netweight.statistics.order import quantiles_of_counts
 
 __all__ = ["PatternHistogram"]
 
@@ -83,12 +83,4 @@ class PatternHistogram:
 
     def quantiles(self, probabilities: Sequence[float]) -> tuple[float, ...]:
         """Over the finite values, numpy's "linear" rule; empty where there are none."""
-        values, counts = self.distinct()
-        if not len(values):
-            return ()
-        ends = np.cumsum(counts)
-        n = int(ends[-1])
-        ranks = needed_ranks(n, probabilities)
-        places = np.searchsorted(ends, np.asarray(ranks, dtype=np.uint64), side="right")
-        known = {rank: float(values[place]) for rank, place in zip(ranks, places, strict=True)}
-        return tuple(interpolate(n, probabilities, known))
+        return quantiles_of_counts(*self.distinct(), probabilities)

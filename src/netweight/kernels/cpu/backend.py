@@ -11,7 +11,11 @@ import numpy as np
 
 from netweight.dtypes import DTYPES, DType
 from netweight.kernels.cpu import loops
+from netweight.kernels.cpu.channels import CpuChannels
+from netweight.kernels.cpu.pairs import CpuPairs
 from netweight.kernels.cpu.patterns import PADDING, count_patterns
+from netweight.kernels.cpu.spectrum import CpuSpectrum, spectrum_bytes
+from netweight.kernels.cpu.values import CpuPatterns, CpuValues
 from netweight.kernels.protocol import CHUNK, DifferencePartial, F64Array, U8Array, U64Array, Window
 
 __all__ = ["CpuKernels"]
@@ -233,8 +237,32 @@ class CpuKernels:
         """See the protocol."""
         return CpuRefine(models)
 
+    def pairs(self) -> CpuPairs:
+        """See the protocol."""
+        return CpuPairs(_KINDS, _half_table(), _eighth_tables())
+
+    def patterns(self) -> CpuPatterns:
+        """See the protocol."""
+        return CpuPatterns()
+
+    def values(self) -> CpuValues:
+        """See the protocol."""
+        return CpuValues(_BUFFER)
+
+    def channels(self) -> CpuChannels:
+        """See the protocol."""
+        return CpuChannels(_KINDS, _eighth_tables())
+
     def working_bytes(self, models: int) -> int:
         """See the protocol; refining is for at most 18 prefixes a model (the neighbours of nine quantiles)."""
         lanes = (1 + models) * (_BUFFER + CHUNK * 8)
         differences = models * (5 * 65536 * 4 + _STORE * 4)
         return 2 * lanes + differences + models * 65536 * (8 + 18 * 4)
+
+    def spectrum(self, dtype: DType, rows: int, cols: int, leading: int | None = None) -> CpuSpectrum:
+        """See the protocol."""
+        return CpuSpectrum(dtype, rows, cols, leading)
+
+    def spectrum_bytes(self, dtype: DType, rows: int, cols: int, leading: int | None = None) -> int:
+        """See the protocol."""
+        return spectrum_bytes(dtype, rows, cols, leading)

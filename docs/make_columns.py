@@ -1,0 +1,57 @@
+"""Write docs/columns.md from the columns' own definitions: `python docs/make_columns.py`."""  # noqa: INP001
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from netweight.jobs.compare_result import PARAMETER_COLUMNS as COMPARED
+from netweight.jobs.delta_result import COLUMNS as DELTA
+from netweight.jobs.scan import ALL
+from netweight.jobs.scan_files import CSV_COLUMNS
+from netweight.jobs.scan_result import PARAMETER_COLUMNS
+from netweight.measures.change import between_columns
+from netweight.measures.registry import find
+from netweight.output.table import Column
+
+TARGET = Path(__file__).with_name("columns.md")
+
+_HEAD = """# Columns
+
+Every field that netweight writes, from the definitions in the code: made by `docs/make_columns.py`; a test compares
+the two. What the measures say and do not say: [measures](measures/README.md).
+
+In JSON a field that is not defined is null, and a field beside it says why; in CSV and Parquet it is empty. In Python
+it is NaN, or infinite where it is a ratio to zero. A name with a dot (`sparsity_levels.threshold_0.0`) is a
+field inside another one in JSON.
+"""
+
+
+def render() -> str:
+    """The whole of docs/columns.md."""
+    parts = [
+        _HEAD,
+        _table("`scan`: the CSV file", CSV_COLUMNS),
+        _table("`scan`: the first columns of the table", PARAMETER_COLUMNS),
+    ]
+    for name in ALL:
+        measure = find(name)
+        parts.append(_table(f"`scan`: {name}", measure.columns, measure.doc))
+    change = find("change")
+    parts += [
+        _table("`compare`: the first columns of the table", COMPARED),
+        _table("`compare`: change", change.columns, change.doc),
+        _table("`compare`: with other methods", between_columns(ALL)),
+        _table("`delta`: delta.parquet", DELTA),
+    ]
+    return "\n".join(parts)
+
+
+def _table(title: str, columns: Sequence[Column], doc: str = "") -> str:
+    lines = [f"## {title}", "", *([doc, ""] if doc else []), "| field | unit | definition |", "| --- | --- | --- |"]
+    lines += [f"| `{c.name}` | {c.unit} | {c.doc.replace('|', chr(92) + '|')} |" for c in columns]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    TARGET.write_text(render(), encoding="utf-8", newline="\n")

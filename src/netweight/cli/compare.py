@@ -1,0 +1,134 @@
+"""`netweight compare`: what differs between two models."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from netweight.cli.compare_view import show_comparison, show_plan
+from netweight.cli.options import (
+    SpaceSeparated,
+    device_options,
+    filter_options,
+    format_option,
+    parse_size,
+    seed_option,
+    verbose_option,
+)
+from netweight.errors import OptionError, printable
+
+if TYPE_CHECKING:
+    from netweight.jobs.compare import Prepared
+
+__all__ = ["compare"]
+
+
+@click.command(short_help="What differs between two models, from their weights.")
+@click.argument("models", nargs=-1, metavar="A B")
+@click.option("--model1", hidden=True, metavar="MODEL", help="The same as A.")
+@click.option("--model2", hidden=True, metavar="MODEL", help="The same as B.")
+@click.option(
+    "--methods",
+    cls=SpaceSeparated,
+    metavar="NAME ...",
+    default=("basic_stats",),
+    help="basic_stats, spectral, quantization, sparsity, tail or all. [default: basic_stats]",
+)
+@click.option(
+    "--top-changes",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="How many of the most changed parameters to list.",
+)
+@click.option("--output", metavar="FILE", help="Write the result: .json, .csv or .parquet.")
+@click.option("--count-tied-twice", is_flag=True, help="Count tied weights under each of their names.")
+@filter_options
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Threads. The results do not depend on it.")
+@click.option(
+    "--memory",
+    type=parse_size,
+    metavar="SIZE",
+    help="Memory to stay within, e.g. 512MB, 1GiB. [default: 1GiB or 1/4 of RAM]",
+)
+@click.option("--dry-run", is_flag=True, help="Show what would be read, and how much memory it takes; read no data.")
+@device_options
+@format_option
+@verbose_option
+@seed_option
+def compare(
+    models: tuple[str, ...],
+    model1: str | None,
+    model2: str | None,
+    methods: tuple[str, ...],
+    output: str | None,
+    output_format: str,
+    memory: int | None,
+    **rest: Any,
+) -> None:
+    """Compare two models A and B, parameter by parameter, in one pass over the weights of both.
+
+    Says how far B is from A, which parameters changed most, which are the same, and which only one of them has. Models
+    of different depth are aligned by name. With --methods spectral and others, also how what `scan` says of each matrix
+    differs.
+    """
+    from contextlib import ExitStack
+
+    from netweight.cli.progress import progress_for
+    from netweight.jobs.compare import Options, prepare
+    from netweight.jobs.compare import compare as measure
+
+    a, b = _references(models, model1, model2)
+    options = Options(
+        workers=rest["workers"],
+        memory=memory,
+        include=rest["include"],
+        exclude=rest["exclude"],
+        count_tied_twice=rest["count_tied_twice"],
+    )
+    if rest["dry_run"]:
+        with ExitStack() as stack:
+            _show_plan(prepare(a, b, methods, options, stack), output_format, verbose=rest["verbose"])
+        return
+    result = measure(a, b, methods=methods, output=output, options=options, progress=progress_for(output_format))
+    if output_format == "json":
+        json.dump(result.to_dict(), sys.stdout, indent=2, allow_nan=False, ensure_ascii=True)
+        click.echo()
+    elif output_format == "human":
+        show_comparison(result, top_changes=rest["top_changes"], verbose=rest["verbose"])
+        if output is not None:
+            click.echo(f"written to {printable(output)}")
+
+
+def _references(models: tuple[str, ...], model1: str | None, model2: str | None) -> tuple[str, str]:
+    named = [ref for ref in (model1, model2) if ref is not None]
+    found = [*models, *named] if not models or not named else []
+    if len(found) != 2:
+        raise OptionError("compare takes two models, A and B: folders or files; see `netweight compare --help`")
+    return found[0], found[1]
+
+
+def _show_plan(prepared: Prepared, output_format: str, *, verbose: bool) -> None:
+    if output_format == "human":
+        show_plan(prepared, verbose=verbose)
+    elif output_format == "json":
+        pairing = prepared.pairing
+        found = {
+            **prepared.plan.to_dict(),
+            "bytes_to_read": prepared.nbytes,
+            "methods": list(prepared.methods),
+            "tasks": [
+                {"param": t.name, "start": t.start, "stop": t.stop, "bytes": t.nbytes} for t in prepared.plan.tasks
+            ],
+            "not_comparable": [{"name": p.name, "reason": p.reason} for p in pairing.pairs if p.reason],
+            "only_in_model1": list(pairing.only_in_a),
+            "only_in_model2": list(pairing.only_in_b),
+            "skipped": [{"name": s.name, "reason": s.reason} for s in pairing.skipped],
+            "notes": list(prepared.notes),
+        }
+        json.dump(found, sys.stdout, indent=2, ensure_ascii=True)
+        click.echo()

@@ -1,0 +1,190 @@
+"""`netweight scan`: every matrix's statistics, spectrum, quantization risk and sparsity."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from netweight.cli.options import (
+    Aliased,
+    SpaceSeparated,
+    device_options,
+    filter_options,
+    run_options,
+    seed_option,
+    verbose_option,
+)
+from netweight.cli.text import human_bytes
+from netweight.errors import OptionError, printable
+
+if TYPE_CHECKING:
+    from netweight.jobs.scan import Prepared
+    from netweight.jobs.scan_result import ScanResults
+
+__all__ = ["scan"]
+
+_LISTED = 6
+
+
+@click.command(short_help="Statistics, spectrum, quantization risk and sparsity of every matrix.")
+@click.argument("model", required=False)
+@click.option("--model", "named", cls=Aliased, aliases=("--model_path", "--model-path"), hidden=True)
+@click.option(
+    "--methods",
+    cls=SpaceSeparated,
+    metavar="METHOD ...",
+    help="basic_stats, spectral, quantization, sparsity, tail, or all."
+    " [default: basic_stats; for CSV output also spectral]",
+)
+@click.option(
+    "--output", cls=Aliased, aliases=("--out",), metavar="FILE", help="Write the results: .json, .csv or .parquet."
+)
+@click.option("--plots", metavar="DIR", help="Draw pictures of what was measured into DIR.")
+@click.option(
+    "--plot-tensors",
+    cls=SpaceSeparated,
+    metavar="GLOB ...",
+    help="Matrices to draw one by one: distribution and singular values. [default: the four most telling]",
+)
+@click.option("--health", is_flag=True, help="A score out of 100 and the findings behind it.")
+@click.option(
+    "--top-issues", type=click.IntRange(min=0), default=10, show_default=True, metavar="N", help="Rows of each table."
+)
+@click.option(
+    "--rank-k",
+    cls=Aliased,
+    aliases=("--rank_k",),
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Only the N leading singular values of each matrix. [default: all of them]",
+)
+@click.option("--weights-only", is_flag=True, help="Leave out vectors: norms, biases, scales.")
+@click.option("--no-split", is_flag=True, help="Do not also measure the projections inside fused ones.")
+@click.option("--count-tied-twice", is_flag=True, help="Measure tied weights under each of their names.")
+@click.option("--model-id", cls=Aliased, aliases=("--model_id",), metavar="ID", help="Recorded in the results.")
+@click.option("--revision", metavar="REV", help="Recorded in the results.")
+@click.option("--parallel", is_flag=True, hidden=True)
+@click.option("--no-gpu", cls=Aliased, aliases=("--no_gpu",), is_flag=True, hidden=True)
+@click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(["human", "json", "csv", "quiet"]),
+    default="human",
+    show_default=True,
+    help="What to print on stdout.",
+)
+@filter_options
+@run_options
+@device_options
+@verbose_option
+@seed_option
+def scan(model: str | None, named: str | None, output_format: str, **rest: Any) -> None:
+    """Measure every matrix of MODEL exactly: nothing is sampled or cropped, and each is read once for all measures.
+
+    basic_stats: moments, norms, quantiles; spectral: singular values, ranks, condition number; quantization: errors of
+    int8 and int4, outliers; sparsity: zeros, dead rows and columns, 2:4; tail: the power law of the spectrum (alpha).
+    """
+    from contextlib import ExitStack
+
+    from netweight.cli.progress import progress_for
+    from netweight.jobs.scan import Options, choose, prepare
+    from netweight.jobs.scan import scan as measure
+
+    if (model is None) == (named is None):
+        raise click.UsageError(
+            "expected one MODEL" if model is None else "MODEL is given twice: as argument and --model"
+        )
+    ref = model if model is not None else str(named)
+    options = Options(
+        workers=rest["workers"],
+        memory=rest["memory"],
+        include=rest["include"],
+        exclude=rest["exclude"],
+        count_tied_twice=rest["count_tied_twice"],
+        weights_only=rest["weights_only"],
+        split=not rest["no_split"],
+        rank_k=rest["rank_k"],
+    )
+    methods = rest["methods"] or None
+    if methods is None and output_format == "csv":
+        methods = ("basic_stats", "spectral")
+    if rest["dry_run"]:
+        with ExitStack() as stack:
+            _show_plan(
+                prepare(ref, choose(methods, rest["output"]), options, stack), output_format, verbose=rest["verbose"]
+            )
+        return
+    result = measure(
+        ref,
+        methods=methods,
+        output=rest["output"],
+        plots=rest["plots"],
+        plot_tensors=rest["plot_tensors"],
+        options=options,
+        resume=rest["resume"],
+        progress=progress_for(output_format),
+        model_id=rest["model_id"],
+        revision=rest["revision"],
+    )
+    _show(result, output_format, **rest)
+    if result.failed:
+        raise SystemExit(1)
+
+
+def _show(result: ScanResults, output_format: str, **rest: Any) -> None:
+    if output_format == "json":
+        found = result.to_dict()
+        if rest["health"]:
+            found = {"health": result.health().to_dict(), "parameters": found}
+        json.dump(found, sys.stdout, indent=2, allow_nan=False, ensure_ascii=True)
+        click.echo()
+    elif output_format == "csv":
+        from netweight.jobs.scan_files import print_csv
+
+        print_csv(result, sys.stdout)
+    elif output_format == "human":
+        from netweight.jobs.scan_view import show_scan
+
+        show_scan(
+            result.rows,
+            top_issues=rest["top_issues"],
+            skipped=result.skipped,
+            notes=result.notes,
+            health=result.health() if rest["health"] else None,
+            verbose=rest["verbose"],
+        )
+        for place in (rest["output"], rest["plots"]):
+            if place:
+                click.echo(f"written to {printable(place)}")
+
+
+def _show_plan(prepared: Prepared, output_format: str, *, verbose: bool) -> None:
+    plan = prepared.plan
+    if output_format == "json":
+        skipped = [{"name": s.name, "reason": s.reason} for s in prepared.skipped]
+        tasks = [{"param": t.name, "elements": t.stop, "bytes": t.nbytes} for t in plan.tasks]
+        found = {**plan.to_dict(), "tasks": tasks, "skipped": skipped, "notes": list(prepared.notes)}
+        json.dump(found, sys.stdout, indent=2, ensure_ascii=True)
+        click.echo()
+    elif output_format == "human":
+        click.echo(f"model      {printable(prepared.checkpoint.ref)}")
+        click.echo(f"measures   {', '.join(m.name for m in prepared.measures)}")
+        click.echo(f"matrices   {plan.tensors} to measure, {plan.skipped} tensors left out")
+        click.echo(f"to read    {human_bytes(plan.nbytes)}")
+        click.echo(f"memory     about {human_bytes(plan.memory)} with {plan.workers} workers")
+        if verbose:
+            for task in plan.tasks:
+                click.echo(f"  {printable(task.name)}  {human_bytes(task.nbytes)}")
+        shown = prepared.skipped if verbose else prepared.skipped[:_LISTED]
+        for entry in shown:
+            click.echo(f"left out: {printable(entry.name)}: {printable(entry.reason)}")
+        if len(prepared.skipped) > len(shown):
+            click.echo(f"left out: {len(prepared.skipped) - len(shown)} more (--verbose lists them)")
+        for note in prepared.notes:
+            click.echo(f"note: {printable(note, 400)}")
+        click.echo("nothing was read or written; leave out --dry-run to run it")
+    elif output_format == "csv":
+        raise OptionError("--dry-run has no CSV form; use --format human or json")

@@ -1,0 +1,269 @@
+"""One matrix, from its first byte to all that was asked of it: one reading feeds everything that can be fed at once.
+
+8- and 16-bit floats need no other reading, but for rows that are too long to be held, whose pieces are read twice. 32-
+and 64-bit floats are looked at again where quantiles are open, and for counts and sums whose thresholds the first look
+found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from netweight.statistics.channels import CHANNELS, Channels
+from netweight.statistics.looks import Looks
+from netweight.statistics.patterns import PatternHistogram
+from netweight.statistics.values import COUNTS, INT8, NEEDS, Values, of_histogram
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from netweight.checkpoint.matrix import Matrix
+    from netweight.kernels.protocol import Kernels, U8Array
+    from netweight.measures.registry import Measure
+
+__all__ = ["BUFFER", "LONGEST_ROW", "BlockSink", "Gathered", "Scratch", "gather", "scratch_bytes"]
+
+BUFFER = 1 << 19
+"""Bytes that are read at a time."""
+
+LONGEST_ROW = 1 << 26
+"""Bytes of the longest row that is ever held whole: sinks take whole rows."""
+
+_STRETCH = 1 << 24  # elements whose sums are formed together: fixed, since the order of sums is
+
+
+class BlockSink(Protocol):
+    """Takes every block of whole rows of the first reading, in order."""
+
+    def add(self, block: U8Array, rows: int) -> None:
+        """Native bytes of `rows` whole rows."""
+        ...
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What was found of a matrix; None where nothing of the kind was asked for."""
+
+    values: Values | None
+    channels: Channels | None
+
+
+class Scratch:
+    """The buffers and accumulators of one thread, made when first needed and used again for every matrix."""
+
+    def __init__(self, kernels: Kernels, buffer: int = BUFFER) -> None:
+        """`buffer` bytes are read at a time, a multiple of 64 KiB; results do not depend on it."""
+        self.kernels = kernels
+        self.nbytes = buffer
+        self._made: dict[str, Any] = {}
+
+    def of(self, kind: str, make: Callable[[], Any]) -> Any:
+        """The accumulator or buffer of this kind, from `make` where there is none yet."""
+        if kind not in self._made:
+            self._made[kind] = make()
+        return self._made[kind]
+
+    def room(self, nbytes: int) -> U8Array:
+        """A byte buffer; only the usual size is kept for the next matrix."""
+        if nbytes > self.nbytes:
+            return np.empty(nbytes, np.uint8)
+        found: U8Array = self.of("buffer", lambda: np.empty(self.nbytes, np.uint8))
+        return found
+
+
+def scratch_bytes(kernels: Kernels, measures: Iterable[Measure], longest_row: int = 0) -> int:
+    """Memory that a `Scratch` and what is gathered with it take at most, in bytes, for the needs of these measures.
+
+    `longest_row`: bytes of the longest row, where it is known to be longer than the buffer.
+    """
+    needs = frozenset().union(*(m.needs for m in measures))
+    total = BUFFER + min(longest_row, LONGEST_ROW)
+    if needs & NEEDS:
+        total += kernels.working_bytes(1) + (3 << 24)  # tables of patterns, residual values, counts under open prefixes
+    if CHANNELS in needs:
+        total += (1 << 20) + 4 * longest_row  # at most four bytes of magnitude by column for a byte of the row
+    return total
+
+
+class _Pieces:
+    """Bytes of any length to an accumulator that wants its own buffer full, by stretches of a fixed length."""
+
+    def __init__(self, accumulator: Any, buffer: U8Array, itemsize: int, flush: Callable[[], None] | None) -> None:
+        self._accumulator = accumulator
+        self._itemsize = itemsize
+        self._room = buffer[: accumulator.block * itemsize]
+        self._flush = flush
+        self._filled = 0
+        self._in_stretch = 0
+
+    def add(self, block: U8Array) -> None:
+        first = 0
+        while first < len(block):
+            taken = min(len(block) - first, len(self._room) - self._filled)
+            self._room[self._filled : self._filled + taken] = block[first : first + taken]
+            first += taken
+            self._filled += taken
+            if self._filled == len(self._room):
+                self._pass_on()
+
+    def _pass_on(self) -> None:
+        count = self._filled // self._itemsize
+        self._accumulator.add(count)
+        self._filled = 0
+        self._in_stretch += count
+        if self._flush is not None and self._in_stretch >= _STRETCH:
+            self._flush()
+            self._in_stretch = 0
+
+    def close(self) -> None:
+        if self._filled:
+            self._pass_on()
+        if self._flush is not None and self._in_stretch:
+            self._flush()
+
+
+def gather(matrix: Matrix, scratch: Scratch, needs: frozenset[str], sinks: Sequence[BlockSink] = ()) -> Gathered:
+    """What `needs` names ("values...." of statistics/values.py, "channels"), and every block of rows to all `sinks`.
+
+    Raises ReadError where bytes cannot be read, ValueError for needs that nobody knows, or sinks where a row is longer
+    than LONGEST_ROW.
+    """
+    if unknown := needs - NEEDS - {CHANNELS}:
+        raise ValueError(f"needs {sorted(unknown)} are not known; there are {sorted(NEEDS | {CHANNELS})}")
+    row_bytes = matrix.dtype.nbytes(matrix.cols)
+    if sinks and row_bytes > LONGEST_ROW:
+        raise ValueError(f"{matrix.name}: rows of {row_bytes} bytes for sinks; expected at most {LONGEST_ROW}")
+    value_needs = needs & NEEDS
+    vector = matrix.rows == 1
+    if CHANNELS in needs and vector:
+        value_needs |= {COUNTS, INT8}  # a vector's columns are its elements, and its row the whole of it
+    channels = scratch.of("channels", scratch.kernels.channels) if CHANNELS in needs else None
+    if channels is not None:
+        channels.start(matrix.dtype, matrix.rows, matrix.cols)
+    values = None
+    if value_needs:
+        made = _FromPatterns if matrix.dtype.bits <= 16 else _FromLooks
+        values = made(matrix, scratch, value_needs)
+    if matrix.rows and matrix.cols and (values or channels or sinks):
+        _first_reading(matrix, scratch, values, channels, sinks)
+    found = values.finish() if values else None
+    return Gathered(
+        found,
+        None if channels is None else Channels.of(matrix.rows, matrix.cols, channels.partial(), found),
+    )
+
+
+class _FromPatterns:
+    """Values of 8- and 16-bit floats, from one count."""
+
+    def __init__(self, matrix: Matrix, scratch: Scratch, needs: frozenset[str]) -> None:
+        self._dtype = matrix.dtype
+        self._needs = needs
+        self._patterns = scratch.of("patterns", scratch.kernels.patterns)
+        self._patterns.start(matrix.dtype)
+        self.add: Callable[[U8Array], None] = self._patterns.add
+
+    def finish(self) -> Values:
+        return of_histogram(PatternHistogram(self._dtype, self._patterns.counts()), self._needs)
+
+
+class _FromLooks:
+    """Values of 32- and 64-bit floats: the first look is fed, the others read the matrix themselves."""
+
+    def __init__(self, matrix: Matrix, scratch: Scratch, needs: frozenset[str]) -> None:
+        self._matrix = matrix
+        self._scratch = scratch
+        self._looks = Looks(needs)
+        self._first = scratch.of("differences", lambda: scratch.kernels.differences(1))
+        self._start()
+        self._pieces = _Pieces(self._first, self._first.buffers[1], matrix.dtype.bits // 8, self._stretch)
+        self.add = self._pieces.add
+
+    def _start(self) -> None:
+        self._first.start([None, self._matrix.dtype], self._looks.kept())
+
+    def _stretch(self) -> None:
+        self._looks.add(self._first.partial())
+        self._start()
+
+    def _feed(self, accumulator: Any, buffer: U8Array) -> None:
+        pieces = _Pieces(accumulator, buffer, self._matrix.dtype.bits // 8, None)
+        for block, _, _ in _blocks(self._matrix, self._scratch, self._scratch.nbytes):
+            pieces.add(block)
+        pieces.close()
+
+    def finish(self) -> Values:
+        self._pieces.close()
+        if not self._matrix.size:
+            self._looks.add(self._first.partial())
+        while (wanted := self._looks.open_prefixes()) is not None:
+            level, prefixes = wanted
+            refine = self._scratch.of("refine", lambda: self._scratch.kernels.refine(1))
+            refine.start([None, self._matrix.dtype], [prefixes], level)
+            self._feed(refine, refine.buffers[1])
+            self._looks.refine(refine.counts()[0])
+        asked, found = self._looks.last_look(), None
+        if asked is not None:
+            last = self._scratch.of("values", self._scratch.kernels.values)
+            last.start(self._matrix.dtype, asked.scale, asked.ranges, asked.thresholds)
+            self._feed(last, last.buffer)
+            found = last.partial()
+        return self._looks.finish(asked, found)
+
+
+def _first_reading(matrix: Matrix, scratch: Scratch, values: Any, channels: Any, sinks: Sequence[BlockSink]) -> None:
+    """Every byte once to all who take it, and the pieces of long rows once more to the channels."""
+    by_rows = bool(sinks) or (channels is not None and matrix.rows > 1)
+    held = LONGEST_ROW if sinks else 8 * scratch.nbytes if by_rows else scratch.nbytes
+    twice = channels is not None and matrix.rows > 1
+    for block, rows, row in _blocks(matrix, scratch, held):
+        if values is not None:
+            values.add(block)
+        if channels is not None:
+            if rows:
+                channels.add(block, rows)
+            else:
+                channels.add_piece(block)
+        for sink in sinks:
+            sink.add(block, rows)
+        if twice and row is not None:
+            for piece in _cells(matrix, row, scratch):
+                channels.add_piece_again(piece)
+
+
+def _blocks(matrix: Matrix, scratch: Scratch, held: int) -> Iterator[tuple[U8Array, int, int | None]]:
+    """Blocks in order: of whole rows, and how many; or of pieces of rows that are longer than `held` bytes, 0, and the
+    number of the row behind its last piece.
+    """
+    row_bytes = matrix.dtype.nbytes(matrix.cols)
+    if not row_bytes:
+        return
+    if row_bytes <= held:
+        at_once = max(1, scratch.nbytes // row_bytes)
+        room = scratch.room(max(scratch.nbytes, row_bytes))
+        for first in range(0, matrix.rows, at_once):
+            rows = min(at_once, matrix.rows - first)
+            block = room[: rows * row_bytes]
+            matrix.read_rows(first, rows, block.data)
+            yield block, rows, None
+        return
+    for row in range(matrix.rows):
+        left = row_bytes
+        for block in _cells(matrix, row, scratch):
+            left -= len(block)
+            yield block, 0, None if left else row
+
+
+def _cells(matrix: Matrix, row: int, scratch: Scratch) -> Iterator[U8Array]:
+    """One row in pieces."""
+    room = scratch.room(scratch.nbytes)
+    at_once = 8 * scratch.nbytes // matrix.dtype.bits
+    for first in range(0, matrix.cols, at_once):
+        count = min(at_once, matrix.cols - first)
+        block = room[: matrix.dtype.nbytes(count)]
+        matrix.read_cells(row, first, count, block.data)
+        yield block

@@ -1,0 +1,333 @@
+"""`scan`: the statistics, spectrum, quantization risk and sparsity of every matrix of a checkpoint, each read once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from netweight.checkpoint.open import open_checkpoint
+from netweight.checkpoint.tensor import Checkpoint, Skipped
+from netweight.errors import Interrupted, OptionError, did_you_mean, printable
+from netweight.jobs.inputs import identity, stamps
+from netweight.run.memory import FLOOR, default_budget, fit_workers
+from netweight.run.plan import Plan, PlannedTask, digest_of
+from netweight.run.progress import Progress, Silent, compiling
+from netweight.version import __version__
+
+if TYPE_CHECKING:
+    from netweight.jobs.scan_pass import Load
+    from netweight.jobs.scan_plan import Subject
+    from netweight.jobs.scan_result import ScanResults
+    from netweight.measures.registry import Measure
+    from netweight.output.result_file import ResultFile
+    from netweight.run.execute import Executor
+    from netweight.run.journal import Journal
+
+__all__ = ["ALL", "DEFAULT", "Options", "Prepared", "prepare", "scan"]
+
+Reference = str | os.PathLike[str]
+
+ALL = ("basic_stats", "spectral", "quantization", "sparsity", "tail")
+"""The measures of a scan; "all" stands for them."""
+
+DEFAULT = ("basic_stats",)
+_WITH_CSV = ("basic_stats", "spectral")  # whose ranks are among the CSV's columns
+_STARTED = ""  # the journal's key for when the run began: no matrix has an empty name
+
+
+@dataclass(frozen=True)
+class Options:
+    """How `scan` runs: `workers` (default: every core that memory allows), `memory` in bytes (default: the smaller of
+    1 GiB and a quarter of the machine's; one spectrum is always computed, however large), globs on parameter names.
+
+    `count_tied_twice`: tied weights under each of their names; `weights_only`: no vectors, biases and scales;
+    `split`: also the projections inside fused ones; `rank_k`: only so many leading singular values.
+    """
+
+    workers: int | None = None
+    memory: int | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    count_tied_twice: bool = False
+    weights_only: bool = False
+    split: bool = True
+    rank_k: int | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A checkpoint opened, its matrices listed, `loads` in the order of measuring; no tensor data read."""
+
+    checkpoint: Checkpoint
+    measures: tuple[Measure, ...]
+    subjects: tuple[Subject, ...]
+    loads: tuple[Load, ...]
+    skipped: tuple[Skipped, ...]
+    plan: Plan
+    budget: int
+    notes: tuple[str, ...]
+
+
+def choose(methods: str | Sequence[str] | None, output: Reference | None) -> tuple[Measure, ...]:
+    """The measures of these names, in their fixed order; raises OptionError for one that a scan does not have."""
+    from netweight.measures.registry import find
+
+    if methods is None:
+        methods = _WITH_CSV if output is not None and str(output).lower().endswith(".csv") else DEFAULT
+    names = [methods] if isinstance(methods, str) else list(methods)
+    for name in names:
+        if name not in (*ALL, "all"):
+            hint = did_you_mean(name, ALL)
+            raise OptionError(f"--methods: no method '{printable(name)}'{hint}; there are {', '.join(ALL)} and all")
+    if not names:
+        raise OptionError(f"--methods: expected one or more of {', '.join(ALL)} and all, got none")
+    return tuple(find(name) for name in ALL if name in names or "all" in names)
+
+
+def prepare(ref: Reference, measures: Sequence[Measure], options: Options, stack: ExitStack) -> Prepared:
+    """Open the model and plan the run; the checkpoint is closed with `stack`. Reads headers only.
+
+    Raises OptionError for options that cannot be, FormatError and ModelNotFoundError for what is not a checkpoint.
+    """
+    from netweight.jobs.matrix_pass import scratch_bytes
+    from netweight.jobs.scan_pass import loads_of
+    from netweight.jobs.scan_plan import find_subjects
+    from netweight.kernels.cpu import CpuKernels
+
+    if options.rank_k is not None and options.rank_k < 1:
+        raise OptionError(f"--rank-k {options.rank_k}: expected 1 or more")
+    checkpoint = stack.enter_context(open_checkpoint(ref))
+    subjects, skipped = find_subjects(
+        checkpoint,
+        include=options.include,
+        exclude=options.exclude,
+        count_tied_twice=options.count_tied_twice,
+        weights_only=options.weights_only,
+        split=options.split,
+    )
+    kernels = CpuKernels()
+    each = scratch_bytes(kernels, measures)
+    workers = fit_workers(options.workers, options.memory, each)
+    budget = default_budget() if options.memory is None else options.memory
+    loads = loads_of(subjects, measures, kernels, options.rank_k)
+    largest = max((load.memory for load in loads), default=0)
+    digest = digest_of(
+        {
+            "job": "scan",
+            "version": __version__,
+            "inputs": stamps(checkpoint),
+            "measures": [m.name for m in measures],
+            "include": options.include,
+            "exclude": options.exclude,
+            "count_tied_twice": options.count_tied_twice,
+            "weights_only": options.weights_only,
+            "split": options.split,
+            "rank_k": options.rank_k,
+        }
+    )
+    at_once = max(1, min(workers, (budget - FLOOR) // (each + largest)))
+    notes = [
+        note if note.startswith(checkpoint.ref) else f"{printable(checkpoint.ref)}: {note}" for note in checkpoint.notes
+    ]
+    return Prepared(
+        checkpoint,
+        tuple(measures),
+        subjects,
+        tuple(loads),
+        skipped,
+        Plan(
+            "scan",
+            tuple(PlannedTask(load.subject.name, 0, 0, load.subject.part.size, load.subject.nbytes) for load in loads),
+            tensors=len(subjects),
+            skipped=len(skipped),
+            workers=workers,
+            memory=FLOOR + max(workers * each, at_once * (each + largest)),
+            digest=digest,
+        ),
+        budget,
+        tuple(notes),
+    )
+
+
+def scan(
+    ref: Reference,
+    *,
+    methods: str | Sequence[str] | None = None,
+    output: Reference | None = None,
+    plots: Reference | None = None,
+    plot_tensors: Sequence[str] = (),
+    options: Options | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+    executor: Executor | None = None,
+    model_id: str | None = None,
+    revision: str | None = None,
+    **settings: Any,
+) -> ScanResults:
+    """Measure every matrix of the model `ref`: {parameter: {measure: {field: value}}}.
+
+    `methods`: names of ALL, or "all" (default: basic_stats; for CSV output also spectral). `output`: a .json, .csv or
+    .parquet file, put in place in one step at the end; `plots`: a folder for pictures, `plot_tensors`: globs of the
+    matrices that are drawn one by one there (default: the four most telling). `resume` continues a run into `output`
+    that was stopped, and gives the same bytes. `model_id` and `revision` are recorded. `executor` runs the tasks
+    (default: threads); `settings` are the fields of Options by name.
+
+    A matrix whose bytes cannot be read is listed in the result's `failed`, and does not stop the others. Raises
+    InputError and its kin before any data is read, ReadError where the file changes meanwhile.
+    """
+    from netweight.jobs.scan_files import check_output, write_results
+
+    options = options or Options(**settings)
+    progress = progress or Silent()
+    measures = choose(methods, output)
+    if resume and output is None:
+        raise OptionError("--resume: goes on with a run that has an output file; give --output FILE as that run had it")
+    with ExitStack() as stack:
+        target = None if output is None else check_output(output)
+        prepared = prepare(ref, measures, options, stack)
+        if plot_tensors:
+            from netweight.jobs.scan_plots import check_globs
+
+            if plots is None:
+                raise OptionError("--plot-tensors: chooses what is drawn; give --plots DIR as well")
+            check_globs([subject.name for subject in prepared.subjects], plot_tensors)
+        about = {"model_id": model_id, "revision": revision}
+        place: ResultFile | None = None
+        if target is not None:
+            from netweight.output.result_file import ResultFile
+
+            place = stack.enter_context(ResultFile(target, [Path(ref)], resume=resume))
+        result = _journalled(prepared, options, progress, place, resume, executor, about)
+        if place is not None:
+            place.commit(lambda path: write_results(result, path))
+        if plots is not None:
+            from netweight.jobs.scan_plots import write_plots
+            from netweight.output.folder import ResultFolder
+
+            with ResultFolder(Path(plots), [Path(ref)], "scan plots") as folder:
+                drawn = write_plots(result, prepared.subjects, folder.stage, plot_tensors)
+                for note in (*drawn, *folder.commit()):
+                    progress.note(note)
+        return result
+
+
+def _journalled(
+    prepared: Prepared,
+    options: Options,
+    progress: Progress,
+    place: ResultFile | None,
+    resume: bool,  # noqa: FBT001
+    executor: Executor | None,
+    about: dict[str, str | None],
+) -> ScanResults:
+    """The measuring, with a journal beside the output file where there is one."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    if place is None:
+        return _run(prepared, options, progress, None, {}, executor, now, about)
+    from netweight.run.journal import Journal
+
+    done: dict[str, dict[str, Any]] = {}
+    if resume:
+        journal, done = Journal.resume(place.journal_path, prepared.plan.digest)
+        count = len(done.keys() - {_STARTED})
+        progress.note(
+            f"resuming: {count} of {prepared.plan.tensors} matrices are done"
+            if count
+            else "nothing to resume: starting anew"
+        )
+    else:
+        journal = Journal.create(place.journal_path, prepared.plan.digest)
+    with journal:
+        if _STARTED not in done:
+            journal.append(_STARTED, {"at": now})
+        began = done.pop(_STARTED, {"at": now})["at"]
+        try:
+            return _run(prepared, options, progress, journal, done, executor, began, about)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"stopped; {printable(str(place.target))} was not changed; run again with --resume to go on"
+            ) from None
+
+
+def _run(
+    prepared: Prepared,
+    options: Options,
+    progress: Progress,
+    journal: Journal | None,
+    done: dict[str, dict[str, Any]],
+    executor: Executor | None,
+    began: str,
+    about: dict[str, str | None],
+) -> ScanResults:
+    """The measuring itself; what `journal` holds already (`done`) is not measured again."""
+    from netweight.jobs.scan_pass import measure_subjects
+    from netweight.jobs.scan_result import ScanResults
+    from netweight.kernels.cpu import CpuKernels
+    from netweight.run.threads import ThreadExecutor
+
+    kernels = CpuKernels()
+    found = dict(done)
+    failed: dict[str, Skipped] = {}
+    loads = [load for load in prepared.loads if load.subject.name not in found]
+    with _shown(progress, prepared, found), compiling(progress):
+        results = measure_subjects(
+            loads,
+            prepared.measures,
+            executor or ThreadExecutor(prepared.plan.workers),
+            kernels,
+            budget=prepared.budget,
+            leading=options.rank_k,
+        )
+        for subject, measured in results:
+            if isinstance(measured, Skipped):
+                failed[subject.name] = measured
+                progress.note(f"{printable(subject.name)}: {measured.reason}")
+            else:
+                found[subject.name] = measured
+                if journal is not None:
+                    journal.append(subject.name, measured)
+            progress.advance(1, subject.nbytes)
+    prepared.checkpoint.check_unchanged()
+    return ScanResults(
+        [_row(subject, found[subject.name]) for subject in prepared.subjects if subject.name in found],
+        prepared.measures,
+        ref=prepared.checkpoint.ref,
+        skipped=prepared.skipped,
+        failed=[failed[subject.name] for subject in prepared.subjects if subject.name in failed],
+        notes=prepared.notes,
+        inputs=[identity(prepared.checkpoint)],
+        created_at=began,
+        **about,
+    )
+
+
+def _row(subject: Subject, measures: dict[str, dict[str, Any]]) -> Any:
+    from netweight.jobs.scan_result import ScanRow
+
+    rows, cols = subject.part.stored_shape
+    return ScanRow(
+        subject.name,
+        subject.parameter,
+        subject.tensor.shape,
+        rows,
+        cols,
+        subject.tensor.dtype.name,
+        subject.part.size,
+        measures,
+        subject.fused,
+    )
+
+
+@contextmanager
+def _shown(progress: Progress, prepared: Prepared, found: dict[str, Any]) -> Iterator[None]:
+    ready = [t for t in prepared.plan.tasks if t.name in found]
+    progress.start(prepared.plan.tensors, prepared.plan.nbytes, len(ready), sum(t.nbytes for t in ready))
+    try:
+        yield
+    finally:
+        progress.stop()

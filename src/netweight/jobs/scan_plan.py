@@ -1,0 +1,112 @@
+"""What a scan will do: every matrix of a checkpoint and what its measurement takes, from headers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from netweight.checkpoint.matrix import Matrix, Part, matrix_name, open_matrix
+from netweight.checkpoint.tensor import Checkpoint, Skipped, Tensor
+from netweight.dtypes import Kind
+from netweight.errors import OptionError, printable
+from netweight.params.align import dtype_reason, nothing_matches, unwanted_reason
+from netweight.params.fused import layout_of, pieces
+from netweight.params.role import Parameter, classify_all
+from netweight.params.tied import tied
+
+__all__ = ["Subject", "find_subjects"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One matrix to be measured: `parameter` bears its name and role, `fused` says that its elements are also in
+    another subject.
+    """
+
+    parameter: Parameter
+    tensor: Tensor
+    part: Part
+    fused: bool = False
+
+    @property
+    def name(self) -> str:
+        """The tensor's name, with the part in brackets."""
+        return self.parameter.name
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the matrix."""
+        return self.part.size * self.tensor.dtype.bits // 8
+
+    @property
+    def is_matrix(self) -> bool:
+        """More than one row and one column."""
+        return min(self.part.stored_shape) > 1
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory that picking the matrix from its region takes."""
+        width = self.tensor.dtype.bits // 8
+        return (self.part.region_rows * self.part.region_cols + self.part.size) * width if self.part.held else 0
+
+    def open(self) -> Matrix:
+        """The matrix, for one measurement."""
+        return open_matrix(self.tensor, self.part)
+
+    def as_stored(self) -> Subject:
+        """The same without transposing it, for measures that do not tell rows from columns."""
+        return replace(self, part=replace(self.part, transposed=False)) if self.part.transposed else self
+
+
+def find_subjects(
+    checkpoint: Checkpoint,
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    count_tied_twice: bool = False,
+    weights_only: bool = False,
+    split: bool = True,
+) -> tuple[tuple[Subject, ...], tuple[Skipped, ...]]:
+    """The matrices of a checkpoint in file order, and every tensor that is left out with its reason.
+
+    `weights_only` leaves out vectors and what is no weight (norms, biases, scales); `split` adds the projections inside
+    fused ones. Experts in one tensor are always told apart. Raises OptionError where the globs leave nothing.
+    """
+    shapes = {name: tensor.shape for name, tensor in checkpoint.items()}
+    parameters = classify_all(shapes)
+    layout = layout_of(shapes, checkpoint.config)
+    ties = {} if count_tied_twice else tied(checkpoint)
+    subjects: list[Subject] = []
+    skipped = list(checkpoint.skipped)
+    chosen_away = 0
+    for name, tensor in checkpoint.items():
+        reason = unwanted_reason(name, include, exclude)
+        chosen_away += reason is not None
+        reason = reason or _reason(parameters[name], tensor, ties)
+        if reason is not None:
+            skipped.append(Skipped(name, reason))
+            continue
+        found = [
+            Subject(replace(parameters[name], name=matrix_name(tensor, p.part), role=p.role), tensor, p.part, p.fused)
+            for p in pieces(parameters[name], tensor.shape, layout)
+            if split or not p.fused
+        ]
+        if weights_only:
+            found = [s for s in found if s.is_matrix and s.parameter.kind == "weight"]
+            if not found:
+                skipped.append(Skipped(name, "not a weight matrix: left out, as asked"))
+        subjects.extend(found)
+    if len(checkpoint) and chosen_away == len(checkpoint):
+        raise OptionError(nothing_matches(checkpoint, include, exclude))
+    return tuple(subjects), tuple(skipped)
+
+
+def _reason(parameter: Parameter, tensor: Tensor, ties: dict[str, str]) -> str | None:
+    """Why a tensor is not measured."""
+    if parameter.name in ties:
+        return f"tied to {printable(ties[parameter.name])}: counted once"
+    if tensor.dtype.kind is not Kind.FLOAT:
+        return dtype_reason(tensor.dtype)
+    if parameter.buffer:
+        return "a buffer: computed by the model's code, not trained"
+    return None

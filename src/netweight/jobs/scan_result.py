@@ -1,0 +1,200 @@
+"""What `scan` returns: a mapping of matrices to their measures, with the table, the files and the health behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from netweight.checkpoint.tensor import Skipped
+from netweight.errors import printable
+from netweight.measures.registry import Measure
+from netweight.output.frame import Frame
+from netweight.output.table import Column, Row
+from netweight.params.role import Parameter
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
+    import pyarrow as pa
+
+    from netweight.measures.health import Health
+
+__all__ = ["PARAMETER_COLUMNS", "ScanResults", "ScanRow", "finite"]
+
+PARAMETER_COLUMNS = (
+    Column("param", "", "the parameter's name, a part of it in brackets", "text"),
+    Column("shape", "", "the tensor's shape", "integers"),
+    Column("rows", "", "rows of the matrix as it is stored: the first dimension", "integer"),
+    Column("cols", "", "columns of the matrix: the other dimensions flattened", "integer"),
+    Column("dtype", "", "element type", "text"),
+    Column("elements", "elements", "elements of the matrix", "integer"),
+    Column("layer", "", "number of its block, empty outside the blocks", "integer"),
+    Column("role", "", "what it is: q_proj, norm, embedding ...", "text"),
+    Column("group", "", "embed, lm_head, layer or other", "text"),
+    Column("part", "", "attn, mlp or norm", "text"),
+    Column("expert", "", "number of the routed expert", "integer"),
+)
+"""The first columns of the table; a column `measure.field` for every field of the measures follows."""
+
+
+@dataclass(frozen=True)
+class ScanRow:
+    """One matrix: `parameter` says what it is (its name and role are the part's, where it is a part of a tensor),
+    `shape` is the tensor's, `rows` and `cols` are the matrix's as stored, `measures` hold {measure: {field: value}}.
+
+    `fused` is set where its elements are also in another row (the projections inside a fused one).
+    """
+
+    name: str
+    parameter: Parameter
+    shape: tuple[int, ...]
+    rows: int
+    cols: int
+    dtype: str
+    elements: int
+    measures: dict[str, dict[str, Any]]
+    fused: bool = False
+
+    @property
+    def matrix(self) -> bool:
+        """More than one row and one column."""
+        return self.rows > 1 and self.cols > 1
+
+    def value(self, field: str) -> Any:
+        """The cell of a column `measure.field` (or `measure.field.key`); None where it was not measured."""
+        found: Any = self.measures
+        for key in _path(field):
+            found = found.get(key) if isinstance(found, Mapping) else None
+        return found
+
+
+def _path(field: str) -> list[str]:
+    measure, _, rest = field.partition(".")
+    name, dot, key = rest.partition(".")  # keys such as threshold_0.0 hold dots of their own
+    return [measure, name, key] if dot else [measure, name]
+
+
+class ScanResults(dict[str, dict[str, dict[str, Any]]]):
+    """{parameter: {measure: {field: value}}}, in file order: the result of `netweight.scan`.
+
+    A number that is not defined is NaN here, a ratio to zero infinite; the files hold null instead, with the reason
+    beside it. `rows`: a ScanRow each; `skipped`: what was not measured, with its reason; `failed`: those of them whose
+    bytes could not be read; `notes`: findings worth a line; `inputs`: the identity of the files; `measures`: what was
+    asked for; `created_at`: when the run began, ISO 8601 in UTC.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[ScanRow],
+        measures: Sequence[Measure],
+        *,
+        ref: str,
+        skipped: Sequence[Skipped] = (),
+        failed: Sequence[Skipped] = (),
+        notes: Sequence[str] = (),
+        inputs: Sequence[Mapping[str, Any]] = (),
+        created_at: str = "",
+        model_id: str | None = None,
+        revision: str | None = None,
+    ) -> None:
+        super().__init__({row.name: row.measures for row in rows})
+        self.rows = tuple(rows)
+        self.measures = tuple(measures)
+        self.ref = ref
+        self.skipped = (*skipped, *failed)
+        self.failed = tuple(failed)
+        self.notes = tuple(notes)
+        self.inputs = tuple(inputs)
+        self.created_at = created_at
+        self.model_id = model_id
+        self.revision = revision
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The table's columns."""
+        return (
+            *PARAMETER_COLUMNS,
+            *(Column(f"{m.name}.{c.name}", c.unit, c.doc, c.type) for m in self.measures for c in m.columns),
+        )
+
+    @property
+    def frame(self) -> Frame:
+        """The table: a row for each matrix."""
+        return Frame(self.columns, self._table())
+
+    def _table(self) -> Iterator[Row]:
+        fields = [column.name for column in self.columns[len(PARAMETER_COLUMNS) :]]
+        for row in self.rows:
+            p = row.parameter
+            yield (
+                row.name,
+                list(row.shape),
+                row.rows,
+                row.cols,
+                row.dtype,
+                row.elements,
+                p.layer,
+                p.role,
+                p.group,
+                p.part,
+                p.expert,
+                *(finite(row.value(field)) for field in fields),
+            )
+
+    def health(self) -> Health:
+        """A score out of 100 and the findings behind it; see `measures.health`."""
+        from netweight.jobs.scan_view import assess_rows
+
+        return assess_rows(self.rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe: NaN and infinities are None; what was not measured has its reason under `skipped`."""
+        found: dict[str, Any] = {name: finite(measures) for name, measures in self.items()}
+        return found | {entry.name: {"skipped": entry.reason} for entry in self.skipped}
+
+    def write(self, path: str | Path) -> None:
+        """Write `path` as its suffix says (.json, .csv, .parquet), in one step; raises OptionError for another suffix,
+        OutputError and JobError where the file cannot be written.
+        """
+        from netweight.jobs.scan_files import check_output, write_results
+        from netweight.output.result_file import write_file
+
+        target = check_output(path)
+        write_file(target, lambda file: write_results(self, file), [Path(i["path"]) for i in self.inputs])
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The table as a pandas DataFrame."""
+        return self.frame.to_pandas()
+
+    def to_polars(self) -> pl.DataFrame:
+        """The table as a polars DataFrame."""
+        return self.frame.to_polars()
+
+    def to_arrow(self) -> pa.Table:
+        """The table as an Arrow table."""
+        return self.frame.to_arrow()
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        return self.frame.__arrow_c_stream__(requested_schema)
+
+    def __repr__(self) -> str:
+        names = ", ".join(m.name for m in self.measures)
+        return f"<scan of {printable(self.ref)!r}: {len(self.rows)} matrices, {names}>"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(repr(self))}</p>{self.frame._repr_html_()}"
+
+
+def finite(value: Any) -> Any:
+    """`value` with NaN and infinities, at any depth, as None: what JSON and tables hold."""
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return value

@@ -1,0 +1,77 @@
+"""Names of parameters in few columns of a terminal: what tells them apart stays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["cells", "shorten_names"]
+
+
+def cells(text: str) -> int:
+    """Columns of a terminal that `text` takes; some characters take two."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def shorten_names(names: Sequence[str], width: int, gap: str = "\N{HORIZONTAL ELLIPSIS}") -> list[str]:
+    """Each name in at most `width` columns, all in one manner; names that differ stay different, those that cannot be
+    told apart in so little room stay longer.
+
+    The first of these that is enough: the segments that all names begin with go, up to a number; those before the first
+    number go; long words between the dots are cut in their middle, numbers stay; the middle of the name goes. `gap`
+    stands for what was cut.
+    """
+    split = [name.split(".") for name in names]
+    numbers = [_first_number(segments) for segments in split]
+    # the number of the layer says where a matrix is, also where all are of one layer
+    shared = min([_shared_start(split), *(at for at in numbers if at)])
+    numbered = [max(shared, at) for at in numbers]
+    best = list(names)
+    ways: list[list[str]] = [best, [_cut(segments, shared, 99, gap) for segments in split]]
+    base = [_cut(segments, start, 99, gap) for segments, start in zip(split, numbered, strict=True)]
+    ways.append(base)
+    ways += [
+        [
+            whole if cells(whole) <= width else _cut(segments, start, limit, gap)
+            for whole, segments, start in zip(base, split, numbered, strict=True)
+        ]
+        for limit in (12, 9, 7, 5, 4)
+    ]
+    ways.append([_middle(name, width, gap) for name in base])
+    for way in ways:
+        if len(set(way)) == len(set(names)):
+            best = way
+            if all(cells(name) <= width for name in way):
+                break
+    return best
+
+
+def _first_number(segments: Sequence[str]) -> int:
+    return next((i for i, segment in enumerate(segments) if segment.isdigit()), 0)
+
+
+def _shared_start(split: Sequence[Sequence[str]]) -> int:
+    """How many segments all names begin with, one always left to each of them."""
+    if len(split) < 2:
+        return 0
+    most = min(len(segments) for segments in split) - 1
+    return next((i for i in range(most) if len({segments[i] for segments in split}) > 1), max(most, 0))
+
+
+def _cut(segments: Sequence[str], start: int, limit: int, gap: str) -> str:
+    kept = [s if len(s) <= limit else _middle(s, limit, gap) for s in segments[start:]]
+    return gap + ".".join(kept) if start else ".".join(kept)
+
+
+def _middle(text: str, width: int, gap: str) -> str:
+    """`text` cut in the middle to `width` columns."""
+    if cells(text) <= width:
+        return text
+    room = max(2, width - cells(gap))
+    head, tail = text[: (room + 1) // 2], text[-(room // 2) :]
+    while cells(head + gap + tail) > width and len(head) + len(tail) > 2:  # characters of two columns
+        head, tail = (head[:-1], tail) if len(head) >= len(tail) else (head, tail[1:])
+    return head + gap + tail

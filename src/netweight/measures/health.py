@@ -1,0 +1,287 @@
+"""Health: what the measures of a scan find fault with, and a score out of 100.
+
+The thresholds are those of `health_checks`, and printed with the score.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from netweight.measures.health_checks import CHECKS, LEVELS, Level
+
+__all__ = [
+    "SCORING",
+    "Finding",
+    "Health",
+    "Topic",
+    "assess",
+    "number",
+    "topics",
+]
+
+SCORING = (
+    "score = 100 - the mean penalty of all weights: an element has the penalty of the worst finding of its tensor, "
+    "critical 100, warning 40, info 5; at most 25 where a tensor holds NaN or infinite values"
+)
+"""The rule of the score, as it is printed."""
+
+_PENALTY: dict[Level, float] = {"critical": 100.0, "warning": 40.0, "info": 5.0}
+_BROKEN_CAP = 25.0
+
+Measures = Mapping[str, Mapping[str, Any]]
+"""{measure: {field: value}} of one tensor, as `scan` gives them; any of them may be absent."""
+
+
+_BY_KEY = {check.key: check for check in CHECKS}
+_MEASURED = ("basic_stats", "spectral", "quantization", "sparsity", "tail")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One tensor, one fault: `what` in words, its `value`, the `threshold` it passed, and what to do.
+
+    `value` is inf for the condition number of a singular matrix. `check` is the key of the row of CHECKS.
+    """
+
+    level: Level
+    parameter: str
+    what: str
+    value: float
+    threshold: float
+    advice: str
+    check: str
+
+    @property
+    def said(self) -> str:
+        """What was found, with its value: `condition number above 1e4: 27300`."""
+        if self.check == "all_zero" or not math.isfinite(self.value):
+            return self.what
+        if self.check == "non_finite":
+            return f"{self.what}: {self.value:.0f}"
+        return f"{self.what}: {_BY_KEY[self.check].value(self.value)}"
+
+
+@dataclass(frozen=True)
+class Topic:
+    """Findings of one kind and level: the worst of them, and how many under each pattern of names (`*`: a number)."""
+
+    level: Level
+    what: str
+    check: str
+    worst: Finding
+    count: int
+    patterns: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Health:
+    """What was found, worst first. `score` is 0 to 100 by SCORING, 100 where nothing was found; None where nothing was
+    judged. `thresholds` are (what, the thresholds in words) of what was judged, `unmeasured` sentences on what was not.
+    """
+
+    score: float | None
+    findings: tuple[Finding, ...]
+    thresholds: tuple[tuple[str, str], ...]
+    unmeasured: tuple[str, ...]
+    judged: int
+
+    def counts(self) -> dict[Level, int]:
+        """{level: number of findings}, every level."""
+        return {level: sum(finding.level == level for finding in self.findings) for level in LEVELS}
+
+    def worst(self) -> dict[str, Level]:
+        """{parameter: the worst level found in it}."""
+        found: dict[str, Level] = {}
+        for finding in self.findings:  # worst first
+            found.setdefault(finding.parameter, finding.level)
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON without NaN and infinities: an infinite value is null, with `singular` true for a singular matrix."""
+        return {
+            "score": self.score,
+            "scoring": SCORING,
+            "judged": self.judged,
+            "counts": self.counts(),
+            "findings": [
+                {
+                    "level": f.level,
+                    "parameter": f.parameter,
+                    "what": f.what,
+                    "value": f.value if math.isfinite(f.value) else None,
+                    **({"singular": True} if f.check == "condition" and math.isinf(f.value) else {}),
+                    "threshold": f.threshold,
+                    "advice": f.advice,
+                }
+                for f in self.findings
+            ],
+            "thresholds": dict(self.thresholds),
+            "unmeasured": list(self.unmeasured),
+        }
+
+
+def assess(rows: Sequence[tuple[str, Measures]], shapes: Mapping[str, tuple[int, int]] | None = None) -> Health:
+    """Judge the tensors of one model: (name, measures) each.
+
+    `shapes` gives (rows, cols) by name. It tells vectors, which are judged for non-finite values alone, from
+    matrices, and how many elements each tensor weighs; a tensor that it does not name is a matrix unless its spectral
+    `total_rank` is at most 1, and where it is None every tensor weighs the same.
+
+    The score is 100 less the mean penalty, weighed by elements: a tensor's penalty is that of its worst finding
+    (critical 100, warning 40, info 5), so a further or worse finding never raises the score; where any tensor holds NaN
+    or infinities it is at most 25. What was not measured is not judged, and said in `unmeasured`.
+    """
+    findings: list[Finding] = []
+    judged_keys: set[str] = set()
+    lost = weight = 0.0
+    judged = unknown = 0
+    for name, measures in rows:
+        shape = None if shapes is None else shapes.get(name)
+        matrix = _is_matrix(shape, measures)
+        values = _values(measures, matrix=matrix)
+        unknown += (
+            bool(measures.get("spectral")) and matrix and "condition" not in values and not values.get("all_zero")
+        )
+        if not values:
+            continue
+        judged += 1
+        judged_keys |= values.keys()
+        found = [finding for key, value in values.items() if (finding := _finding(name, key, value)) is not None]
+        findings += found
+        elements = float(shape[0] * shape[1]) if shape is not None else 1.0
+        weight += elements
+        lost += elements * max((_PENALTY[finding.level] for finding in found), default=0.0)
+    score = 100.0 - lost / weight if weight else None
+    if score is not None and any(finding.check == "non_finite" for finding in findings):
+        score = min(score, _BROKEN_CAP)
+    order = {name: place for place, (name, _) in enumerate(rows)}
+    findings.sort(key=lambda f: (LEVELS.index(f.level), _check_place(f.check), -_badness(f), order[f.parameter]))
+    thresholds: dict[str, str] = {}
+    for check in CHECKS:
+        if check.key in judged_keys:
+            before = thresholds.get(check.label)
+            thresholds[check.label] = f"{before}; {check.thresholds()}" if before else check.thresholds()
+    return Health(
+        score=score,
+        findings=tuple(findings),
+        thresholds=tuple(thresholds.items()),
+        unmeasured=_unmeasured(rows, unknown),
+        judged=judged,
+    )
+
+
+def topics(findings: Iterable[Finding]) -> tuple[Topic, ...]:
+    """Findings grouped by level and kind, in the order given, so that 28 layers with one fault make one entry."""
+    grouped: dict[tuple[Level, str], list[Finding]] = {}
+    for finding in findings:
+        grouped.setdefault((finding.level, finding.what), []).append(finding)
+    found = []
+    for (level, what), members in grouped.items():
+        patterns: dict[str, int] = {}
+        for member in members:
+            pattern = _pattern(member.parameter)
+            patterns[pattern] = patterns.get(pattern, 0) + 1
+        ordered = tuple(sorted(patterns.items(), key=lambda item: -item[1]))
+        found.append(Topic(level, what, members[0].check, max(members, key=_badness), len(members), ordered))
+    return tuple(found)
+
+
+def number(measures: Measures, measure: str, field: str) -> float | None:
+    """A field as a float, inf included; None where it is absent, null, NaN or not a number."""
+    value = measures.get(measure, {}).get(field)
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+        return None
+    return float(value)
+
+
+_NUMBERS = re.compile(r"(?<![^.\[])[0-9]+(?![^.\]])")
+
+
+def _pattern(name: str) -> str:
+    return _NUMBERS.sub("*", name)
+
+
+def _is_matrix(shape: tuple[int, int] | None, measures: Measures) -> bool:
+    if shape is not None:
+        return shape[0] > 1 and shape[1] > 1
+    full = number(measures, "spectral", "total_rank")
+    return full is None or full > 1
+
+
+def _values(measures: Measures, *, matrix: bool) -> dict[str, float]:
+    """{key of a check: value} of what was measured of one tensor, in the order of CHECKS."""
+    values: dict[str, float] = {}
+    counted = [n for field in ("n_nan", "n_inf") if (n := number(measures, "basic_stats", field)) is not None]
+    if counted:
+        values["non_finite"] = sum(counted)
+    if not matrix:
+        return values
+    if (zeros := _zero_share(measures)) is not None:
+        values["all_zero"] = float(zeros == 100.0)
+        if zeros == 100.0:
+            return values  # everything else follows from it
+    if measures.get("spectral", {}).get("singular") is True:
+        values["condition"] = math.inf
+    else:
+        _take(values, "condition", number(measures, "spectral", "condition_number"))
+    _take(values, "sqnr", number(measures, "quantization", "sqnr_db"))
+    _take(values, "outliers", number(measures, "quantization", "extreme_outlier_percentage"))
+    stable, full = number(measures, "spectral", "stable_rank"), number(measures, "spectral", "total_rank")
+    _take(values, "stable_rank", stable / full if stable is not None and full else None)
+    _take(values, "dead_rows", number(measures, "sparsity", "dead_rows_percentage"))
+    _take(values, "dead_columns", number(measures, "sparsity", "dead_columns_percentage"))
+    alpha = number(measures, "tail", "alpha")
+    _take(values, "alpha_low", alpha)
+    _take(values, "alpha_high", alpha)
+    return values
+
+
+def _take(values: dict[str, float], key: str, value: float | None) -> None:
+    if value is not None:
+        values[key] = value
+
+
+def _zero_share(measures: Measures) -> float | None:
+    for measure in ("basic_stats", "sparsity"):
+        share = number(measures, measure, "zeros_percentage")
+        if share is not None:
+            return share
+    return None
+
+
+def _finding(name: str, key: str, value: float) -> Finding | None:
+    check = _BY_KEY[key]
+    limit = check.limit(value)
+    if limit is None:
+        return None
+    level, threshold = limit
+    flag = key in {"non_finite", "all_zero"}
+    what = check.label if flag else f"{check.label} {check.worse} {check.bound(threshold)}"
+    if key == "condition" and math.isinf(value):
+        what = "singular: no condition number"
+    return Finding(level, name, what, value, threshold, check.advice[level], key)
+
+
+def _check_place(key: str) -> int:
+    return list(_BY_KEY).index(key)
+
+
+def _badness(finding: Finding) -> float:
+    return finding.value if _BY_KEY[finding.check].worse == "above" else -finding.value
+
+
+def _unmeasured(rows: Sequence[tuple[str, Measures]], unknown: int) -> tuple[str, ...]:
+    """What no tensor was measured for, by the scan method that would do it."""
+    said = []
+    for method in _MEASURED:
+        if not any(measures.get(method) for _, measures in rows):
+            nouns = list(dict.fromkeys(check.noun for check in CHECKS if check.method == method))
+            text = nouns[0] if len(nouns) == 1 else f"{', '.join(nouns[:-1])} and {nouns[-1]}"
+            said.append(f"{text} were not measured: add --methods {method}")
+    if unknown:
+        said.append(f"condition numbers are not known for {unknown} matrices: not all of their singular values are")
+    return tuple(said)

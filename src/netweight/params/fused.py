@@ -1,0 +1,189 @@
+"""The matrices of a tensor: most have one, a stack of experts one each, a fused projection also those it is made of.
+
+How each family lays its fused projections out, from its modelling code in the transformers library: one after another
+("rows"), head by head (q, k and v of a head together), or in groups (the queries of a group, its key, its value).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
+from typing import Any
+
+from netweight.checkpoint.matrix import Part, whole
+from netweight.params.architecture import config_numbers
+from netweight.params.families import family
+from netweight.params.role import Parameter
+
+__all__ = ["Layout", "Piece", "layout_of", "pieces"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One matrix of a tensor and its role (of params.role.ROLES). `fused`: it repeats what another piece holds."""
+
+    part: Part
+    role: str
+    fused: bool = False
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a checkpoint's fused tensors are cut by. `conv1d`: 2-D weights of GPT-2 are stored [in, out].
+
+    `grouped`: a Falcon of the new architecture; `single`: one key and value head for all queries.
+    """
+
+    family: str
+    heads: int | None = None
+    kv_heads: int | None = None
+    head_size: int | None = None
+    conv1d: bool = False
+    grouped: bool = False
+    single: bool = False
+
+
+_CONSECUTIVE = frozenset(
+    {"phi", "phi3", "phimoe", "gpt2", "baichuan", "qwen", "mpt", "dbrx", "chatglm", "olmo", "molmo", "vit", "clip"}
+)
+_BY_HEAD = frozenset({"gpt-neox", "bloom"})
+_BY_GROUP = frozenset({"internlm2", "megatron"})
+_GATE_FIRST = frozenset(
+    {
+        "phi3",
+        "glm4",
+        "granite",
+        "granite-moe",
+        "mixtral",
+        "olmoe",
+        "qwen2-moe",
+        "qwen3-moe",
+        "qwen3-next",
+        "qwen3.5-moe",
+        "deepseek-v2",
+        "deepseek-v3",
+    }
+)
+"""Families whose fused gate_up holds all gate rows, then all up rows."""
+_STORED_IN_OUT = frozenset({"gpt-oss", "llama4"})
+"""Families whose fused experts are stored [experts, in, out]."""
+_CONV1D = frozenset({"c_attn", "c_proj", "c_fc"})
+
+
+def layout_of(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any] | None) -> Layout:
+    """How the tensors of a checkpoint are laid out: by its family and config, and for GPT-2 by the shapes."""
+    found = family(shapes, config)
+    said = config_numbers(config)
+    heads = said.get("heads")
+    size = said.get("head_size")
+    hidden = said.get("hidden_size")
+    if size is None and heads and hidden and hidden % heads == 0:
+        size = hidden // heads
+    levels = [c for c in (config, (config or {}).get("text_config")) if isinstance(c, Mapping)]
+    conv1d = found == "gpt2" and any(
+        len(shape) == 2 and shape[1] == 3 * shape[0]
+        for name, shape in shapes.items()
+        if name.endswith("attn.c_attn.weight")
+    )
+    queried = [level["multi_query"] for level in levels if isinstance(level.get("multi_query"), bool)]
+    single = queried[0] if queried else found in {"falcon", "gpt-bigcode"}  # their default
+    grouped = any(level.get("new_decoder_architecture") is True for level in levels)
+    return Layout(
+        found,
+        heads,
+        1 if single and not grouped and found in {"falcon", "gpt-bigcode"} else said.get("kv_heads", heads),
+        size,
+        conv1d,
+        grouped=grouped,
+        single=single,
+    )
+
+
+def pieces(parameter: Parameter, shape: tuple[int, ...], layout: Layout) -> tuple[Piece, ...]:
+    """The matrices of one tensor: itself (or each of its experts), then the parts that config tells apart."""
+    if parameter.kind == "weight" and parameter.role == "moe_expert" and parameter.expert is None and len(shape) == 3:
+        return _experts(parameter, shape, layout)
+    itself = whole(shape)
+    if len(shape) != 2 or parameter.kind != "weight":
+        return (Piece(itself, parameter.role),)
+    if layout.conv1d and parameter.name.split(".")[-2:-1] and parameter.name.split(".")[-2] in _CONV1D:
+        itself = replace(itself, transposed=True)
+    found = [Piece(itself, parameter.role)]
+    outputs = itself.stored_shape[int(itself.transposed)]
+    for label, runs in _split(parameter, outputs, layout):
+        found.append(Piece(_cut(itself, label, runs), label, fused=True))
+    return tuple(found)
+
+
+def _experts(parameter: Parameter, shape: tuple[int, ...], layout: Layout) -> tuple[Piece, ...]:
+    experts, rows, cols = shape
+    found = []
+    transposed = layout.family in _STORED_IN_OUT
+    outputs = cols if transposed else rows
+    for e in range(experts):
+        one = Part(str(e), e * rows * cols, rows, cols, (range(rows),), (range(cols),), transposed)
+        found.append(Piece(one, "moe_expert"))
+        if parameter.slot == "gate_up" and outputs % 2 == 0:
+            half = outputs // 2
+            if layout.family == "gpt-oss":  # gate and up take turns
+                gate, up = range(0, outputs, 2), range(1, outputs, 2)
+            elif layout.family in _GATE_FIRST or layout.family == "llama4":
+                gate, up = range(half), range(half, outputs)
+            else:
+                continue
+            found.append(Piece(_cut(one, f"{e}.gate_proj", (gate,)), "moe_expert", fused=True))
+            found.append(Piece(_cut(one, f"{e}.up_proj", (up,)), "moe_expert", fused=True))
+    return tuple(found)
+
+
+def _split(parameter: Parameter, outputs: int, layout: Layout) -> list[tuple[str, tuple[range, ...]]]:
+    """(role, the output rows) of each projection in a fused one; none where it is not known for certain."""
+    if parameter.slot == "gate_up" and parameter.role == "gate_up" and outputs % 2 == 0:
+        half = outputs // 2
+        first, second = range(half), range(half, outputs)
+        if layout.family in _GATE_FIRST:
+            return [("gate_proj", (first,)), ("up_proj", (second,))]
+        if layout.family in {"olmo", "molmo"}:  # the second half is the gate
+            return [("up_proj", (first,)), ("gate_proj", (second,))]
+        return []
+    if parameter.slot != "qkv" or parameter.role != "qkv":
+        return []
+    heads, kv, size = layout.heads, layout.kv_heads, layout.head_size
+    if parameter.stack in {"vision", "audio"} or not heads or not kv or not size:
+        # another tower's heads are its own: equal thirds are all that a name tells
+        thirds = layout.family in {"gpt2", "baichuan", "qwen", "vit", "clip"} and outputs % 3 == 0
+        return _consecutive(outputs // 3, outputs // 3) if thirds else []
+    if outputs != (heads + 2 * kv) * size or heads % kv:
+        return []
+    if layout.family in _CONSECUTIVE:
+        return _consecutive(heads * size, kv * size)
+    varied = layout.family in {"falcon", "gpt-bigcode"} and not layout.grouped
+    if varied and layout.single:
+        return _consecutive(heads * size, kv * size)
+    if layout.family in _BY_HEAD or varied:
+        return _grouped(heads, heads, size)
+    if layout.family in _BY_GROUP or layout.family == "falcon":
+        return _grouped(heads, kv, size)
+    return []
+
+
+def _consecutive(q: int, kv: int) -> list[tuple[str, tuple[range, ...]]]:
+    ends = accumulate((q, kv, kv), initial=0)
+    return [(role, (range(a, b),)) for role, (a, b) in zip(("q_proj", "k_proj", "v_proj"), pairwise(ends), strict=True)]
+
+
+def _grouped(heads: int, groups: int, size: int) -> list[tuple[str, tuple[range, ...]]]:
+    """Rows [groups, queries of a group + key + value, size of a head]."""
+    queries = heads // groups
+    step = (queries + 2) * size
+    bounds = {"q_proj": (0, queries * size), "k_proj": (queries * size, (queries + 1) * size)}
+    bounds["v_proj"] = ((queries + 1) * size, step)
+    return [(role, tuple(range(g * step + a, g * step + b) for g in range(groups))) for role, (a, b) in bounds.items()]
+
+
+def _cut(part: Part, label: str, outputs: tuple[range, ...]) -> Part:
+    """Some output rows of `part`, which are stored columns where it is a transpose."""
+    if part.transposed:
+        return replace(part, label=label, col_runs=outputs)
+    return replace(part, label=label, row_runs=outputs)

@@ -1,0 +1,70 @@
+"""The ranks that quantiles are interpolated between, settled step by step by what is known of the values' bits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from netweight.kernels.protocol import U8Array, U64Array, Window
+from netweight.statistics import order
+from netweight.statistics.moments import Moments
+
+__all__ = ["Ranks"]
+
+
+class Ranks:
+    """The order statistics of one set of values: resolved by its bins and residual values, or by further looks."""
+
+    def __init__(self, bins: Any, counts: U64Array, window: Window, probabilities: Sequence[float]) -> None:
+        """`bins` are the finite ones that hold values, in the order of their values; counts [65536]."""
+        self._probabilities = probabilities
+        self._window = window
+        held = counts[bins]
+        self.n = int(held.sum())
+        self.values: dict[int, float] = {}
+        self.open = order.locate(bins, held, order.needed_ranks(self.n, probabilities)) if self.n else []
+
+    def settle_extremes(self, moments: Moments) -> None:
+        """The first and last rank are the minimum and the maximum."""
+        for rank, value in ((0, moments.minimum), (self.n - 1, moments.maximum)):
+            self.values[rank] = value
+        self.open = [r for r in self.open if r.rank not in self.values]
+
+    def settle_from_bins(self, counts: U64Array, residual_counts: U64Array, residuals: Any, covered: U8Array) -> None:
+        """Every rank whose bin is coarse throughout, or whose residual values were all handed over."""
+        left = []
+        inside: dict[int, Any] = {}
+        width = self._window.width
+        shift = self._window.shift
+        for rank in self.open:
+            b = rank.prefix
+            if not residual_counts[b]:
+                self.values[rank.rank] = float(order.bin_values(width)[b])
+            elif residuals is not None and covered[b]:
+                if b not in inside:
+                    inside[b] = np.concatenate([r[(r >> r.dtype.type(shift)) == b] for r in residuals])
+                coarse = int(counts[b] - residual_counts[b])
+                self.values[rank.rank] = order.pick_from(rank, coarse, inside[b], width)
+            else:
+                left.append(rank)
+        self.open = left
+
+    def prefixes(self) -> U64Array:
+        """The prefixes of the ranks that are still open, sorted."""
+        return np.array(sorted({r.prefix for r in self.open}), dtype=np.uint64)
+
+    def refine(self, counts: U64Array) -> None:
+        """Step all open ranks down by the counts [prefixes, 65536] of the bits under `prefixes()`."""
+        slots = {int(p): i for i, p in enumerate(self.prefixes())}
+        stepped = [order.step_down(r, counts[slots[r.prefix]]) for r in self.open]
+        done = [r for r in stepped if 16 * r.level == self._window.width]
+        if done:
+            found = order.bits_to_values(np.array([r.prefix for r in done], dtype=np.uint64), self._window.width)
+            self.values |= {r.rank: float(v) for r, v in zip(done, found, strict=True)}
+        self.open = [r for r in stepped if 16 * r.level != self._window.width]
+
+    def quantiles(self) -> tuple[float, ...]:
+        """At the probabilities; empty where there are no values. All ranks must be settled."""
+        return tuple(order.interpolate(self.n, self._probabilities, self.values)) if self.n else ()

@@ -1,0 +1,227 @@
+"""Health: every threshold from both sides, a score that no further finding raises, nothing judged that was not
+measured.
+"""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netweight.measures.health import SCORING, assess, number, topics
+from netweight.measures.health_checks import CHECKS, LEVELS, judge
+
+GOOD = {
+    "basic_stats": {"n_nan": 0, "n_inf": 0, "zeros_percentage": 0.1},
+    "spectral": {"condition_number": 50.0, "singular": False, "stable_rank": 40.0, "total_rank": 100},
+    "quantization": {"sqnr_db": 44.0, "extreme_outlier_percentage": 0.01},
+    "sparsity": {"zeros_percentage": 0.1, "dead_rows_percentage": 0.0, "dead_columns_percentage": 0.0},
+    "tail": {"alpha": 3.5},
+}
+
+
+def tensor(**changes):
+    """GOOD with fields changed: spectral__condition_number=1e4."""
+    found = {measure: dict(fields) for measure, fields in GOOD.items()}
+    for key, value in changes.items():
+        measure, field = key.split("__")
+        found[measure][field] = value
+    return found
+
+
+def test_nothing_found_is_100():
+    health = assess([("a", GOOD), ("b", GOOD)], {"a": (100, 100), "b": (100, 200)})
+    assert (health.score, health.findings, health.unmeasured, health.judged) == (100.0, (), (), 2)
+    assert health.counts() == {"critical": 0, "warning": 0, "info": 0}
+    assert dict(health.thresholds) == {
+        "NaN or infinite values": "any is critical",
+        "tensors that are all zero": "any is critical",
+        "condition number": "above 1e3 info, 1e4 warning, 1e5 critical",
+        "SQNR in int8 per tensor": "below 40 dB info, 30 dB warning",
+        "extreme outliers": "above 0.1% info, 1% warning, 10% critical",
+        "stable rank / full rank": "below 0.3 info, 0.1 info",
+        "dead rows": "above 0% info, 1% warning, 10% critical",
+        "dead columns": "above 0% info, 1% warning, 10% critical",
+        "power-law exponent alpha": "below 2 warning; above 6 warning",
+    }
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "level", "what"),
+    [
+        ("spectral__condition_number", 1000.0, None, None),
+        ("spectral__condition_number", 1000.1, "info", "condition number above 1e3"),
+        ("spectral__condition_number", 1e4, "info", "condition number above 1e3"),
+        ("spectral__condition_number", 1.01e4, "warning", "condition number above 1e4"),
+        ("spectral__condition_number", 1.01e5, "critical", "condition number above 1e5"),
+        ("spectral__condition_number", math.inf, "critical", "singular: no condition number"),
+        ("spectral__singular", True, "critical", "singular: no condition number"),
+        ("quantization__sqnr_db", 40.0, None, None),
+        ("quantization__sqnr_db", 39.9, "info", "SQNR in int8 per tensor below 40 dB"),
+        ("quantization__sqnr_db", 29.9, "warning", "SQNR in int8 per tensor below 30 dB"),
+        ("quantization__extreme_outlier_percentage", 0.1, None, None),
+        ("quantization__extreme_outlier_percentage", 0.11, "info", "extreme outliers above 0.1%"),
+        ("quantization__extreme_outlier_percentage", 1.1, "warning", "extreme outliers above 1%"),
+        ("quantization__extreme_outlier_percentage", 10.1, "critical", "extreme outliers above 10%"),
+        ("spectral__stable_rank", 30.0, None, None),
+        ("spectral__stable_rank", 29.0, "info", "stable rank / full rank below 0.3"),
+        ("spectral__stable_rank", 9.0, "info", "stable rank / full rank below 0.1"),
+        ("sparsity__dead_rows_percentage", 0.01, "info", "dead rows above 0%"),
+        ("sparsity__dead_rows_percentage", 1.5, "warning", "dead rows above 1%"),
+        ("sparsity__dead_columns_percentage", 11.0, "critical", "dead columns above 10%"),
+        ("tail__alpha", 2.0, None, None),
+        ("tail__alpha", 1.9, "warning", "power-law exponent alpha below 2"),
+        ("tail__alpha", 6.1, "warning", "power-law exponent alpha above 6"),
+        ("basic_stats__n_nan", 1, "critical", "NaN or infinite values"),
+        ("basic_stats__n_inf", 3, "critical", "NaN or infinite values"),
+        ("basic_stats__zeros_percentage", 100.0, "critical", "tensors that are all zero"),
+        ("basic_stats__zeros_percentage", 99.99, None, None),
+    ],
+)
+def test_thresholds_from_both_sides(field, value, level, what):
+    findings = assess([("w", tensor(**{field: value}))]).findings
+    assert [(f.level, f.what, f.parameter) for f in findings] == ([(level, what, "w")] if level else [])
+    assert all(f.advice and f.threshold == judged_at(f) for f in findings)
+
+
+def judged_at(finding):
+    check = next(c for c in CHECKS if c.key == finding.check)
+    value = finding.value
+    return next(bound for _, bound in check.limits if (value > bound if check.worse == "above" else value < bound))
+
+
+@pytest.mark.parametrize("value", [None, math.nan, "text", True])
+@pytest.mark.parametrize(
+    "field",
+    [
+        "spectral__condition_number",
+        "quantization__sqnr_db",
+        "spectral__stable_rank",
+        "spectral__total_rank",
+        "tail__alpha",
+        "sparsity__dead_rows_percentage",
+    ],
+)
+def test_undefined_numbers_are_no_findings(field, value):
+    assert assess([("w", tensor(**{field: value}))]).findings == ()
+
+
+def test_vectors_are_judged_for_non_finite_values_alone():
+    bad = tensor(
+        quantization__sqnr_db=3.0, spectral__condition_number=1e9, basic_stats__zeros_percentage=100.0, tail__alpha=0.5
+    )
+    for shape in ((1, 64), (64, 1), (1, 1)):
+        assert assess([("b", bad)], {"b": shape}).findings == ()
+    by_rank = tensor(spectral__total_rank=1, spectral__condition_number=1e9, quantization__sqnr_db=3.0)
+    assert assess([("b", by_rank)]).findings == ()
+    broken = assess([("b", tensor(basic_stats__n_nan=2)), ("w", GOOD)], {"b": (1, 8), "w": (100, 100)})
+    assert [f.said for f in broken.findings] == ["NaN or infinite values: 2"]
+    assert broken.score == 25.0
+
+
+def test_an_all_zero_matrix_is_one_finding():
+    zero = tensor(basic_stats__zeros_percentage=100.0, spectral__singular=True, sparsity__dead_rows_percentage=100.0)
+    assert [f.what for f in assess([("w", zero)]).findings] == ["tensors that are all zero"]
+
+
+def test_the_score_is_the_mean_penalty_by_elements():
+    rows = [
+        ("fine", GOOD),
+        ("critical", tensor(spectral__condition_number=1e6, quantization__sqnr_db=20.0)),
+        ("warning", tensor(tail__alpha=8.0, spectral__stable_rank=20.0)),
+        ("info", tensor(quantization__sqnr_db=35.0)),
+    ]
+    shapes = {"fine": (10, 100), "critical": (10, 10), "warning": (20, 10), "info": (30, 10)}
+    expected = 100 - (100 * 100 + 40 * 200 + 5 * 300) / 1600
+    assert assess(rows, shapes).score == pytest.approx(expected)
+    assert assess(rows).score == pytest.approx(100 - (100 + 40 + 5) / 4)
+    for word in ("critical 100", "warning 40", "info 5", "at most 25"):
+        assert word in SCORING
+
+
+VALUES = {
+    "spectral__condition_number": [10.0, 2e3, 2e4, 2e5, math.inf],
+    "quantization__sqnr_db": [50.0, 35.0, 25.0],
+    "quantization__extreme_outlier_percentage": [0.0, 0.5, 5.0, 50.0],
+    "spectral__stable_rank": [50.0, 20.0, 5.0],
+    "sparsity__dead_rows_percentage": [0.0, 0.5, 5.0, 50.0],
+    "tail__alpha": [3.0, 1.0],
+    "basic_stats__n_nan": [0, 7],
+}
+CHOICE = st.fixed_dictionaries({key: st.integers(0, len(values) - 1) for key, values in VALUES.items()})
+
+
+@given(st.lists(CHOICE, min_size=1, max_size=4), st.sampled_from(sorted(VALUES)), st.data())
+def test_a_worse_value_never_raises_the_score(choices, key, data):
+    def score(picked):
+        rows = [(str(i), tensor(**{k: VALUES[k][at] for k, at in one.items()})) for i, one in enumerate(picked)]
+        return assess(rows, {str(i): (i + 2, 100) for i in range(len(picked))}).score
+
+    at = data.draw(st.integers(0, len(choices) - 1))
+    worse = [dict(one) for one in choices]
+    worse[at][key] = min(worse[at][key] + 1, len(VALUES[key]) - 1)
+    assert 0.0 <= score(worse) <= score(choices) <= 100.0
+
+
+def test_only_what_was_measured_is_judged_and_the_rest_is_said():
+    health = assess([("w", {"basic_stats": GOOD["basic_stats"]})])
+    assert [what for what, _ in health.thresholds] == ["NaN or infinite values", "tensors that are all zero"]
+    assert health.unmeasured == (
+        "condition numbers and stable ranks were not measured: add --methods spectral",
+        "quantization risks and outliers were not measured: add --methods quantization",
+        "dead rows and dead columns were not measured: add --methods sparsity",
+        "exponents alpha were not measured: add --methods tail",
+    )
+    leading = tensor(spectral__condition_number=math.nan)
+    assert assess([("a", leading), ("b", leading), ("c", GOOD)]).unmeasured == (
+        "condition numbers are not known for 2 matrices: not all of their singular values are",
+    )
+
+
+@pytest.mark.parametrize("rows", [[], [("w", {})]])
+def test_nothing_judged_has_no_score(rows):
+    health = assess(rows)
+    assert (health.score, health.judged, health.findings, health.thresholds) == (None, 0, (), ())
+    assert health.unmeasured[0] == "non-finite values and zero tensors were not measured: add --methods basic_stats"
+
+
+def test_findings_are_sorted_and_grouped():
+    rows = [(f"model.layers.{i}.q_proj.weight", tensor(spectral__condition_number=2e4 + i)) for i in range(28)]
+    rows += [(f"experts.w[{i}]", tensor(spectral__condition_number=1.5e4)) for i in range(3)]
+    rows += [("head", tensor(spectral__singular=True, tail__alpha=9.0))]
+    health = assess(rows)
+    assert health.findings[0].parameter == "head"
+    levels = [LEVELS.index(f.level) for f in health.findings]
+    assert levels == sorted(levels)
+    assert health.worst()["head"] == "critical"
+    singular, condition, alpha = topics(health.findings)
+    assert (singular.level, singular.count, singular.patterns) == ("critical", 1, (("head", 1),))
+    assert (condition.what, condition.count) == ("condition number above 1e4", 31)
+    assert condition.worst.parameter == "model.layers.27.q_proj.weight"
+    assert condition.worst.said == "condition number above 1e4: 2.00e4"
+    assert condition.patterns == (("model.layers.*.q_proj.weight", 28), ("experts.w[*]", 3))
+    assert alpha.worst.said == "power-law exponent alpha above 6: 9"
+
+
+def test_json_has_no_infinity():
+    import json
+
+    found = assess([("w", tensor(spectral__singular=True)), ("v", tensor(quantization__sqnr_db=-math.inf))]).to_dict()
+    text = json.dumps({**found, "findings": [f for f in found["findings"] if "singular" in f]}, allow_nan=False)
+    assert '"singular": true' in text
+    assert found["counts"] == {"critical": 1, "warning": 1, "info": 0}
+    assert all(f["value"] is None or math.isfinite(f["value"]) for f in found["findings"])
+
+
+def test_judge_and_number():
+    assert [judge("condition", v) for v in (None, math.nan, 1.0, 2e3, math.inf)] == [
+        None,
+        None,
+        None,
+        "info",
+        "critical",
+    ]
+    assert number({"m": {"a": 3}}, "m", "a") == 3.0
+    assert number({"m": {"a": math.inf}}, "m", "a") == math.inf
+    assert [number({"m": {"a": v}}, "m", "a") for v in (None, math.nan, "1", False)] == [None] * 4
+    assert number({}, "m", "a") is None

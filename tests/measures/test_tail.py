@@ -1,0 +1,247 @@
+"""The columns of WeightWatcher: against its own values, and against its formulas written out plainly."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from weightwatcher_matrices import build
+
+from netweight.dtypes import DTYPES
+from netweight.kernels.cpu import CpuKernels
+from netweight.measures.registry import MEASURES
+from netweight.measures.tail import COLUMNS, THRESHOLD, derive
+from netweight.statistics.spectrum import Spectrum
+from netweight.statistics.tail import FEW, LEAST, fit_tail
+
+RECORDED = json.loads(Path(__file__).with_name("weightwatcher_values.json").read_text(encoding="utf-8"))
+CASES = {case["name"]: case for case in RECORDED["cases"]}
+NAMES = [column.name for column in COLUMNS]
+FIT = {"alpha", "D", "sigma", "xmin", "xmax", "num_pl_spikes", "alpha_weighted", "log_alpha_norm"}
+
+# Where WeightWatcher gives a number that its own definition does not, docs/measures/tail.md says why.
+NO_FIT = {
+    "7 above 1e-5": "7 of 27 eigenvalues are above 1e-05; a fit needs 8",
+    "none above 1e-5": "0 of 64 eigenvalues are above 1e-05; a fit needs 8",
+    "rank 1": "1 of 64 eigenvalues are above 1e-05; a fit needs 8",
+    "zero": "0 of 32 eigenvalues are above 1e-05; a fit needs 8",
+    "equal values": "the eigenvalues do not differ",
+}
+
+
+def spectrum_of(matrix, **changed):
+    matrix = np.asarray(matrix, dtype=np.float64)
+    values = np.linalg.svd(matrix, compute_uv=False)
+    known = {"values": values, "rows": matrix.shape[0], "cols": matrix.shape[1], "square_sum": float((matrix**2).sum())}
+    known |= {"method": "qr", "error": 1e-15, "complete": True}
+    return Spectrum(**known | changed)
+
+
+def spectrum_with(values, **changed):
+    values = np.sort(np.asarray(values, dtype=np.float64))[::-1]
+    square_sum = math.fsum(value * value for value in values.tolist())
+    known = {"values": values, "rows": len(values), "cols": len(values), "square_sum": square_sum}
+    return Spectrum(**known | {"method": "qr", "error": 0.0, "complete": True} | changed)
+
+
+def plainly(values):
+    """The recipe word by word, for float64 values in ascending order: (alpha, D, sigma, xmin)."""
+    found = []
+    for i in range(len(values) - 1):
+        tail = values[i:]
+        n = len(tail)
+        total = math.fsum(np.log(tail / tail[0]))
+        if total <= 0 or (len(values) < FEW and n < LEAST):
+            continue
+        alpha = 1 + (n - 1 if len(values) < FEW else n) / total
+        distance = np.max(np.abs(1 - (tail / tail[0]) ** (1 - alpha) - np.arange(n) / n))
+        found.append((distance, i, alpha))
+    distance, i, alpha = min(found)
+    return alpha, distance, (alpha - 1) / math.sqrt(len(values) - i), values[i]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_columns_are_those_of_weightwatcher(name, request):
+    recipe, theirs = CASES[name]["recipe"], CASES[name]["columns"]
+    folder = request.getfixturevalue("realweights") if recipe["kind"] == "file" else None
+    # WeightWatcher takes float64 weights as float32
+    ours = derive(spectrum_of(build(recipe, folder).astype(np.float32)))
+    assert list(ours) == NAMES
+    assert ours["tail_reason"] == NO_FIT.get(name, "")
+    for column, value in theirs.items():
+        if column in {"status", "warning"} or (name in NO_FIT and column in FIT):
+            continue
+        least = {
+            "sv_min": 1e-13 * ours["sv_max"],  # below it, a singular value is the rounding of the factorisation
+            "entropy": 3e-9 * theirs["M"],  # it adds 1e-10 to every p: 1e-10 ln 1e10 where p is next to nothing
+        }.get(column, 0.0)
+        assert ours[column] == pytest.approx(float(value), rel=1e-6, abs=least, nan_ok=True), column
+    if name in NO_FIT:
+        assert all(math.isnan(ours[column]) for column in FIT)
+    else:
+        assert ours["warning"] == theirs["warning"]
+        assert theirs["status"] == "success"
+
+
+@pytest.mark.parametrize("name", sorted(set(CASES) - set(NO_FIT)))
+def test_spectra_as_scan_finds_them_give_weightwatchers_fit(name, request):
+    recipe, theirs = CASES[name]["recipe"], CASES[name]["columns"]
+    folder = request.getfixturevalue("realweights") if recipe["kind"] == "file" else None
+    matrix = np.ascontiguousarray(build(recipe, folder).astype("<f4"))
+    accumulator = CpuKernels().spectrum(DTYPES["F32"], *matrix.shape, None)
+    raw = matrix.view(np.uint8).reshape(-1)
+    accumulator.add(raw, len(matrix))
+    if accumulator.look_again():
+        accumulator.add(raw, len(matrix))
+    ours = derive(Spectrum.of(accumulator))
+    for column in sorted(set(theirs) - {"status", "warning", "sv_min", "entropy"}):
+        assert ours[column] == pytest.approx(float(theirs[column]), rel=1e-6), column
+
+
+def test_the_recorded_values_cover_what_they_claim():
+    assert RECORDED["versions"]["weightwatcher"] == "0.7.7"
+    assert {case["columns"]["warning"] for case in CASES.values()} == {"", "over-trained", "under-trained"}
+    assert {case["columns"]["num_evals"] for case in CASES.values()} >= {8, 12, 19, 20, 21}
+    assert set(NO_FIT) < set(CASES)
+    assert set(NAMES) - {"tail_reason"} <= set(CASES["heavy 1.5"]["columns"])
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    st.integers(LEAST, 400),
+    st.sampled_from(["uniform", "pareto", "lognormal", "rounded"]),
+    st.floats(0.3, 5.0),
+    st.integers(0, 2**32 - 1),
+)
+def test_the_best_fit_is_that_of_the_plain_recipe(count, kind, spread, seed):
+    random = np.random.default_rng(seed)
+    values = {
+        "uniform": lambda: random.uniform(0.1, 0.1 + spread, count),
+        "pareto": lambda: 1 + random.pareto(spread, count),
+        "lognormal": lambda: np.exp(spread * random.standard_normal(count)),
+        "rounded": lambda: np.ceil(random.uniform(0, 40, count)),  # many equal ones
+    }[kind]()
+    values = np.sort(values)
+    if values[0] == values[-1]:
+        return
+    alpha, distance, sigma, xmin = plainly(values)
+    found = fit_tail(values)
+    assert found.distance == pytest.approx(distance, rel=1e-9)
+    # equal distances but for rounding: either may win
+    again = values[-found.tail :]
+    total = math.fsum(np.log(again / again[0]))
+    assert found.alpha == pytest.approx(1 + (found.tail - (count < FEW)) / total, rel=1e-9)
+    assert found.xmin == again[0]
+    if found.xmin == xmin and found.tail == np.count_nonzero(values >= xmin):
+        assert (found.alpha, found.sigma) == pytest.approx((alpha, sigma), rel=1e-9)
+
+
+def test_many_values_are_as_exact_as_few():
+    values = np.sort(np.random.default_rng(5).uniform(0, 2, 3000) ** 2) + 1e-4
+    alpha, distance, sigma, xmin = plainly(values)
+    found = fit_tail(values)
+    assert (found.alpha, found.distance, found.sigma, found.xmin) == pytest.approx(
+        (alpha, distance, sigma, xmin), rel=1e-10
+    )
+
+
+@pytest.mark.parametrize("exponent", [1.5, 2.0, 3.5])
+def test_a_known_power_law_is_found(exponent):
+    values = np.sort(1 + np.random.default_rng(8).pareto(exponent - 1, 5000))
+    found = fit_tail(values)
+    assert abs(found.alpha - exponent) < 4 * found.sigma
+    assert found.distance < 1.63 / math.sqrt(found.tail)  # a true fit is rejected at the level of 1%
+    assert found.tail > 500
+
+
+def test_a_tail_above_a_bulk_begins_where_the_bulk_ends():
+    random = np.random.default_rng(9)
+    tail = 10 * (1 + random.pareto(1.5, 400))
+    found = fit_tail(np.sort(np.concatenate([random.uniform(0.1, 9, 1600), tail])))
+    assert 9 < found.xmin < 14
+    assert abs(found.alpha - 2.5) < 4 * found.sigma
+
+
+def test_fewer_than_eight_values_are_no_tail():
+    with pytest.raises(ValueError, match=r"^a tail of 7 values: expected at least 8$"):
+        fit_tail(np.arange(1.0, 8.0))
+
+
+def test_values_that_differ_by_rounding_are_no_tail():
+    assert fit_tail(1 + np.arange(100) * 1e-15) is None
+    assert fit_tail(np.arange(1.0, 9.0)) is not None
+
+
+def test_alpha_does_not_depend_on_scale_above_the_threshold_and_does_below():
+    values = 1 + np.random.default_rng(3).pareto(1.0, 200)
+    row, twice = derive(spectrum_with(values)), derive(spectrum_with(1024 * values))
+    assert twice["alpha"] == pytest.approx(row["alpha"], rel=1e-12)
+    assert twice["xmin"] == pytest.approx(1024**2 * row["xmin"], rel=1e-12)
+    small = derive(spectrum_with(values * math.sqrt(THRESHOLD) / 1.5))
+    assert small["xmin"] > THRESHOLD
+    assert small["num_pl_spikes"] < 200
+
+
+def test_a_large_alpha_does_not_overflow():
+    values = 1e9 * (1 + 1e-4 * np.arange(300))
+    row = derive(spectrum_with(values))
+    assert row["alpha"] > 20
+    assert math.isfinite(row["log_alpha_norm"])
+    expected = row["alpha"] * math.log10(row["lambda_max"]) + math.log10(
+        np.sum((values / values[-1]) ** (2 * row["alpha"]))
+    )
+    assert row["log_alpha_norm"] == pytest.approx(expected, rel=1e-12)
+    assert row["warning"] == "under-trained"
+
+
+def test_a_truncated_spectrum_has_norms_but_no_tail():
+    whole = spectrum_of(np.random.default_rng(2).standard_normal((60, 90)))
+    cut = derive(spectrum_with(whole.values[:20], rows=60, cols=90, square_sum=whole.square_sum, complete=False))
+    row = derive(whole)
+    assert cut["tail_reason"] == "only the largest 20 of 60 eigenvalues are known"
+    known = {"norm", "log_norm", "spectral_norm", "log_spectral_norm", "stable_rank", "lambda_max", "sv_max"}
+    known |= {"num_evals", "N", "M", "Q"}
+    assert {name for name in NAMES if isinstance(cut[name], int | float) and not math.isnan(cut[name])} == known
+    assert all(cut[name] == pytest.approx(row[name], rel=1e-12) for name in known)
+
+
+@pytest.mark.parametrize(
+    ("spectrum", "reason"),
+    [
+        (Spectrum.undefined(5, 9, "rows too long"), "rows too long"),
+        (spectrum_with([math.nan] * 5, cols=9, reason="elements that are NaN"), "elements that are NaN"),
+        (spectrum_with([], rows=5, cols=9), "no eigenvalues"),
+    ],
+)
+def test_what_has_no_spectrum_says_so(spectrum, reason):
+    row = derive(spectrum)
+    assert row["tail_reason"] == reason
+    assert row["warning"] == ""
+    assert (row["N"], row["M"], row["num_evals"]) == (9, 5, 5)
+    assert all(math.isnan(row[name]) for name in NAMES[:-6])
+
+
+def test_squares_beyond_float64_are_no_tail_but_have_norms():
+    row = derive(spectrum_with(1e160 * (1 + np.arange(30.0)), square_sum=math.inf))
+    assert row["tail_reason"] == "eigenvalues beyond float64"
+    assert row["spectral_norm"] == math.inf
+    assert row["log_spectral_norm"] == pytest.approx(2 * (160 + math.log10(30)), rel=1e-12)
+    assert row["stable_rank"] == pytest.approx(np.sum(np.arange(1, 31) ** 2) / 900, rel=1e-12)
+    assert row["matrix_rank"] == 30
+    assert 0.8 < row["entropy"] < 1
+
+
+def test_values_are_plain_numbers():
+    row = derive(spectrum_of(np.random.default_rng(4).standard_normal((30, 20))))
+    assert {type(value) for value in row.values()} == {int, float, str}
+    assert (row["N"], row["M"], row["Q"]) == (30, 20, 1.5)
+
+
+def test_the_registry_knows_the_measure():
+    assert MEASURES["tail"].columns is COLUMNS
+    assert MEASURES["tail"].needs == {"spectrum"}
