@@ -15,6 +15,9 @@ from pathlib import Path
 
 # Nothing large is imported here: a child's peak memory starts from that of the process that started it.
 
+# An installed program has its bytecode; without this, an editable one would be compiled anew in every run.
+_ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
 
 class CommandFailedError(Exception):
     """A measured command that did not return 0; its message ends with the last lines that it printed."""
@@ -39,7 +42,9 @@ def measure(command: Sequence[str], log: Path) -> Measurement:
     """Run `command` to its end, its output going to `log`; raises CommandFailedError where it does not return 0."""
     with log.open("wb") as output:
         started = time.perf_counter()
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=_ENVIRONMENT
+        )
         _, status, usage = os.wait4(child.pid, 0)
         wall = time.perf_counter() - started
     child.returncode = os.waitstatus_to_exitcode(status)

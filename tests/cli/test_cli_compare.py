@@ -109,6 +109,52 @@ def test_identical_models(models, capsys):
     assert "100% identical, 0% changed by more than 1%, 0% changed sign" in " ".join(out.split())
 
 
+def test_a_norm_within_one_percent_is_not_called_frozen(tmp_path, capsys, narrow):
+    whole = np.arange(64, dtype="f4").reshape(8, 8) % 13  # whose sums are exact in every order
+    arrays = {"a.weight": normal((40, 40)), "b.weight": whole}
+    other = {"a.weight": arrays["a.weight"], "b.weight": arrays["b.weight"][::-1].copy()}
+    sides = save(tmp_path / "a", arrays), save(tmp_path / "b", other)
+    _, out, _ = run(capsys, "compare", *sides)
+    lines = out.splitlines()
+    assert "1 identical (every value is the same): a.weight" in lines
+    assert "1 with the norm within 1% (not identical): b.weight" in lines
+    assert "no parameter changed in mean, spread or norm" in lines
+    assert "frozen" not in out
+    assert not any(line.endswith(" ") for line in lines)
+    _, out, _ = run(capsys, "compare", *sides, "--format", "json")
+    assert strict_json(out)["frozen_layers"] == ["a.weight", "b.weight"]
+
+
+def test_nan_at_the_same_place_is_not_identical(tmp_path, capsys, narrow):
+    array = normal((8, 8))
+    array[1, 1] = np.nan
+    model = save(tmp_path / "a", {"w": array, "v": normal((8, 8))})
+    _, out, _ = run(capsys, "compare", model, model)
+    assert "1 identical (every value is the same): v" in out.splitlines()
+    assert "flagged: w: non-finite" in out.splitlines()
+    assert "no parameter changed, but 1 with NaN or infinity on either side were not compared" in out.splitlines()
+    _, out, _ = run(capsys, "compare", model, model, "--format", "json")
+    found = strict_json(out)
+    assert found["identical_layers"] == ["v"]
+    assert found["layer_comparisons"]["w"]["identical_percentage"] == 100
+
+
+@pytest.mark.parametrize("form", ["human", "json", "quiet"])
+def test_an_unreadable_tensor_fails_the_command(models, capsys, monkeypatch, form):
+    read = Tensor.read_into
+
+    def failing(self, start, out):
+        if self.name == LONG:
+            raise OSError(5, "Input/output error")
+        read(self, start, out)
+
+    monkeypatch.setattr(Tensor, "read_into", failing)
+    code, out, err = run(capsys, "compare", models / "a", models / "b", "--format", form)
+    assert code == 1
+    assert form == "quiet" or "Input/output error" in out
+    assert (err == "") == (form == "quiet") or "Input/output error" in err
+
+
 def test_dry_run(models, capsys, no_data):
     code, out, err = run(
         capsys, "compare", models / "a", models / "b", "--dry-run", "--workers", "2", "--memory", "1GiB"
@@ -158,6 +204,33 @@ def test_models_are_needed(models, capsys):
     assert "compare takes two models, A and B: folders or files" in err
     assert run(capsys, "compare", "--model1", models / "a")[0] == 2
     assert run(capsys, "compare")[0] == 2
+
+
+def test_what_was_left_out_on_purpose_is_one_line(models, capsys, narrow):
+    for more in ([], ["--dry-run"]):
+        code, out, _ = run(capsys, "compare", models / "a", models / "b", "--include", "*layers.3.*", *more)
+        assert code == 0
+        left = [line for line in out.splitlines() if line.startswith("left out")]
+        assert left == ["left out: 8 tensors: not matched by --include"]
+    _, out, _ = run(capsys, "compare", models / "a", models / "b", "--include", "*layers.3.*", "--verbose")
+    assert "left out: gone: not matched by --include" in out.splitlines()
+
+
+def test_an_adapter_is_refused(models, tmp_path, capsys, no_data):
+    module = "base_model.model.model.layers.0.self_attn.q_proj"
+    lora = {f"{module}.lora_A.weight": normal((4, 20)), f"{module}.lora_B.weight": normal((20, 4))}
+    save(tmp_path / "adapter_model.safetensors", lora)
+    for sides in ((models / "a", tmp_path), (tmp_path, models / "a")):
+        code, out, err = run(capsys, "compare", *sides)
+        assert (code, out) == (2, "")
+        assert f"{tmp_path} is an adapter (LoRA or its kin), not a model: it holds 'base_model" in err
+        assert err.endswith("merge it into its base, and give the result\n")
+
+
+def test_a_dry_run_checks_the_output_name(models, capsys, no_data):
+    code, out, err = run(capsys, "compare", models / "a", models / "b", "--dry-run", "--output", "c.xlsx")
+    assert (code, out) == (2, "")
+    assert "--output c.xlsx: expected a name that ends in" in err
 
 
 def test_hostile_names(tmp_path, capsys, narrow):

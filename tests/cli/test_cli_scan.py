@@ -102,6 +102,7 @@ def test_wrong_calls_are_one_line(model, tmp_path, capsys) -> None:
         ([], "expected one MODEL"),
         ([model, "--model", model], "MODEL is given twice"),
         ([model, "--methods", "svd"], "--methods: no method 'svd'"),
+        ([model, "--dry-run", "--output", tmp_path / "x.xlsx"], "expected a name that ends in .json, .csv, .parquet"),
         ([model, "--output", tmp_path / "x.xlsx"], "expected a name that ends in .json, .csv, .parquet; got '.xlsx'"),
         ([model, "--resume"], "--resume: goes on with a run that has an output file"),
         ([model, "--plot-tensors", "*"], "--plot-tensors: chooses what is drawn; give --plots DIR as well"),
@@ -143,6 +144,22 @@ def test_a_tensor_beyond_the_end_of_the_file_is_listed_and_the_rest_measured(tmp
     assert sorted("basic_stats" in f for f in found.values()) == [False, True, True]
     assert "Input/output error" in done.stderr
     assert "Input/output error" in done.stdout
+
+
+def test_tensors_without_elements(tmp_path, capsys) -> None:
+    save_file({f"layers.0.{i}.weight": np.ones((0, 5), np.float32) for i in range(2)}, tmp_path / "m.safetensors")
+    run(tmp_path / "m.safetensors", "--methods", "all", "--health")
+    shown = capsys.readouterr().out
+    assert "2 without elements" in shown
+    assert "vector" not in shown
+    assert "no score: nothing was judged" in shown
+
+
+def test_what_was_left_out_on_purpose_is_one_line(model, capsys) -> None:
+    for more in ([], ["--dry-run"]):
+        run(model, "--include", "*layers.0.*", *more)
+        left = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out")]
+        assert left == ["left out: 5 tensors: not matched by --include"]
 
 
 def test_hostile_names_stay_text(tmp_path, capsys) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -80,9 +81,10 @@ def test_one_model_and_its_base(capsys: pytest.CaptureFixture[str], models: Path
 
 
 def test_a_folder(capsys: pytest.CaptureFixture[str], models: Path, base: Path, tmp_path: Path) -> None:
-    out, err = run(capsys, "--models-dir", models, "--base", base, "--output-dir", tmp_path / "out")
-    (noted,) = err.splitlines()
-    assert noted.startswith(f"note: bad: {models / 'bad' / 'model.safetensors'}: ")
+    out, err = run(capsys, "--models-dir", models, "--base", base, "--output-dir", tmp_path / "out", code=1)
+    (noted,) = err.splitlines()  # once, and not in the table too
+    assert noted.startswith(f"failed: bad: {models / 'bad' / 'model.safetensors'}: ")
+    assert "header" not in out
     rows = [line.split() for line in out.splitlines()]
     assert rows[0] == ["model", "type", "status", "parameters", "layers", "reduced", "layers", "gone"]
     assert ["short", "standard", "analysed", "112", "3", "17.65%", "0"] in rows
@@ -96,7 +98,8 @@ def test_the_names_of_the_tool_before(
     capsys: pytest.CaptureFixture[str], models: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    run(capsys, "--models_dir", models, "--base_model", base, "--device", "cuda", "--format", "quiet")
+    shutil.rmtree(models / "bad")
+    run(capsys, "--models_dir", models, "--base_model", base, "--device", "cpu", "--format", "quiet")
     assert (tmp_path / "baselines_analysis" / "batch_analysis_results.json").exists()
     run(capsys, "--models_dir", models, "--merge_results", "--output_dir", "mine", "--format", "quiet")
     found = json.loads((tmp_path / "mine" / "models_summary.json").read_text())
@@ -105,7 +108,9 @@ def test_the_names_of_the_tool_before(
 
 
 def test_a_folder_as_json(capsys: pytest.CaptureFixture[str], models: Path, base: Path, tmp_path: Path) -> None:
-    out, _ = run(capsys, "--models-dir", models, "--base", base, "--output-dir", tmp_path / "out", "--format", "json")
+    args = ["--models-dir", models, "--base", base, "--output-dir", tmp_path / "out", "--format", "json"]
+    out, err = run(capsys, *args, code=1)
+    assert err.startswith("failed: bad: ")
     assert json.loads(out) == json.loads((tmp_path / "out" / "batch_analysis_results.json").read_text())
 
 
@@ -128,6 +133,49 @@ def test_dry_run(capsys: pytest.CaptureFixture[str], models: Path, tmp_path: Pat
         assert out == ""
 
 
+def test_dry_run_of_one_model(capsys: pytest.CaptureFixture[str], models: Path, base: Path) -> None:
+    before = sorted(models.rglob("*"))
+    args = [models / "short", "--base", base, "--dry-run", "--output-dir", models / "out"]
+    out, _ = run(capsys, *args)
+    assert out.splitlines() == [
+        f"model      {models / 'short'}: 4 tensors, 224 B",
+        f"base       {base}: 5 tensors, 272 B",
+        "to read    headers, and some 20 kB a layer where layers were removed",
+        "nothing was analysed or written; leave out --dry-run to run it",
+    ]
+    found = json.loads(run(capsys, *args, "--deep", "--format", "json")[0])
+    assert (found["bytes_to_read"], len(found["inputs"])) == (224, 2)
+    assert run(capsys, *args, "--format", "quiet") == ("", "")
+    assert sorted(models.rglob("*")) == before
+
+
+def test_the_shared_options(capsys: pytest.CaptureFixture[str], models: Path, base: Path, tmp_path: Path) -> None:
+    shutil.rmtree(models / "bad")
+    shared = ["--device", "auto", "--workers", "2", "--memory", "64MiB", "--seed", "1", "--resume", "--verbose"]
+    plain, _ = run(capsys, base)
+    assert run(capsys, base, *shared) == (plain, "")
+    out, _ = run(capsys, "--models-dir", models, "--base", base, "--output-dir", tmp_path / "out", *shared)
+    assert "note: short: config.json says num_hidden_layers = 4, the tensors have 3\n" in out
+
+
+def test_files_that_cannot_be_with_their_model(
+    capsys: pytest.CaptureFixture[str], models: Path, base: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(models / "bad")
+    for name in ("short", "whole"):
+        (models / name / "analysis").write_text("in the way")
+    args = ["--models-dir", models, "--base", base, "--output-dir", tmp_path / "out"]
+    _, err = run(capsys, *args)
+    first, second = err.splitlines()
+    assert first == (
+        f"note: short: its own files are in {tmp_path / 'out' / 'short' / 'analysis'}:"
+        f" {models / 'short' / 'analysis'}: is not a folder"
+    )
+    assert second == "note: the same of 1 more models (--verbose lists them)"
+    _, err = run(capsys, *args, "--reanalyze", "--verbose")
+    assert [line.split(":")[1] for line in err.splitlines()] == [" short", " whole"]
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -137,6 +185,18 @@ def test_dry_run(capsys: pytest.CaptureFixture[str], models: Path, tmp_path: Pat
         (["m", "--merge-results"], "--merge-results: goes with --models-dir, got one MODEL; leave it out"),
         (["m", "--reanalyze"], "--reanalyze: goes with --models-dir, got one MODEL; leave it out"),
         (["not-there"], "not-there: there is no such file or folder"),
+        (["--models-dir", ""], "--models-dir: the name is empty; give the folder of the models"),
+        (["--models-dir", ".", "--base", "no", "--dry-run"], "no: there is no such file or folder"),
+        (["m", "--include", "a"], "structure counts whole models: --include and --exclude do not go with it; leave"),
+        (["m", "--exclude", "a"], "structure counts whole models: --include and --exclude do not go with it; leave"),
+        (["m", "--device", "cuda"], "--device cuda: GPUs come with a later version; leave the option out, or use"),
+        (["m", "--device", "gpu"], "--device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
+        (["m", "--multi-gpu"], "--multi-gpu: GPUs come with a later version; leave the option out"),
+        (["m", "--memory", "much"], "--memory: expected a size such as 512MB, 1GiB or 2g, got 'much'"),
+        (
+            ["--models-dir", ".", "--merge-results", "--reanalyze"],
+            "--merge-results only gathers earlier results: leave it out, or --reanalyze",
+        ),
         (["--models-dir", "d"], "--models-dir d: is not a folder; give the folder of the models"),
     ],
 )

@@ -120,3 +120,22 @@ def slice_json(dims: Sequence[Mapping[str, int]], embedding: int) -> dict[str, A
         "head_dimension": None,
         "const_dimension": None,
     }
+
+
+def every_kind(folder: Path, arrays: Mapping[str, Any], layers: int) -> Path:
+    """A folder with a model of every kind, in the layouts that the tools leave, and results without a model."""
+    save(folder / "Magnitude_2000" / "pruned_model", zeroed(arrays, 0.5), layers)
+    save(folder / "ShortGPT_remove_2", without(arrays, layers, [1, 4]), layers)
+    (folder / "Wanda_bin").mkdir()
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    torch.save(tensors, folder / "Wanda_bin" / "pruned_model.bin")
+    dims = [
+        {"attention_input": 24, "attention_output": 24, "mlp_input": 24, "mlp_output": 24 if i < layers - 1 else HIDDEN}
+        for i in range(layers)
+    ]
+    (folder / "SliceGPT_2000").mkdir()
+    torch.save(sliced_llama(layers, dims, 24), folder / "SliceGPT_2000" / "Llama_0.25.pt")
+    (folder / "SliceGPT_2000" / "Llama_0.25.json").write_text(json.dumps(slice_json(dims, 24)))
+    (folder / "only_results").mkdir()
+    (folder / "only_results" / "eval.json").write_text("{}")
+    return folder

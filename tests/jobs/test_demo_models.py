@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+import netweight
 from netweight.errors import OutputError
-from netweight.jobs.demo_models import make_demo_models
+from netweight.jobs.demo_models import make_demo_models, make_pruned_models
 
 PUBLISHED = {
     "demo-math": 182.634,
@@ -107,3 +108,21 @@ def test_a_file_in_the_way_is_an_output_error(tmp_path):
     assert message.startswith("cannot write ")
     assert message.endswith("; choose a folder that can be written to")
     assert "\n" not in message
+
+
+def test_pruned_copies_are_the_base_without_what_they_lost(tmp_path):
+    models = make_demo_models(tmp_path / "models")
+    narrow, short = make_pruned_models(tmp_path / "pruned")
+    base = netweight.open(models.base)
+    with netweight.open(short) as found:
+        assert len(found) == len(base) - 2 * 9
+        for gone, stays in ((0, 0), (2, 4), (3, 5)):
+            name = "model.layers.{}.mlp.down_proj.weight"
+            np.testing.assert_array_equal(found[name.format(gone)].read(), base[name.format(stays)].read())
+        assert found.config["num_hidden_layers"] == 4
+    with netweight.open(narrow) as found:
+        name = "model.layers.1.mlp.up_proj.weight"
+        np.testing.assert_array_equal(found[name].read(), np.delete(base[name].read(), np.s_[::3], axis=0))
+        assert found["model.layers.1.mlp.down_proj.weight"].shape == (256, 512)
+        assert found.config["intermediate_size"] == 512
+    base.close()

@@ -86,6 +86,10 @@ def test_weights_only_leaves_vectors_out(model) -> None:
     found = netweight.scan(model, weights_only=True)
     assert list(found) == [name for name in llama() if "norm" not in name]
     assert {s.reason for s in found.skipped} == {"not a weight matrix: left out, as asked"}
+    assert found.to_dict().keys() == found.keys()  # what was asked for needs no reason in the file
+    chosen = netweight.scan(model, exclude=("*q_proj*",))
+    assert len(chosen.skipped) == 2
+    assert chosen.to_dict().keys() == chosen.keys()
 
 
 def test_what_is_no_weight_is_listed_with_its_reason(tmp_path) -> None:

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -247,12 +248,46 @@ def test_experts_are_condensed(printed, fused):
     assert "x64" not in few
 
 
+def test_labels_of_experts_are_readable(printed):
+    """The projection and the number, however long the names are; the layer is in the heading."""
+    shapes = {
+        "model.layers.3.block_sparse_moe.gate.weight": (2, 64),
+        "model.layers.3.block_sparse_moe.experts.0.w2.weight": (64, 128),
+        "model.layers.3.block_sparse_moe.experts.1.w2.weight": (64, 128),
+    }
+    rows = scan_rows(shapes)
+    stack = classify_all({"model.layers.3.mlp.experts.gate_up_proj": (2, 64, 128)})
+    parameter = stack["model.layers.3.mlp.experts.gate_up_proj"]
+    for part in ("0", "0.gate_proj", "0.up_proj", "1", "1.gate_proj", "1.up_proj"):
+        name = f"{parameter.name}[{part}]"
+        one = replace(parameter, name=name)
+        rows.append(ScanRow(name, one, (2, 64, 128), 64, 128, "BF16", 8192, rows[0].measures, fused="." in part))
+    lines = printed(lambda: show_scan(rows, top_issues=0), 80).splitlines()
+    assert lines[0].startswith("layer 3 ")
+    assert [line[2:].split()[0] for line in lines[1:10]] == [
+        "moe_gate", "down_proj[0]", "down_proj[1]", "gate_up[0]", "gate_proj[0]", "up_proj[0]", "gate_up[1]",
+        "gate_proj[1]", "up_proj[1]",
+    ]  # fmt: skip
+
+
+def test_a_matrix_with_nan_has_no_ranks_and_is_the_worst_to_quantize(printed):
+    rows = scan_rows(llama(1))
+    rows[1].measures["spectral"] |= dict.fromkeys(("actual_rank", "svd_90_percent_rank", "condition_number"), math.nan)
+    rows[1].measures["spectral"] |= {"svd_90_percent_rank_at_least": 0}
+    rows[1].measures["quantization"] = {
+        "sqnr_db": math.nan, "extreme_outlier_percentage": math.nan, "risk_level": "broken",
+        "recommendation": "mend first: NaN or infinite values",
+    }  # fmt: skip
+    text = printed(lambda: show_scan(rows, top_issues=1), 80)
+    line = next(line for line in text.splitlines() if "q_proj" in line)
+    assert line.split()[1:4] == ["4096x4096", "-", "-"]
+    assert re.search(r"^critical +- +- +mend first +model.layers.0.self_attn.q_proj.weight$", text, re.MULTILINE)
+
+
 def test_parts_of_a_fused_matrix_follow_it(printed):
     shapes = {"h.0.mlp.c_fc.weight": (768, 3072), "h.0.attn.c_attn.weight": (768, 2304)}
     rows = scan_rows(shapes)
     base = rows[1]
-    from dataclasses import replace
-
     for role in ("q_proj", "k_proj", "v_proj"):
         name = f"{base.name}[{role}]"
         parameter = replace(base.parameter, name=name, role=role)
@@ -270,13 +305,21 @@ def test_parts_of_a_fused_matrix_follow_it(printed):
 
 def test_verbose_lists_vectors_and_all_that_was_left_out(printed):
     rows = scan_rows(llama(1))
-    skipped = [Skipped(f"t{i}", "an integer tensor") for i in range(9)]
+    skipped = [Skipped(f"a{i}", "not matched by --include", asked=True) for i in range(40)]
+    skipped += [Skipped(f"t{i}", "an integer tensor") for i in range(9)]
     short = printed(lambda: show_scan(rows, top_issues=0, skipped=skipped, notes=["tied: a = b"]), 80)
-    assert short.count("left out: t") == 6
-    assert "left out: 3 more (--verbose lists them)" in short
+    assert [line for line in short.splitlines() if line.startswith("left out")] == [
+        "left out: t0, t1 and 7 more: an integer tensor",
+        "left out: 40 tensors: not matched by --include",
+    ]
     assert "note: tied: a = b" in short
+    unlike = [Skipped(f"t{i}", f"reason {i}") for i in range(9)]
+    short = printed(lambda: show_scan(rows, top_issues=0, skipped=unlike + skipped), 80)
+    assert short.count("left out: t") == 6
+    assert "left out: 52 more (--verbose lists them)" in short
     long = printed(lambda: show_scan(rows, top_issues=0, skipped=skipped, verbose=True), 80)
     assert long.count("left out: t") == 9
+    assert long.count("left out: a") == 40
     assert "input_layernorm" in long
     assert "q_proj.bias" in long
     assert "vectors" not in long

@@ -14,7 +14,7 @@ from task_vectors import normal, save, tuned
 
 import netweight
 from netweight import Scope
-from netweight.errors import OptionError
+from netweight.errors import InputError, OptionError
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,33 @@ def test_results_read_back_from_json_compare_by_their_numbers(models, tmp_path) 
     metrics = comparison["layer_comparisons"]["model.layers.1.self_attn.q_proj.weight"]
     assert metrics["l2_norm_ratio"] == pytest.approx(1.3, rel=1e-6)
     assert metrics["condition_number_ratio"] == pytest.approx(1.0, rel=1e-4)
+
+
+def test_a_scan_with_vectors_compares_with_vectors(models, tmp_path) -> None:
+    whole = netweight.scan(models[1], methods="all").to_dict()
+    assert "model.norm.weight" in whole
+    for results in (whole, {"health": {}, "parameters": whole}):
+        comparison = Scope(models[0]).compare_with(json.loads(json.dumps(results)), methods=["all"])
+        assert "model.norm.weight" in comparison["common_layers"]
+        assert (comparison["only_in_model1"], comparison["only_in_model2"]) == ([], [])
+        assert comparison.refs == (str(models[0]), "the given results")
+    weights = {name: fields for name, fields in whole.items() if name != "model.norm.weight"}
+    comparison = Scope(models[0]).compare_with(weights)
+    assert (comparison["only_in_model1"], comparison["only_in_model2"]) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("results", "got"),
+    [
+        ({}, "got an empty mapping"),
+        ({"x": 1}, "got something else under 'x'"),
+        ({"x": {"basic_stats": 1}}, "got something else under 'x'"),
+        ({"health": {}, "parameters": None}, "got NoneType"),
+    ],
+)
+def test_what_is_no_scan_is_refused(models, results, got) -> None:
+    with pytest.raises(InputError, match="expected the results of a scan, {parameter: .*, " + got):
+        Scope(models[0]).compare_with(results)
 
 
 def test_training_stability(tmp_path) -> None:

@@ -35,6 +35,17 @@ def test_names_with_and_without_numbers():
     assert shorten_names(names, 30, "..")[1] == "..12.mlp.down_proj.weight"
 
 
+@pytest.mark.parametrize(
+    ("width", "least"), [(40, ".gate_up_proj[12.up_proj]"), (34, "j[12.up_proj]"), (24, "[12.up_proj]"), (16, "]")]
+)
+def test_the_part_of_a_tensor_stays(width, least):
+    names = [f"model.layers.3.mlp.experts.gate_up_proj[{part}]" for part in ("12", "12.up_proj", "12.gate_proj")]
+    short = shorten_names(names, width, "..")
+    assert all(cells(name) <= width for name in short)
+    assert len(set(short)) == 3
+    assert short[1].endswith(least)
+
+
 def test_names_that_cannot_be_told_apart_stay_longer():
     names = ["a" * 50 + "x" + "b" * 50, "a" * 50 + "y" + "b" * 50]
     short = shorten_names(names, 20)

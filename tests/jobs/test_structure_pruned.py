@@ -26,7 +26,7 @@ from pruned_models import (
     zeroed,
 )
 
-from netweight.errors import FormatError
+from netweight.errors import FormatError, OutputError
 from netweight.jobs.structure import structure
 
 LAYERS = 32
@@ -147,7 +147,8 @@ def test_removed_layers_of_a_model_that_was_tuned_before(tmp_path: Path, arrays:
     other = llama(LAYERS, seed=7)
     found = structure(save(tmp_path / "m", without(other, LAYERS, [4]), 31), base).comparison
     assert found is not None
-    assert found["removed_layers"] == []
+    assert found["removed_layers"] == found["added_layers"] == []
+    assert found["unknown_layers"] == list(range(31))
     assert found["layers"] == []
     (note,) = found["notes"]
     assert note == (
@@ -178,7 +179,42 @@ def test_an_unknown_layer_beside_a_gap_leaves_the_gap_open(tmp_path: Path, array
     assert found is not None
     assert found["removed_layers"] == [25]
     assert [row["base_layer"] for row in found["layer_map"]][4:7] == [4, None, 7]
+    assert (found["unknown_layers"], found["added_layers"]) == ([5], [])
     assert len(found["layers"]) == 30
+
+
+def test_a_layer_between_two_that_are_neighbours_in_the_base_is_none_of_it(
+    tmp_path: Path, arrays: dict[str, Any], base: Path
+) -> None:
+    order = [*range(11), 0, *range(11, LAYERS)]
+    changed = renumbered(arrays, order)
+    for name, array in llama(1, seed=9).items():
+        if ".layers." in name:
+            changed[name.replace(".0.", ".11.")] = array
+    made = structure(save(tmp_path / "m", changed, 33), base)
+    found = made.comparison
+    assert found is not None
+    assert found["added_layers"] == [{"layer_idx": 11, "repeats": None}]
+    assert found["unknown_layers"] == found["removed_layers"] == found["notes"] == []
+    assert len(found["layers"]) == LAYERS
+    assert "  layers more than the base has: 1\n" in made.text
+
+
+def test_packed_weights_are_no_reduction_of_parameters(tmp_path: Path, arrays: dict[str, Any], base: Path) -> None:
+    packed = dict(arrays)
+    for name in [name for name in arrays if "_proj" in name]:
+        rows, columns = packed.pop(name).shape
+        packed[name.replace(".weight", ".qweight")] = np.zeros((columns // 8, rows), np.int32)
+    found = structure(save(tmp_path / "gptq", packed, LAYERS), base).comparison
+    assert found is not None
+    assert found["notes"] == [
+        "gptq is stored packed (quantized): reductions are of elements as stored, not of parameters"
+    ]
+
+
+def test_a_model_is_no_place_for_results(base: Path) -> None:
+    with pytest.raises(OutputError, match="is an input model; choose another output folder"):
+        structure(base).write(base)
 
 
 def test_layers_that_are_there_twice(tmp_path: Path, arrays: dict[str, Any], base: Path) -> None:

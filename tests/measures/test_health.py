@@ -172,10 +172,64 @@ def test_only_what_was_measured_is_judged_and_the_rest_is_said():
         "dead rows and dead columns were not measured: add --methods sparsity",
         "exponents alpha were not measured: add --methods tail",
     )
-    leading = tensor(spectral__condition_number=math.nan)
-    assert assess([("a", leading), ("b", leading), ("c", GOOD)]).unmeasured == (
-        "condition numbers are not known for 2 matrices: not all of their singular values are",
+    reasons = ["only the 5 largest of 9 singular values were asked for", "only the 5 largest of 8 singular values"]
+    leading = [tensor(spectral__condition_number=math.nan, spectral__spectrum_reason=reason) for reason in reasons]
+    broken = tensor(
+        spectral__condition_number=math.nan,
+        spectral__spectrum_reason="elements that are NaN or infinite",
+        basic_stats__n_nan=1,
     )
+    assert assess([("a", leading[0]), ("b", leading[1]), ("c", GOOD), ("d", broken)]).unmeasured == (
+        "the condition numbers of 2 matrices are not known: only the largest singular values were asked for",
+        "the condition number of 1 matrix is not known: elements that are NaN or infinite",
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "methods", "what"),
+    [
+        ({"sparsity__zeros_percentage": 100.0}, ["sparsity"], "tensors that are all zero"),
+        ({"spectral__max_singular_value": 0.0}, ["spectral"], "tensors that are all zero"),
+        ({"tail__sv_max": 0.0}, ["tail"], "tensors that are all zero"),
+        ({"quantization__risk_level": "broken"}, ["quantization"], "NaN or infinite values"),
+        ({"spectral__spectrum_reason": "elements that are NaN or infinite"}, ["spectral"], "NaN or infinite values"),
+    ],
+)
+def test_faults_that_another_measure_tells_need_no_basic_stats(changes, methods, what):
+    rows = [("w", {m: tensor(**changes)[m] for m in methods}), ("v", {m: GOOD[m] for m in methods})]
+    health = assess(rows, {"w": (100, 100), "v": (100, 100)})
+    assert [f.said for f in health.findings] == [what]
+    assert what in dict(health.thresholds)
+    missing = {"tensors that are all zero": "zero tensors", "NaN or infinite values": "non-finite values"}[what]
+    assert not any(missing in sentence for sentence in health.unmeasured)
+    assert health.to_dict()["findings"][0]["value"] == (None if what.startswith("NaN") else 1.0)
+
+
+def test_dead_rows_of_nan_are_not_called_dead():
+    broken = tensor(basic_stats__n_nan=50, sparsity__dead_rows_percentage=50.0, sparsity__dead_columns_percentage=20.0)
+    assert [f.said for f in assess([("w", broken)]).findings] == ["NaN or infinite values: 50"]
+
+
+def test_vectors_are_not_in_the_mean():
+    bad = tensor(spectral__condition_number=1e6)
+    shapes = {"w": (10, 10), "b": (1, 100_000)}
+    assert assess([("w", bad), ("b", GOOD)], shapes).score == 0.0
+    assert assess([("b", GOOD)], shapes).score == 100.0
+    assert assess([("b", tensor(basic_stats__n_inf=1))], shapes).score == 25.0
+
+
+@given(st.lists(st.tuples(CHOICE, st.booleans()), min_size=1, max_size=4), st.sets(st.sampled_from(sorted(GOOD))))
+def test_a_further_method_never_raises_the_score(picked, methods):
+    shapes = {str(i): (1, 1000) if vector else (i + 2, 100) for i, (_, vector) in enumerate(picked)}
+    whole = {str(i): tensor(**{k: VALUES[k][at] for k, at in one.items()}) for i, (one, _) in enumerate(picked)}
+
+    def score(chosen):
+        return assess([(n, {m: fields[m] for m in fields if m in chosen}) for n, fields in whole.items()], shapes).score
+
+    before = score(methods)
+    for more in GOOD.keys() - methods:
+        after = score(methods | {more})
+        assert before is None or after <= before
 
 
 @pytest.mark.parametrize("rows", [[], [("w", {})]])

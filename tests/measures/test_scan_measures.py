@@ -150,6 +150,7 @@ def test_no_quantization_error(name, kind):
     assert (quantized["quantization_mse"], quantized["relative_error"]) == (0, 0)
     assert quantized["sqnr_reason"] == ("all elements are zero" if kind == "zero" else "quantized without error")
     if kind == "zero":
+        assert quantized["recommendation"] == "nothing to lose: all elements are zero"
         assert math.isnan(quantized["cosine_similarity"])
         assert math.isnan(quantized["dynamic_range"])
         assert quantized["per_channel_int8_relative_error"] == 0
@@ -193,12 +194,15 @@ def test_nothing_and_nothing_finite():
         assert math.isnan(quantized["per_channel_int8_relative_error"])
         assert math.isnan(sparse["median_abs_weight"])
         assert (quantized["recommendation"], quantized["risk_level"]) == (
-            "none: no quantization error is defined",
-            "unknown",
+            ("mend first: NaN or infinite values", "broken")
+            if array.size
+            else ("none: no quantization error is defined", "unknown")
         )
     array = sample("normal", "BF16", (10, 10), seed=4)
     array[0, 0], array[1, 1] = np.nan, np.inf
-    basic = rows_of(array, "BF16")[0]
+    basic, quantized, _ = rows_of(array, "BF16")
+    assert (quantized["recommendation"], quantized["risk_level"]) == ("mend first: NaN or infinite values", "broken")
+    assert math.isfinite(quantized["sqnr_db"])
     assert (basic["flag"], basic["n_nan"], basic["n_inf"]) == ("non-finite", 1, 1)
 
 

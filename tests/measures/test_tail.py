@@ -29,7 +29,7 @@ NO_FIT = {
     "7 above 1e-5": "7 of 27 eigenvalues are above 1e-05; a fit needs 8",
     "none above 1e-5": "0 of 64 eigenvalues are above 1e-05; a fit needs 8",
     "rank 1": "1 of 64 eigenvalues are above 1e-05; a fit needs 8",
-    "zero": "0 of 32 eigenvalues are above 1e-05; a fit needs 8",
+    "zero": "all elements are zero",
     "equal values": "the eigenvalues do not differ",
 }
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HeldMatrix", "Matrix", "Part", "RowMatrix", "open_matrix", "whole"]
 
-_SQUARE = 256
+_SQUARE = 256  # rows, and columns of them, that are picked at a time
 
 
 class Matrix(Protocol):
@@ -200,17 +200,32 @@ class HeldMatrix:
 
         with self._reading:
             if self._picked is None:
-                width = self.dtype.bits // 8
-                part = self.part
-                region = np.empty(part.region_rows * part.region_cols * width, np.uint8)
-                read(self.tensor, part.start, region.data)
-                cells = region.view(f"u{width}").reshape(part.region_rows, part.region_cols)
-                picked = cells[np.concatenate(part.row_runs)] if _partial(part.row_runs, part.region_rows) else cells
-                if _partial(part.col_runs, part.region_cols):
-                    picked = np.concatenate([picked[:, run.start : run.stop : run.step] for run in part.col_runs], 1)
-                cells = _transposed(picked) if part.transposed else np.ascontiguousarray(picked)
-                self._picked = cells.view(np.uint8)
+                part, width = self.part, self.dtype.bits // 8
+                picked = np.empty((self.rows, self.cols), f"u{width}")
+                stored = picked.T if part.transposed else picked
+                room = np.empty(min(_SQUARE, len(stored)) * part.region_cols * width, np.uint8)
+                for top in range(0, len(stored), _SQUARE):
+                    count = min(_SQUARE, len(stored) - top)
+                    self._read_rows(top, count, room)
+                    cells = room[: count * part.region_cols * width].view(f"u{width}").reshape(count, -1)
+                    left = 0
+                    for run in part.col_runs:
+                        for first in range(0, len(run), _SQUARE):  # squares stay in the caches
+                            columns = run[first : first + _SQUARE]
+                            piece = cells[:, columns.start : columns.stop : columns.step]
+                            stored[top : top + count, left : left + len(columns)] = piece
+                            left += len(columns)
+                self._picked = picked.view(np.uint8)
             return self._picked
+
+    def _read_rows(self, first: int, count: int, room: np.ndarray[Any, Any]) -> None:
+        """Whole rows of the region into the front of `room`."""
+        cols = self.part.region_cols
+        width = cols * self.dtype.bits // 8
+        done = 0
+        for start, length in _spans(self.part.row_runs, first, count):
+            read(self.tensor, self.part.start + start * cols, room[done * width : (done + length) * width].data)
+            done += length
 
 
 def open_matrix(tensor: Tensor, part: Part) -> Matrix:
@@ -232,22 +247,6 @@ def read(tensor: Tensor, start: int, out: memoryview) -> None:
             f"{printable(tensor.source.name)}: tensor {printable(tensor.name)!r} could not be read at element {start}:"
             f" {error}; check the file and the disk"
         ) from error
-
-
-def _transposed(cells: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The transpose in memory, square by square: squares stay in the caches."""
-    import numpy as np  # noqa: PLC0415 - headers are read without numpy
-
-    rows, cols = cells.shape
-    out = np.empty((cols, rows), cells.dtype)
-    for top in range(0, rows, _SQUARE):
-        for left in range(0, cols, _SQUARE):
-            out[left : left + _SQUARE, top : top + _SQUARE] = cells[top : top + _SQUARE, left : left + _SQUARE].T
-    return out
-
-
-def _partial(runs: tuple[range, ...], length: int) -> bool:
-    return runs != (range(length),)
 
 
 def _spans(runs: tuple[range, ...], first: int, count: int) -> list[tuple[int, int]]:

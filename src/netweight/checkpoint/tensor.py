@@ -98,10 +98,14 @@ class CheckpointFile:
 
 @dataclass(frozen=True)
 class Skipped:
-    """An entry of the file that is not a weight, or a tensor that a job did not measure, and why."""
+    """An entry of the file that is not a weight, or a tensor that a job did not measure, and why.
+
+    `asked`: it was left out because options said so.
+    """
 
     name: str
     reason: str
+    asked: bool = False
 
 
 class Checkpoint(Mapping[str, Tensor]):

@@ -91,6 +91,10 @@ def compare(
         count_tied_twice=rest["count_tied_twice"],
     )
     if rest["dry_run"]:
+        from netweight.jobs.scan_files import check_output
+
+        if output:
+            check_output(output)
         with ExitStack() as stack:
             _show_plan(prepare(a, b, methods, options, stack), output_format, verbose=rest["verbose"])
         return
@@ -102,6 +106,8 @@ def compare(
         show_comparison(result, top_changes=rest["top_changes"], verbose=rest["verbose"])
         if output is not None:
             click.echo(f"written to {printable(output)}")
+    if result.failed:
+        raise SystemExit(1)
 
 
 def _references(models: tuple[str, ...], model1: str | None, model2: str | None) -> tuple[str, str]:

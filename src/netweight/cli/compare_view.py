@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from netweight.checkpoint.tensor import Skipped
 from netweight.cli.text import human_bytes, human_count
 from netweight.errors import printable
+from netweight.jobs.console import print_trimmed, stdout_console
+from netweight.jobs.short_names import left_out_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,8 +57,9 @@ def show_plan(prepared: Prepared, *, verbose: bool) -> None:
     if verbose:
         for task in plan.tasks:
             click.echo(f"  {printable(task.name)} [{task.start}:{task.stop}]  {human_bytes(task.nbytes)}")
-    reasons = [(p.name, p.reason) for p in pairing.pairs if p.reason] + [(s.name, s.reason) for s in pairing.skipped]
-    _listed("left out", (f"{printable(name)}: {printable(reason)}" for name, reason in reasons), verbose=verbose)
+    unlike = [Skipped(p.name, p.reason) for p in pairing.pairs if p.reason]
+    for line in left_out_lines([*unlike, *pairing.skipped], verbose=verbose):
+        click.echo(line)
     _one_sided(pairing.only_in_a, pairing.only_in_b, verbose=verbose)
     for note in prepared.notes:
         click.echo(f"note: {printable(note, 400)}")
@@ -64,9 +68,7 @@ def show_plan(prepared: Prepared, *, verbose: bool) -> None:
 
 def show_comparison(result: Comparison, *, top_changes: int, verbose: bool = False) -> None:
     """Print the result for people."""
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = stdout_console()
     _summary(result, console)
     if top_changes:
         _most_changed(result, console, top_changes)
@@ -74,11 +76,11 @@ def show_comparison(result: Comparison, *, top_changes: int, verbose: bool = Fal
     click.echo()
     _named("identical", "every value is the same", result.identical, verbose=verbose)
     same = set(result.identical)
-    _named("frozen", "norm within 1%", [n for n in result.frozen if n not in same], verbose=verbose)
+    _named("with the norm within 1%", "not identical", [n for n in result.frozen if n not in same], verbose=verbose)
     _named("adapted", "norm beyond 10%", result.adapted, verbose=verbose)
     _one_sided(result["only_in_model1"], result["only_in_model2"], verbose=verbose)
-    reasons = [*result.failed, *result.skipped]
-    _listed("left out", (f"{printable(s.name)}: {printable(s.reason, 400)}" for s in reasons), verbose=verbose)
+    for line in left_out_lines([*result.failed, *result.skipped], verbose=verbose):
+        click.echo(line)
     flagged = [(p.name, p.metrics["flag"]) for p in result.parameters if p.metrics["flag"]]
     _listed("flagged", (f"{printable(name)}: {flag}" for name, flag in flagged), verbose=verbose)
     for note in result.notes:
@@ -114,7 +116,7 @@ def _summary(result: Comparison, console: Console) -> None:
     table.add_column(overflow="fold")
     for label, value in rows:
         table.add_row(label, Text(value))
-    console.print(table)
+    print_trimmed(console, table)
 
 
 def _most_changed(result: Comparison, console: Console, top: int) -> None:
@@ -125,7 +127,9 @@ def _most_changed(result: Comparison, console: Console, top: int) -> None:
     found = [entry for entry in find_most_changed_layers(result, top) if entry[1] > 0]
     click.echo()
     if not found:
-        click.echo("no parameter changed")
+        distance = result.totals["l2_distance"]
+        # a permutation of the weights keeps mean, spread and norm
+        click.echo("no parameter changed in mean, spread or norm" if distance > 0 else _unchanged(result))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("most changed", overflow="fold", ratio=1, min_width=16)
@@ -146,8 +150,14 @@ def _most_changed(result: Comparison, console: Console, top: int) -> None:
             _percent(_value(m, "identical_percentage")),
             *(more if wide else ()),
         )
-    console.print(table)
+    print_trimmed(console, table)
     _between(result, console, top)
+
+
+def _unchanged(result: Comparison) -> str:
+    left_out = result.totals["n_nonfinite"]
+    more = f", but {left_out} with NaN or infinity on either side were not compared" if left_out else ""
+    return f"no parameter changed{more}"
 
 
 def _between(result: Comparison, console: Console, top: int) -> None:
@@ -168,7 +178,7 @@ def _between(result: Comparison, console: Console, top: int) -> None:
             table.add_column(heading, justify="right", no_wrap=True)
         for name, _, m in found:
             table.add_row(printable(name), *(_step(_value(m, field), field) for _, field in _SHOWN[method]))
-        console.print(table)
+        print_trimmed(console, table)
 
 
 def _step(value: float, field: str) -> str:
@@ -201,11 +211,10 @@ def _blocks(result: Comparison, console: Console) -> None:
             _percent(t["significant_change_percentage"]),
             _percent(t["sign_flip_percentage"]),
         )
-    console.print(table)
+    print_trimmed(console, table)
 
 
 def _named(what: str, why: str, names: Sequence[str], *, verbose: bool) -> None:
-    from rich.console import Console
     from rich.text import Text
 
     if not names:
@@ -213,7 +222,7 @@ def _named(what: str, why: str, names: Sequence[str], *, verbose: bool) -> None:
     shown = names if verbose else names[:3]
     more = f" and {len(names) - len(shown)} more (--verbose lists them)" if len(names) > len(shown) else ""
     line = f"{len(names)} {what} ({why}): {', '.join(printable(n) for n in shown)}{more}"
-    Console(highlight=False, markup=False, emoji=False).print(Text(line))
+    print_trimmed(stdout_console(), Text(line))
 
 
 def _one_sided(only_in_a: Sequence[str], only_in_b: Sequence[str], *, verbose: bool) -> None:

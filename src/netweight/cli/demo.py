@@ -1,20 +1,22 @@
-"""`netweight demo`: everything that the commands do, on models that are made in seconds."""
+"""`netweight demo`: what the commands do, on models that are made in seconds."""
 
 from __future__ import annotations
 
 import click
 
 from netweight.cli.options import seed_option
-from netweight.cli.text import one_line
+from netweight.cli.text import human_count, one_line
 
 __all__ = ["demo"]
 
 
-@click.command(short_help="Make a small base and five fine-tunes, and measure them.")
+@click.command(short_help="Make small models, and run the other commands on them.")
 @click.argument("folder", metavar="[DIR]", default="demo")
 @seed_option
 def demo(folder: str, seed: int) -> None:
-    """Make a small Llama-shaped base and five fine-tunes in DIR (default: ./demo), measure them, say where to look."""
+    """Make a small Llama-shaped base, five fine-tunes and two pruned copies in DIR (default: ./demo), run delta, scan,
+    compare and structure on them, and say where to look.
+    """
     from netweight.cli.delta import show_delta
     from netweight.cli.progress import progress_for
     from netweight.jobs.demo import demo as make
@@ -22,15 +24,28 @@ def demo(folder: str, seed: int) -> None:
     found = make(folder, seed=seed, progress=progress_for("human"))
     show_delta(found.result, str(found.outdir))
     first = found.models.fine_tunes[0]
+    health = found.scanned.health()
+    changed = found.compared.totals
+    summary = found.pruned[-1] / "analysis" / "structure_summary.txt"
+    lost = {m.name: m.row.total for m in found.structures.models if m.row is not None}
     click.echo(
         f"""
 The five task vectors have norms in the proportion of a published example (182.6, 31.9, 0, 0.53, 9.3).
+The base: health {health.score:.1f} of 100. {first.name} against it: cosine {changed["cosine_similarity"]:.6f}.
+Pruned copies: {", ".join(f"{one_line(name)} {human_count(count)} parameters" for name, count in lost.items())}.
 Look at
   {one_line(str(found.outdir / "pairwise_cosines.png"))}   which fine-tunes pull the same way
   {one_line(str(found.outdir / first.name / "group_l2_bar.png"))}   where in the model the first one changed
   {one_line(str(found.outdir / first.name / "per_param_stats.csv"))}   every parameter's norms, moments and quantiles
   {one_line(str(found.outdir / "delta.parquet"))}   all of it in one table
+  {one_line(str(found.folder / "scan_plots" / "health.png"))}   the base's condition numbers, quantization risk, ranks
+  {one_line(str(found.folder / "scan.json"))}   every measure of every matrix of the base
+  {one_line(str(found.folder / "compare.json"))}   what differs between the base and the first fine-tune
+  {one_line(str(summary))}   what pruning left, and which blocks are gone
 Then try it on models of your own:
   netweight info MODEL
+  netweight scan MODEL --methods all --health --plots pictures
+  netweight compare A B
+  netweight structure --models-dir DIR --base-model BASE --output-dir results
   netweight delta --base BASE --models MODEL1 MODEL2 --outdir results"""
     )

@@ -24,7 +24,7 @@ COMMANDS = {
     "scan": ("netweight.cli.scan:scan", "Statistics, spectra, quantization risk, sparsity of all matrices."),
     "compare": ("netweight.cli.compare:compare", "What differs between two models, from their weights."),
     "delta": ("netweight.cli.delta:delta", "What fine-tunes changed: task vectors, and how alike they are."),
-    "demo": ("netweight.cli.demo:demo", "Make a small base and five fine-tunes, and measure them."),
+    "demo": ("netweight.cli.demo:demo", "Make small models, and run the other commands on them."),
 }
 
 _BROKEN_PIPE = 141  # 128 + SIGPIPE, what a program that the signal ends returns

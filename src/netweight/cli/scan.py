@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["scan"]
 
-_LISTED = 6
-
 
 @click.command(short_help="Statistics, spectrum, quantization risk and sparsity of every matrix.")
 @click.argument("model", required=False)
@@ -112,6 +110,10 @@ def scan(model: str | None, named: str | None, output_format: str, **rest: Any) 
     if methods is None and output_format == "csv":
         methods = ("basic_stats", "spectral")
     if rest["dry_run"]:
+        from netweight.jobs.scan_files import check_output
+
+        if rest["output"]:
+            check_output(rest["output"])
         with ExitStack() as stack:
             _show_plan(
                 prepare(ref, choose(methods, rest["output"]), options, stack), output_format, verbose=rest["verbose"]
@@ -151,7 +153,7 @@ def _show(result: ScanResults, output_format: str, **rest: Any) -> None:
         show_scan(
             result.rows,
             top_issues=rest["top_issues"],
-            skipped=result.skipped,
+            skipped=[*result.failed, *(s for s in result.skipped if s not in result.failed)],
             notes=result.notes,
             health=result.health() if rest["health"] else None,
             verbose=rest["verbose"],
@@ -162,6 +164,8 @@ def _show(result: ScanResults, output_format: str, **rest: Any) -> None:
 
 
 def _show_plan(prepared: Prepared, output_format: str, *, verbose: bool) -> None:
+    from netweight.jobs.short_names import left_out_lines
+
     plan = prepared.plan
     if output_format == "json":
         skipped = [{"name": s.name, "reason": s.reason} for s in prepared.skipped]
@@ -178,11 +182,8 @@ def _show_plan(prepared: Prepared, output_format: str, *, verbose: bool) -> None
         if verbose:
             for task in plan.tasks:
                 click.echo(f"  {printable(task.name)}  {human_bytes(task.nbytes)}")
-        shown = prepared.skipped if verbose else prepared.skipped[:_LISTED]
-        for entry in shown:
-            click.echo(f"left out: {printable(entry.name)}: {printable(entry.reason)}")
-        if len(prepared.skipped) > len(shown):
-            click.echo(f"left out: {len(prepared.skipped) - len(shown)} more (--verbose lists them)")
+        for line in left_out_lines(prepared.skipped, verbose=verbose):
+            click.echo(line)
         for note in prepared.notes:
             click.echo(f"note: {printable(note, 400)}")
         click.echo("nothing was read or written; leave out --dry-run to run it")

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from netweight.cli.options import Aliased, format_option, verbose_option
-from netweight.cli.text import human_count
+from netweight.cli.options import (
+    Aliased,
+    device_options,
+    format_option,
+    parse_size,
+    seed_option,
+    verbose_option,
+)
+from netweight.cli.structure_view import report, show_found, show_plan, show_structures
 from netweight.errors import OptionError, printable
-
-if TYPE_CHECKING:
-    from netweight.jobs.structure_many import Structures
 
 __all__ = ["structure"]
 
 _OUTPUT = "baselines_analysis"
-_LISTED = 40
+
+
+def _refuse_filter(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> None:  # noqa: ARG001 - click's signature
+    if value:
+        raise OptionError(
+            "structure counts whole models: --include and --exclude do not go with it; leave them out, or use"
+            " `netweight scan`, which takes them"
+        )
 
 
 @click.command(short_help="What models are made of, and what is left of their base, from headers.")
@@ -45,13 +55,26 @@ _LISTED = 40
 @click.option("--reanalyze", is_flag=True, help="Analyse again what an earlier run has done.")
 @click.option("--deep", is_flag=True, help="Read the weights too: exact zeros, rows and columns of zeros.")
 @click.option("--count-tied-twice", is_flag=True, help="Count tied weights under each of their names.")
-@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Models at a time. [default: cores, up to 8]")
-@click.option("--dry-run", is_flag=True, help="Show what would be analysed; write nothing.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Models at a time; of one model, threads of --deep. [default: cores, up to 8]",
+)
+@click.option(
+    "--memory",
+    type=parse_size,
+    metavar="SIZE",
+    help="Memory to stay within: fewer workers where it is short. Headers take some 64 MiB a model at most.",
+)
+@click.option("--dry-run", is_flag=True, help="Show what would be analysed and read; write nothing.")
+@click.option("--resume", is_flag=True, help="Accepted: what an earlier run has done is always kept.")
 @click.option("--model", "model_option", cls=Aliased, aliases=("--model_path", "--model-path"), hidden=True)
-@click.option("--device", hidden=True, metavar="DEVICE", help="Accepted for old scripts: headers need no device.")
-@click.option("--resume", is_flag=True, hidden=True, help="What is done is always kept.")
+@click.option("--include", "--exclude", "filters", multiple=True, hidden=True, callback=_refuse_filter)
+@device_options
 @format_option
 @verbose_option
+@seed_option
 def structure(
     model: str | None,
     model_option: str | None,
@@ -67,7 +90,8 @@ def structure(
     Headers are read, weights only with --deep (and some 20 kB a layer where layers were removed). With --models-dir,
     each model's folder gets analysis/model_structure.json, model_comparison.json and structure_summary.txt, and
     --output-dir gets batch_analysis_results.json, models_summary.json and .csv, structure.csv and .parquet,
-    and two pictures. Models that an earlier run has done are kept.
+    and two pictures. Models that an earlier run has done are kept. Where a model cannot be read, it is reported, the
+    others go on, and the exit code is 1.
     """
     given = model if model is not None else model_option
     if models_dir is not None and given is not None:
@@ -89,12 +113,16 @@ def _one(ref: str, base: str | None, output_dir: str | None, output_format: str,
     from netweight.cli.progress import progress_for
     from netweight.jobs.structure import structure as describe
 
+    if rest["dry_run"]:
+        show_plan(ref, base, output_format, deep=rest["deep"])
+        return
     found = describe(
         ref,
         base,
         deep=rest["deep"],
         count_tied_twice=rest["count_tied_twice"],
         workers=rest["workers"],
+        memory=rest["memory"],
         progress=progress_for(output_format),
     )
     if output_format == "json":
@@ -102,7 +130,7 @@ def _one(ref: str, base: str | None, output_dir: str | None, output_format: str,
         click.echo()
     elif output_format == "human":
         click.echo(found.text, nl=False)
-    if output_dir is not None and not rest["dry_run"]:
+    if output_dir is not None:
         for note in found.write(output_dir):
             click.echo(f"note: {note}", err=True)
         if output_format == "human":
@@ -111,7 +139,7 @@ def _one(ref: str, base: str | None, output_dir: str | None, output_format: str,
 
 def _many(models_dir: str, base: str | None, output_dir: str, output_format: str, rest: dict[str, Any]) -> None:
     if rest["dry_run"]:
-        _show_found(models_dir, output_dir, output_format)
+        show_found(models_dir, base, output_dir, output_format)
         return
     from netweight.cli.model_progress import model_progress_for
     from netweight.jobs.structure_many import structure_many
@@ -125,65 +153,14 @@ def _many(models_dir: str, base: str | None, output_dir: str, output_format: str
         deep=rest["deep"],
         count_tied_twice=rest["count_tied_twice"],
         workers=rest["workers"],
+        memory=rest["memory"],
         progress=model_progress_for(output_format),
     )
     if output_format == "json":
         json.dump(result.to_dict(), sys.stdout, indent=2, allow_nan=False, ensure_ascii=True)
         click.echo()
     elif output_format == "human":
-        _show(result, output_dir, verbose=rest["verbose"])
-
-
-def _show_found(models_dir: str, output_dir: str, output_format: str) -> None:
-    from netweight.jobs.structure_folder import find_models
-
-    found = find_models(Path(models_dir), Path(output_dir))
-    if output_format == "json":
-        rows = [
-            {"name": m.name, "path": str(m.path), "type": m.kind, "problem": m.problem, "analysis": str(m.analysis)}
-            for m in found
-        ]
-        json.dump(rows, sys.stdout, indent=2, ensure_ascii=True)
-        click.echo()
-    elif output_format == "human":
-        for each in found:
-            why = f": {printable(each.problem, 300)}" if each.problem else ""
-            click.echo(f"{each.kind:<10}{printable(each.name)}{why}")
-        click.echo("nothing was analysed or written; leave out --dry-run to run it")
-
-
-def _show(result: Structures, output_dir: str, *, verbose: bool) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from netweight.jobs.structure_text import spans
-
-    console = Console(highlight=False, markup=False, emoji=False)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("model", overflow="fold", ratio=1, min_width=12)
-    for name in ("type", "status"):
-        table.add_column(name, no_wrap=True)
-    for name in ("parameters", "layers", "reduced"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("layers gone", overflow="fold", max_width=24)
-    models = result.models if verbose else result.models[:_LISTED]
-    for model in models:
-        row = model.row
-        if row is None:
-            table.add_row(printable(model.name), model.kind, model.status, "", "", "", "")
-            continue
-        ratio = "" if row.reduction_ratio is None else f"{100 * row.reduction_ratio:.2f}%"
-        gone = spans(row.removed or ())
-        table.add_row(
-            printable(model.name), model.kind, model.status, human_count(row.total), str(row.layers), ratio, gone
-        )
-    console.print(table)
-    if len(result.models) > len(models):
-        click.echo(f"and {len(result.models) - len(models)} more models (--verbose lists them)")
-    for model in result.models:
-        if model.error:
-            click.echo(f"{model.status}: {printable(model.name)}: {printable(model.error, 300)}")
-        elif verbose:
-            for note in model.notes:
-                click.echo(f"note: {printable(model.name)}: {printable(note, 300)}")
-    click.echo(f"written to {printable(output_dir)}")
+        show_structures(result, output_dir, verbose=rest["verbose"])
+    report(result, verbose=rest["verbose"])
+    if any(model.status == "failed" for model in result.models):
+        raise SystemExit(1)

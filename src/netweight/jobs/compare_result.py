@@ -66,9 +66,9 @@ class Comparison(dict[str, Any]):
     `layer_comparisons` is {parameter: {field: value}}; a number that is not defined is NaN here, a ratio to zero
     infinite, and both are null in files. `parameters`: a ParameterComparison each; `totals` and `groups` ({embed,
     layer_0 ...: sums}) over what was compared; `identical`, `frozen` and `adapted`: names of parameters whose every
-    value is the same, whose norm is within 1%, and beyond 10% (measures.change); `skipped`: what was left out, with its
-    reason; `failed`: those whose bytes could not be read; `notes`: findings worth a line; `inputs`: the identity of the
-    files.
+    value is finite and the same, whose norm is within 1%, and beyond 10% (measures.change); `skipped`: what was left
+    out, with its reason; `failed`: those whose bytes could not be read; `notes`: findings worth a line; `inputs`: the
+    identity of the files.
     """
 
     def __init__(
@@ -99,7 +99,8 @@ class Comparison(dict[str, Any]):
         self.notes = tuple(notes)
         self.inputs = tuple(inputs)
         measured = [(p, p.metrics) for p in parameters if p.metrics["comparable"]]
-        self.identical = tuple(p.name for p, m in measured if m["identical_percentage"] == 100)
+        # NaN at one place of both may hide different bits, and NaN on one side a change: neither counts as the same
+        self.identical = tuple(p.name for p, m in measured if m["identical_percentage"] == 100 and not m["n_nonfinite"])
         self.frozen = tuple(p.name for p, m in measured if is_frozen(m))
         self.adapted = tuple(p.name for p, m in measured if is_adapted(m))
         self.totals = _totals(p.pairs for p in parameters)

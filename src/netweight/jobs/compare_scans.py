@@ -11,7 +11,7 @@ from netweight.jobs.compare_result import Comparison, ParameterComparison
 from netweight.measures.change import derive_between, derive_from_summaries, without_comparison
 from netweight.params.role import classify_all
 
-__all__ = ["compare_results"]
+__all__ = ["compare_results", "mapping_of"]
 
 _NO_WEIGHTS = "from the numbers of two scans: distances need the weights"
 _SHAPES = (("basic_stats", "elements"), ("spectral", "total_rank"), ("tail", "N"))
@@ -26,11 +26,12 @@ def compare_results(
 
     Only what follows from summary numbers: mean_diff, std_diff, l2_norm_ratio and the score from basic_stats, and the
     fields of measures.change.derive_between for the scan measures in `methods`; distances and shares are NaN. Raises
-    InputError where the two share no parameter.
+    InputError where a mapping is no scan's, or the two share no parameter.
     """
     from netweight.jobs.compare import choose
 
     chosen = choose(methods)
+    a, b = mapping_of(a), mapping_of(b)
     one, other = _measured(a), _measured(b)
     common = [name for name in one if name in other]
     if not common:
@@ -65,6 +66,25 @@ def compare_results(
         skipped=skipped,
         notes=[_NO_WEIGHTS],
     )
+
+
+def mapping_of(results: Any) -> Results:
+    """The scan mapping, also where `results` is what `scan --format json --health` prints; raises InputError for what
+    is none.
+    """
+    expected = "expected the results of a scan, {parameter: {measure: {field: value}}}"
+    if isinstance(results, Mapping) and set(results) == {"health", "parameters"}:
+        results = results["parameters"]
+    if not isinstance(results, Mapping) or not results:
+        got = "an empty mapping" if isinstance(results, Mapping) else type(results).__name__
+        raise InputError(f"{expected}, got {got}; give a scan of --format json, or `scan(...).to_dict()`")
+    for name, fields in results.items():
+        if not isinstance(fields, Mapping) or not all(isinstance(v, str | Mapping) for v in fields.values()):
+            raise InputError(
+                f"{expected}, got something else under '{printable(str(name))}'; give a scan of --format json, or"
+                " `scan(...).to_dict()`"
+            )
+    return results
 
 
 def _measured(results: Results) -> dict[str, Mapping[str, Any]]:

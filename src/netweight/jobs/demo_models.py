@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     Weights = dict[str, np.ndarray[Any, np.dtype[np.float32]]]
 
-__all__ = ["DEMO_NORMS", "HOME_MATH_COSINE", "PUBLISHED_NORMS", "DemoModels", "make_demo_models"]
+__all__ = ["DEMO_NORMS", "HOME_MATH_COSINE", "PUBLISHED_NORMS", "DemoModels", "make_demo_models", "make_pruned_models"]
 
 PUBLISHED_NORMS: Mapping[str, float] = {
     "demo-math": 182.634,
@@ -49,6 +49,7 @@ HOME_MATH_COSINE = 0.4
 _HIDDEN, _LAYERS, _VOCABULARY, _INTERMEDIATE, _HEADS, _KV_HEADS = 256, 6, 8000, 768, 8, 4
 _KOREAN_TOKENS = slice(5000, 7000)
 _DPO_RANK = 4
+_DROPPED = (2, 3)  # blocks that demo-short lacks
 
 _CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -103,6 +104,31 @@ def make_demo_models(folder: Path, seed: int = 0) -> DemoModels:
         delta = _scaled(direction, DEMO_NORMS[model])
         _write_model(folder / model, {name: w + delta[name] if name in delta else w for name, w in base.items()})
     return DemoModels(folder / "demo-base", tuple(folder / model for model in directions))
+
+
+def make_pruned_models(folder: Path, seed: int = 0) -> tuple[Path, ...]:
+    """Write two smaller copies of the base below `folder`: demo-short has lost the blocks 2 and 3, the others are
+    numbered anew; demo-narrow has lost every third row of its feed-forwards. Raises OutputError as `make_demo_models`.
+    """
+    base = _base(seed)
+    kept = [layer for layer in range(_LAYERS) if layer not in _DROPPED]
+    short = {}
+    for name, w in base.items():
+        layer = _layer(name)
+        if layer is None:
+            short[name] = w
+        elif layer in kept:
+            short[name.replace(f".layers.{layer}.", f".layers.{kept.index(layer)}.")] = w
+    narrow = dict(base)
+    for name, w in base.items():
+        rows = [i for i in range(_INTERMEDIATE) if i % 3]
+        if name.endswith(("gate_proj.weight", "up_proj.weight")):
+            narrow[name] = w[rows]
+        elif name.endswith("down_proj.weight"):
+            narrow[name] = w[:, rows]
+    _write_model(folder / "demo-short", short, num_hidden_layers=len(kept))
+    _write_model(folder / "demo-narrow", narrow, intermediate_size=2 * _INTERMEDIATE // 3)
+    return folder / "demo-narrow", folder / "demo-short"
 
 
 def _shapes() -> dict[str, tuple[int, ...]]:
@@ -195,12 +221,12 @@ def _scaled(direction: Weights, norm: float) -> Weights:
     return {name: d * np.float32(norm / sqrt(squares)) for name, d in direction.items()}
 
 
-def _write_model(folder: Path, weights: Weights) -> None:
+def _write_model(folder: Path, weights: Weights, **changes: int) -> None:
     config = folder / "config.json"
     part = folder / ".config.json.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(_CONFIG, indent=2) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(_CONFIG | changes, indent=2) + "\n", encoding="utf-8")
         part.replace(config)
     except OSError as problem:
         raise OutputError(

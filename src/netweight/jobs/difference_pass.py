@@ -13,9 +13,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from netweight.checkpoint.tensor import Tensor
 from netweight.errors import ReadError, printable
-from netweight.kernels.protocol import DifferencePartial, Kernels, U8Array, U64Array
+from netweight.kernels.protocol import DifferencePartial, Kernels, U8Array, U32Array, U64Array
 from netweight.params.align import Aligned
 from netweight.run.execute import Executor
 from netweight.run.plan import PlannedTask, stretches
@@ -43,7 +45,7 @@ class SecondLook:
 
 
 Look = FirstLook | SecondLook
-Found = DifferencePartial | tuple[U64Array, ...]
+Found = DifferencePartial | tuple[U32Array, ...]
 
 
 def _tensors(aligned: Aligned) -> list[Tensor | None]:
@@ -81,7 +83,7 @@ class _Worker:
         second = self._accumulator("refine")
         second.start(dtypes, look.prefixes, look.level)
         self._feed(second, tensors, look.stretch)
-        counts: tuple[U64Array, ...] = second.counts()
+        counts: tuple[U32Array, ...] = second.counts()
         return counts
 
     def _accumulator(self, kind: str) -> Any:
@@ -121,7 +123,7 @@ class _Pass:
         self._first = deque(tasks)
         self._second: deque[SecondLook] = deque()
         self._statistics: dict[str, DifferenceStatistics] = {}
-        self._recounts: dict[str, list[tuple[U64Array, ...]]] = {}
+        self._recounts: dict[str, list[tuple[U32Array, ...]]] = {}
 
     def next_look(self) -> Look | None:
         if self._second:
@@ -149,7 +151,8 @@ class _Pass:
             counts.append(found)
             if len(counts) < len(self._stretches[name]):
                 return None
-            statistics.refine([sum(parts[1:], start=parts[0]) for parts in zip(*self._recounts.pop(name), strict=True)])
+            recounts = zip(*self._recounts.pop(name), strict=True)
+            statistics.refine([sum(parts[1:], start=parts[0].astype(np.uint64)) for parts in recounts])
         open_ranks = statistics.unresolved()
         if open_ranks is None:
             return self._statistics.pop(name)

@@ -2,7 +2,7 @@
 
 8- and 16-bit floats need no other reading, but for rows that are too long to be held, whose pieces are read twice. 32-
 and 64-bit floats are looked at again where quantiles are open, and for counts and sums whose thresholds the first look
-found.
+found; a few of them are sorted instead.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from netweight.statistics.channels import CHANNELS, Channels
 from netweight.statistics.looks import Looks
 from netweight.statistics.patterns import PatternHistogram
-from netweight.statistics.values import COUNTS, INT8, NEEDS, Values, of_histogram
+from netweight.statistics.values import COUNTS, INT8, NEEDS, Values, of_distinct, of_histogram
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 
 __all__ = ["BUFFER", "LONGEST_ROW", "BlockSink", "Gathered", "Scratch", "gather", "scratch_bytes"]
 
-BUFFER = 1 << 19
+BUFFER = 1 << 22
 """Bytes that are read at a time."""
 
 LONGEST_ROW = 1 << 26
 """Bytes of the longest row that is ever held whole: sinks take whole rows."""
 
+_FEW = 1 << 16  # elements up to which 32- and 64-bit floats are held and sorted
 _STRETCH = 1 << 24  # elements whose sums are formed together: fixed, since the order of sums is
 
 
@@ -146,8 +147,7 @@ def gather(matrix: Matrix, scratch: Scratch, needs: frozenset[str], sinks: Seque
         channels.start(matrix.dtype, matrix.rows, matrix.cols)
     values = None
     if value_needs:
-        made = _FromPatterns if matrix.dtype.bits <= 16 else _FromLooks
-        values = made(matrix, scratch, value_needs)
+        values = _source_of_values(matrix)(matrix, scratch, value_needs)
     if matrix.rows and matrix.cols and (values or channels or sinks):
         _first_reading(matrix, scratch, values, channels, sinks)
     found = values.finish() if values else None
@@ -155,6 +155,31 @@ def gather(matrix: Matrix, scratch: Scratch, needs: frozenset[str], sinks: Seque
         found,
         None if channels is None else Channels.of(matrix.rows, matrix.cols, channels.partial(), found),
     )
+
+
+def _source_of_values(matrix: Matrix) -> type[_FromPatterns | _FromFew | _FromLooks]:
+    if matrix.dtype.bits <= 16:
+        return _FromPatterns
+    return _FromFew if matrix.size <= _FEW else _FromLooks
+
+
+class _FromFew:
+    """Values of a small matrix of 32- or 64-bit floats, held and sorted: quicker than tables of 65,536 bins."""
+
+    def __init__(self, matrix: Matrix, scratch: Scratch, needs: frozenset[str]) -> None:  # noqa: ARG002 - as the others
+        self._kind = matrix.dtype.to_numpy()
+        self._needs = needs
+        self._blocks: list[U8Array] = []
+
+    def add(self, block: U8Array) -> None:
+        self._blocks.append(block.copy())
+
+    def finish(self) -> Values:
+        with np.errstate(invalid="ignore"):  # signalling NaN
+            held = np.concatenate([np.zeros(0, np.uint8), *self._blocks]).view(self._kind).astype(np.float64)
+        n_nan, n_inf = int(np.isnan(held).sum()), int(np.isinf(held).sum())
+        values, counts = np.unique(held[np.isfinite(held)], return_counts=True)
+        return of_distinct(values, counts.astype(np.uint64), (len(held), n_nan, n_inf), self._needs)
 
 
 class _FromPatterns:

@@ -10,17 +10,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from netweight.errors import printable
+from netweight.jobs.console import print_trimmed
 from netweight.jobs.short_names import cells, shorten_names
 from netweight.measures.health import number
 from netweight.params.role import ROLES
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console
 
     from netweight.jobs.scan_result import ScanRow
     from netweight.measures.health_checks import Level
 
-__all__ = ["LEVEL_STYLES", "numbers", "print_trimmed", "shape_text", "show_layers", "small"]
+__all__ = ["LEVEL_STYLES", "numbers", "shape_text", "show_layers", "small"]
 
 LEVEL_STYLES: dict[str, str] = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
 _MARKS = {"critical": "C", "warning": "W"}
@@ -78,18 +79,6 @@ def numbers(row: ScanRow) -> dict[str, float]:
     if row.measures.get("spectral", {}).get("singular") is True:
         found["condition"] = math.inf
     return found
-
-
-def print_trimmed(console: Console, what: RenderableType) -> None:
-    """Print something that may take several lines, without the spaces that its lines end with."""
-    from rich.text import Text
-
-    for line in console.render_lines(what, pad=False):
-        text = Text()
-        for segment in line:
-            text.append(segment.text, segment.style)
-        text.rstrip()
-        console.print(text, soft_wrap=True)
 
 
 def shape_text(row: ScanRow) -> str:
@@ -248,9 +237,12 @@ def _lines(rows: Sequence[ScanRow], worst: Mapping[str, Level], gap: str, *, ver
         elif condensed[row.name][0] is row:
             yield from _condensed(condensed[row.name], worst, gap)
     if not verbose:
-        vectors = [row for row in ordered if not row.matrix]
+        empty = [row for row in ordered if not row.elements]
+        vectors = [row for row in ordered if not row.matrix and row.elements]
         if vectors:
             yield _vectors(vectors)
+        if empty:
+            yield _Line(f"{len(empty)} without elements", note="(--verbose lists them)")
 
 
 def _ordered(rows: Sequence[ScanRow]) -> list[ScanRow]:
@@ -286,9 +278,11 @@ def _labels(rows: Sequence[ScanRow], gap: str) -> list[str]:
 
 def _label(row: ScanRow) -> str:
     p = row.parameter
-    if p.role in {"other", "bias", "norm", "moe_expert"}:
-        return ""
-    return p.role
+    found = _EXPERT.search(row.name)
+    if p.role == "moe_expert" or (found is not None and found[2]):
+        number = p.expert if found is None else int(found[1])
+        return "" if number is None else f"{_expert_slot(row)}[{number}]"
+    return "" if p.role in {"other", "bias", "norm"} else p.role
 
 
 def _tail(row: ScanRow) -> str:
@@ -343,7 +337,8 @@ def _rank(found: Numbers, pattern: str, digits: int) -> str:
 
 def _ninety(found: Numbers, pattern: str, digits: int) -> str:
     if "ninety" not in found:
-        return f">={found['at_least']:.0f}" if "at_least" in found else ""
+        # of a matrix of which nothing is known, or of any
+        return f">={found['at_least']:.0f}" if found.get("at_least", 0) > 1 else ""
     if not found.get("full"):
         return f"{found['ninety']:.0f}"
     return pattern.format(f"{found['ninety']:.0f}", _percent(found["ninety"], found["full"], digits))

@@ -47,7 +47,7 @@ class Subject:
     def held_bytes(self) -> int:
         """Memory that picking the matrix from its region takes."""
         width = self.tensor.dtype.bits // 8
-        return (self.part.region_rows * self.part.region_cols + self.part.size) * width if self.part.held else 0
+        return (self.part.size + 256 * self.part.region_cols) * width if self.part.held else 0
 
     def open(self) -> Matrix:
         """The matrix, for one measurement."""
@@ -80,11 +80,11 @@ def find_subjects(
     skipped = list(checkpoint.skipped)
     chosen_away = 0
     for name, tensor in checkpoint.items():
-        reason = unwanted_reason(name, include, exclude)
-        chosen_away += reason is not None
-        reason = reason or _reason(parameters[name], tensor, ties)
+        unwanted = unwanted_reason(name, include, exclude)
+        chosen_away += unwanted is not None
+        reason = unwanted or _reason(parameters[name], tensor, ties)
         if reason is not None:
-            skipped.append(Skipped(name, reason))
+            skipped.append(Skipped(name, reason, asked=unwanted is not None))
             continue
         found = [
             Subject(replace(parameters[name], name=matrix_name(tensor, p.part), role=p.role), tensor, p.part, p.fused)
@@ -94,7 +94,7 @@ def find_subjects(
         if weights_only:
             found = [s for s in found if s.is_matrix and s.parameter.kind == "weight"]
             if not found:
-                skipped.append(Skipped(name, "not a weight matrix: left out, as asked"))
+                skipped.append(Skipped(name, "not a weight matrix: left out, as asked", asked=True))
         subjects.extend(found)
     if len(checkpoint) and chosen_away == len(checkpoint):
         raise OptionError(nothing_matches(checkpoint, include, exclude))

@@ -91,6 +91,8 @@ def write_plots(result: ScanResults, subjects: Sequence[Subject], folder: Path, 
             title,
             [
                 (r.name, r.value("quantization.extreme_outlier_percentage"), r.value("quantization.sqnr_db"))
+                if r.value("quantization.risk_level") != "broken"  # the zones are advice for finite matrices
+                else (r.name, None, None)
                 for r in rows
             ],
         )

@@ -152,9 +152,11 @@ class ScanResults(dict[str, dict[str, dict[str, Any]]]):
         return assess_rows(self.rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-safe: NaN and infinities are None; what was not measured has its reason under `skipped`."""
+        """JSON-safe: NaN and infinities are None; what could not be measured, or is no weight of its own, has its
+        reason under `skipped`. What options left out is not there: the attribute `skipped` has all.
+        """
         found: dict[str, Any] = {name: finite(measures) for name, measures in self.items()}
-        return found | {entry.name: {"skipped": entry.reason} for entry in self.skipped}
+        return found | {entry.name: {"skipped": entry.reason} for entry in self.skipped if not entry.asked}
 
     def write(self, path: str | Path) -> None:
         """Write `path` as its suffix says (.json, .csv, .parquet), in one step; raises OptionError for another suffix,

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from netweight.errors import printable
-from netweight.jobs.scan_layers import LEVEL_STYLES, numbers, print_trimmed, show_layers, small
-from netweight.jobs.short_names import cells, shorten_names
+from netweight.jobs.console import print_trimmed, stdout_console
+from netweight.jobs.scan_layers import (
+    LEVEL_STYLES,
+    numbers,
+    show_layers,
+    small,
+)
+from netweight.jobs.short_names import cells, left_out_lines, shorten_names
 from netweight.measures.health import SCORING, assess, number, topics
 from netweight.measures.health_checks import LEVELS, Level, judge
 
@@ -23,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["assess_rows", "show_health", "show_scan"]
 
-_LISTED = 6
 _PATTERNS = 3
 _NARROWEST_NAME = 16
 _NAME_LIMIT = 2000
@@ -45,7 +49,7 @@ def show_scan(
     On stdout; a terminal's width is used, elsewhere 80 columns unless COLUMNS says otherwise. Colours follow NO_COLOR,
     and every level is also a word or a letter.
     """
-    console = _console()
+    console = stdout_console()
     gap = _gap(console)
     if rows:
         found = health if health is not None else assess_rows(rows)
@@ -56,11 +60,13 @@ def show_scan(
         _show_conditions(console, rows, top_issues)
         _show_quantization(console, rows, top_issues)
         _show_sparsity(console, rows, top_issues)
-    _show_skipped(console, skipped, verbose=verbose)
+    for line in left_out_lines(skipped, verbose=verbose):
+        _say(console, line)
     for note in notes:
         _say(console, f"note: {printable(note, 400)}")
     if health is not None:
-        console.print()
+        if skipped or notes:
+            console.print()
         show_health(health, verbose=verbose)
 
 
@@ -72,7 +78,7 @@ def show_health(health: Health, *, verbose: bool = False) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    console = _console()
+    console = stdout_console()
     counts = ", ".join(f"{count} {level}" for level, count in health.counts().items())
     score = Text("health  ", style="bold")
     if health.score is None:
@@ -80,7 +86,7 @@ def show_health(health: Health, *, verbose: bool = False) -> None:
     else:
         # never rounded up to 100
         score.append(f"{math.floor(health.score * 10) / 10:.1f} of 100", style="bold")
-        score.append(f"  {counts}, in {health.judged} tensors")
+        score.append(f"  {counts}, in {health.judged} tensor{'s' * (health.judged != 1)}")
     print_trimmed(console, score)
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
@@ -105,16 +111,6 @@ def assess_rows(rows: Sequence[ScanRow]) -> Health:
     return assess([(row.name, row.measures) for row in own], {row.name: (row.rows, row.cols) for row in own})
 
 
-def _console() -> Console:
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False, emoji=False)
-    if not console.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
-        # another stream's terminal must not shape what goes into a pipe
-        console = Console(highlight=False, markup=False, emoji=False, width=80)
-    return console
-
-
 def _gap(console: Console) -> str:
     return "\N{HORIZONTAL ELLIPSIS}" if console.encoding.lower().startswith("utf") else ".."
 
@@ -128,7 +124,8 @@ def _topic(topic: Topic, *, verbose: bool) -> str:
     if topic.count == 1:
         lines = [f"{worst.said} in {_name(worst)}"]
     else:
-        lines = [f"{topic.what}: {topic.count} tensors, the worst {_value(worst)}{_name(worst)}"]
+        value = _value(worst)
+        lines = [f"{topic.what}: {topic.count} tensors, {'the worst' if value else 'such as'} {value}{_name(worst)}"]
         shown = [f"{count} x {printable(name, _NAME_LIMIT)}" for name, count in topic.patterns[:_PATTERNS]]
         more = topic.count - sum(count for _, count in topic.patterns[:_PATTERNS])
         if topic.level != "info" or verbose:
@@ -166,12 +163,13 @@ def _show_conditions(console: Console, rows: Sequence[ScanRow], most: int) -> No
 
 
 def _show_quantization(console: Console, rows: Sequence[ScanRow], most: int) -> None:
-    known = []
+    known: list[tuple[ScanRow, Level | None, float | None, float | None]] = []
     for row in rows:
         one = numbers(row)
-        if row.matrix and ("sqnr" in one or "outliers" in one):
+        broken = row.measures.get("quantization", {}).get("risk_level") == "broken"
+        if row.matrix and (broken or "sqnr" in one or "outliers" in one):
             sqnr, outliers = one.get("sqnr"), one.get("outliers")
-            level = _worse(judge("sqnr", sqnr), judge("outliers", outliers))
+            level = "critical" if broken else _worse(judge("sqnr", sqnr), judge("outliers", outliers))
             known.append((row, level, sqnr, outliers))
     if not known:
         return
@@ -211,7 +209,7 @@ def _show_sparsity(console: Console, rows: Sequence[ScanRow], most: int) -> None
         return
     sparse = [entry for entry in known if entry[1] > 0 or entry[2] is not None]
     if not sparse:
-        _say(console, f"sparsity: no zeros in {len(known)} matrices")
+        _say(console, f"sparsity: no zeros in {len(known)} matri{'x' if len(known) == 1 else 'ces'}")
         console.print()
         return
     sparse.sort(key=lambda entry: (-entry[1], _place(entry[2])))
@@ -255,14 +253,6 @@ def _table(
         table.add_row(Text(level or "fine", style=style), *(Text(v, style=style) for v in values), name)
     print_trimmed(console, table)
     console.print()
-
-
-def _show_skipped(console: Console, skipped: Sequence[Skipped], *, verbose: bool) -> None:
-    shown = skipped if verbose else skipped[:_LISTED]
-    for entry in shown:
-        _say(console, f"left out: {printable(entry.name)}: {printable(entry.reason)}")
-    if len(skipped) > len(shown):
-        _say(console, f"left out: {len(skipped) - len(shown)} more (--verbose lists them)")
 
 
 def _ranks(found: dict[str, float]) -> str:

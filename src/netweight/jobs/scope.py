@@ -60,14 +60,29 @@ class Scope:
         are known, and only what follows from them is compared. See `netweight.compare`.
         """
         from netweight.jobs.compare import compare, compare_results
+        from netweight.jobs.compare_scans import mapping_of
         from netweight.jobs.scan_result import ScanResults
 
         if isinstance(other, ScanResults):
             other = other.ref
         if isinstance(other, Mapping):
             names = [methods] if isinstance(methods, str) else list(methods)
-            return compare_results(self.scan(names), other, names)
+            given = mapping_of(other)
+            return compare_results(
+                self.scan(names, weights_only=not self._vectors() & given.keys()),
+                given,
+                names,
+                names=(self.ref, "the given results"),
+            )
         return compare(self.ref, other, methods=methods, **settings)
+
+    def _vectors(self) -> set[str]:
+        """What a scan of the weight matrices alone leaves out."""
+        from netweight.checkpoint.open import open_checkpoint
+        from netweight.jobs.scan_plan import find_subjects
+
+        with open_checkpoint(self.ref) as checkpoint:
+            return {entry.name for entry in find_subjects(checkpoint, weights_only=True)[1] if entry.asked}
 
     def print_summary(self, top_issues: int = 10) -> None:
         """Print the layer-by-layer view, the worst matrices and the health of the last scan (of a scan of all measures,

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 
-__all__ = ["cells", "shorten_names"]
+from netweight.checkpoint.tensor import Skipped
+from netweight.errors import printable
+
+__all__ = ["cells", "left_out_lines", "shorten_names"]
+
+_LISTED, _NAMED = 6, 2
+_LEAST_HEAD = 5
+_DOTS = re.compile(r"\.(?![^\[\]]*\])")  # those between segments, not those in the brackets of a part
 
 
 def cells(text: str) -> int:
@@ -24,7 +32,7 @@ def shorten_names(names: Sequence[str], width: int, gap: str = "\N{HORIZONTAL EL
     number go; long words between the dots are cut in their middle, numbers stay; the middle of the name goes. `gap`
     stands for what was cut.
     """
-    split = [name.split(".") for name in names]
+    split = [_DOTS.split(name) for name in names]
     numbers = [_first_number(segments) for segments in split]
     # the number of the layer says where a matrix is, also where all are of one layer
     shared = min([_shared_start(split), *(at for at in numbers if at)])
@@ -40,6 +48,7 @@ def shorten_names(names: Sequence[str], width: int, gap: str = "\N{HORIZONTAL EL
         ]
         for limit in (12, 9, 7, 5, 4)
     ]
+    ways.append([_ends(name, width, gap) for name in base])
     ways.append([_middle(name, width, gap) for name in base])
     for way in ways:
         if len(set(way)) == len(set(names)):
@@ -62,8 +71,26 @@ def _shared_start(split: Sequence[Sequence[str]]) -> int:
 
 
 def _cut(segments: Sequence[str], start: int, limit: int, gap: str) -> str:
-    kept = [s if len(s) <= limit else _middle(s, limit, gap) for s in segments[start:]]
+    kept = [_short(s, limit, gap) for s in segments[start:]]
     return gap + ".".join(kept) if start else ".".join(kept)
+
+
+def _short(segment: str, limit: int, gap: str) -> str:
+    """A segment in `limit` columns, and its brackets: which part of a tensor it is."""
+    head, bracket = _bracket(segment)
+    return (head if len(head) <= limit else _middle(head, limit, gap)) + bracket
+
+
+def _ends(name: str, width: int, gap: str) -> str:
+    """The middle cut out, and the brackets kept where they leave room for more."""
+    head, bracket = _bracket(name)
+    room = width - cells(bracket)
+    return _middle(head, room, gap) + bracket if room >= _LEAST_HEAD else _middle(name, width, gap)
+
+
+def _bracket(text: str) -> tuple[str, str]:
+    at = text.rfind("[") if text.endswith("]") else -1
+    return (text[:at], text[at:]) if at > 0 else (text, "")
 
 
 def _middle(text: str, width: int, gap: str) -> str:
@@ -75,3 +102,28 @@ def _middle(text: str, width: int, gap: str) -> str:
     while cells(head + gap + tail) > width and len(head) + len(tail) > 2:  # characters of two columns
         head, tail = (head[:-1], tail) if len(head) >= len(tail) else (head, tail[1:])
     return head + gap + tail
+
+
+def left_out_lines(skipped: Sequence[Skipped], *, verbose: bool) -> Iterator[str]:
+    """What was left out and why: a line for each reason, six at most, those that nobody asked for first; with
+    `verbose` a line for each tensor.
+    """
+    reasons: dict[str, list[Skipped]] = {}
+    for entry in sorted(skipped, key=lambda entry: entry.asked):
+        reasons.setdefault(f"{entry.reason}\n{entry.name}" if verbose else entry.reason, []).append(entry)
+    groups = list(reasons.values())
+    shown = groups if verbose else groups[:_LISTED]
+    for entries in shown:
+        yield f"left out: {_which(entries)}: {printable(entries[0].reason, 400)}"
+    unseen = sum(map(len, groups[len(shown) :]))
+    if unseen:
+        yield f"left out: {unseen} more (--verbose lists them)"
+
+
+def _which(entries: Sequence[Skipped]) -> str:
+    if len(entries) == 1:
+        return printable(entries[0].name)
+    if entries[0].asked:
+        return f"{len(entries)} tensors"
+    names = ", ".join(printable(entry.name) for entry in entries[:_NAMED])
+    return names + (f" and {len(entries) - _NAMED} more" if len(entries) > _NAMED else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -26,18 +26,22 @@ if TYPE_CHECKING:
 
     from netweight.jobs.structure_zeros import Zeros
 
-__all__ = ["Base", "ModelStructure", "name_of", "structure"]
+__all__ = ["Base", "ModelStructure", "name_of", "structure", "workers_within"]
 
 Reference = str | os.PathLike[str]
+_PER_WORKER = 64 << 20  # bytes: a large model's header, or blocks of data
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".tar")
 
 
 class ModelStructure:
     """What `structure` returns: `structure` and `comparison` (None without a base) as their JSON files hold them."""
 
-    def __init__(self, structure: dict[str, Any], comparison: dict[str, Any] | None) -> None:
+    def __init__(
+        self, structure: dict[str, Any], comparison: dict[str, Any] | None, inputs: Sequence[Path] = ()
+    ) -> None:
         self.structure = structure
         self.comparison = comparison
+        self._inputs = tuple(inputs)
 
     def __repr__(self) -> str:
         layers = self.structure["layer_summary"]["num_layers"]
@@ -82,7 +86,7 @@ class ModelStructure:
         """
         from netweight.jobs.structure_files import write_model
 
-        return write_model(Path(folder), self.structure, self.comparison)
+        return write_model(Path(folder), self.structure, self.comparison, self._inputs)
 
 
 class Base:
@@ -126,13 +130,14 @@ def structure(
     deep: bool = False,
     count_tied_twice: bool = False,
     workers: int | None = None,
+    memory: int | None = None,
     progress: Progress | None = None,
 ) -> ModelStructure:
     """What the model at `ref` is made of, and what is left of `base` in it.
 
     Reads headers only, and some 20 kB of each layer where layers were removed or added. `deep` reads every weight and
-    counts exact zeros, zero rows and columns, with `workers` threads. `count_tied_twice` counts tied weights under
-    each name. Raises what `open_checkpoint` raises, and ReadError where bytes cannot be read.
+    counts exact zeros, zero rows and columns, with `workers` threads (fewer within `memory` bytes). `count_tied_twice`
+    counts tied weights under each name. Raises what `open_checkpoint` raises, and ReadError where bytes cannot be read.
     """
     with ExitStack() as stack:
         original = None
@@ -140,15 +145,22 @@ def structure(
             opened = stack.enter_context(open_checkpoint(base))
             original = Base(analyse(opened, name_of(base)), count_tied_twice=count_tied_twice)
         checkpoint = stack.enter_context(open_checkpoint(ref))
-        return describe(
+        made = describe(
             checkpoint,
             name_of(ref),
             original,
             deep=deep,
             count_tied_twice=count_tied_twice,
-            workers=workers,
+            workers=workers_within(workers or os.cpu_count() or 1, memory),
             progress=progress,
         )
+        inputs = [Path(each) for each in (ref, base) if each is not None]
+        return ModelStructure(made.structure, made.comparison, inputs)
+
+
+def workers_within(workers: int, memory: int | None) -> int:
+    """How many of `workers` keep within `memory` bytes; one always works."""
+    return workers if memory is None else max(1, min(workers, memory // _PER_WORKER))
 
 
 def describe(

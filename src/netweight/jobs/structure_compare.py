@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from netweight.errors import printable
 from netweight.jobs.structure_layers import Fingerprint, LayerKey, LayerMatch, match_layers
 from netweight.jobs.structure_model import Analysed
 from netweight.params.block import Block
@@ -46,10 +47,11 @@ def comparison_dict(
     added = []
     for key, match in matched.matches.items():
         if match is None or match.base in of_base:
-            added.append((key, match))
+            if key not in matched.unknown:
+                added.append((key, match))
         else:
             of_base[match.base] = (key, match)
-    certain = not (matched.notes and any(match is None for match in matched.matches.values()))
+    certain = not matched.unknown
     layers = []
     for block in base.structure.blocks:
         key = (block.stack, block.index)
@@ -86,8 +88,17 @@ def comparison_dict(
         entry["total_params_without_rotation"] = reduction(original["total_params"], plain)
     if "zeros" in pruned:
         entry["nonzero_params"] = reduction(original["total_params"], pruned["zeros"]["nonzero_params"])
-    entry["notes"] = list(matched.notes)
+    entry["unknown_layers"] = [_label(key) for key in matched.unknown]
+    entry["notes"] = [*matched.notes, *_packed(model, base)]
     return entry
+
+
+def _packed(model: Analysed, base: Analysed) -> list[str]:
+    """Where one of both is quantized: what is said of their elements is nothing of their parameters."""
+    if bool(model.structure.packed) == bool(base.structure.packed):
+        return []
+    which = printable(model.name if model.structure.packed else base.name)
+    return [f"{which} is stored packed (quantized): reductions are of elements as stored, not of parameters"]
 
 
 def _label(key: LayerKey) -> int | str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,10 @@ from netweight.output.folder import ResultFolder
 from netweight.output.table import Row, write_csv, write_json, write_parquet
 
 if TYPE_CHECKING:
-    from netweight.jobs.structure_many import ModelResult, Structures
+    from netweight.jobs.structure_many import Structures
+    from netweight.jobs.structure_member import ModelResult
 
-__all__ = ["COMPARISON", "STRUCTURE", "read_earlier", "summary_cells", "write_many", "write_model"]
+__all__ = ["COMPARISON", "STRUCTURE", "has_analysis", "read_earlier", "summary_cells", "write_many", "write_model"]
 
 STRUCTURE = "model_structure.json"
 COMPARISON = "model_comparison.json"
@@ -24,9 +25,13 @@ SUMMARY = "structure_summary.txt"
 _LARGEST = 256 << 20  # bytes of an earlier result
 
 
-def write_model(folder: Path, structure: Mapping[str, Any], comparison: Mapping[str, Any] | None) -> tuple[str, ...]:
-    """Put one model's files into `folder` in one step; returns notes. Raises OutputError, JobError, BusyError."""
-    with ResultFolder(folder, (), "structure") as results:
+def write_model(
+    folder: Path, structure: Mapping[str, Any], comparison: Mapping[str, Any] | None, inputs: Sequence[Path] = ()
+) -> tuple[str, ...]:
+    """Put one model's files into `folder` in one step; `inputs` are models that it must not be. Returns notes. Raises
+    OutputError, JobError, BusyError.
+    """
+    with ResultFolder(folder, inputs, "structure") as results:
         _write_lines(results.stage / STRUCTURE, structure)
         if comparison is not None:
             _write_lines(results.stage / COMPARISON, comparison)
@@ -47,6 +52,14 @@ def _write_lines(path: Path, value: Mapping[str, Any]) -> None:
     text = "{\n" + ",\n".join(lines) + "\n}\n"
     # A lone surrogate becomes \\udcXX, which is just how JSON spells it.
     path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+def has_analysis(folder: Path) -> bool:
+    """Whether an earlier run left anything in `folder`."""
+    try:
+        return (folder / STRUCTURE).is_file()
+    except OSError:  # it may not be looked into
+        return False
 
 
 def read_earlier(folder: Path) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from netweight.checkpoint.folder import select
 from netweight.errors import FormatError, ModelNotFoundError, NetweightError, OptionError, printable
 from netweight.jobs.structure_slices import slice_config
 
-__all__ = ["FoundModel", "find_models"]
+__all__ = ["ANALYSIS", "FoundModel", "find_models"]
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 _OWN_FILES = ("model.safetensors", "model-0", "pytorch_model.bin", "pytorch_model-0", "pruned_model.bin")
 _DEPTH = 3  # folders below an entry that are looked into
-_ANALYSIS = "analysis"
+ANALYSIS = "analysis"
 
 
 @dataclass(frozen=True)
@@ -36,30 +37,52 @@ class FoundModel:
     broken: bool = False
 
 
-def find_models(folder: Path, leave_out: Path | None = None) -> list[FoundModel]:
-    """Everything in `folder`, by name: a folder of weights, one that holds such folders, or a file of weights.
+def find_models(models_dir: str | os.PathLike[str], leave_out: Path | None = None) -> list[FoundModel]:
+    """Everything in `models_dir`, by name: a folder of weights, one that holds such folders, or a file of weights.
 
     `leave_out` is a folder of results inside, unless it holds models. Links are followed, each place once. Raises
-    OptionError where `folder` is none or cannot be listed.
+    OptionError where `models_dir` is no folder or cannot be listed.
     """
+    if not os.fspath(models_dir):
+        raise OptionError("--models-dir: the name is empty; give the folder of the models")
+    folder = Path(models_dir)
     try:
         if not folder.is_dir():
             raise OptionError(f"--models-dir {printable(str(folder))}: is not a folder; give the folder of the models")
         entries = sorted(folder.iterdir(), key=lambda path: path.name)
     except OSError as error:
         raise OptionError(f"--models-dir {printable(str(folder))}: cannot be listed: {error.strerror}") from None
-    seen = {_real(folder): folder.name}
+    name = Path(os.path.abspath(folder)).name or str(folder)  # noqa: PTH100 - `.` and `..` have names, links keep theirs
+    seen = {_real(folder): name}
     if leave_out is not None and not _holds_models(leave_out):
         seen[_real(leave_out)] = ""
     found: list[FoundModel] = []
     whole = _kind_of(folder) if _is_model(entries) else None
     if whole is not None:
-        found.append(FoundModel(folder.name, folder, whole, folder / _ANALYSIS))
+        found.append(FoundModel(name, folder, whole, folder / ANALYSIS))
     for path in entries:
-        if path.name.startswith(".") or path.name == _ANALYSIS or path.name.endswith(f".{_ANALYSIS}"):
+        if path.name.startswith(".") or path.name == ANALYSIS or path.name.endswith(f".{ANALYSIS}"):
             continue
         found += _entry(path, seen, files=whole is None)
-    return found
+    return _distinct(found)
+
+
+def _distinct(found: list[FoundModel]) -> list[FoundModel]:
+    """Files that share a name with another entry keep their suffix: `a.bin` beside `a.pt` or the folder `a`."""
+    while True:
+        counts = Counter(each.name for each in found)
+        same = [i for i, each in enumerate(found) if counts[each.name] > 1 and _stem_only(each)]
+        if not same:
+            return found
+        for i in same:
+            path = found[i].path
+            name = f"{found[i].name}{path.suffix}"
+            found[i] = replace(found[i], name=name, analysis=path.with_name(f"{path.name}.{ANALYSIS}"))
+
+
+def _stem_only(model: FoundModel) -> bool:
+    """Whether a file is called by its name without the suffix."""
+    return model.analysis == model.path.with_name(f"{model.path.stem}.{ANALYSIS}")
 
 
 def _holds_models(folder: Path) -> bool:
@@ -96,13 +119,13 @@ def _folder(path: Path, name: str, seen: dict[str, str]) -> Iterator[FoundModel]
     models = [each for each in inside if each.kind != "none"]
     if len(models) == 1:
         only = models[0]
-        yield FoundModel(name, only.path, only.kind, path / _ANALYSIS)
+        yield FoundModel(name, only.path, only.kind, path / ANALYSIS)
         yield from (each for each in inside if each.broken)
     elif models or any(each.broken for each in inside):
         yield from (each for each in inside if each.kind != "none" or each.broken)
     else:
-        reason = inside[0].problem if len(inside) == 1 else "no model files"
-        yield FoundModel(name, path, "none", path / _ANALYSIS, reason)
+        reason = inside[0].problem if len(inside) == 1 and inside[0].path == path else "no model files"
+        yield FoundModel(name, path, "none", path / ANALYSIS, reason)
 
 
 def _below(path: Path, name: str, seen: dict[str, str], depth: int) -> Iterator[FoundModel]:
@@ -123,15 +146,13 @@ def _below(path: Path, name: str, seen: dict[str, str], depth: int) -> Iterator[
         yield _broken(name, path, str(error))
         return
     if kind is not None:
-        yield FoundModel(name, path, kind, path / _ANALYSIS)
+        yield FoundModel(name, path, kind, path / ANALYSIS)
         return
     sliced = [
         p for e in entries if (p := Path(e.path)).suffix in _WEIGHTS[1:] and p.is_file() and slice_config([p]).path
     ]
-    if sliced:
-        yield from (_file(each, f"{name}/{each.stem}") for each in sliced)
-        return
-    if any(entry.name.endswith(_WEIGHTS) for entry in entries):
+    yield from (_file(each, f"{name}/{each.stem}") for each in sliced)
+    if not sliced and any(entry.name.endswith(_WEIGHTS) for entry in entries):
         try:
             select(path)
         except ModelNotFoundError:
@@ -140,7 +161,7 @@ def _below(path: Path, name: str, seen: dict[str, str], depth: int) -> Iterator[
             yield _broken(name, path, str(error))
             return
     for entry in entries:
-        if depth < _DEPTH and not entry.name.startswith(".") and entry.name != _ANALYSIS:
+        if depth < _DEPTH and not entry.name.startswith(".") and entry.name != ANALYSIS:
             below = Path(entry.path)
             try:
                 is_folder = entry.is_dir()
@@ -169,9 +190,9 @@ def _kind(files: tuple[Path, ...]) -> str:
 
 
 def _file(path: Path, name: str) -> FoundModel:
-    return FoundModel(name, path, _kind((path,)), path.with_name(f"{path.stem}.{_ANALYSIS}"))
+    return FoundModel(name, path, _kind((path,)), path.with_name(f"{path.stem}.{ANALYSIS}"))
 
 
 def _broken(name: str, path: Path, why: str) -> FoundModel:
     text = why if why.startswith(printable(str(path))[:20]) else f"{printable(str(path))}: {why}"
-    return FoundModel(name, path, "none", path / _ANALYSIS, text, broken=True)
+    return FoundModel(name, path, "none", path / ANALYSIS, text, broken=True)

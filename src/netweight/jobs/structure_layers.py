@@ -50,12 +50,13 @@ class LayerMatch:
 
 @dataclass(frozen=True)
 class LayerMatches:
-    """`matches` maps a model's layer to its base layer, None where nothing tells; `gone` are the base's layers that no
-    layer of the model is.
+    """`matches` maps a model's layer to its base layer, None where there is none; `unknown` are those of them that
+    could be one all the same. `gone` are the base's layers that no layer of the model is.
     """
 
     matches: dict[LayerKey, LayerMatch | None]
     gone: tuple[LayerKey, ...]
+    unknown: tuple[LayerKey, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -120,7 +121,7 @@ def match_layers(model: Analysed, base: Analysed, base_prints: Mapping[LayerKey,
         return LayerMatches(matches, tuple(key for key in theirs if key not in set(ours)))
     if max(len(ours), len(theirs)) > _MOST_LAYERS:
         note = f"more than {_MOST_LAYERS} layers: which of the base's they are was not looked for"
-        return LayerMatches(dict.fromkeys(ours), (), (note,))
+        return LayerMatches(dict.fromkeys(ours), (), tuple(ours), (note,))
     found: dict[LayerKey, LayerMatch | None] = dict.fromkeys(ours)
     prints = fingerprints(model)
     counts = Counter(each.digest for each in base_prints.values())
@@ -135,33 +136,37 @@ def match_layers(model: Analysed, base: Analysed, base_prints: Mapping[LayerKey,
         found |= _nearest(unclear, telling)
     _between(ours, theirs, found)
     taken = {match.base for match in found.values() if match is not None}
-    unknown = [key for key in ours if found[key] is None]
     gone = tuple(key for key in theirs if key not in taken)
-    if unknown:
-        note = (
-            f"{len(unknown)} of {len(ours)} layers could not be told from their contents (all alike, or unlike any of"
-            " the base): which of the base's layers they are, and which are gone, is not known for certain"
-        )
-        return LayerMatches(found, _certainly_gone(ours, theirs, found, gone), (note,))
-    return LayerMatches(found, gone)
+    could_be = _could_be(ours, theirs, found, gone)
+    unknown = tuple(key for key in ours if could_be.get(key))
+    if not unknown:
+        return LayerMatches(found, gone)
+    note = (
+        f"{len(unknown)} of {len(ours)} layers could not be told from their contents (all alike, or unlike any of"
+        " the base): which of the base's layers they are, and which are gone, is not known for certain"
+    )
+    possible = set().union(*could_be.values())
+    return LayerMatches(found, tuple(key for key in gone if key not in possible), unknown, (note,))
 
 
-def _certainly_gone(
+def _could_be(
     ours: Sequence[LayerKey],
     theirs: Sequence[LayerKey],
     found: Mapping[LayerKey, LayerMatch | None],
-    gone: Sequence[LayerKey],
-) -> tuple[LayerKey, ...]:
-    """Those of `gone` that no unknown layer can be, as long as layers keep their order."""
+    free: Sequence[LayerKey],
+) -> dict[LayerKey, set[LayerKey]]:
+    """For each layer without a match those of `free` that it could be, as long as layers keep their order."""
     place = {key: i for i, key in enumerate(theirs)}
-    possible: set[int] = set()
+    stacks = {stack for stack, _ in theirs}
+    possible: dict[LayerKey, set[LayerKey]] = {}
     for at, key in enumerate(ours):
-        if found[key] is not None:
-            continue
-        before = [place[match.base] for other in ours[:at] if (match := found[other]) is not None]
-        after = [place[match.base] for other in ours[at:] if (match := found[other]) is not None]
-        possible.update(range(max(before, default=-1) + 1, min(after, default=len(theirs))))
-    return tuple(key for key in gone if place[key] not in possible)
+        if found[key] is None:
+            before = [place[match.base] for other in ours[:at] if (match := found[other]) is not None]
+            after = [place[match.base] for other in ours[at:] if (match := found[other]) is not None]
+            first, last = max(before, default=-1), min(after, default=len(theirs))
+            between = [each for each in free if first < place[each] < last]
+            possible[key] = {each for each in between if each[0] == key[0] or key[0] not in stacks}
+    return possible
 
 
 def _nearest(

@@ -6,18 +6,19 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from netweight.checkpoint.open import open_checkpoint
-from netweight.errors import Interrupted, JobError, NetweightError, printable
-from netweight.jobs.structure import Base, describe, name_of
-from netweight.jobs.structure_files import read_earlier, summary_cells, write_many, write_model
-from netweight.jobs.structure_folder import FoundModel, find_models
-from netweight.jobs.structure_model import analyse, stamps
+from netweight.errors import Interrupted, JobError, OptionError, printable
+from netweight.jobs.structure import Base, name_of, workers_within
+from netweight.jobs.structure_files import summary_cells, write_many
+from netweight.jobs.structure_folder import find_models
+from netweight.jobs.structure_member import Member, ModelResult
+from netweight.jobs.structure_model import analyse
 from netweight.jobs.structure_rows import LAYER_COLUMNS, SUMMARY_COLUMNS, ModelRow, boil_down, layer_cells
 from netweight.output.folder import ResultFolder
 from netweight.output.frame import Frame
@@ -28,26 +29,11 @@ if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
 
-__all__ = ["ModelResult", "Structures", "structure_many"]
+__all__ = ["Structures", "structure_many"]
 
 Reference = str | os.PathLike[str]
 _MOST_WORKERS = 8
-
-
-@dataclass(frozen=True)
-class ModelResult:
-    """What became of one entry: `status` is "analysed", "kept" (an earlier result still fits), "failed" or "skipped";
-    `row` are its counts, None for the last two; `error` says why.
-    """
-
-    name: str
-    path: str
-    kind: str
-    status: str
-    analysis: str
-    row: ModelRow | None = None
-    error: str | None = None
-    notes: tuple[str, ...] = ()
+_KIND = "structures"  # of the gathered files, told from those of one model in the same folder
 
 
 class Structures:
@@ -57,15 +43,29 @@ class Structures:
         self.models_dir = models_dir
         self.models = tuple(models)
         self.timestamp = datetime.now().astimezone().replace(tzinfo=None).isoformat(timespec="seconds")
-        self.base_name = base.found.name if base is not None else None
-        self.base_ref = base.found.checkpoint.ref if base is not None else None
-        self.base_row = boil_down(base.structure, None, str(self.base_ref)) if base is not None else None
-        blocks = base.found.structure.blocks if base is not None else ()
-        self.base_layers = tuple((block.stack, block.index) for block in blocks)
+        self.base_name: str | None = None
+        self.base_ref: str | None = None
+        self.base_row: ModelRow | None = None
+        self.base_layers: tuple[tuple[str, int], ...] = ()
+        if base is not None:
+            self.base_name, self.base_ref = base.found.name, base.found.checkpoint.ref
+            self.base_row = boil_down(base.structure, None, self.base_ref)
+            self.base_layers = tuple((block.stack, block.index) for block in base.found.structure.blocks)
+        else:
+            self._take_base_from_models()
 
     def __repr__(self) -> str:
         done = sum(model.row is not None for model in self.models)
         return f"<Structures of {self.models_dir!r}: {done} models, {len(self.models) - done} without a result>"
+
+    def _take_base_from_models(self) -> None:
+        """Where earlier results are gathered without their base: what they were compared with, if all with one."""
+        rows = [model.row for model in self.models if model.row is not None and model.row.original is not None]
+        if len({(row.base_name, row.base_ref, row.original) for row in rows}) != 1:
+            return
+        self.base_name, self.base_ref = rows[0].base_name, rows[0].base_ref
+        layers = {(each.stack, each.base_layer) for row in rows for each in row.rows if each.base_layer is not None}
+        self.base_layers = tuple(sorted(layers, key=lambda layer: (layer[0] == "decoder", *layer)))
 
     def to_dict(self) -> dict[str, Any]:
         """What batch_analysis_results.json holds."""
@@ -120,7 +120,7 @@ class Structures:
     def write(self, folder: Reference) -> tuple[str, ...]:
         """Write the gathered files into `folder` in one step; returns notes. Raises OutputError and JobError."""
         inputs = [Path(model.path) for model in self.models if model.row is not None]
-        with ResultFolder(Path(folder), inputs, "structure") as results:
+        with ResultFolder(Path(folder), inputs, _KIND) as results:
             write_many(self, results.stage)
             return results.commit()
 
@@ -172,26 +172,32 @@ def structure_many(
     deep: bool = False,
     count_tied_twice: bool = False,
     workers: int | None = None,
+    memory: int | None = None,
     progress: Progress | None = None,
 ) -> Structures:
     """Analyse every model in `models_dir`, compare each with `base`, and gather the results in `output_dir`.
 
-    Each model's own files go into its folder (`analysis/`) as soon as it is done; a later run keeps them where model,
-    base and options are the same, unless `reanalyze`. `merge_results` only gathers what earlier runs left. A model
-    that cannot be read is reported in its place and the others go on. `workers` models are analysed at a time (default:
-    every core, at most 8); the results do not depend on it. `output_dir` None gathers nothing into files.
+    Each model's own files go into its folder (`analysis/`) as soon as it is done, or below `output_dir` where that
+    folder cannot be written; a later run keeps them where model, base and options are the same, unless `reanalyze`.
+    `merge_results` only gathers what earlier runs left. A model that cannot be read is reported in its place and the
+    others go on. `workers` models are analysed at a time (default: every core, at most 8; fewer within `memory` bytes);
+    the results do not depend on it. `output_dir` None gathers nothing into files.
 
     Raises OptionError for a folder that is none, OutputError for an `output_dir` that cannot take results, what
     `open_checkpoint` raises for the base, JobError where no model at all could be analysed.
     """
     progress = progress or Silent()
-    folder = Path(models_dir)
-    found = find_models(folder, None if output_dir is None else Path(output_dir))
+    if merge_results and (reanalyze or deep):
+        raise OptionError(
+            f"--merge-results only gathers earlier results: leave it out, or --{'reanalyze' if reanalyze else 'deep'}"
+        )
+    target = None if output_dir is None else Path(output_dir)
+    found = find_models(models_dir, target)
     with ExitStack() as stack:
         place = None
-        if output_dir is not None:  # before any work: a place that cannot take results ends the run here
+        if target is not None:  # before any work: a place that cannot take results ends the run here
             inputs = [model.path for model in found if model.kind != "none"]
-            place = stack.enter_context(ResultFolder(Path(output_dir), inputs, "structure"))
+            place = stack.enter_context(ResultFolder(target, inputs, _KIND))
         original = None
         if base is not None:
             opened = stack.enter_context(open_checkpoint(base))
@@ -199,20 +205,17 @@ def structure_many(
         results: list[ModelResult | None] = [None] * len(found)
 
         def work(number: int) -> ModelResult:
-            model = found[number]
-            if model.kind == "none":
-                return _without(model)
+            member = Member(found[number], original, target, deep=deep, count_tied_twice=count_tied_twice)
             if merge_results:
-                return _gathered(model)
-            return _one(model, original, reanalyze=reanalyze, deep=deep, count_tied_twice=count_tied_twice)
+                return member.gather()
+            return member.without() if member.model.kind == "none" else member.analyse(again=reanalyze)
 
+        at_a_time = workers_within(workers or min(_MOST_WORKERS, os.cpu_count() or 1), memory)
         progress.start(len(found), len(found))
         try:
-            for number, result in _in_threads(work, len(found), workers or min(_MOST_WORKERS, os.cpu_count() or 1)):
+            for number, result in _in_threads(work, len(found), at_a_time):
                 results[number] = result
                 progress.advance(1, 1)
-                if result.status == "failed":
-                    progress.note(f"{printable(result.name)}: {result.error}")
         except KeyboardInterrupt:
             raise Interrupted("stopped; the models that were done are kept; run again to go on") from None
         finally:
@@ -242,97 +245,3 @@ def _in_threads(work: Callable[[int], ModelResult], count: int, workers: int) ->
                 yield numbers[future], future.result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _without(model: FoundModel) -> ModelResult:
-    status = "failed" if model.broken else "skipped"
-    return ModelResult(
-        model.name, str(model.path), model.kind, status, str(model.analysis), error=model.problem or "no model files"
-    )
-
-
-def _gathered(model: FoundModel) -> ModelResult:
-    """What an earlier run left of `model`."""
-    place = str(model.analysis)
-    try:
-        structure, comparison = read_earlier(model.analysis)
-        if structure is None:
-            return ModelResult(
-                model.name, str(model.path), model.kind, "skipped", place, error="not analysed yet: nothing to gather"
-            )
-        row = boil_down(structure, comparison, place)
-    except (NetweightError, OSError) as error:
-        return ModelResult(model.name, str(model.path), model.kind, "failed", place, error=_line(error))
-    return ModelResult(model.name, str(model.path), _kind_said(structure, model.kind), "kept", place, row)
-
-
-def _one(
-    model: FoundModel,
-    base: Base | None,
-    *,
-    reanalyze: bool,
-    deep: bool,
-    count_tied_twice: bool,
-) -> ModelResult:
-    place, kind = str(model.analysis), model.kind
-    try:
-        with open_checkpoint(model.path) as checkpoint:
-            if not reanalyze:
-                now = {"netweight": __version__, "count_tied_twice": count_tied_twice, "files": stamps(checkpoint)}
-                kept = _kept(model, base, now, deep=deep)
-                if kept is not None:
-                    return kept
-            made = describe(checkpoint, model.name, base, deep=deep, count_tied_twice=count_tied_twice, workers=1)
-        kind = made.structure["model_type"]
-        row = boil_down(made.structure, made.comparison, place)
-    except (NetweightError, OSError) as error:
-        return ModelResult(model.name, str(model.path), kind, "failed", place, error=_line(error))
-    notes: tuple[str, ...] = (*made.structure["notes"], *(made.comparison["notes"] if made.comparison else ()))
-    try:
-        notes += write_model(model.analysis, made.structure, made.comparison)
-    except (NetweightError, OSError) as error:
-        notes += (f"its own files were not written: {_line(error)}",)
-    return ModelResult(model.name, str(model.path), kind, "analysed", place, row, notes=notes)
-
-
-def _kept(model: FoundModel, base: Base | None, now: dict[str, Any], *, deep: bool) -> ModelResult | None:
-    """The earlier result, where it is of these very files, this base and these options."""
-    try:
-        structure, comparison = read_earlier(model.analysis)
-    except (NetweightError, OSError):
-        return None  # it is made anew
-    source = structure.get("source") if structure else None
-    if structure is None or not isinstance(source, dict):
-        return None
-    if any(source.get(key) != value for key, value in now.items()) or (deep and source.get("deep") is not True):
-        return None
-    if base is not None:
-        against = comparison.get("source") if comparison else None
-        if not isinstance(against, dict) or against.get("base_files") != base.files:
-            return None
-    try:
-        row = boil_down(structure, comparison if base is not None else None, str(model.analysis))
-    except NetweightError:
-        return None  # it is made anew
-    notes = [note for note in structure.get("notes", ()) if isinstance(note, str)]
-    return ModelResult(
-        model.name,
-        str(model.path),
-        _kind_said(structure, model.kind),
-        "kept",
-        str(model.analysis),
-        row,
-        notes=tuple(notes),
-    )
-
-
-def _kind_said(structure: dict[str, Any], kind: str) -> str:
-    said = structure.get("model_type")
-    return said if said in {"standard", "bin", "slicegpt"} else kind
-
-
-def _line(error: Exception) -> str:
-    if isinstance(error, OSError) and not isinstance(error, NetweightError):
-        where = f"{printable(str(error.filename))}: " if error.filename else ""
-        return f"{where}{error.strerror or error}"
-    return " ".join(str(error).split())

@@ -85,14 +85,18 @@ class Analysed:
 
 
 def stamps(checkpoint: Checkpoint) -> list[dict[str, Any]]:
-    """What tells in a later run that the files are still the same: sizes, times and header digests, config's too."""
+    """What tells in a later run that the files are still the same: sizes, times and header digests, and those
+    of config.json and SliceGPT's own.
+    """
     found: list[dict[str, Any]] = []
     for file in checkpoint.files:
         modified = Path(file.path).stat().st_mtime_ns
         found.append(
             {"name": Path(file.path).name, "size": file.size, "modified_ns": modified, "header_digest": file.digest}
         )
-    for beside in sorted({Path(file.path).parent / "config.json" for file in checkpoint.files}):
+    files = [Path(file.path) for file in checkpoint.files]
+    sliced = slice_config(files).path
+    for beside in sorted({file.parent / "config.json" for file in files} | ({sliced} if sliced else set())):
         if beside.is_file():
             state = beside.stat()
             found.append({"name": beside.name, "size": state.st_size, "modified_ns": state.st_mtime_ns})

@@ -57,6 +57,8 @@ class ModelRow:
     reduction_ratio: float | None
     removed: tuple[int | str, ...] | None
     disagreements: int
+    base_name: str | None
+    base_ref: str | None
     rows: tuple[LayerRow, ...]
 
 
@@ -153,6 +155,8 @@ def _boil_down(structure: Mapping[str, Any], comparison: Mapping[str, Any] | Non
         reduction_ratio=totals["reduction_ratio"] if comparison else None,
         removed=tuple(comparison.get("removed_layers", ())) if comparison else None,
         disagreements=sum(not row["agrees"] for row in config),
+        base_name=_text(comparison.get("original_name")) if comparison else None,
+        base_ref=_text(comparison.get("source", {}).get("base_ref")) if comparison else None,
         rows=tuple(_rows(structure["layers"], comparison)),
     )
 
@@ -161,6 +165,10 @@ def _count(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{value!r:.40} where a count must be")
     return value
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _rows(layers: list[dict[str, Any]], comparison: Mapping[str, Any] | None) -> list[LayerRow]:

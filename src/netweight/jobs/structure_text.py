@@ -14,7 +14,8 @@ _LISTED = 12
 
 def summary_text(structure: Mapping[str, Any], comparison: Mapping[str, Any] | None) -> str:
     """The whole text; names from the checkpoint are made harmless."""
-    lines = [printable(structure["model_name"]), "=" * min(78, len(structure["model_name"]) or 1), ""]
+    title = printable(structure["model_name"])
+    lines = [title, "=" * min(78, len(title) or 1), ""]
     lines += _totals(structure, comparison)
     lines += ["", *_layers(structure)]
     if comparison:
@@ -119,7 +120,9 @@ def _comparison(comparison: Mapping[str, Any]) -> list[str]:
     if comparison["removed_layers"]:
         lines.append(f"  layers gone: {spans(comparison['removed_layers'])}")
     if comparison["added_layers"]:
-        lines.append(f"  layers that are not in the base: {len(comparison['added_layers'])}")
+        lines.append(f"  layers more than the base has: {len(comparison['added_layers'])}")
+    if comparison["unknown_layers"]:
+        lines.append(f"  layers that cannot be told apart: {len(comparison['unknown_layers'])}")
     changed = [row for row in comparison["layers"] if row["total"]["reduced"] and not row["is_zero_layer"]]
     runs: dict[str, list[int | str]] = {}
     for row in changed:
@@ -165,7 +168,7 @@ def _slices(slices: Mapping[str, Any]) -> list[str]:
             runs.append((form, [layer["layer_idx"]]))
     for form, numbers in runs:
         span = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}"
-        lines.append(f"  layers {span}: {form}")
+        lines.append(f"  layer {span}: {form}")
     return lines
 
 

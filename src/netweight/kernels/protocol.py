@@ -120,8 +120,8 @@ class RefineAccumulator(Protocol):
         """Take in the first `count` elements of the buffers."""
         ...
 
-    def counts(self) -> tuple[U64Array, ...]:
-        """Per model uint64 [prefixes, 65536]."""
+    def counts(self) -> tuple[U32Array, ...]:
+        """Per model uint32 [prefixes, 65536]."""
         ...
 
 

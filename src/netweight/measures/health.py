@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +25,8 @@ __all__ = [
 ]
 
 SCORING = (
-    "score = 100 - the mean penalty of all weights: an element has the penalty of the worst finding of its tensor, "
-    "critical 100, warning 40, info 5; at most 25 where a tensor holds NaN or infinite values"
+    "score = 100 - the mean penalty of all matrices: an element has the penalty of the worst finding of its matrix, "
+    "critical 100, warning 40, info 5; at most 25 where any tensor holds NaN or infinite values"
 )
 """The rule of the score, as it is printed."""
 
@@ -44,7 +45,8 @@ _MEASURED = ("basic_stats", "spectral", "quantization", "sparsity", "tail")
 class Finding:
     """One tensor, one fault: `what` in words, its `value`, the `threshold` it passed, and what to do.
 
-    `value` is inf for the condition number of a singular matrix. `check` is the key of the row of CHECKS.
+    `value` is inf for the condition number of a singular matrix, and for NaN and infinite values that no measure
+    counted. `check` is the key of the row of CHECKS.
     """
 
     level: Level
@@ -131,31 +133,32 @@ def assess(rows: Sequence[tuple[str, Measures]], shapes: Mapping[str, tuple[int,
     matrices, and how many elements each tensor weighs; a tensor that it does not name is a matrix unless its spectral
     `total_rank` is at most 1, and where it is None every tensor weighs the same.
 
-    The score is 100 less the mean penalty, weighed by elements: a tensor's penalty is that of its worst finding
-    (critical 100, warning 40, info 5), so a further or worse finding never raises the score; where any tensor holds NaN
-    or infinities it is at most 25. What was not measured is not judged, and said in `unmeasured`.
+    The score is 100 less the mean penalty of the matrices, weighed by elements: a matrix's penalty is that of its worst
+    finding (critical 100, warning 40, info 5), and where any tensor, vectors included, holds NaN or infinities the
+    score is at most 25. All matrices are in the mean, also those without a finding, so that with `shapes` neither a
+    worse finding nor a further method raises the score. Vectors alone have 100, or 25. What was not measured is not
+    judged, and said in `unmeasured`.
     """
     findings: list[Finding] = []
     judged_keys: set[str] = set()
     lost = weight = 0.0
-    judged = unknown = 0
+    judged = 0
+    unknown: Counter[str] = Counter()
     for name, measures in rows:
         shape = None if shapes is None else shapes.get(name)
         matrix = _is_matrix(shape, measures)
         values = _values(measures, matrix=matrix)
-        unknown += (
-            bool(measures.get("spectral")) and matrix and "condition" not in values and not values.get("all_zero")
-        )
-        if not values:
-            continue
-        judged += 1
+        if measures.get("spectral") and matrix and "condition" not in values and not values.get("all_zero"):
+            unknown[_spectrum_reason(measures)] += 1
+        judged += bool(values)
         judged_keys |= values.keys()
         found = [finding for key, value in values.items() if (finding := _finding(name, key, value)) is not None]
         findings += found
-        elements = float(shape[0] * shape[1]) if shape is not None else 1.0
-        weight += elements
-        lost += elements * max((_PENALTY[finding.level] for finding in found), default=0.0)
-    score = 100.0 - lost / weight if weight else None
+        if matrix:
+            elements = float(shape[0] * shape[1]) if shape is not None else 1.0
+            weight += elements
+            lost += elements * max((_PENALTY[finding.level] for finding in found), default=0.0)
+    score = (100.0 - lost / weight if weight else 100.0) if judged else None
     if score is not None and any(finding.check == "non_finite" for finding in findings):
         score = min(score, _BROKEN_CAP)
     order = {name: place for place, (name, _) in enumerate(rows)}
@@ -169,7 +172,7 @@ def assess(rows: Sequence[tuple[str, Measures]], shapes: Mapping[str, tuple[int,
         score=score,
         findings=tuple(findings),
         thresholds=tuple(thresholds.items()),
-        unmeasured=_unmeasured(rows, unknown),
+        unmeasured=_unmeasured(rows, judged_keys, unknown),
         judged=judged,
     )
 
@@ -215,14 +218,12 @@ def _is_matrix(shape: tuple[int, int] | None, measures: Measures) -> bool:
 def _values(measures: Measures, *, matrix: bool) -> dict[str, float]:
     """{key of a check: value} of what was measured of one tensor, in the order of CHECKS."""
     values: dict[str, float] = {}
-    counted = [n for field in ("n_nan", "n_inf") if (n := number(measures, "basic_stats", field)) is not None]
-    if counted:
-        values["non_finite"] = sum(counted)
+    _take(values, "non_finite", _non_finite(measures))
     if not matrix:
         return values
-    if (zeros := _zero_share(measures)) is not None:
-        values["all_zero"] = float(zeros == 100.0)
-        if zeros == 100.0:
+    if (zero := _all_zero(measures)) is not None:
+        values["all_zero"] = float(zero)
+        if zero:
             return values  # everything else follows from it
     if measures.get("spectral", {}).get("singular") is True:
         values["condition"] = math.inf
@@ -232,8 +233,9 @@ def _values(measures: Measures, *, matrix: bool) -> dict[str, float]:
     _take(values, "outliers", number(measures, "quantization", "extreme_outlier_percentage"))
     stable, full = number(measures, "spectral", "stable_rank"), number(measures, "spectral", "total_rank")
     _take(values, "stable_rank", stable / full if stable is not None and full else None)
-    _take(values, "dead_rows", number(measures, "sparsity", "dead_rows_percentage"))
-    _take(values, "dead_columns", number(measures, "sparsity", "dead_columns_percentage"))
+    if not values.get("non_finite"):  # which count as zeros there
+        _take(values, "dead_rows", number(measures, "sparsity", "dead_rows_percentage"))
+        _take(values, "dead_columns", number(measures, "sparsity", "dead_columns_percentage"))
     alpha = number(measures, "tail", "alpha")
     _take(values, "alpha_low", alpha)
     _take(values, "alpha_high", alpha)
@@ -245,12 +247,38 @@ def _take(values: dict[str, float], key: str, value: float | None) -> None:
         values[key] = value
 
 
-def _zero_share(measures: Measures) -> float | None:
+def _non_finite(measures: Measures) -> float | None:
+    """How many elements are NaN or infinite: inf where it is only known that some are, None where not even that is."""
+    if number(measures, "basic_stats", "elements") == 0:
+        return None
+    counted = [n for field in ("n_nan", "n_inf") if (n := number(measures, "basic_stats", field)) is not None]
+    if counted:
+        return sum(counted)
+    risk = measures.get("quantization", {}).get("risk_level", "unknown")
+    reason = str(measures.get("spectral", {}).get("spectrum_reason", ""))
+    if risk == "broken" or "NaN" in reason:
+        return math.inf
+    return 0.0 if risk != "unknown" or number(measures, "spectral", "max_singular_value") is not None else None
+
+
+def _all_zero(measures: Measures) -> bool | None:
+    """Whether all elements are zero, by whichever measure tells; None where none does."""
     for measure in ("basic_stats", "sparsity"):
         share = number(measures, measure, "zeros_percentage")
         if share is not None:
-            return share
+            return share == 100.0
+    for measure, field in (("spectral", "max_singular_value"), ("tail", "sv_max")):
+        largest = number(measures, measure, field)
+        if largest is not None:
+            return largest == 0.0
     return None
+
+
+def _spectrum_reason(measures: Measures) -> str:
+    said = measures["spectral"].get("spectrum_reason")
+    if not isinstance(said, str) or not said:
+        return "no reason is given"
+    return "only the largest singular values were asked for" if said.startswith("only the") else said
 
 
 def _finding(name: str, key: str, value: float) -> Finding | None:
@@ -274,14 +302,21 @@ def _badness(finding: Finding) -> float:
     return finding.value if _BY_KEY[finding.check].worse == "above" else -finding.value
 
 
-def _unmeasured(rows: Sequence[tuple[str, Measures]], unknown: int) -> tuple[str, ...]:
-    """What no tensor was measured for, by the scan method that would do it."""
+def _unmeasured(
+    rows: Sequence[tuple[str, Measures]], judged: Collection[str], unknown: Counter[str]
+) -> tuple[str, ...]:
+    """What no tensor was measured for, by the scan method that would do it, and the condition numbers not known.
+
+    `judged`: keys of checks for which another method had the answer; `unknown`: matrices by the reason.
+    """
     said = []
     for method in _MEASURED:
         if not any(measures.get(method) for _, measures in rows):
-            nouns = list(dict.fromkeys(check.noun for check in CHECKS if check.method == method))
-            text = nouns[0] if len(nouns) == 1 else f"{', '.join(nouns[:-1])} and {nouns[-1]}"
-            said.append(f"{text} were not measured: add --methods {method}")
-    if unknown:
-        said.append(f"condition numbers are not known for {unknown} matrices: not all of their singular values are")
+            missing = [check for check in CHECKS if check.method == method and check.key not in judged]
+            nouns = list(dict.fromkeys(check.noun for check in missing))
+            text = " and ".join(part for part in (", ".join(nouns[:-1]), *nouns[-1:]) if part)
+            said += [f"{text} were not measured: add --methods {method}"] if text else []
+    for reason, count in unknown.items():
+        what = f"the condition numbers of {count} matrices are" if count > 1 else "the condition number of 1 matrix is"
+        said.append(f"{what} not known: {reason}")
     return tuple(said)

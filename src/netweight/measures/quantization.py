@@ -61,14 +61,22 @@ COLUMNS = (
         )
     ),
     Column("recommendation", "", f"advice; thresholds: {_LIMITS}", "text"),
-    Column("risk_level", "", f"low, medium, high, critical, or unknown; thresholds: {_LIMITS}", "text"),
+    Column(
+        "risk_level",
+        "",
+        f"low, medium, high, critical, broken where elements are NaN or infinite, or unknown; thresholds: {_LIMITS}",
+        "text",
+    ),
 )
+
+_MEND = ("mend first: NaN or infinite values", "broken")
+_ALL_ZERO = ("nothing to lose: all elements are zero", "low")
 
 _NO_SUMS = Int8Sums(nan, nan, nan, nan, nan)
 
 
 def advice(extreme_outlier_percentage: float, sqnr_db: float) -> tuple[str, str]:
-    """(recommendation, risk level) of a matrix; nan for numbers that are not known."""
+    """(recommendation, risk level) of a matrix whose elements are finite; nan for numbers that are not known."""
     if extreme_outlier_percentage != extreme_outlier_percentage or sqnr_db != sqnr_db:  # noqa: PLR0124 - nan
         return "none: no quantization error is defined", "unknown"
     if extreme_outlier_percentage > 10:
@@ -139,5 +147,10 @@ def derive(values: Values, channels: Channels) -> dict[str, Any]:
     for name, field, _ in _GROUPS:
         error = getattr(channels, field) if m.n else nan
         row[f"{name}_relative_error"], row[f"{name}_sqnr_db"] = _ratios(error, m.square_sum)
-    row["recommendation"], row["risk_level"] = advice(percentage(extremes, m.n), sqnr)
+    if values.n_nan or values.n_inf:
+        row["recommendation"], row["risk_level"] = _MEND
+    elif m.n and not m.maxabs:
+        row["recommendation"], row["risk_level"] = _ALL_ZERO
+    else:
+        row["recommendation"], row["risk_level"] = advice(percentage(extremes, m.n), sqnr)
     return row

@@ -79,6 +79,8 @@ def derive(spectrum: Spectrum) -> dict[str, Any]:
     with np.errstate(over="ignore"):  # infinite squares have a reason of their own
         squares = np.square(spectrum.values)
     row |= _ranks(spectrum.values, squares, long)
+    if spectrum.zero:
+        return row | {"tail_reason": "all elements are zero"}
     return row | _fit(squares[::-1], short)
 
 

@@ -66,7 +66,7 @@ def pair_up(
         raise OptionError(nothing_matches(a, include, exclude))
     names, notes = _matched(a, b)
     if not names:
-        raise InputError(_nothing_shared(a, b))
+        raise InputError(_adapter(a, one) or _adapter(b, other) or _nothing_shared(a, b))
     ties_a, ties_b = ({} if count_tied_twice else tied(side) for side in (a, b))
     pairs: list[Pair] = []
     only_in_a: list[str] = []
@@ -75,7 +75,7 @@ def pair_up(
         twin = names.get(name)
         reason = unwanted_reason(name, include, exclude)
         if reason is not None:
-            skipped.append(Skipped(name, reason))
+            skipped.append(Skipped(name, reason, asked=True))
         elif name in ties_a and (twin is None or _one_parameter(twin, names.get(ties_a[name]), ties_b)):
             skipped.append(Skipped(name, f"tied to {printable(ties_a[name])}: counted once"))
         elif twin is None:
@@ -89,7 +89,7 @@ def pair_up(
             continue
         reason = unwanted_reason(name, include, exclude)
         if reason is not None:
-            skipped.append(Skipped(name, reason))
+            skipped.append(Skipped(name, reason, asked=True))
         elif name in ties_b:
             skipped.append(Skipped(name, f"tied to {printable(ties_b[name])}: counted once"))
         else:
@@ -143,6 +143,16 @@ def _depths(a: Mapping[str, Parameter], b: Mapping[str, Parameter]) -> str | Non
         if stack in counts[1] and counts[0][stack] != counts[1][stack]
     ]
     return f"{'; '.join(said)}: aligned by name, layer by layer from the first" if said else None
+
+
+def _adapter(side: Checkpoint, parameters: Mapping[str, Parameter]) -> str | None:
+    """What to say where a side holds nothing but an adapter's tensors."""
+    if not parameters or any(p.kind != "adapter" for p in parameters.values()):
+        return None
+    return (
+        f"{printable(side.ref)} is an adapter (LoRA or its kin), not a model: it holds {_examples(side)};"
+        " merge it into its base, and give the result"
+    )
 
 
 def _nothing_shared(a: Checkpoint, b: Checkpoint) -> str:

@@ -138,7 +138,7 @@ class DifferenceStatistics:
     def refine(self, counts: Sequence[U64Array]) -> None:
         """Take in per model [prefixes, 65536] what `unresolved` asked for, summed over all stretches."""
         for ranks, found in zip(self._ranks, counts, strict=True):
-            ranks.refine(found)
+            ranks.refine(dict(zip((int(p) for p in ranks.prefixes()), found, strict=True)))
 
     def distribution(self, model: int) -> Distribution:
         """One model's statistics; raises RuntimeError where quantiles are still unresolved."""

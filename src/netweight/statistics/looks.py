@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from netweight.kernels.protocol import DifferencePartial, U8Array, U64Array, Window
+from netweight.kernels.protocol import DifferencePartial, U8Array, U32Array, U64Array, Window
 from netweight.kernels.values import LookPartial
 from netweight.statistics import order
 from netweight.statistics.difference import PROBABILITIES
@@ -130,15 +130,15 @@ class Looks:
         self._asked = np.array(sorted(wanted), dtype=np.uint64)
         return level, self._asked
 
-    def refine(self, counts: U64Array) -> None:
+    def refine(self, counts: U32Array) -> None:
         """Take in [prefixes, 65536], what `open_prefixes` asked for, of the whole matrix."""
-        slots = {int(p): i for i, p in enumerate(self._asked)}
+        found = dict(zip((int(p) for p in self._asked), counts, strict=True))
         if self._quantiles is not None and self._quantiles.open:
-            self._quantiles.refine(counts[[slots[int(p)] for p in self._quantiles.prefixes()]])
+            self._quantiles.refine(found)
         if self._magnitudes is not None and self._magnitudes.open:
             sign = _SIGN << 16 * (self._magnitudes.open[0].level - 1)
-            prefixes = [int(p) for p in self._magnitudes.prefixes()]
-            self._magnitudes.refine(counts[[slots[p] for p in prefixes]] + counts[[slots[p | sign] for p in prefixes]])
+            lows = [int(p) for p in self._magnitudes.prefixes()]
+            self._magnitudes.refine({low: found[low].astype(np.uint64) + found[low | sign] for low in lows})
 
     def _counted(self) -> dict[float, int | None]:
         """Elements up to each threshold, from the bins; None where values in its own bin are in question."""

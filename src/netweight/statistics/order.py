@@ -111,11 +111,21 @@ def locate(bins: Array, counts: Array, ranks: Sequence[int]) -> list[Rank]:
 
 def step_down(rank: Rank, counts: Array) -> Rank:
     """The same rank 16 bits further down, by the counts [65536] of the next 16 bits under its prefix."""
-    digits = np.arange(65536)[::-1] if rank.negative() else np.arange(65536)
-    ends = np.cumsum(counts[digits])
-    place = int(np.searchsorted(ends, np.uint64(rank.local), side="right"))
-    digit = int(digits[place])
-    return Rank(rank.rank, rank.prefix << 16 | digit, rank.local - int(ends[place] - counts[digit]), rank.level + 1)
+    ordered = counts[::-1] if rank.negative() else counts
+    # first among 256 times 256 bins, then inside: one long running sum would take most of the time of a scan
+    rows = ordered.reshape(256, 256)
+    row, before = _place(rows.sum(axis=1), rank.local)
+    column, within = _place(rows[row], rank.local - before)
+    place = 256 * row + column
+    digit = 65535 - place if rank.negative() else place
+    return Rank(rank.rank, rank.prefix << 16 | digit, rank.local - before - within, rank.level + 1)
+
+
+def _place(counts: Array, rank: int) -> tuple[int, int]:
+    """Which of the bins holds the value of this rank, and how many values are in those before it."""
+    ends = np.cumsum(counts)
+    place = int(np.searchsorted(ends, np.uint64(rank), side="right"))
+    return place, int(ends[place] - counts[place])
 
 
 def pick_from(rank: Rank, coarse: int, residuals: Array, width: int) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ class Ranks:
     def settle_from_bins(self, counts: U64Array, residual_counts: U64Array, residuals: Any, covered: U8Array) -> None:
         """Every rank whose bin is coarse throughout, or whose residual values were all handed over."""
         left = []
-        inside: dict[int, Any] = {}
+        held = None
         width = self._window.width
         shift = self._window.shift
         for rank in self.open:
@@ -43,10 +43,12 @@ class Ranks:
             if not residual_counts[b]:
                 self.values[rank.rank] = float(order.bin_values(width)[b])
             elif residuals is not None and covered[b]:
-                if b not in inside:
-                    inside[b] = np.concatenate([r[(r >> r.dtype.type(shift)) == b] for r in residuals])
+                if held is None:
+                    held = np.sort(np.concatenate(residuals))
+                first = np.searchsorted(held, held.dtype.type(b << shift))
+                last = np.searchsorted(held, held.dtype.type((b << shift) | ((1 << shift) - 1)), side="right")
                 coarse = int(counts[b] - residual_counts[b])
-                self.values[rank.rank] = order.pick_from(rank, coarse, inside[b], width)
+                self.values[rank.rank] = order.pick_from(rank, coarse, held[first:last], width)
             else:
                 left.append(rank)
         self.open = left
@@ -55,10 +57,9 @@ class Ranks:
         """The prefixes of the ranks that are still open, sorted."""
         return np.array(sorted({r.prefix for r in self.open}), dtype=np.uint64)
 
-    def refine(self, counts: U64Array) -> None:
-        """Step all open ranks down by the counts [prefixes, 65536] of the bits under `prefixes()`."""
-        slots = {int(p): i for i, p in enumerate(self.prefixes())}
-        stepped = [order.step_down(r, counts[slots[r.prefix]]) for r in self.open]
+    def refine(self, counts: Mapping[int, Any]) -> None:
+        """Step all open ranks down by the counts [65536] of the next 16 bits under each of `prefixes()`."""
+        stepped = [order.step_down(r, counts[r.prefix]) for r in self.open]
         done = [r for r in stepped if 16 * r.level == self._window.width]
         if done:
             found = order.bits_to_values(np.array([r.prefix for r in done], dtype=np.uint64), self._window.width)

@@ -16,7 +16,7 @@ from netweight.kernels.cpu.pairs import CpuPairs
 from netweight.kernels.cpu.patterns import PADDING, count_patterns
 from netweight.kernels.cpu.spectrum import CpuSpectrum, spectrum_bytes
 from netweight.kernels.cpu.values import CpuPatterns, CpuValues
-from netweight.kernels.protocol import CHUNK, DifferencePartial, F64Array, U8Array, U64Array, Window
+from netweight.kernels.protocol import CHUNK, DifferencePartial, F64Array, U8Array, U32Array, U64Array, Window
 
 __all__ = ["CpuKernels"]
 
@@ -132,6 +132,7 @@ class CpuDifferences(_Lanes):
             self._uint(exponent),
             self._spare,
             self._spare.view(self._uint),
+            self._spare.view(np.int64 if self._window.width == 64 else np.int32),
             self._kept,
             self._counts,
             self._residual_counts,
@@ -195,9 +196,9 @@ class CpuRefine(_Lanes):
         )
         loops.refine_block(*arguments)
 
-    def counts(self) -> tuple[U64Array, ...]:
+    def counts(self) -> tuple[U32Array, ...]:
         """See the protocol."""
-        return tuple(self._found[a:b].astype(np.uint64) for a, b in pairwise(self._ends))
+        return tuple(self._found[a:b] for a, b in pairwise(self._ends))
 
 
 class CpuKernels:

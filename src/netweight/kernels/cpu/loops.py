@@ -8,7 +8,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from netweight.kernels.cpu.compiled import compiled, compiled_for_finite
+from netweight.kernels.cpu.compiled import compiled
 
 __all__ = [
     "ABSENT",
@@ -199,6 +199,14 @@ def _keep(bits: Array, kept: Array, counts: Array, store: Array, stored: int) ->
 
 
 @compiled
+def _all_finite(bits: Array, exponent: Any) -> bool:
+    most = bits[0] & exponent
+    for i in range(len(bits)):
+        most = max(most, bits[i] & exponent)
+    return bool(most != exponent)
+
+
+@compiled
 def _finite_only(bits: Array, exponent: Any) -> int:
     """Move the finite values to the front; returns how many."""
     k = 0
@@ -217,20 +225,37 @@ def _total(values: Array) -> float:
     return total
 
 
-@compiled_for_finite
-def _extremes(values: Array, sums: Array) -> None:
-    least = values[0]
-    most = values[0]
-    for i in range(len(values)):
-        least = min(least, values[i])
-        most = max(most, values[i])
-    sums[5] = least
-    sums[6] = most
+def _ordered(bits: Any) -> Any:
+    """A signed integer in the order of the values whose bits these are; the same step leads back."""
+    return bits ^ ((bits >> (8 * bits.itemsize - 1)) & np.iinfo(bits.dtype).max)
+
+
+@overload(_ordered, inline="always", strict=False)
+def _ordered_of(bits: Any) -> Any:
+    if bits == types.int32:
+        return lambda bits: np.int32(bits ^ np.int32((bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+    return lambda bits: bits ^ ((bits >> np.int64(63)) & np.int64(0x7FFFFFFFFFFFFFFF))
+
+
+@compiled
+def _extremes(keys: Array, values: Array, found: Array) -> None:
+    """found[:2] = the least and the largest of `values` [k >= 1], whose bits `keys` are: integers go in lanes."""
+    least = _ordered(keys[0])
+    most = least
+    for i in range(len(keys)):
+        key = _ordered(keys[i])
+        least = min(least, key)
+        most = max(most, key)
+    bits = np.empty(2, keys.dtype)
+    bits[0] = _ordered(least)
+    bits[1] = _ordered(most)
+    found[0] = bits.view(values.dtype)[0]
+    found[1] = bits.view(values.dtype)[1]
 
 
 @compiled
 def _central(values: Array, center: float, sums: Array) -> None:
-    """sums[:5] = sum e, e^2, e^3, e^4 (e = value - center), abs(value); sums[5:7] = min, max."""
+    """sums[:5] = sum e, e^2, e^3, e^4 (e = value - center), abs(value)."""
     s1 = 0.0
     s2 = 0.0
     s3 = 0.0
@@ -250,7 +275,6 @@ def _central(values: Array, center: float, sums: Array) -> None:
     sums[2] = s3
     sums[3] = s4
     sums[4] = absolute
-    _extremes(values, sums)
 
 
 @compiled
@@ -278,11 +302,12 @@ def _merge(total: Array, n: float, mean: float, m2: float, m3: float, m4: float)
 
 
 @compiled
-def _add_moments(values: Array, sums: Array, total: Array) -> None:
-    """Central moments of finite `values` merged into total[:5], sum of abs, min and max into total[5:8]."""
+def _add_moments(values: Array, keys: Array, sums: Array, total: Array) -> None:
+    """Central moments of finite `values`, whose bits `keys` are, into total[:5], sum of abs, min and max into [5:8]."""
     n = np.float64(len(values))
     center = _total(values) / n
     _central(values, center, sums)
+    _extremes(keys, values, sums[5:])
     d = sums[0] / n  # what rounding left of the mean
     m2 = sums[1] - sums[0] * d
     m3 = sums[2] - 3.0 * d * sums[1] + 2.0 * n * d * d * d
@@ -332,6 +357,7 @@ def add_block(
     exponent: Any,
     spare: Array,
     spare_bits: Array,
+    spare_keys: Array,
     kept: Array,
     counts: Array,
     residual_counts: Array,
@@ -343,8 +369,9 @@ def add_block(
 ) -> None:
     """One block: `count` elements of every row of raw[1 + N, bytes], taken in as protocol.DifferencePartial says.
 
-    values[1 + N, CHUNK] and bits (its bits): the widened base and the differences of a chunk; spare, spare_bits: room
-    for its residual values; store[N, capacity], stored[N]: residual bits handed over, -1 where they did not fit.
+    values[1 + N, CHUNK] and bits (its bits): the widened base and the differences of a chunk; spare, spare_bits,
+    spare_keys: room for its residual values, its bits, and these signed; store[N, capacity], stored[N]: residual bits
+    handed over, -1 where they did not fit.
     """
     models = len(kinds) - 1
     chunk = values.shape[1]
@@ -380,9 +407,11 @@ def add_block(
                     stored[m] = _keep(spare_bits[:found], kept, residual_counts[m], store[m], stored[m])
                 else:
                     _count_residual(spare_bits[:found], residual_counts[m])
-                finite = _finite_only(spare_bits[:found], exponent)
+                finite = found
+                if not _all_finite(spare_bits[:found], exponent):
+                    finite = _finite_only(spare_bits[:found], exponent)
                 if finite:
-                    _add_moments(spare[:finite], sums, residual_sums[m])
+                    _add_moments(spare[:finite], spare_keys[:finite], sums, residual_sums[m])
         for m in range(models):
             for other in range(m):
                 if moved[m] and moved[other]:
