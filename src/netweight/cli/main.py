@@ -27,6 +27,7 @@ COMMANDS = {
     "demo": ("netweight.cli.demo:demo", "Make small models, and run the other commands on them."),
 }
 
+_OBJECTS = 100_000  # made between two searches for garbage: libraries make many while they load, and none is garbage
 _BROKEN_PIPE = 141  # 128 + SIGPIPE, what a program that the signal ends returns
 
 
@@ -47,6 +48,7 @@ def cli() -> None:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the program and leave with its exit code: 0, 1 failed job, 2 bad input, 130 interrupted."""
+    gc.set_threshold(_OBJECTS, 50, 100)
     code = _run(args)
     gc.freeze()  # the process ends: walking every object of every library once more would take half a second
     sys.exit(code)

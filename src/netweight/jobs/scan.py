@@ -95,7 +95,7 @@ def prepare(ref: Reference, measures: Sequence[Measure], options: Options, stack
     Raises OptionError for options that cannot be, FormatError and ModelNotFoundError for what is not a checkpoint.
     """
     from netweight.jobs.matrix_pass import scratch_bytes
-    from netweight.jobs.scan_pass import loads_of
+    from netweight.jobs.scan_pass import crews_of, loads_of
     from netweight.jobs.scan_plan import find_subjects
     from netweight.kernels.cpu import CpuKernels
 
@@ -115,7 +115,7 @@ def prepare(ref: Reference, measures: Sequence[Measure], options: Options, stack
     workers = fit_workers(options.workers, options.memory, each)
     budget = default_budget() if options.memory is None else options.memory
     loads = loads_of(subjects, measures, kernels, options.rank_k)
-    largest = max((load.memory for load in loads), default=0)
+    crews = crews_of(loads, measures, kernels, workers, budget)
     digest = digest_of(
         {
             "job": "scan",
@@ -128,9 +128,10 @@ def prepare(ref: Reference, measures: Sequence[Measure], options: Options, stack
             "weights_only": options.weights_only,
             "split": options.split,
             "rank_k": options.rank_k,
+            # the last bits of spectra depend on the BLAS threads that one takes
+            "threads": {str(n): workers // n for n in crews if workers // n > 1},
         }
     )
-    at_once = max(1, min(workers, (budget - FLOOR) // (each + largest)))
     notes = [
         note if note.startswith(checkpoint.ref) else f"{printable(checkpoint.ref)}: {note}" for note in checkpoint.notes
     ]
@@ -146,7 +147,8 @@ def prepare(ref: Reference, measures: Sequence[Measure], options: Options, stack
             tensors=len(subjects),
             skipped=len(skipped),
             workers=workers,
-            memory=FLOOR + max(workers * each, at_once * (each + largest)),
+            memory=FLOOR
+            + max([n * (each + max(load.memory for load in crew)) for n, crew in crews.items()], default=each),
             digest=digest,
         ),
         budget,

@@ -22,7 +22,7 @@ from netweight.run.memory import FLOOR
 from netweight.statistics.channels import CHANNELS
 from netweight.statistics.spectrum import Spectrum
 
-__all__ = ["Found", "Load", "loads_of", "measure_matrix", "measure_subjects"]
+__all__ = ["Found", "Load", "crews_of", "loads_of", "measure_matrix", "measure_subjects"]
 
 Found = dict[str, dict[str, Any]] | Skipped
 """{measure: {field: value}}, or why there is none."""
@@ -89,6 +89,17 @@ def loads_of(
     return sorted(found, key=lambda load: -load.work)
 
 
+def crews_of(
+    loads: Sequence[Load], measures: Sequence[Measure], kernels: Kernels, workers: int, budget: int
+) -> dict[int, list[Load]]:
+    """{how many are measured at a time: which}, the fewest first; each crew in the order of `loads`."""
+    each = scratch_bytes(kernels, measures)
+    found: dict[int, list[Load]] = {}
+    for load in loads:
+        found.setdefault(max(1, min(workers, (budget - FLOOR) // (load.memory + each))), []).append(load)
+    return dict(sorted(found.items()))
+
+
 class _Worker:
     """Measures subjects; every thread has a scratch of its own."""
 
@@ -141,14 +152,9 @@ def measure_subjects(
     """
     worker = _Worker(measures, kernels, leading)
     spectral = _SPECTRUM in needed(measures)
-    room = budget - FLOOR
-    groups: dict[int, list[Load]] = {}
-    for load in loads:
-        each = load.memory + scratch_bytes(kernels, measures)
-        groups.setdefault(max(1, min(executor.workers, room // each)), []).append(load)
-    for at_once in sorted(groups):
+    for at_once, crew in crews_of(loads, measures, kernels, executor.workers, budget).items():
         with blas_threads(executor.workers // at_once) if spectral else nullcontext():
-            yield from _in_turn(groups[at_once], at_once, executor, worker)
+            yield from _in_turn(crew, at_once, executor, worker)
 
 
 def _in_turn(

@@ -22,8 +22,8 @@ from netweight.kernels.protocol import F64Array
 __all__ = ["WORK_ROWS", "add_qr", "add_square", "eigenvalues", "singular_values", "times"]
 
 _BLAS = ("dsyrk", "dsymv", "dsymm", "dsyr2k", "dgemm")
-_TWO_STAGES = 1536  # columns from which the matrix is made a band first
-_BAND = 64  # its subdiagonals
+_TWO_STAGES = 1024  # columns from which the matrix is made a band first
+_BAND = 48  # its subdiagonals
 _PANEL = 32  # columns that dtpqrt reduces at a time
 WORK_ROWS = 400
 """Float64 per column that these routines may take beside the matrix itself."""
