@@ -23,6 +23,7 @@ def temporary(tmp_path, monkeypatch):
 def refusing_once(monkeypatch, refusals=1):
     """numba.njit as it is where no cache folder can be written: it says so when it decorates."""
     real, calls = numba.njit, []
+    real(plain)(1)  # numba loads the rest of itself, which is decorated with numba.njit, when it first compiles
 
     def njit(**options):
         decorate = real(**options)

@@ -205,8 +205,13 @@ class _FromLooks:
         self._looks = Looks(needs)
         self._first = scratch.of("differences", lambda: scratch.kernels.differences(1))
         self._start()
-        self._pieces = _Pieces(self._first, self._first.buffers[1], matrix.dtype.bits // 8, self._stretch)
-        self.add = self._pieces.add
+        self._pieces: _Pieces | None = _Pieces(
+            self._first, self._first.buffers[1], matrix.dtype.bits // 8, self._stretch
+        )
+
+    def add(self, block: U8Array) -> None:
+        assert self._pieces is not None  # noqa: S101 - nothing comes after `finish`
+        self._pieces.add(block)
 
     def _start(self) -> None:
         self._first.start([None, self._matrix.dtype], self._looks.kept())
@@ -222,7 +227,9 @@ class _FromLooks:
         pieces.close()
 
     def finish(self) -> Values:
-        self._pieces.close()
+        pieces, self._pieces = self._pieces, None  # they hold each other, and the matrix would outlive its measuring
+        assert pieces is not None  # noqa: S101 - it is called once
+        pieces.close()
         if not self._matrix.size:
             self._looks.add(self._first.partial())
         while (wanted := self._looks.open_prefixes()) is not None:
