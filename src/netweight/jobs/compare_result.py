@@ -7,20 +7,15 @@ from dataclasses import dataclass
 from html import escape
 from math import fsum, isfinite, isnan, nan, sqrt
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from netweight.checkpoint.tensor import Skipped
 from netweight.errors import printable
 from netweight.measures.change import COLUMNS, between_columns, change_score, is_adapted, is_frozen
-from netweight.output.frame import Frame
+from netweight.output.frame import Frame, Framed
 from netweight.output.table import Column, Row
 from netweight.params.role import Parameter
 from netweight.statistics.pairs import PairStatistics
-
-if TYPE_CHECKING:
-    import pandas as pd
-    import polars as pl
-    import pyarrow as pa
 
 __all__ = ["PARAMETER_COLUMNS", "Comparison", "ParameterComparison", "find_most_changed_layers"]
 
@@ -60,7 +55,7 @@ class ParameterComparison:
         return self.parameter.name
 
 
-class Comparison(dict[str, Any]):
+class Comparison(Framed, dict[str, Any]):
     """The result of `netweight.compare`: {common_layers, only_in_model1, only_in_model2, layer_comparisons}.
 
     `layer_comparisons` is {parameter: {field: value}}; a number that is not defined is NaN here, a ratio to zero
@@ -161,21 +156,6 @@ class Comparison(dict[str, Any]):
 
         target = check_output(path)
         write_file(target, lambda file: write_comparison(self, file), [Path(i["path"]) for i in self.inputs])
-
-    def to_pandas(self) -> pd.DataFrame:
-        """The table as a pandas DataFrame."""
-        return self.frame.to_pandas()
-
-    def to_polars(self) -> pl.DataFrame:
-        """The table as a polars DataFrame."""
-        return self.frame.to_polars()
-
-    def to_arrow(self) -> pa.Table:
-        """The table as an Arrow table."""
-        return self.frame.to_arrow()
-
-    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
-        return self.frame.__arrow_c_stream__(requested_schema)
 
     def __repr__(self) -> str:
         a, b = (printable(ref) for ref in self.refs)

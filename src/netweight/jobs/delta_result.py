@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 from math import fsum, sqrt
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from netweight.checkpoint.tensor import Skipped
 from netweight.measures import drift
-from netweight.output.frame import Frame
+from netweight.output.frame import Frame, Framed
 from netweight.output.table import Column, Row, json_number
 from netweight.params.align import Aligned
-
-if TYPE_CHECKING:
-    import pandas as pd
-    import polars as pl
-    import pyarrow as pa
 
 __all__ = ["Delta", "ModelDelta", "ParameterDelta"]
 
@@ -106,7 +102,7 @@ def _groups(rows: Sequence[tuple[ParameterDelta, Mapping[str, Any]]]) -> dict[st
     return {name: _sums(members[name]) for name in order}
 
 
-class Delta:
+class Delta(Framed):
     """The result of `netweight.delta`.
 
     `models`: a ModelDelta each, in the order given; `frame`: a row for each model and parameter; `cosines`: [N][N]
@@ -133,7 +129,11 @@ class Delta:
             for i, (name, ref) in enumerate(zip(names, refs, strict=True))
         )
         self.cosines = self._cosines()
-        self.frame = Frame(COLUMNS, [row for i in range(len(names)) for row in self._rows(i)])
+
+    @cached_property
+    def frame(self) -> Frame:
+        """A row for each model and parameter."""
+        return Frame(COLUMNS, [row for i in range(len(self.models)) for row in self._rows(i)])
 
     def _measured(self, model: int) -> list[tuple[ParameterDelta, Mapping[str, Any]]]:
         return [(p, row) for p in self.parameters if (row := p.rows[model]) is not None]
@@ -229,21 +229,6 @@ class Delta:
         with ResultFolder(Path(outdir), inputs, "delta") as folder:
             write_delta(self, folder.stage)
             return folder.commit()
-
-    def to_pandas(self) -> pd.DataFrame:
-        """The rows as a pandas DataFrame."""
-        return self.frame.to_pandas()
-
-    def to_polars(self) -> pl.DataFrame:
-        """The rows as a polars DataFrame."""
-        return self.frame.to_polars()
-
-    def to_arrow(self) -> pa.Table:
-        """The rows as an Arrow table."""
-        return self.frame.to_arrow()
-
-    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
-        return self.frame.__arrow_c_stream__(requested_schema)
 
     def __repr__(self) -> str:
         return f"<Delta of {len(self.models)} models to {self.base!r}: {len(self.parameters)} parameters>"

@@ -12,15 +12,11 @@ from typing import TYPE_CHECKING, Any
 from netweight.checkpoint.tensor import Skipped
 from netweight.errors import printable
 from netweight.measures.registry import Measure
-from netweight.output.frame import Frame
+from netweight.output.frame import Frame, Framed
 from netweight.output.table import Column, Row
 from netweight.params.role import Parameter
 
 if TYPE_CHECKING:
-    import pandas as pd
-    import polars as pl
-    import pyarrow as pa
-
     from netweight.measures.health import Health
 
 __all__ = ["PARAMETER_COLUMNS", "ScanResults", "ScanRow", "finite"]
@@ -78,7 +74,7 @@ def _path(field: str) -> list[str]:
     return [measure, name, key] if dot else [measure, name]
 
 
-class ScanResults(dict[str, dict[str, dict[str, Any]]]):
+class ScanResults(Framed, dict[str, dict[str, dict[str, Any]]]):
     """{parameter: {measure: {field: value}}}, in file order: the result of `netweight.scan`.
 
     A number that is not defined is NaN here, a ratio to zero infinite; the files hold null instead, with the reason
@@ -167,21 +163,6 @@ class ScanResults(dict[str, dict[str, dict[str, Any]]]):
 
         target = check_output(path)
         write_file(target, lambda file: write_results(self, file), [Path(i["path"]) for i in self.inputs])
-
-    def to_pandas(self) -> pd.DataFrame:
-        """The table as a pandas DataFrame."""
-        return self.frame.to_pandas()
-
-    def to_polars(self) -> pl.DataFrame:
-        """The table as a polars DataFrame."""
-        return self.frame.to_polars()
-
-    def to_arrow(self) -> pa.Table:
-        """The table as an Arrow table."""
-        return self.frame.to_arrow()
-
-    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
-        return self.frame.__arrow_c_stream__(requested_schema)
 
     def __repr__(self) -> str:
         names = ", ".join(m.name for m in self.measures)

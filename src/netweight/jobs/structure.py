@@ -17,13 +17,10 @@ from netweight.jobs.structure_layers import Fingerprint, LayerKey, fingerprints
 from netweight.jobs.structure_model import Analysed, analyse, stamps
 from netweight.jobs.structure_rows import LAYER_COLUMNS, boil_down, layer_cells
 from netweight.jobs.structure_text import summary_text
-from netweight.output.frame import Frame
+from netweight.output.frame import Frame, Framed
 from netweight.run.progress import Progress, Silent
 
 if TYPE_CHECKING:
-    import pandas as pd
-    import polars as pl
-
     from netweight.jobs.structure_zeros import Zeros
 
 __all__ = ["Base", "ModelStructure", "name_of", "structure", "workers_within"]
@@ -33,7 +30,7 @@ _PER_WORKER = 64 << 20  # bytes: a large model's header, or blocks of data
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".tar")
 
 
-class ModelStructure:
+class ModelStructure(Framed):
     """What `structure` returns: `structure` and `comparison` (None without a base) as their JSON files hold them."""
 
     def __init__(
@@ -65,17 +62,6 @@ class ModelStructure:
     def text(self) -> str:
         """The lines of structure_summary.txt."""
         return summary_text(self.structure, self.comparison)
-
-    def to_pandas(self) -> pd.DataFrame:
-        """The rows of `frame`; raises NetweightError where pandas is not installed."""
-        return self.frame.to_pandas()
-
-    def to_polars(self) -> pl.DataFrame:
-        """The rows of `frame`; raises NetweightError where polars is not installed."""
-        return self.frame.to_polars()
-
-    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
-        return self.frame.__arrow_c_stream__(requested_schema)
 
     def _repr_html_(self) -> str:
         return self.frame._repr_html_()

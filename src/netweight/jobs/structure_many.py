@@ -10,7 +10,7 @@ from dataclasses import fields
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from netweight.checkpoint.open import open_checkpoint
 from netweight.errors import Interrupted, JobError, OptionError, printable
@@ -21,13 +21,9 @@ from netweight.jobs.structure_member import Member, ModelResult
 from netweight.jobs.structure_model import analyse
 from netweight.jobs.structure_rows import LAYER_COLUMNS, SUMMARY_COLUMNS, ModelRow, boil_down, layer_cells
 from netweight.output.folder import ResultFolder
-from netweight.output.frame import Frame
+from netweight.output.frame import Frame, Framed
 from netweight.run.progress import Progress, Silent
 from netweight.version import __version__
-
-if TYPE_CHECKING:
-    import pandas as pd
-    import polars as pl
 
 __all__ = ["Structures", "structure_many"]
 
@@ -36,7 +32,7 @@ _MOST_WORKERS = 8
 _KIND = "structures"  # of the gathered files, told from those of one model in the same folder
 
 
-class Structures:
+class Structures(Framed):
     """What `structure_many` returns: `models` in the order of their names, and what they were compared with."""
 
     def __init__(self, models_dir: str, base: Base | None, models: Sequence[ModelResult]) -> None:
@@ -102,17 +98,6 @@ class Structures:
     def models_frame(self) -> Frame:
         """A row for each model."""
         return Frame(SUMMARY_COLUMNS, [summary_cells(model) for model in self.models])
-
-    def to_pandas(self) -> pd.DataFrame:
-        """The rows of `frame`; raises NetweightError where pandas is not installed."""
-        return self.frame.to_pandas()
-
-    def to_polars(self) -> pl.DataFrame:
-        """The rows of `frame`; raises NetweightError where polars is not installed."""
-        return self.frame.to_polars()
-
-    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
-        return self.frame.__arrow_c_stream__(requested_schema)
 
     def _repr_html_(self) -> str:
         return self.models_frame._repr_html_()

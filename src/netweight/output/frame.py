@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
-__all__ = ["Frame"]
+__all__ = ["Frame", "Framed"]
 
 _HTML_ROWS = 20
 
@@ -80,6 +80,30 @@ class Frame:
         left = len(self.rows) - _HTML_ROWS
         more = f"<p>{left} more rows</p>" if left > 0 else ""
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
+
+
+class Framed:
+    """What every result that has a table offers: its `frame` as the tables of other libraries."""
+
+    @property
+    def frame(self) -> Frame:
+        """The result's rows."""
+        raise NotImplementedError
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The rows of `frame`; raises NetweightError where pandas is not installed."""
+        return self.frame.to_pandas()
+
+    def to_polars(self) -> pl.DataFrame:
+        """The rows of `frame`; raises NetweightError where polars is not installed."""
+        return self.frame.to_polars()
+
+    def to_arrow(self) -> pa.Table:
+        """The rows of `frame`."""
+        return self.frame.to_arrow()
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        return self.frame.__arrow_c_stream__(requested_schema)
 
 
 def _shown(cell: object) -> str:
