@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 
+from netweight.jobs.structure_many import structure_many
+
 HIDDEN, WIDE, HEADS, KV, HEAD, WORDS = 32, 48, 4, 2, 8, 64
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -139,3 +141,21 @@ def every_kind(folder: Path, arrays: Mapping[str, Any], layers: int) -> Path:
     (folder / "only_results").mkdir()
     (folder / "only_results" / "eval.json").write_text("{}")
     return folder
+
+
+LAYERS = 6  # of the models in the tests of folders
+GATHERED = [
+    "batch_analysis_results.json", "models_summary.csv", "models_summary.json", "parameters_by_part.png",
+    "reduction_by_layer.png", "structure.csv", "structure.parquet",
+]  # fmt: skip
+
+
+def run(models: Path, base: Path | None, out: Path, **more: Any) -> dict[str, Any]:
+    """What batch_analysis_results.json holds, by name."""
+    structure_many(models, base, out, **more)
+    found = json.loads((out / "batch_analysis_results.json").read_text())
+    return {row["name"]: row for row in found["results"]}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}

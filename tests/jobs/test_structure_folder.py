@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from pruned_models import every_kind, llama, save, slice_json, sliced_llama, without
+from pruned_models import LAYERS, every_kind, llama, run, save, slice_json, sliced_llama, without
 
+from netweight.errors import OptionError
 from netweight.jobs.structure_folder import find_models
 from netweight.jobs.structure_many import structure_many
-
-LAYERS = 6
 
 
 @pytest.fixture
@@ -31,13 +30,6 @@ def base(tmp_path: Path, arrays: dict[str, Any]) -> Path:
 @pytest.fixture
 def models(tmp_path: Path, arrays: dict[str, Any]) -> Path:
     return every_kind(tmp_path / "baselines", arrays, LAYERS)
-
-
-def run(models: Path, base: Path | None, out: Path, **more: Any) -> dict[str, Any]:
-    """What batch_analysis_results.json holds, by name."""
-    structure_many(models, base, out, **more)
-    found = json.loads((out / "batch_analysis_results.json").read_text())
-    return {row["name"]: row for row in found["results"]}
 
 
 def test_broken_ones_are_a_line_each_and_the_others_are_there(
@@ -161,3 +153,10 @@ def test_the_folder_itself_is_a_model(base: Path, monkeypatch: pytest.MonkeyPatc
         (whole, inside) = find_models(given)
         assert (whole.name, whole.kind) == ("Llama-base", "standard")
         assert (inside.name, inside.kind, inside.problem) == ("inside", "none", "no model files")
+
+
+def test_a_folder_without_anything_that_could_be_a_model_is_said(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(OptionError, match="holds no folders and no weight files; give the folder of the models"):
+        structure_many(tmp_path / "empty", None, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

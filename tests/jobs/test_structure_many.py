@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from pruned_models import LAYER, OUTSIDE, every_kind, llama, save, without
+from pruned_models import GATHERED, LAYER, LAYERS, OUTSIDE, contents, every_kind, llama, run, save, without
 
 from netweight.checkpoint.tensor import Tensor
 from netweight.errors import Interrupted, JobError, ModelNotFoundError, OptionError, OutputError
@@ -17,12 +17,7 @@ from netweight.jobs.structure import structure
 from netweight.jobs.structure_many import structure_many
 from netweight.run.progress import Silent
 
-LAYERS = 6
 TOTAL = OUTSIDE + LAYERS * LAYER
-GATHERED = [
-    "batch_analysis_results.json", "models_summary.csv", "models_summary.json", "parameters_by_part.png",
-    "reduction_by_layer.png", "structure.csv", "structure.parquet",
-]  # fmt: skip
 
 
 @pytest.fixture
@@ -38,17 +33,6 @@ def base(tmp_path: Path, arrays: dict[str, Any]) -> Path:
 @pytest.fixture
 def models(tmp_path: Path, arrays: dict[str, Any]) -> Path:
     return every_kind(tmp_path / "baselines", arrays, LAYERS)
-
-
-def run(models: Path, base: Path | None, out: Path, **more: Any) -> dict[str, Any]:
-    """What batch_analysis_results.json holds, by name."""
-    structure_many(models, base, out, **more)
-    found = json.loads((out / "batch_analysis_results.json").read_text())
-    return {row["name"]: row for row in found["results"]}
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def test_every_kind(tmp_path: Path, models: Path, base: Path) -> None:
@@ -198,13 +182,6 @@ def test_headers_only(tmp_path: Path, models: Path, base: Path, monkeypatch: pyt
     save(models / "short", without(llama(LAYERS), LAYERS, [1]), LAYERS)
     structure_many(models, base)
     assert 0 < sum(size for _, size in read) < (2 * LAYERS - 1) * 3 * 12 * 2048
-
-
-def test_an_empty_folder(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    result = structure_many(tmp_path / "empty", None, tmp_path / "out")
-    assert result.models == ()
-    assert json.loads((tmp_path / "out" / "models_summary.json").read_text())["models"] == []
 
 
 def test_the_result_is_a_table(models: Path, base: Path) -> None:

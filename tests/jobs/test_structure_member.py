@@ -8,16 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pruned_models import LAYER, OUTSIDE, every_kind, llama, save, without
+from pruned_models import GATHERED, LAYER, LAYERS, OUTSIDE, contents, every_kind, llama, run, save, without
 
 from netweight.jobs.structure_many import structure_many
 
-LAYERS = 6
 TOTAL = OUTSIDE + LAYERS * LAYER
-GATHERED = [
-    "batch_analysis_results.json", "models_summary.csv", "models_summary.json", "parameters_by_part.png",
-    "reduction_by_layer.png", "structure.csv", "structure.parquet",
-]  # fmt: skip
 
 
 @pytest.fixture
@@ -33,17 +28,6 @@ def base(tmp_path: Path, arrays: dict[str, Any]) -> Path:
 @pytest.fixture
 def models(tmp_path: Path, arrays: dict[str, Any]) -> Path:
     return every_kind(tmp_path / "baselines", arrays, LAYERS)
-
-
-def run(models: Path, base: Path | None, out: Path, **more: Any) -> dict[str, Any]:
-    """What batch_analysis_results.json holds, by name."""
-    structure_many(models, base, out, **more)
-    found = json.loads((out / "batch_analysis_results.json").read_text())
-    return {row["name"]: row for row in found["results"]}
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def test_done_models_are_kept(tmp_path: Path, models: Path, base: Path, arrays: dict[str, Any]) -> None:

@@ -178,6 +178,11 @@ def structure_many(
         )
     target = None if output_dir is None else Path(output_dir)
     found = find_models(models_dir, target)
+    if not found:
+        raise OptionError(
+            f"--models-dir {printable(str(models_dir))}: holds no folders and no weight files;"
+            " give the folder of the models"
+        )
     with ExitStack() as stack:
         place = None
         if target is not None:  # before any work: a place that cannot take results ends the run here
