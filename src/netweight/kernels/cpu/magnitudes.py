@@ -1,0 +1,254 @@
+"""Magnitudes counted by their bits, 16 at a time, for radix selection. One file: see loops.py on numba's cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from netweight.kernels.cpu.compiled import _compile
+
+__all__ = ["CHUNK", "TABLE", "count_deeper", "count_leading"]
+
+
+F = TypeVar("F", bound=Callable[..., object])
+Array = np.ndarray[Any, Any]
+
+CHUNK = 4096  # values at a time: their bits stay in the first cache
+TABLE = 32768 + 272  # counters of a table, padded: see patterns.py
+_ONE = np.uint32(1)
+
+
+def _exactly(function: F) -> F:
+    return _compile(function, set())
+
+
+def _typed(value: Any, like: Any) -> Any:
+    """`value` as an element of `like`, uint32 or uint64: numba widens every result of uint32, and then half as many fit
+    a register.
+    """
+    return like.dtype.type(value)
+
+
+@overload(_typed, inline="always", strict=False)
+def _typed_as(value: Any, like: Any) -> Any:  # noqa: ARG001 - `like` tells by its type
+    if like.dtype == types.uint32:
+        return lambda value, like: np.uint32(value)  # noqa: ARG005
+    return lambda value, like: np.uint64(value)  # noqa: ARG005
+
+
+def _bits(value: Any) -> Any:
+    """The bits of a float32 or float64 but for its sign."""
+    return abs(value).view(np.uint64 if value.itemsize == 8 else np.uint32)
+
+
+@overload(_bits, inline="always", strict=False)
+def _bits_of(value: Any) -> Any:
+    if value == types.float32:
+        return lambda value: np.uint32(np.float32(value).view(np.uint32) & np.uint32(0x7FFFFFFF))
+    return lambda value: np.uint64(np.float64(value).view(np.uint64) & np.uint64(0x7FFFFFFFFFFFFFFF))
+
+
+@_exactly
+def _magnitudes(a: Array, bits: Array) -> None:
+    for i in range(len(a)):
+        bits[i] = _bits(a[i])
+
+
+@_exactly
+def _difference_magnitudes(a: Array, base: Array, bits: Array) -> None:
+    for i in range(len(a)):
+        bits[i] = _bits(a[i] - base[i])
+
+
+@_exactly
+def _summary(bits: Array, found: Array) -> None:
+    """found[:4] = all bits or-ed, the greatest, the least that is not zero less 1, how many are zero."""
+    either = _typed(0, bits)
+    greatest = _typed(0, bits)
+    least = _typed(~either, bits)
+    zeros = _typed(0, bits)
+    for i in range(len(bits)):
+        b = bits[i]
+        either = _typed(either | b, bits)
+        greatest = max(greatest, b)
+        least = min(least, _typed(b - _typed(1, bits), bits))
+        zeros = _typed(zeros + _typed(b == _typed(0, bits), bits), bits)
+    found[0] = either
+    found[1] = greatest
+    found[2] = least
+    found[3] = zeros
+
+
+@_exactly
+def _gather(bits: Array, flags: Array, out: Array) -> int:
+    """Copy what is not zero to the front of `out`, which is one longer than `bits`; returns how many.
+
+    flags: room for an eighth of `bits`; groups of eight zeros are passed over.
+    """
+    eighth = len(bits) // 8
+    for g in range(eighth):
+        flags[g] = (
+            (bits[g] | bits[g + eighth])
+            | (bits[g + 2 * eighth] | bits[g + 3 * eighth])
+            | (bits[g + 4 * eighth] | bits[g + 5 * eighth])
+            | (bits[g + 6 * eighth] | bits[g + 7 * eighth])
+        )
+    k = np.uintp(0)
+    for g in range(eighth):
+        if flags[g] != 0:
+            for j in range(8):
+                b = bits[np.uintp(g + j * eighth)]
+                out[k] = b
+                k += np.uintp(b != 0)
+    for i in range(8 * eighth, len(bits)):
+        out[k] = bits[i]
+        k += np.uintp(bits[i] != 0)
+    return int(k)
+
+
+@_exactly
+def _count_in_four(bits: Array, shift: Any, tables: Array) -> None:
+    """Four tables, so that a run of one value does not wait for its own last store: see patterns.py."""
+    quarter = len(bits) // 4
+    for i in range(quarter):
+        j = np.uintp(4 * i)
+        tables[0, bits[j] >> shift] += _ONE
+        tables[1, bits[j + np.uintp(1)] >> shift] += _ONE
+        tables[2, bits[j + np.uintp(2)] >> shift] += _ONE
+        tables[3, bits[j + np.uintp(3)] >> shift] += _ONE
+    for i in range(4 * quarter, len(bits)):
+        tables[0, bits[i] >> shift] += _ONE
+
+
+@_exactly
+def _mark(bits: Array, shift: Any, mask: Any, low: Array) -> None:
+    """low[bin] = 1 where a value has bits in `mask`, without a branch: the others mark the last bin, which no magnitude
+    is in.
+    """
+    for i in range(len(bits)):
+        b = bits[i]
+        low[np.uintp(b >> shift) if b & mask else np.uintp(65535)] = np.uint8(1)
+    low[65535] = np.uint8(0)
+
+
+@_exactly
+def _collect(tables: Array, least: int, greatest: int, counts: Array) -> None:
+    """counts += tables, which are zero afterwards; only the bins 0 and `least` to `greatest` are in use."""
+    for t in range(len(tables)):
+        counts[0] += tables[t, 0]
+        tables[t, 0] = np.uint32(0)
+        found = tables[t, least : greatest + 1]
+        total = counts[least : greatest + 1]
+        for b in range(len(found)):
+            total[b] += found[b]
+        found[:] = np.uint32(0)
+
+
+@_exactly
+def _to_magnitudes(x: Array, row: int, base: int, first: int, last: int, bits: Array) -> None:
+    if base < 0:
+        _magnitudes(x[row, first:last], bits)
+    else:
+        _difference_magnitudes(x[row, first:last], x[base, first:last], bits)
+
+
+@_exactly
+def count_leading(
+    x: Array, row: int, base: int, shift: Any, mask: Any, tables: Array, bits: Array, counts: Array, low: Array
+) -> None:
+    """Count abs(x[row] - x[base]), or abs(x[row]) where base is negative, by the leading 16 of their bits.
+
+    shift, mask: how many bits are below these, and which; tables: uint32 [4, TABLE], zero before and after; bits:
+    unsigned [2, CHUNK + 1], room; counts: uint32 [65536]; low: uint8 [65536], set to 1 where a value has bits below.
+    """
+    found = np.zeros(4, bits.dtype)
+    flags = np.zeros(CHUNK // 8, bits.dtype)
+    least = TABLE
+    greatest = 0
+    count = x.shape[1]
+    for first in range(0, count, CHUNK):
+        last = min(first + CHUNK, count)
+        b = bits[0, : last - first]
+        _to_magnitudes(x, row, base, first, last, b)
+        _summary(b, found)
+        if found[1] == 0:
+            counts[0] += np.uint32(len(b))
+            continue
+        least = min(least, int(found[2] >> shift))
+        greatest = max(greatest, int(found[1] >> shift))
+        if 2 * int(found[3]) > len(b):
+            counts[0] += np.uint32(found[3])
+            b = bits[1, : _gather(b, flags, bits[1])]
+        _count_in_four(b, shift, tables)
+        if found[0] & mask:
+            _mark(b, shift, mask, low)
+    if greatest >= least:
+        _collect(tables, least, greatest, counts)
+
+
+@_exactly
+def _find(bits: Array, above: Any, prefix: Any, hits: Array) -> None:
+    for i in range(len(bits)):
+        hits[i] |= np.uint8(_typed(bits[i] >> above, bits) == prefix)
+
+
+@_exactly
+def _gather_hits(bits: Array, hits: Array, words: Array, out: Array) -> int:
+    """Copy the values whose byte in `hits` is set to the front of `out`; `words` is `hits` by eight bytes."""
+    k = np.uintp(0)
+    for w in range(len(words)):
+        if words[w] != 0:
+            for i in range(8):
+                j = np.uintp(8 * w + i)
+                out[k] = bits[j]
+                k += np.uintp(hits[j])
+    return int(k)
+
+
+@_exactly
+def _count_hits(bits: Array, above: Any, below: Any, mask: Any, prefixes: Array, counts: Array, low: Array) -> None:
+    for i in range(len(bits)):
+        b = bits[i]
+        k = np.uintp(0)
+        for p in range(1, len(prefixes)):
+            k += np.uintp(prefixes[p] <= b >> above)
+        chosen = np.uintp(b >> below) & np.uintp(0xFFFF)
+        counts[k, chosen] += _ONE
+        if mask:
+            low[k, chosen] |= np.uint8((b & mask) != 0)
+
+
+@_exactly
+def count_deeper(
+    x: Array,
+    row: int,
+    base: int,
+    above: Any,
+    below: Any,
+    mask: Any,
+    prefixes: Array,
+    bits: Array,
+    counts: Array,
+    low: Array,
+) -> None:
+    """The same by 16 bits further down, of those values that begin with one of the `prefixes` [k >= 1], sorted.
+
+    above, below: how many bits are below a prefix, and below the 16 that are counted, which are `mask`; counts, low:
+    [k, 65536]. Few values are counted as a rule: bytes tell which.
+    """
+    hits = np.zeros(CHUNK, np.uint8)
+    words = hits.view(np.uint64)
+    count = x.shape[1]
+    for first in range(0, count, CHUNK):
+        last = min(first + CHUNK, count)
+        b = bits[0, : last - first]
+        _to_magnitudes(x, row, base, first, last, b)
+        hits[:] = np.uint8(0)
+        for k in range(len(prefixes)):
+            _find(b, above, prefixes[k], hits[: last - first])
+        found = bits[1, : _gather_hits(bits[0], hits, words, bits[1])]
+        _count_hits(found, above, below, mask, prefixes, counts, low)

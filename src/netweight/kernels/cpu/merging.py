@@ -1,0 +1,239 @@
+"""`MergeKernels` on the CPU: element types, tables and room around the loops."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from functools import cache, lru_cache
+from math import fsum
+from threading import local
+from typing import Any
+
+import numpy as np
+
+from netweight.dtypes import DType, Kind
+from netweight.kernels.cpu import magnitudes, merge_loops, rounding
+from netweight.kernels.merging import Trim
+from netweight.kernels.protocol import F64Array, U8Array, U32Array
+
+__all__ = ["CpuMergeKernels"]
+
+Array = np.ndarray[Any, Any]
+
+_LIMIT = 1 << 20  # elements that one call of a loop sees at most: its counters are of 32 bits
+
+
+class _Room(local):
+    """A thread's tables, zero between calls, and a chunk's bits."""
+
+    def __init__(self) -> None:
+        self.tables = np.zeros((4, magnitudes.TABLE), np.uint32)
+        self.bits: dict[int, Array] = {
+            32: np.empty((2, magnitudes.CHUNK + 1), np.uint32),
+            64: np.empty((2, magnitudes.CHUNK + 1), np.uint64),
+        }
+
+
+def _rows(x: Array) -> Array:
+    """`x` in C order: loops would be compiled once more for a part of a wider array."""
+    return np.ascontiguousarray(x)
+
+
+def _native(raw: U8Array, kind: Any) -> Array:
+    """The elements in `raw`, of a type that loops take: aligned and not read-only."""
+    found: Array = raw.view(kind)
+    return found if found.flags.aligned and found.flags.writeable else found.copy()
+
+
+@cache
+def _wide_eighths(dtype: DType) -> Array:
+    """float32 [256], the value of every pattern."""
+    return np.arange(256, dtype=np.uint8).view(dtype.to_numpy()).astype(np.float32)
+
+
+@cache
+def _narrow_eighths(dtype: DType) -> tuple[U8Array, U8Array]:
+    """The pattern for every bfloat16 uint8 [65536], and which patterns are not finite uint8 [256]."""
+    values = (np.arange(65536, dtype=np.uint32) << np.uint32(16)).view(np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):
+        patterns = values.astype(dtype.to_numpy()).view(np.uint8)
+    return patterns, (~np.isfinite(_wide_eighths(dtype))).astype(np.uint8)
+
+
+def _inward(trim: Trim, kind: np.dtype[Any]) -> tuple[Any, Any]:
+    """`low` and `high` as the nearest numbers of the type that are within them, so that comparing is exact."""
+    with np.errstate(over="ignore", under="ignore"):
+        low, high = kind.type(trim.low), kind.type(trim.high)
+    if float(low) < trim.low:
+        low = np.nextafter(low, kind.type(np.inf))
+    if float(high) > trim.high:
+        high = np.nextafter(high, kind.type(-np.inf))
+    return low, high
+
+
+@lru_cache(maxsize=1024)
+def _combination(pivot: int, scale: float, factors: tuple[float, ...], kind: np.dtype[Any]) -> tuple[Any, Array, Array]:
+    """scale, rows and their factors, as merge_loops.combine takes them."""
+    rows = [i for i, factor in enumerate(factors) if i != pivot and factor != 0]
+    with np.errstate(over="ignore", under="ignore"):
+        return kind.type(scale), np.array(rows, np.int64), np.array([factors[i] for i in rows], kind)
+
+
+@lru_cache(maxsize=1024)
+def _trimming(
+    trims: tuple[Trim, ...], kind: np.dtype[Any], *, elect: bool, normalize: bool, scale: float, chances: bool
+) -> tuple[Array, Array, Array, Array, Array, Any, Any] | None:
+    """What merge_loops.merge_differences takes besides the data; None where nothing is added to the base."""
+    rows = [m + 1 for m, trim in enumerate(trims) if trim.weight != 0]
+    weight = fsum(trim.weight for trim in trims)
+    if not rows or (normalize and not elect and weight == 0):
+        return None
+    numbers = np.empty((5, len(rows)), kind)
+    draws = np.zeros(len(rows), np.uint8)
+    most = np.zeros(len(rows), np.uint32)
+    keys = np.array([trims[row - 1].key & (1 << 64) - 1 for row in rows], np.uint64)
+    for k, row in enumerate(rows):
+        trim = trims[row - 1]
+        low, high = _inward(trim, kind)
+        kept = round(trim.keep * 2.0**32)
+        if chances:
+            draws[k] = 2
+        elif kept <= 0:
+            high = kind.type(-1)
+        elif kept < 1 << 32:
+            draws[k], most[k] = 1, kept - 1
+        with np.errstate(over="ignore", under="ignore"):
+            numbers[:, k] = low, high, trim.factor, trim.weight, trim.weight if normalize else 0.0
+    divisor = 1.0
+    if normalize:
+        divisor = 0.0 if elect else weight
+    with np.errstate(over="ignore", under="ignore"):
+        return np.array(rows, np.int64), numbers, draws, keys, most, kind.type(divisor), kind.type(scale)
+
+
+class CpuMergeKernels:
+    """kernels.merging.MergeKernels in numba; `name` is "cpu"."""
+
+    name = "cpu"
+
+    def __init__(self) -> None:
+        self._room = _Room()
+
+    def prepare(self, dtypes: Collection[DType], bits: Collection[int]) -> None:
+        """See the protocol."""
+        for width in set(bits):
+            kind = np.float64 if width == 64 else np.float32
+            x, out = np.zeros((2, 8), kind), np.zeros(8, kind)
+            for dtype in dtypes:
+                if dtype.kind is Kind.FLOAT:  # others have no loops of their own
+                    raw = np.zeros(dtype.nbytes(8), np.uint8)
+                    self.widen(raw, dtype, out)
+                    self.narrow(out, dtype, raw)
+            self.gram(x, np.zeros((2, 2)))
+            self.combine(x, 0, 1.0, [0.0, 1.0], out)
+            counts, low = np.zeros((1, 65536), np.uint32), np.zeros((1, 65536), np.uint8)
+            for level in (0, 1):
+                self.count_scores(out, level, [0], counts, low)
+            self.merge_differences(x, [Trim(1.0)], 0, elect=False, normalize=False, scale=1.0, out=out)
+
+    def widen(self, raw: U8Array, dtype: DType, out: Array) -> None:
+        """See the protocol; raises TypeError for packed types."""
+        if dtype.name == "BF16":
+            rounding.widen_bfloat16(_native(raw, np.uint16), out)
+        elif dtype.name == "F16":
+            rounding.widen_half(_native(raw, np.uint16), out)
+        elif dtype.kind is Kind.FLOAT and dtype.bits == 8:
+            rounding.widen_eighth(_native(raw, np.uint8), _wide_eighths(dtype), out)
+        else:
+            with np.errstate(over="ignore", invalid="ignore"):
+                out[:] = raw.view(dtype.to_numpy())
+
+    def narrow(self, values: Array, dtype: DType, out: U8Array) -> int:
+        """See the protocol; raises TypeError for types that are not floats."""
+        if dtype.kind is not Kind.FLOAT:
+            raise TypeError(f"merged values as {dtype}: expected a floating-point type")
+        found = out.view(np.uint8 if dtype.bits == 8 else f"<u{dtype.bits // 8}")
+        target = found if found.flags.aligned else np.empty_like(found)
+        bad = 0
+        for first in range(0, len(values), _LIMIT):
+            bad += self._narrow(values[first : first + _LIMIT], dtype, target[first : first + _LIMIT])
+        if target is not found:
+            found[:] = target
+        return bad
+
+    def _narrow(self, values: Array, dtype: DType, out: Array) -> int:
+        if dtype.name == "BF16":
+            return rounding.narrow_to_bfloat16(values, out)
+        if dtype.name == "F16":
+            return rounding.narrow_to_half(values, out)
+        if dtype.bits == 8:
+            return rounding.narrow_to_eighth(values, *_narrow_eighths(dtype), out)
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            found = out.view(dtype.to_numpy())
+            found[:] = values
+        return rounding.not_finite(found)
+
+    def gram(self, x: Array, total: F64Array) -> None:
+        """See the protocol."""
+        merge_loops.add_gram(_rows(x), 0, total)
+
+    def difference_gram(self, x: Array, total: F64Array) -> None:
+        """See the protocol."""
+        merge_loops.add_gram(_rows(x), 1, total)
+
+    def combine(self, x: Array, pivot: int, scale: float, factors: Sequence[float], out: Array) -> None:
+        """See the protocol; inputs whose factor is 0 are not looked at, whatever they hold."""
+        merge_loops.combine(_rows(x), pivot, *_combination(pivot, scale, tuple(factors), x.dtype), out)
+
+    def count_magnitudes(
+        self,
+        x: Array,
+        level: int,
+        prefixes: Sequence[Sequence[int]],
+        counts: Sequence[U32Array],
+        low: Sequence[U8Array],
+    ) -> None:
+        """See the protocol."""
+        x = _rows(x)
+        for m, mine in enumerate(prefixes):
+            self._count(x, m + 1, 0, level, mine, counts[m], low[m])
+
+    def count_scores(self, scores: Array, level: int, prefixes: Sequence[int], counts: U32Array, low: U8Array) -> None:
+        """See the protocol."""
+        self._count(scores.reshape(1, -1), 0, -1, level, prefixes, counts, low)
+
+    def _count(
+        self, x: Array, row: int, base: int, level: int, prefixes: Sequence[int], counts: U32Array, low: U8Array
+    ) -> None:
+        width = 8 * x.itemsize
+        bits = self._room.bits[width]
+        kind = bits.dtype.type
+        below = width - 16 * (level + 1)
+        mask = kind((1 << below) - 1)
+        if level == 0:
+            tables = self._room.tables
+            magnitudes.count_leading(x, row, base, kind(below), mask, tables, bits, counts[0], low[0])
+        elif len(prefixes):
+            wanted = np.array(prefixes, kind)
+            magnitudes.count_deeper(x, row, base, kind(below + 16), kind(below), mask, wanted, bits, counts, low)
+
+    def merge_differences(
+        self,
+        x: Array,
+        trims: Sequence[Trim],
+        start: int,
+        *,
+        elect: bool,
+        normalize: bool,
+        scale: float,
+        out: Array,
+        keep: Array | None = None,
+    ) -> None:
+        """See the protocol. Models of weight 0 are not looked at; with `elect`, NaN where the sum of all is NaN."""
+        settings = _trimming(
+            tuple(trims), x.dtype, elect=elect, normalize=normalize, scale=scale, chances=keep is not None
+        )
+        if settings is None:
+            out[:] = x[0]
+            return
+        chances = np.zeros((0, 0), np.float32) if keep is None else _rows(keep)
+        merge_loops.merge_differences(_rows(x), *settings, chances, np.uint64(start), elect, out)
