@@ -1,0 +1,151 @@
+"""What a recipe may write for a setting: a number or flag, a gradient over depth, or such values under filters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, TypeAlias
+
+from netweight.errors import printable
+from netweight.merging.course import Value
+
+__all__ = ["BadValue", "Conditions", "Given", "Gradient", "described", "given", "interpolated", "written"]
+
+Gradient: TypeAlias = tuple[Value, ...]
+"""Numbers that are interpolated over depth, or flags that follow one another in steps."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Values under filters: that of the first filter that is a part of the parameter's name; None and `*` fit all."""
+
+    filters: tuple[str | None, ...]
+    values: tuple[Value | Gradient, ...]
+
+    def find(self, name: str) -> Value | Gradient | None:
+        """The value for the parameter `name`, None where no filter fits."""
+        if self._longest_first and (exact := self._first.get(name)) is not None:
+            return self.values[exact]
+        for n, word in enumerate(self.filters):
+            if word is None or word in name or word == "*":
+                return self.values[n]
+        return None
+
+    @cached_property
+    def _first(self) -> dict[str | None, int]:
+        return {word: n for n, word in reversed(list(enumerate(self.filters)))}
+
+    @cached_property
+    def _longest_first(self) -> bool:
+        # then a filter that equals a name is the first that fits it: those before it are longer, or others as long
+        lengths = [-1 if word in {None, "*"} else len(word or "") for word in self.filters]
+        return all(a >= b for a, b in pairwise(lengths))
+
+
+Given: TypeAlias = Value | Gradient | Conditions
+
+
+class BadValue(ValueError):  # noqa: N818 - not an error of netweight's tree: whoever knows the place makes one of it
+    """A value that no setting can have; `at` is where in it."""
+
+    def __init__(self, message: str, at: Sequence[str | int] = ()) -> None:
+        super().__init__(message)
+        self.at = tuple(at)
+
+
+def described(value: Any) -> str:
+    """`value` in the words of a message."""
+    if isinstance(value, str):
+        return f"the text {printable(value, 60)!r}"
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return "a huge number" if isinstance(value, int) and value.bit_length() > 200 else repr(value)
+    return "a mapping" if isinstance(value, dict) else "a list" if isinstance(value, list | tuple) else "something else"
+
+
+def given(raw: Any) -> Given:
+    """A value as YAML has it, checked for its form (not for a setting's bounds); raises BadValue."""
+    if isinstance(raw, Conditions):
+        return raw
+    if isinstance(raw, dict):
+        return _conditions([raw], single=True)
+    if isinstance(raw, list | tuple) and any(isinstance(item, dict) for item in raw):
+        return _conditions(raw)
+    return _plain(raw, ())
+
+
+def _conditions(items: Sequence[Any], *, single: bool = False) -> Conditions:
+    filters: list[str | None] = []
+    values: list[Value | Gradient] = []
+    for n, item in enumerate(items):
+        at: tuple[str | int, ...] = () if single else (n,)
+        if not isinstance(item, dict):
+            raise BadValue(f"expected {{filter: ..., value: ...}} as its neighbours are, got {described(item)}", at)
+        for key in item:
+            if key not in {"filter", "value"}:
+                raise BadValue(f"unknown key {printable(key, 60)!r}: expected filter and value", (*at, key))
+        if "value" not in item:
+            raise BadValue("a filter without a value: add value: ...", at)
+        word = item.get("filter")
+        if not isinstance(word, str | None):
+            raise BadValue(f"expected text, a part of parameters' names, got {described(word)}", (*at, "filter"))
+        filters.append(word)
+        values.append(_plain(item["value"], (*at, "value")))
+    return Conditions(tuple(filters), tuple(values))
+
+
+def _plain(raw: Any, at: tuple[str | int, ...]) -> Value | Gradient:
+    if not isinstance(raw, list | tuple):
+        return _scalar(raw, at)
+    if not raw:
+        raise BadValue("expected values, got an empty list: leave the key out", at)
+    values = tuple(_scalar(item, (*at, n)) for n, item in enumerate(raw))
+    if len({isinstance(value, bool) for value in values}) > 1:
+        raise BadValue("expected numbers or flags, got both in one list", at)
+    return values
+
+
+def _scalar(raw: Any, at: tuple[str | int, ...]) -> Value:
+    if isinstance(raw, bool):
+        return raw
+    if isinstance(raw, int | float):
+        if not math.isfinite(raw) if isinstance(raw, float) else abs(raw) >= 1 << 1023:
+            raise BadValue(f"expected a finite number, got {described(raw)}", at)
+        return raw
+    hint = "; remove the quotes" if isinstance(raw, str) and _is_number(raw) else ""
+    raise BadValue(f"expected a number, true or false, a list of them, or filters, got {described(raw)}{hint}", at)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return text.lower() in {"true", "false"}
+    return True
+
+
+def written(value: Given) -> Any:
+    """`value` as YAML and JSON have it: the inverse of `given`."""
+    if isinstance(value, Conditions):
+        pairs = zip(value.filters, value.values, strict=True)
+        return [({} if word is None else {"filter": word}) | {"value": written(inner)} for word, inner in pairs]
+    return list(value) if isinstance(value, tuple) else value
+
+
+def interpolated(value: Value | Gradient, depth: float) -> Value:
+    """What `value` is at `depth` in [0, 1]: numbers linearly between neighbours, flags in steps, as in mergekit."""
+    if not isinstance(value, tuple):
+        return value
+    position = depth * (len(value) - 1)
+    left = min(int(position), len(value) - 1)
+    if isinstance(value[left], bool):
+        return value[left]
+    a, b = value[left], value[min(left + 1, len(value) - 1)]
+    part = position - left
+    return min(max((1 - part) * a + part * b, min(a, b)), max(a, b))

@@ -1,0 +1,70 @@
+"""Model Stock: between the base and the average of its fine-tunes, as far as the angle between these says
+(arXiv 2403.19522).
+
+c is the mean cosine of pairs of task vectors; t = N c / (1 + (N - 1) c) is not clamped: negative where they point
+apart. A zero task vector is at right angles to the others (c = 0). Where the task vectors cancel, 1 + (N - 1) c <=
+0.0005, no t is right, and the base stays. Where their inner products are not finite, t is 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from netweight.merging.course import Course, Subject
+from netweight.merging.looks import GramLook
+from netweight.merging.method import Base, Method, Setting
+from netweight.merging.methods.linear import just
+from netweight.merging.writes import RowCombine, combination
+
+__all__ = ["METHODS", "stock_ratio"]
+
+F64Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
+
+_CANCEL = 5e-4
+_NEAR_ONE = 1e-12
+
+
+def stock_ratio(gram: F64Array) -> F64Array:
+    """t float64 [...] for the Gram matrices float64 [..., n, n] of n task vectors."""
+    n = gram.shape[-1]
+    i, j = np.triu_indices(n, 1)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        norms = np.sqrt(np.diagonal(gram, axis1=-2, axis2=-1))
+        lengths = norms[..., i] * norms[..., j]
+        cosines = np.where(lengths > 0, np.clip(gram[..., i, j] / lengths, -1, 1), lengths)
+        c = sum(cosines[..., k] for k in range(len(i))) / len(i)  # one after the other, whatever the shape
+        c = np.where(np.abs(c - 1) <= _NEAR_ONE, 1.0, c)
+        t = np.where(1 + (n - 1) * c > _CANCEL, n * c / (1 + (n - 1) * c), 0.0)
+    return np.where(np.isfinite(gram).all(axis=(-2, -1)), t, 1.0)
+
+
+def _model_stock(subject: Subject) -> Course:
+    if subject.settings["filter_wise"] and len(subject.shape) > 1 and subject.size:
+        return just(RowCombine(subject.cols, _by_rows, base=True))
+    return _whole(subject)
+
+
+def _by_rows(grams: F64Array) -> F64Array:
+    n = grams.shape[-1]
+    return np.repeat(stock_ratio(grams)[:, None] / n, n, axis=1)
+
+
+def _whole(subject: Subject) -> Course:
+    t = float(stock_ratio((yield GramLook(differences=True))))
+    return combination((1 - t, *[t / subject.models] * subject.models), total=1.0, base=True)
+
+
+METHODS = (
+    Method(
+        name="model_stock",
+        title="Model Stock",
+        formula="t mean(x_i) + (1 - t) base, t = N c / (1 + (N - 1) c), c = the mean cosine of pairs of d_i",
+        source="arXiv 2403.19522",
+        base=Base.REQUIRED,
+        models=(2, None),
+        settings=(Setting("filter_wise", "Whether every row has its own t.", kind="flag", default=False),),
+        course=_model_stock,
+    ),
+)

@@ -1,0 +1,261 @@
+"""YAML text of a recipe -> plain values, and the line of every key.
+
+Only the safe part of YAML is read: text, numbers, booleans, lists, mappings, anchors and merge keys. The tree is built
+from the parser's events, so that depth and size are bounded before anything is made of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeAlias
+
+import yaml
+
+from netweight.errors import FormatError, printable
+
+__all__ = ["EXPONENT", "FLOAT_TAG", "MAX_BYTES", "Lines", "Path", "place", "read_yaml"]
+
+MAX_BYTES = 16 << 20  # own weights for 20,000 parameters of 8 models, as netweight writes them, must be readable
+MAX_NODES = 1_000_000  # after aliases; some 300 MB of memory
+MAX_DEPTH = 32
+
+Path: TypeAlias = tuple[str | int, ...]
+"""Where a value stands: keys, and numbers in lists."""
+Lines: TypeAlias = Mapping[Path, int]
+"""Lines from 1; values inside of lists of numbers have that of the list."""
+
+_TAG = "tag:yaml.org,2002:"
+FLOAT_TAG = _TAG + "float"
+EXPONENT = re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$")
+
+
+class Scalars(yaml.SafeLoader):
+    """Plain scalars as YAML 1.1 has them, which mergekit reads; and 1e-5, which 1.1 takes for text, as a number."""
+
+
+Scalars.add_implicit_resolver(FLOAT_TAG, EXPONENT, list("-+.0123456789"))
+
+
+@dataclass(slots=True)
+class _Node:
+    value: Any  # a scalar, a list of nodes, or a dict of nodes
+    line: int
+    key_lines: dict[str, int] | None = None
+
+
+@dataclass(slots=True)
+class _Open:
+    """A list or mapping whose end has not come yet."""
+
+    node: _Node
+    anchor: str | None
+    key: str | None = None
+    key_line: int = 0
+    merged: list[_Node] | None = None
+
+
+def place(origin: str, lines: Lines, path: Path) -> str:
+    """`merge.yml, line 7, models[1].parameters.weight`: where a message says that something is."""
+    near: Path = path
+    while near and near not in lines:
+        near = near[:-1]
+    line = lines.get(near, 0)
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{printable(part, 60)}" for part in path).lstrip(".")
+    return ", ".join([printable(origin), *([f"line {line}"] if line else []), *([text] if text else [])])
+
+
+def read_yaml(text: str, origin: str) -> tuple[Any, dict[Path, int]]:
+    """The one document in `text` as dicts, lists and scalars, with lines; FormatError for what is no safe YAML."""
+    if len(text) > MAX_BYTES:
+        raise FormatError(f"{printable(origin)}: expected a recipe of at most {MAX_BYTES >> 20} MB, got more")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise FormatError(f"{printable(origin)}: character {error.start} is half of a surrogate pair") from None
+    builder = _Builder(origin)
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        for event in yaml.parse(text, Loader=loader):
+            builder.take(event)
+    except yaml.MarkedYAMLError as error:
+        raise _syntax(error, text, origin) from None
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise FormatError(f"{printable(origin)} is no YAML: {printable(reason)}") from None
+    if builder.root is None or builder.root.value is None:
+        raise FormatError(f"{printable(origin)} is empty: expected a recipe with merge_method and models or slices")
+    lines: dict[Path, int] = {}
+    values = _Values(origin, lines)
+    return values.of(builder.root, (), 0), lines
+
+
+def _syntax(error: yaml.MarkedYAMLError, text: str, origin: str) -> FormatError:
+    mark = error.problem_mark or error.context_mark
+    line = mark.line if mark else 0
+    rows = text.splitlines()
+    tab = line < len(rows) and "\t" in rows[line][: len(rows[line]) - len(rows[line].lstrip())]
+    reason = printable(" ".join(str(error.problem or error.context or "it cannot be read").split()))
+    hint = "; tabs cannot indent YAML: use spaces" if tab else ""
+    return FormatError(f"{printable(origin)}, line {line + 1}: this is no YAML: {reason}{hint}")
+
+
+class _Builder:
+    """Events -> tree. Holds the anchors and the containers that are open."""
+
+    def __init__(self, origin: str) -> None:
+        self.origin = origin
+        self.root: _Node | None = None
+        self.documents = 0
+        self.nodes = 0
+        self.open: list[_Open] = []
+        self.anchors: dict[str, _Node] = {}
+        self.scalars: Any = Scalars("")
+
+    def fail(self, line: int, text: str) -> NoReturn:
+        raise FormatError(f"{printable(self.origin)}, line {line}: {text}")
+
+    def take(self, event: Any) -> None:
+        line = event.start_mark.line + 1
+        if isinstance(event, yaml.ScalarEvent):
+            self._add(_Node(self._scalar(event, line), line), event.anchor, line, merge=_is_merge(event))
+        elif isinstance(event, yaml.SequenceStartEvent | yaml.MappingStartEvent):
+            is_list = isinstance(event, yaml.SequenceStartEvent)
+            if event.tag not in {None, "!", _TAG + ("seq" if is_list else "map")}:
+                self.fail(line, f"the tag {printable(event.tag)!r} is not supported: write plain values")
+            if len(self.open) >= MAX_DEPTH:
+                self.fail(line, f"lists and mappings are nested more than {MAX_DEPTH} deep")
+            node = _Node([], line) if is_list else _Node({}, line, {})
+            self.open.append(_Open(node, event.anchor))
+        elif isinstance(event, yaml.SequenceEndEvent | yaml.MappingEndEvent):
+            done = self.open.pop()
+            self._merge(done)
+            self._add(done.node, done.anchor, done.node.line)
+        elif isinstance(event, yaml.AliasEvent):
+            found = self.anchors.get(str(event.anchor))
+            if found is None:
+                self.fail(line, f"the alias *{printable(str(event.anchor))} has no anchor that ends before it")
+            self._add(found, None, line)
+        elif isinstance(event, yaml.DocumentStartEvent):
+            self.documents += 1
+            if self.documents > 1:
+                self.fail(
+                    line, "expected one recipe, got several (---): put each in a file and run one after the other"
+                )
+
+    def _scalar(self, event: Any, line: int) -> Any:
+        tag = event.tag
+        if tag in {None, "!"}:
+            plain = event.implicit[0] and tag is None
+            tag = self.scalars.resolve(yaml.ScalarNode, event.value, (plain, not plain))
+        elif tag not in {_TAG + kind for kind in ("str", "int", "float", "bool", "null")}:
+            self.fail(line, f"the tag {printable(tag)!r} is not supported: write plain values")
+        node = yaml.ScalarNode(tag, event.value)
+        try:
+            match tag.removeprefix(_TAG):
+                case "null":
+                    return None
+                case "bool":
+                    return self.scalars.construct_yaml_bool(node)
+                case "int":
+                    return self.scalars.construct_yaml_int(node)
+                case "float":
+                    return self.scalars.construct_yaml_float(node)
+        except (ValueError, KeyError):
+            self.fail(line, f"{printable(event.value, 40)!r} is no number that can be read")
+        return event.value
+
+    def _add(self, node: _Node, anchor: str | None, line: int, *, merge: bool = False) -> None:
+        self._count(1, line)
+        if anchor is not None:
+            self.anchors[anchor] = node
+        if not self.open:
+            self.root = node
+            return
+        top = self.open[-1]
+        if isinstance(top.node.value, list):
+            top.node.value.append(node)
+        elif top.key is None:
+            top.key, top.key_line = self._key(top, node, line, merge=merge), line
+        else:
+            if top.key == _MERGE:
+                top.merged = [*(top.merged or []), node]
+            else:
+                top.node.value[top.key] = node
+                top.node.key_lines[top.key] = top.key_line  # type: ignore[index]
+            top.key = None
+
+    def _key(self, top: _Open, node: _Node, line: int, *, merge: bool) -> str:
+        if merge:
+            return _MERGE
+        if not isinstance(node.value, str):
+            self.fail(line, f"expected a word as key, got {printable(str(node.value), 40)}; put it into quotes")
+        if node.value in top.node.value:
+            first = (top.node.key_lines or {})[node.value]
+            self.fail(line, f"the key {printable(node.value, 60)!r} stands twice (first in line {first}): keep one")
+        return node.value
+
+    def _merge(self, done: _Open) -> None:
+        """Keys that `<<: *anchor` brings in, behind those that are written out."""
+        for given in done.merged or []:
+            for source in given.value if isinstance(given.value, list) else [given]:
+                if not isinstance(source.value, dict):
+                    self.fail(given.line, "expected a mapping (or a list of mappings) behind <<")
+                self._count(len(source.value), given.line)
+                for key, node in source.value.items():
+                    if key not in done.node.value:
+                        done.node.value[key] = node
+                        done.node.key_lines[key] = source.key_lines[key]  # type: ignore[index]
+
+    def _count(self, more: int, line: int) -> None:
+        self.nodes += more
+        if self.nodes > MAX_NODES:
+            self.fail(line, f"expected at most {MAX_NODES:,} values in a recipe, got more")
+
+
+_MERGE = "<<"
+
+
+def _is_merge(event: Any) -> bool:
+    return bool(event.value == _MERGE and event.implicit[0])
+
+
+@dataclass(slots=True)
+class _Values:
+    """Tree -> plain values; aliases are written out here, so this counts again."""
+
+    origin: str
+    lines: dict[Path, int]
+    nodes: int = 0
+
+    def of(self, node: _Node, path: Path, depth: int) -> Any:
+        self.nodes += 1
+        if self.nodes > MAX_NODES or depth > MAX_DEPTH:
+            raise FormatError(
+                f"{place(self.origin, self.lines, path)}: its aliases unfold to more than {MAX_NODES:,} values, or "
+                f"{MAX_DEPTH} levels: write out what is meant"
+            )
+        if isinstance(node.value, dict):
+            return {key: self._entry(child, (*path, key), depth, line) for key, child, line in _entries(node)}
+        if isinstance(node.value, list):
+            return [self._entry(child, (*path, n), depth, child.line) for n, child in enumerate(node.value)]
+        return node.value
+
+    def _entry(self, node: _Node, path: Path, depth: int, line: int) -> Any:
+        if isinstance(node.value, dict | list) or not _within_values(path):
+            self.lines[path] = line
+        return self.of(node, path, depth + 1)
+
+
+def _entries(node: _Node) -> Iterator[tuple[str, _Node, int]]:
+    lines = node.key_lines or {}
+    for key, child in node.value.items():
+        yield key, child, lines[key]
+
+
+def _within_values(path: Sequence[str | int]) -> bool:
+    """Single numbers of gradients, filters and their values: the container's line will do."""
+    return isinstance(path[-1], int) or (
+        len(path) > 1 and isinstance(path[-2], int) and path[-1] in {"filter", "value"}
+    )
