@@ -87,7 +87,7 @@ def conflict(target: Path, own: Collection[str], new: Collection[str]) -> str | 
     return None
 
 
-def carry(target: Path, stage: Path, found: Found) -> None:
+def carry(target: Path, stage: Path, found: Found, *, sync: bool = True) -> None:
     """Give every foreign entry of `target` a place in `stage`: a hard link, or a copy where links are not possible.
 
     Raises NoSwapError for an entry that can neither be linked nor copied, OSError where the disk is full.
@@ -112,7 +112,8 @@ def carry(target: Path, stage: Path, found: Found) -> None:
                 shutil.copy2(old, new)
             except PermissionError as denied:
                 raise NoSwapError(f"{old} cannot be read") from denied
-            sync_file(new)
+            if sync:
+                sync_file(new)
             found.copied.add(name)
     _copy_modes(target, stage)
 

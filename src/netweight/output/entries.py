@@ -1,4 +1,4 @@
-"""Results put in place file by file, where a folder cannot be exchanged as a whole."""
+"""Results put in place file by file, where a folder cannot be exchanged as a whole; a stage taken up again."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-from netweight.output.carry import remove_tree
+from netweight.output.carry import leaves, remove_tree
 from netweight.output.exchange import sync_folder
-from netweight.output.manifest import MANIFEST
+from netweight.output.manifest import MANIFEST, read_manifest
 
-__all__ = ["replace_entries"]
+__all__ = ["drop_unlisted", "move_file", "replace_entries"]
 
 
-def replace_entries(stage: Path, target: Path, new: Collection[str], stale: Collection[str]) -> None:
+def replace_entries(
+    stage: Path, target: Path, new: Collection[str], stale: Collection[str], *, sync: bool = True
+) -> None:
     """Move the files `new` (POSIX paths) from `stage` over those of `target`, then delete the files `stale` from it.
 
     Each file is replaced in one step. Names in `stale` that lead out of `target` are left alone. Raises OSError.
@@ -25,17 +27,18 @@ def replace_entries(stage: Path, target: Path, new: Collection[str], stale: Coll
         _make_folder(place.parent, target)
         if place.is_dir() and not place.is_symlink():
             remove_tree(place)  # it holds nothing but earlier results
-        _move(stage / name, place)
+        move_file(stage / name, place, sync=sync)
     for name in sorted(stale):
         place = target / name
         if _inside(target, name) and (place.is_symlink() or place.is_file()):
             place.unlink()
             _remove_hollow(place.parent, target)
-    for folder in {(target / name).parent for name in new}:
+    for folder in {(target / name).parent for name in new} if sync else ():
         sync_folder(folder)
 
 
-def _move(source: Path, place: Path) -> None:
+def move_file(source: Path, place: Path, *, sync: bool) -> None:
+    """Move a file over another in one step, by its name alone where that is possible; raises OSError."""
     try:
         source.replace(place)
     except OSError as error:
@@ -43,9 +46,30 @@ def _move(source: Path, place: Path) -> None:
             raise
         part = place.with_name(f".{place.name[:200]}.netweight-part")
         shutil.copy2(source, part)
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
+        if sync:
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
         part.replace(place)
+
+
+def drop_unlisted(stage: Path, kind: str) -> bool:
+    """Take out of a stage what a commit that did not end has carried into it: all that its list does not name, and the
+    list. False where the list is damaged, so that nobody knows. Raises OSError.
+    """
+    if not os.path.lexists(stage / MANIFEST):
+        return True
+    results, _ = read_manifest(stage)
+    if kind not in results:
+        return False
+    for folder, _, _ in os.walk(stage):
+        if not os.access(folder, os.W_OK | os.X_OK):  # carried folders have the rights of those they stand for
+            Path(folder).chmod(0o700)
+    for name, entry in list(leaves(stage)):
+        if entry.is_dir(follow_symlinks=False):
+            Path(entry.path).rmdir()
+        elif name not in results[kind]:
+            Path(entry.path).unlink()
+    return True
 
 
 def _make_folder(folder: Path, target: Path) -> None:

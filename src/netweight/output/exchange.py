@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-__all__ = ["put_in_place", "swap", "sync_file", "sync_folder", "sync_tree"]
+__all__ = ["is_mounted", "put_in_place", "swap", "sync_file", "sync_folder", "sync_tree"]
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # Linux, linux/fs.h
@@ -35,6 +35,19 @@ def swap(first: Path, second: Path) -> bool:
     if number in _CANNOT:
         return False
     raise OSError(number, os.strerror(number), str(second))
+
+
+def is_mounted(folder: Path) -> bool:
+    """Whether `folder` is a mount of the very file system around it, which device numbers do not tell.
+
+    Where it is, the system refuses to rename across it before it looks whether there is anything to rename.
+    """
+    name = f".netweight-{os.getpid()}-absent"
+    try:
+        (folder.parent / name).rename(folder / name)
+    except OSError as error:
+        return error.errno == errno.EXDEV
+    return False
 
 
 def put_in_place(new: Path, target: Path, aside: Path) -> None:

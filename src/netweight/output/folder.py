@@ -6,17 +6,18 @@ import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from netweight.errors import JobError, NetweightError, OutputError, printable
 from netweight.output.carry import Found, NoSwapError, carry, conflict, leaves, remove_tree, settle, survey
-from netweight.output.entries import replace_entries
-from netweight.output.exchange import put_in_place, sync_folder, sync_tree
+from netweight.output.entries import drop_unlisted, move_file, replace_entries
+from netweight.output.exchange import is_mounted, put_in_place, sync_folder, sync_tree
 from netweight.output.lock import lock, unlock
 from netweight.output.manifest import MANIFEST, read_manifest, write_manifest
+from netweight.output.model_target import check_apart, check_model_target
 
 __all__ = ["ResultFolder"]
 
@@ -31,15 +32,33 @@ class ResultFolder:
     job, whose own earlier results a commit replaces; other files in `target` are kept. `resume` keeps the journal of a
     run that was killed. While it is entered, the folder is held against other runs.
 
+    `keep_stage`: what is staged survives a failure or a kill, and is there again where `resume` finds the journal too.
+    `sync` False: nothing is brought to the disk, for results that can be had again. `replace` True or False makes the
+    results a model, whose folder must hold nothing else that loads (see `check_model_target`): an earlier one of this
+    kind is replaced or refused, and inputs must lie apart; None lets results lie beside other files.
+
     Entering raises OutputError for a place that cannot take results and BusyError where another run holds it. An
     OSError from writing results (a full disk) leaves the `with` block as JobError.
     """
 
-    def __init__(self, target: Path, inputs: Sequence[Path], kind: str, *, resume: bool = False) -> None:
+    def __init__(
+        self,
+        target: Path,
+        inputs: Sequence[Path],
+        kind: str,
+        *,
+        resume: bool = False,
+        keep_stage: bool = False,
+        sync: bool = True,
+        replace: bool | None = None,
+    ) -> None:
         self._given = target
         self._inputs = tuple(inputs)
         self._kind = kind
         self._resume = resume
+        self._keep_stage = keep_stage
+        self._sync = sync
+        self._replace = replace
         self._entrywise: str | None = None
         self._committed = False
         self._made: list[Path] = []
@@ -50,7 +69,7 @@ class ResultFolder:
 
     @property
     def stage(self) -> Path:
-        """The folder to write into: empty on entry, on the target's file system."""
+        """The folder to write into, on the target's file system: empty on entry, unless a kept stage is resumed."""
         return self._work / "stage"
 
     @property
@@ -80,7 +99,9 @@ class ResultFolder:
         # What cannot be removed here is cleared by the next run into this folder; it must not hide `value`.
         with contextlib.suppress(OSError):
             self._recover()
-            remove_tree(self.stage)
+            if self._committed or not self._is_kept():
+                self._unfinished.unlink(missing_ok=True)
+                remove_tree(self.stage)
         with contextlib.suppress(OSError):
             unlock(self._work / "lock", self._descriptor)
         with contextlib.suppress(OSError):
@@ -97,8 +118,13 @@ class ResultFolder:
         """Bring the staged files to the disk and put them at `target`, in one step where that is possible.
 
         Returns notes for the user: what could not be done in one step, or not be cleaned up. Raises JobError where a
-        foreign file stands where a result folder must go (or the other way round), OSError where the disk is full.
+        foreign file stands where a result folder must go (or the other way round), or came into a model's folder
+        meanwhile; OSError where the disk is full.
         """
+        try:
+            self._check_model()
+        except OutputError as error:
+            raise JobError(f"{error}; then run again with --resume") from error
         earlier, note = read_manifest(self.target)
         if note is not None:
             self._notes.append(note)
@@ -116,11 +142,13 @@ class ResultFolder:
             )
         write_manifest(self.stage, {**others, self._kind: new})
         new.add(MANIFEST)
-        sync_tree(self.stage)
-        self._place(own, new)
+        if self._sync:
+            sync_tree(self.stage)
+        self._place(own, new, others)
         self._committed = True
         try:
-            sync_folder(self.target.parent)
+            if self._sync:
+                sync_folder(self.target.parent)
             self.journal_path.unlink(missing_ok=True)
         except OSError as error:
             self._notes.append(f"{_shown(self.target)}: the results are in place, but: {error}")
@@ -134,6 +162,8 @@ class ResultFolder:
                 raise OutputError(f"{shown}: is an input model; choose another output folder")
             if self.target in given.resolve().parents:
                 self._entrywise = "an input model lies in it"
+        if self._replace is not None:
+            check_apart(self.target, self._given, self._inputs)
         if not self.target.exists():
             return
         if not self.target.is_dir():
@@ -143,6 +173,11 @@ class ResultFolder:
         here = Path.cwd()
         if self.target == here or self.target in here.parents:
             self._entrywise = "it holds the current folder"
+        self._check_model()
+
+    def _check_model(self) -> None:
+        if self._replace is not None:
+            check_model_target(self.target, self._given, self._kind, overwrite=self._replace)
 
     def _hold(self) -> None:
         """Find the working folder's place, lock it, and clear what a killed run left in it."""
@@ -151,6 +186,7 @@ class ResultFolder:
             os.path.ismount(self.target)
             or self.target.stat().st_dev != parent.stat().st_dev
             or not os.access(parent, os.W_OK | os.X_OK)
+            or is_mounted(self.target)
         )
         if within:
             self._entrywise = "it cannot be renamed (a mount point, or a folder above that is read-only)"
@@ -176,25 +212,60 @@ class ResultFolder:
             )
         try:
             self._recover()
-            remove_tree(self.stage)
+            self._check_model()  # again: it may be another folder now, put back or made by the run before us
             if not self._resume:
                 self.journal_path.unlink(missing_ok=True)
-            self.stage.mkdir()
+            self._enter_stage()
         except BaseException:
             os.close(self._descriptor)
             raise
 
-    def _place(self, own: set[str], new: set[str]) -> None:
+    def _enter_stage(self) -> None:
+        known = self._unfinished.is_file() and self.journal_path.is_file() and not self.stage.is_symlink()
+        resumed = self._keep_stage and known
+        if not resumed:
+            self._unfinished.unlink(missing_ok=True)
+            remove_tree(self.stage)
+        elif not drop_unlisted(self.stage, self._kind):
+            remove_tree(self.stage)
+        self.stage.mkdir(exist_ok=resumed)
+        if self._keep_stage:
+            self._unfinished.touch()
+
+    @property
+    def _unfinished(self) -> Path:
+        """Stands while the stage holds what is to be resumed. It does not after an exchange, when the stage is what was
+        replaced.
+        """
+        return self._work / "unfinished"
+
+    def _is_kept(self) -> bool:
+        return self._keep_stage and self._unfinished.is_file() and any(self.stage.iterdir())
+
+    @contextlib.contextmanager
+    def _handing_over(self) -> Iterator[None]:
+        self._unfinished.unlink(missing_ok=True)
+        try:
+            yield
+        except OSError:  # refused, so that the stage is what it was; of other endings nobody knows
+            if self._keep_stage:
+                self._unfinished.touch()
+            raise
+
+    def _place(self, own: set[str], new: set[str], others: Mapping[str, list[str]]) -> None:
         if not self.target.exists():
-            self.stage.rename(self.target)
+            with self._handing_over():
+                self.stage.rename(self.target)
             return
         reason = self._entrywise
         if reason is None:
             try:
                 found = survey(self.target, own, new)
-                carry(self.target, self.stage, found)
-                sync_tree(self.stage, files=False)
-                put_in_place(self.stage, self.target, self._aside)
+                carry(self.target, self.stage, found, sync=self._sync)
+                if self._sync:
+                    sync_tree(self.stage, files=False)
+                with self._handing_over():
+                    put_in_place(self.stage, self.target, self._aside)
             except NoSwapError as error:
                 reason = str(error)
             except OSError as error:
@@ -205,7 +276,11 @@ class ResultFolder:
                 self._committed = True
                 self._settle(self._aside if self._aside.exists() else self.stage, new, found)
                 return
-        replace_entries(self.stage, self.target, new, own - new)
+        if self._replace is not None:
+            # Killed among the files below, the next run must know all of them for netweight's.
+            write_manifest(self._work, {**others, self._kind: own | new})
+            move_file(self._work / MANIFEST, self.target / MANIFEST, sync=self._sync)
+        replace_entries(self.stage, self.target, new, own - new, sync=self._sync)
         self._notes.append(
             f"{_shown(self._given)}: the results were put in place file by file, not in one step: {printable(reason)}"
         )
