@@ -59,7 +59,7 @@ def test_delta_loads_no_torch(tmp_path):
 def test_exported_names():
     assert netweight.__all__ == [
         "Checkpoint", "NetweightError", "Scope", "Skipped", "Tensor", "__version__", "compare", "delta", "demo",
-        "find_most_changed_layers", "info", "open", "scan", "structure", "structure_many",
+        "find_most_changed_layers", "info", "merge", "open", "scan", "structure", "structure_many", "verify",
     ]  # fmt: skip
     assert dir(netweight) == sorted(netweight.__all__)
     for name in netweight.__all__:

@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from netweight.jobs.delta import delta
     from netweight.jobs.demo import demo
     from netweight.jobs.info import info
+    from netweight.jobs.merge import merge
     from netweight.jobs.scan import scan
     from netweight.jobs.scope import Scope
     from netweight.jobs.structure import structure
     from netweight.jobs.structure_many import structure_many
+    from netweight.jobs.verify import verify
 
 __all__ = [
     "Checkpoint",
@@ -36,10 +38,12 @@ __all__ = [
     "demo",
     "find_most_changed_layers",
     "info",
+    "merge",
     "open",
     "scan",
     "structure",
     "structure_many",
+    "verify",
 ]
 
 _JOBS = {
@@ -49,9 +53,11 @@ _JOBS = {
     "demo": "demo",
     "find_most_changed_layers": "compare_result",
     "info": "info",
+    "merge": "merge",
     "scan": "scan",
     "structure": "structure",
     "structure_many": "structure_many",
+    "verify": "verify",
 }
 """What jobs offer, and the module of jobs that it is in."""
 

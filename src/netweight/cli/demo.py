@@ -15,7 +15,7 @@ __all__ = ["demo"]
 @seed_option
 def demo(folder: str, seed: int) -> None:
     """Make a small Llama-shaped base, five fine-tunes and two pruned copies in DIR (default: ./demo), run delta, scan,
-    compare and structure on them, and say where to look.
+    compare and structure on them, merge the fine-tunes, verify the merge, and say where to look.
     """
     from netweight.cli.delta import show_delta
     from netweight.cli.progress import progress_for
@@ -28,10 +28,13 @@ def demo(folder: str, seed: int) -> None:
     changed = found.compared.totals
     summary = found.pruned[-1] / "analysis" / "structure_summary.txt"
     lost = {m.name: m.row.total for m in found.structures.models if m.row is not None}
+    weights = [f"{one_line(m['model'].rpartition('/')[2])} {m['weight']:.6f}" for m in found.merged.weights["models"]]
+    same = sum(v.verdict == "same" for v in found.verified.verdicts)
     click.echo(
         f"""
 The five task vectors have norms in the proportion of a published example (182.6, 31.9, 0, 0.53, 9.3).
 The base: health {health.score:.1f} of 100. {first.name} against it: cosine {changed["cosine_similarity"]:.6f}.
+Merged by mode exp: {", ".join(weights)}; {same} of {len(found.verified.verdicts)} parameters verified.
 Pruned copies: {", ".join(f"{one_line(name)} {human_count(count)} parameters" for name, count in lost.items())}.
 Look at
   {one_line(str(found.outdir / "pairwise_cosines.png"))}   which fine-tunes pull the same way
@@ -42,10 +45,12 @@ Look at
   {one_line(str(found.folder / "scan.json"))}   every measure of every matrix of the base
   {one_line(str(found.folder / "compare.json"))}   what differs between the base and the first fine-tune
   {one_line(str(summary))}   what pruning left, and which blocks are gone
+  {one_line(str(found.merged.output))}   the merged model; netweight_merge.json in it says how it was made
 Then try it on models of your own:
   netweight info MODEL
   netweight scan MODEL --methods all --health --plots pictures
   netweight compare A B
   netweight structure --models-dir DIR --base-model BASE --output-dir results
-  netweight delta --base BASE --models MODEL1 MODEL2 --outdir results"""
+  netweight delta --base BASE --models MODEL1 MODEL2 --outdir results
+  netweight merge --base BASE --models MODEL1 MODEL2 --mode exp --output MERGED"""
     )

@@ -24,6 +24,8 @@ COMMANDS = {
     "scan": ("netweight.cli.scan:scan", "Statistics, spectra, quantization risk, sparsity of all matrices."),
     "compare": ("netweight.cli.compare:compare", "What differs between two models, from their weights."),
     "delta": ("netweight.cli.delta:delta", "What fine-tunes changed: task vectors, and how alike they are."),
+    "merge": ("netweight.cli.merge:merge", "Merge models: 18 methods, mergekit's recipes, crash-safe."),
+    "verify": ("netweight.cli.verify:verify", "Compute a merged model again, and compare it with its files."),
     "demo": ("netweight.cli.demo:demo", "Make small models, and run the other commands on them."),
 }
 

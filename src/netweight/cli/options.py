@@ -29,7 +29,7 @@ _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([kmgt]?)(i?)b?", re.IGNO
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
-def parse_size(text: str) -> int:
+def parse_size(text: str, option: str = "--memory") -> int:
     """Bytes in `512MB` (decimal), `1GiB` (binary), `1g` (binary, as in other tools' memory options) or `1000`.
 
     Raises OptionError for anything else, and for less than one byte.
@@ -41,7 +41,7 @@ def parse_size(text: str) -> int:
         size = int(float(number) * (1000 if decimal else 1024) ** _POWERS[prefix.lower()])
         if size >= 1:
             return size
-    raise OptionError(f"--memory: expected a size such as 512MB, 1GiB or 2g, got '{printable(text)}'")
+    raise OptionError(f"{option}: expected a size such as 512MB, 1GiB or 2g, got '{printable(text)}'")
 
 
 class Aliased(click.Option):

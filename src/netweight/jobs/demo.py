@@ -1,4 +1,4 @@
-"""`demo`: a small base, five fine-tunes and two pruned copies are made, and measured as real ones are."""
+"""`demo`: a small base, five fine-tunes and two pruned copies are made, measured and merged as real ones are."""
 
 from __future__ import annotations
 
@@ -11,9 +11,14 @@ from netweight.jobs.compare_result import Comparison
 from netweight.jobs.delta import delta
 from netweight.jobs.delta_result import Delta
 from netweight.jobs.demo_models import DemoModels, make_demo_models, make_pruned_models
+from netweight.jobs.merge import merge
+from netweight.jobs.merge_request import Weights
+from netweight.jobs.merge_result import Merged
 from netweight.jobs.scan import scan
 from netweight.jobs.scan_result import ScanResults
 from netweight.jobs.structure_many import Structures, structure_many
+from netweight.jobs.verify import verify
+from netweight.jobs.verify_result import Verified
 from netweight.run.progress import Progress
 
 __all__ = ["Demo", "demo"]
@@ -22,7 +27,8 @@ __all__ = ["Demo", "demo"]
 @dataclass(frozen=True)
 class Demo:
     """Where the models and the results are, and the results: of `delta` on all fine-tunes, of `scan` on the base, of
-    `compare` of the base with the first fine-tune, of `structure` on the pruned copies.
+    `compare` of the base with the first fine-tune, of `structure` on the pruned copies, of `merge` of all fine-tunes,
+    and of its `verify`.
     """
 
     folder: Path
@@ -33,11 +39,14 @@ class Demo:
     scanned: ScanResults
     compared: Comparison
     structures: Structures
+    merged: Merged
+    verified: Verified
 
 
 def demo(folder: str | os.PathLike[str] = "demo", *, seed: int = 0, progress: Progress | None = None) -> Demo:
     """Make the demo's models in `folder`/models and `folder`/pruned (some 200 MB), measure them, and write the results
-    beside them: tv_stats, scan.json and scan_plots, compare.json, structure.
+    beside them: tv_stats, scan.json and scan_plots, compare.json, structure, and merged, the fine-tunes merged by the
+    norms in tv_stats.
 
     Raises OutputError where the folder cannot be written.
     """
@@ -45,13 +54,20 @@ def demo(folder: str | os.PathLike[str] = "demo", *, seed: int = 0, progress: Pr
     models = make_demo_models(place / "models", seed)
     pruned = make_pruned_models(place / "pruned", seed)
     outdir = place / "tv_stats"
-    return Demo(
-        place,
-        models,
-        pruned,
-        outdir,
-        delta(models.base, models.fine_tunes, outdir, progress=progress),
-        scan(models.base, methods="all", output=place / "scan.json", plots=place / "scan_plots", progress=progress),
-        compare(models.base, models.fine_tunes[0], output=place / "compare.json", progress=progress),
-        structure_many(place / "pruned", models.base, place / "structure", progress=progress),
+    result = delta(models.base, models.fine_tunes, outdir, progress=progress)
+    scanned = scan(
+        models.base, methods="all", output=place / "scan.json", plots=place / "scan_plots", progress=progress
     )
+    compared = compare(models.base, models.fine_tunes[0], output=place / "compare.json", progress=progress)
+    structures = structure_many(place / "pruned", models.base, place / "structure", progress=progress)
+    merged = merge(
+        None,
+        place / "merged",
+        base=models.base,
+        models=models.fine_tunes,
+        weights=Weights(delta=outdir),
+        overwrite=True,
+        progress=progress,
+    )
+    verified = verify(place / "merged", progress=progress)
+    return Demo(place, models, pruned, outdir, result, scanned, compared, structures, merged, verified)

@@ -1,0 +1,194 @@
+"""`netweight merge`: one model of several."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from netweight.cli.options import (
+    Aliased,
+    SpaceSeparated,
+    device_options,
+    format_option,
+    parse_size,
+    run_options,
+    seed_option,
+    verbose_option,
+)
+from netweight.errors import OptionError, printable
+
+if TYPE_CHECKING:
+    from netweight.jobs.merge_request import Options, Request, Weights
+
+__all__ = ["merge"]
+
+
+def _shard_size(ctx: click.Context, param: click.Parameter, value: str) -> int:  # noqa: ARG001 - click's signature
+    return parse_size(value, "--max-shard-size")
+
+
+@click.command(short_help="Merge models: 18 methods, mergekit's recipes, crash-safe.")
+@click.argument("recipe", metavar="[RECIPE]", required=False)
+@click.option(
+    "--base",
+    cls=Aliased,
+    aliases=["--base_model_path", "--base_model"],
+    metavar="MODEL",
+    help="The model that the others were fine-tuned from.",
+)
+@click.option(
+    "--models",
+    cls=SpaceSeparated,
+    aliases=["--other_model_paths"],
+    metavar="MODEL ...",
+    help="The models to merge, where no recipe names them.",
+)
+@click.option(
+    "--output",
+    cls=Aliased,
+    aliases=["--output_path", "--outdir", "--out"],
+    metavar="DIR",
+    help="Where the merged model goes; needed unless --dry-run.",
+)
+@click.option("--method", metavar="NAME", help="The merge method. [default: task_arithmetic]")
+@click.option(
+    "--mode",
+    metavar="linear|power|exp|metagpt|equal",
+    help="How weights follow from the task vectors' norms. [default: exp]",
+)
+@click.option("--alpha", type=float, metavar="X", help="Exponent of --mode power. [default: 1.5]")
+@click.option("--beta", type=float, metavar="X", help="Steepness of --mode exp. [default: 1.0]")
+@click.option(
+    "--granularity", metavar="global|layer|parameter", help="Weights for a whole model, a layer, or each parameter."
+)
+@click.option(
+    "--l2-norms",
+    cls=SpaceSeparated,
+    aliases=["--l2_norms"],
+    type=float,
+    metavar="X ...",
+    help="The task vectors' norms, one a model; measured where they are not given.",
+)
+@click.option("--from", "delta", metavar="DIR", help="Take the norms from a result of `netweight delta`.")
+@click.option("--weights", cls=SpaceSeparated, type=float, metavar="X ...", help="The weights, one a model.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of the method; may be repeated.")
+@click.option("--dtype", metavar="NAME", help="Element type of the output. [default: the base's]")
+@click.option(
+    "--max-shard-size", default="5GB", show_default=True, metavar="SIZE", callback=_shard_size, help="Of one file."
+)
+@click.option(
+    "--vocab",
+    type=click.Choice(["base", "union-rows"]),
+    help="Where vocabularies differ in size: keep the base's rows, or all rows of any model.",
+)
+@click.option(
+    "--missing",
+    type=click.Choice(["error", "base"]),
+    default="error",
+    show_default=True,
+    help="Where a model lacks a parameter: stop, or take the base's.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace an earlier merge in DIR.")
+@click.option("--no-fsync", is_flag=True, help="Leave it to the system when the files reach the disk.")
+@run_options
+@device_options
+@format_option
+@verbose_option
+@seed_option
+def merge(recipe: str | None, output: str | None, output_format: str, **rest: Any) -> None:
+    """Merge models into one, which is a folder that transformers loads.
+
+    By a RECIPE in mergekit's YAML, or by --base and --models: then the weights are 1/L, 1/L^alpha or exp(-beta L/mean)
+    of the norms L of the task vectors (--mode), normalised to sum 1. --dry-run prints them, and what the merge will
+    read and write. The result appears whole, at the end; netweight_merge.json in it says how it was made, and
+    `netweight verify` computes it once more.
+    """
+    from contextlib import ExitStack
+
+    from netweight.cli.merge_view import show_merged, show_plan
+    from netweight.cli.progress import progress_for
+    from netweight.jobs.merge import foresee, merge_request, prepare
+
+    request = _request(recipe, rest)
+    options = _options(rest)
+    progress = progress_for(output_format)
+    if rest["dry_run"]:
+        with ExitStack() as stack:
+            prepared = prepare(request, options, stack)
+            weighting, plan = foresee(prepared, progress=progress)
+            show_plan(prepared, weighting, plan, output, output_format, verbose=rest["verbose"])
+        return
+    if output is None:
+        raise OptionError("--output: expected the folder that the merged model goes into, got none")
+    result = merge_request(request, output, options=options, resume=rest["resume"], progress=progress)
+    if output_format == "json":
+        json.dump(result.to_dict(), sys.stdout, indent=2, allow_nan=False, ensure_ascii=True)
+        click.echo()
+    elif output_format == "human":
+        show_merged(result, verbose=rest["verbose"])
+
+
+def _options(rest: dict[str, Any]) -> Options:
+    from netweight.jobs.merge_request import Options
+
+    return Options(
+        workers=rest["workers"],
+        memory=rest["memory"],
+        max_shard_size=rest["max_shard_size"],
+        vocab=rest["vocab"],
+        missing=rest["missing"],
+        seed=rest["seed"],
+        overwrite=rest["overwrite"],
+        sync=not rest["no_fsync"],
+    )
+
+
+def _request(recipe: str | None, rest: dict[str, Any]) -> Request:
+    from netweight.jobs.merge_request import make_request
+
+    return make_request(
+        recipe,
+        base=rest["base"],
+        models=rest["models"],
+        method=rest["method"],
+        weights=_weights(rest),
+        settings=_settings(rest["settings"]),
+        dtype=rest["dtype"],
+    )
+
+
+def _weights(rest: dict[str, Any]) -> Weights | None:
+    from netweight.jobs.merge_request import Weights
+
+    given = {name: rest[name] for name in ("mode", "alpha", "beta", "granularity") if rest[name] is not None}
+    if rest["l2_norms"]:
+        given["norms"] = tuple(rest["l2_norms"])
+    if rest["weights"]:
+        given["explicit"] = tuple(rest["weights"])
+    if rest["delta"] is not None:
+        given["delta"] = Path(rest["delta"])
+    if "explicit" in given and given.keys() & {"mode", "alpha", "beta", "granularity"}:
+        raise OptionError("--weights and --mode, --alpha, --beta or --granularity: --weights are final; leave one out")
+    return Weights(**given) if given else None
+
+
+def _settings(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """{setting: value}; values as in recipes, so lists and filters work too."""
+    import yaml
+
+    found = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name.strip():
+            raise OptionError(f"--set {printable(pair)}: expected KEY=VALUE, such as --set density=0.5")
+        try:
+            found[name.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise OptionError(
+                f"--set {printable(pair)}: the value is not YAML; expected a number, a flag or a list"
+            ) from None
+    return found

@@ -1,0 +1,85 @@
+"""`netweight verify`: whether a merged model is what its recipe gives."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import click
+
+from netweight.cli.options import filter_options, format_option, parse_size, verbose_option
+from netweight.errors import OptionError, printable
+
+__all__ = ["verify"]
+
+_LISTED = 10
+
+
+@click.command(short_help="Compute a merged model again, and compare it with its files.")
+@click.argument("merged", metavar="MERGED")
+@click.option(
+    "--moved",
+    multiple=True,
+    metavar="OLD=NEW",
+    help="An input that stands elsewhere now: its name in the recipe, and where it is; may be repeated.",
+)
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Threads. The results do not depend on it.")
+@click.option(
+    "--memory",
+    type=parse_size,
+    metavar="SIZE",
+    help="Memory to stay within, e.g. 512MB, 1GiB. [default: 1GiB or 1/4 of RAM]",
+)
+@filter_options
+@format_option
+@verbose_option
+def verify(
+    merged: str,
+    moved: tuple[str, ...],
+    workers: int | None,
+    memory: int | None,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    output_format: str,
+    verbose: bool,  # noqa: FBT001 - click's way
+) -> int:
+    """Compute the parameters of the folder MERGED, which `netweight merge` made, once more from the inputs that it
+    names, and compare them with its files, bit for bit. --include and --exclude choose parameters.
+
+    Returns 0 where all are what the recipe gives, 1 where some are not.
+    """
+    from netweight.cli.progress import progress_for
+    from netweight.jobs.verify import verify as run
+
+    places = {}
+    for pair in moved:
+        old, equals, new = pair.rpartition("=")
+        if not equals or not old or not new:
+            raise OptionError(
+                f"--moved {printable(pair)}: expected OLD=NEW, the input's name in the recipe and its place"
+            )
+        places[old] = new
+    result = run(
+        merged,
+        include=include,
+        exclude=exclude,
+        moved=places,
+        workers=workers,
+        memory=memory,
+        progress=progress_for(output_format),
+    )
+    if output_format == "json":
+        json.dump(result.to_dict(), sys.stdout, indent=2, allow_nan=False, ensure_ascii=True)
+        click.echo()
+    elif output_format == "human":
+        bad = [v for v in result.verdicts if v.verdict != "same"]
+        for v in bad if verbose else bad[:_LISTED]:
+            count = f", {v.differing} elements" if v.differing else ""
+            reason = f": {printable(v.reason)}" if v.reason else ""
+            click.echo(f"{printable(v.name)}: {v.verdict}{count}{reason}")
+        if len(bad) > _LISTED and not verbose:
+            click.echo(f"and {len(bad) - _LISTED} more (--verbose lists them)")
+        of = "" if len(result.verdicts) == result.planned else f" (of {result.planned})"
+        same = len(result.verdicts) - len(bad)
+        click.echo(f"{same} of {len(result.verdicts)} parameters{of} are what the recipe gives, bit for bit")
+    return 0 if result.good else 1

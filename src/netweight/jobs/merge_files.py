@@ -1,0 +1,146 @@
+"""What makes a folder of weights a model: config, generation config, tokenizer, index and card."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from netweight.checkpoint.config import MAX_CONFIG, read_json_object
+from netweight.checkpoint.index import check_inside, listed
+from netweight.errors import InputError, printable
+from netweight.jobs.merge_card import model_card
+from netweight.output.model_target import TOKENIZER_ENDINGS, TOKENIZER_FILES
+from netweight.output.shards import INDEX, index_json
+from netweight.source.local import open_local
+
+if TYPE_CHECKING:
+    from netweight.output.shards import Shard
+
+__all__ = ["model_card", "write_model_files"]
+
+_LARGEST = 256 << 20  # bytes of a tokenizer's file: the largest of well-known models are below 40 MB
+_BLOCK = 1 << 20
+_TEMPLATES = "additional_chat_templates"
+
+
+def write_model_files(
+    stage: Path,
+    *,
+    config: Mapping[str, Any] | None,
+    from_folder: Path | None,
+    tokenizer_folder: Path | None,
+    shards: Sequence[Shard],
+    card: str,
+) -> tuple[str, ...]:
+    """Write into `stage` all that stands beside the weights, and return notes on what there is not.
+
+    `config` is the output's config.json; generation_config.json comes from `from_folder`, the tokenizer (the files of
+    `TOKENIZER_FILES`) from `tokenizer_folder`. Links are followed only inside their folder and into a hub cache's
+    blobs. Code is never copied. Raises OSError where the disk refuses, ReadError where a file cannot be read.
+    """
+    notes: list[str] = []
+    if (index := index_json(shards)) is not None:
+        (stage / INDEX).write_bytes(index)
+    if from_folder is not None:
+        notes += _generation_config(from_folder, stage)
+    tokenizer = _tokenizer(tokenizer_folder, stage, notes) if tokenizer_folder is not None else None
+    if tokenizer_folder is None:
+        notes.append("no tokenizer: no input has a folder of its own; copy its files into the output")
+    for name, value, folder in (
+        ("config.json", config, from_folder),
+        ("tokenizer_config.json", tokenizer, tokenizer_folder),
+    ):
+        if code := _own_code(value):
+            where = f" from {_shown(folder)}" if folder is not None else ""
+            notes.append(f"{name}: needs the model's own code, which is not copied: {listed(code)}; copy it{where}")
+    (stage / "README.md").write_text(card, encoding="utf-8", newline="\n")
+    if config is None:
+        notes.append("no config.json: no input has one that can be used; transformers cannot load the output")
+    else:
+        _write_object(stage / "config.json", config)
+    return tuple(notes)
+
+
+def _generation_config(folder: Path, stage: Path) -> Iterator[str]:
+    path = folder / "generation_config.json"
+    if not os.path.lexists(path):
+        return
+    try:
+        _check_there(folder, path)
+        _write_object(stage / path.name, read_json_object(path, MAX_CONFIG))
+    except InputError as problem:
+        yield f"not copied: {problem}"
+
+
+def _tokenizer(folder: Path, stage: Path, notes: list[str]) -> dict[str, Any] | None:
+    """Copy the tokenizer's files; its configuration, where there is one."""
+    copied = []
+    for name in _tokenizer_names(folder):
+        try:
+            _copy(folder, name, stage / name)
+            copied.append(name)
+        except InputError as problem:
+            notes.append(f"not copied: {problem}")
+    if not copied:
+        notes.append(f"{_shown(folder)}: has no tokenizer; copy one into the output")
+    if "tokenizer_config.json" not in copied:
+        return None
+    try:
+        return read_json_object(stage / "tokenizer_config.json", MAX_CONFIG)
+    except InputError as problem:
+        notes.append(f"copied as it is: {problem}")
+        return None
+
+
+def _tokenizer_names(folder: Path) -> Iterator[str]:
+    for name in sorted(os.listdir(folder)):  # noqa: PTH208 - names are wanted
+        if name in TOKENIZER_FILES or name.endswith(TOKENIZER_ENDINGS):
+            yield name
+    for path in sorted((folder / _TEMPLATES).glob("*.jinja")):
+        yield f"{_TEMPLATES}/{path.name}"
+
+
+def _copy(folder: Path, name: str, place: Path) -> None:
+    """Raises InputError for what is no regular file inside of `folder`, or is too large."""
+    _check_there(folder, folder / name)
+    source = open_local(folder / name)
+    if source.size > _LARGEST:
+        raise InputError(f"{_shown(folder / name)}: {source.size} bytes, expected at most {_LARGEST}")
+    place.parent.mkdir(exist_ok=True)
+    buffer = memoryview(bytearray(min(_BLOCK, source.size)))
+    try:
+        with place.open("wb") as out:
+            for start in range(0, source.size, _BLOCK):
+                view = buffer[: source.size - start]
+                source.read_into(start, view)
+                out.write(view)
+        source.check_unchanged()
+    finally:
+        source.close()
+
+
+def _check_there(folder: Path, path: Path) -> None:
+    if not path.exists():
+        raise InputError(f"{_shown(path)}: is a link that leads to nothing")
+    check_inside(folder, path)
+
+
+def _own_code(config: Mapping[str, Any] | None) -> list[str]:
+    """The files that `auto_map` names beside the config; `repository--module` lies on the hub."""
+    named = (config or {}).get("auto_map")
+    values = list(named.values()) if isinstance(named, dict) else []
+    texts = [text for value in values for text in (value if isinstance(value, list) else [value])]
+    modules = {text.rpartition(".")[0] for text in texts if isinstance(text, str) and "--" not in text}
+    return sorted(f"{module}.py" for module in modules if module)
+
+
+def _write_object(path: Path, value: Mapping[str, Any]) -> None:
+    # NaN and Infinity stay what they are: models' configs hold them (a limit of infinity), and their loader takes them.
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="ascii", newline="\n")
+
+
+def _shown(path: Path) -> str:
+    return printable(str(path), 300)

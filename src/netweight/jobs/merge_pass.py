@@ -1,0 +1,323 @@
+"""The passes of a merge: every parameter goes through its method's looks and its writing, stretch by stretch.
+
+A parameter's passes follow one another at once, while its data are still in the machine's page cache. The caller's
+thread runs the methods, which only decide; workers read, compute and hand the bytes on. A parameter's stretches are
+fixed by its size, and what looks find is merged in their order, so that no number of workers changes a bit.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+
+import numpy as np
+import xxhash
+
+from netweight.errors import ReadError, printable
+from netweight.merging.course import Copy, Look, Measured, Write
+from netweight.merging.target import Input, Target
+from netweight.run.plan import STRETCH
+from netweight.run.progress import Progress
+
+if TYPE_CHECKING:
+    from netweight.kernels.merging import MergeKernels
+    from netweight.run.execute import Executor
+
+__all__ = ["Finished", "Sink", "run_courses", "stretches_of", "tensor_digest", "working_bytes"]
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
+BLOCK = 1 << 16
+"""Elements that are computed at a time; a multiple of the kernels' CHUNK."""
+
+_MOST_STRETCHES = 64  # of one parameter: what looks find in each is kept until all are done
+_COPIED = 1 << 20  # bytes copied at a time
+
+
+class Sink(Protocol):
+    """Where the output's bytes go; called from any thread."""
+
+    def write(self, name: str, offset: int, data: memoryview) -> None:
+        """Bytes of the tensor `name` from byte `offset` of its data."""
+        ...
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One parameter: digests of the output and of every input that was read for it (None: it was not needed), how many
+    elements of the output are not finite, and the value of a course that only measures.
+    """
+
+    target: Target
+    digest: str = ""
+    inputs: tuple[str | None, ...] = ()
+    nonfinite: int = 0
+    value: Any = None
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Elements `start` to `stop` of a target, stretch `number` of it, and what is to be done with them."""
+
+    target: Target
+    number: int
+    start: int
+    stop: int
+    act: Look | Write | Copy
+
+
+@dataclass(frozen=True)
+class _Written:
+    digest: bytes
+    inputs: tuple[bytes | None, ...]
+    nonfinite: int
+
+
+@dataclass(frozen=True)
+class _Identity:
+    """One input in another element type."""
+
+    inputs: tuple[int, ...]
+    whole_rows = False
+
+    def block(self, x: Array, start: int, out: Array, kernels: MergeKernels) -> None:  # noqa: ARG002 - the protocol's
+        out[:] = x[0]
+
+
+def tensor_digest(stretches: Sequence[bytes]) -> str:
+    """The digest of a tensor from those of its stretches in order: XXH3-128 over the XXH3-128 of each, in hex."""
+    return xxhash.xxh3_128_hexdigest(b"".join(stretches))
+
+
+def stretches_of(target: Target) -> list[tuple[int, int]]:
+    """(start, stop) of the stretches of a target, fixed by its shape: whole rows, about STRETCH elements."""
+    length = STRETCH * max(1, -(-target.size // (_MOST_STRETCHES * STRETCH)))
+    if target.subject is not None:
+        length = _in_rows(length, target.subject.cols, whole_rows=True)
+    return [(start, min(start + length, target.size)) for start in range(0, max(target.size, 1), length)]
+
+
+def _in_rows(length: int, cols: int, *, whole_rows: bool) -> int:
+    return max(1, length // max(cols, 1)) * max(cols, 1) if whole_rows else length
+
+
+def working_bytes(targets: Sequence[Target]) -> int:
+    """Memory that one worker takes at most, in bytes: blocks of all inputs, wide and native, and what looks count."""
+    most = 0
+    for target in targets:
+        if target.subject is None:
+            continue
+        block = max(BLOCK, min(target.subject.cols, target.size))
+        wide = target.subject.bits // 8
+        looks = 2 * target.subject.models * 5 * 65536
+        most = max(most, block * ((len(target.inputs) + 3) * wide + 8) + looks)
+    return most + 2 * _COPIED
+
+
+class _Worker:
+    """Does steps; every thread has buffers of its own."""
+
+    def __init__(self, kernels: MergeKernels, sink: Sink | None) -> None:
+        self._kernels = kernels
+        self._sink = sink
+        self._own = threading.local()
+
+    def __call__(self, step: _Step) -> Any:
+        act = step.act
+        if isinstance(act, Copy):
+            source = step.target.inputs[act.input].pieces
+            if all(piece.tensor.dtype == step.target.dtype for piece in source):
+                return self._copy(step, act.input)
+            act = _Identity((act.input,))
+        if hasattr(act, "block"):
+            return self._write(step, cast("Write", act))
+        found = act.empty(len(step.target.inputs))
+        for start, x in self._blocks(step, tuple(range(len(step.target.inputs))), None, whole_rows=act.whole_rows):
+            act.add(found, x, start, self._kernels)
+        return found
+
+    def _buffer(self, name: str, nbytes: int) -> Array:
+        """At least so many bytes of this thread's own, aligned for every type."""
+        found: Array | None = getattr(self._own, name, None)
+        if found is None or len(found) < nbytes:
+            found = np.empty(-(-nbytes // 8), np.float64).view(np.uint8)
+            setattr(self._own, name, found)
+        return found
+
+    def _blocks(
+        self,
+        step: _Step,
+        inputs: tuple[int, ...],
+        hashes: Sequence[Any] | None,
+        *,
+        whole_rows: bool,
+    ) -> Iterator[tuple[int, Array]]:
+        subject = step.target.subject
+        assert subject is not None  # noqa: S101 - what has no subject is copied
+        wide = np.dtype(np.float64 if subject.bits == 64 else np.float32)
+        length = _in_rows(BLOCK, subject.cols, whole_rows=whole_rows)
+        for start in range(step.start, step.stop, length):
+            count = min(length, step.stop - start)
+            x = self._buffer("wide", len(inputs) * count * wide.itemsize).view(wide)[: len(inputs) * count]
+            x = x.reshape(len(inputs), count)
+            for row, number in enumerate(inputs):
+                self._fill(step.target.inputs[number], start, x[row], hashes[row] if hashes else None)
+            yield start, x
+
+    def _fill(self, source: Input, start: int, out: Array, digest: Any) -> None:
+        """out = the input's elements from `start`, widened; their bytes go to `digest` too."""
+        first, stop = 0, start + len(out)
+        for piece in source.pieces:
+            a, b = max(start, first), min(stop, first + piece.count)
+            if a < b:
+                width = piece.tensor.dtype.bits // 8
+                raw = self._buffer("raw", (b - a) * width)[: (b - a) * width]
+                _read(piece.tensor, piece.start + a - first, raw.data)
+                if digest is not None:
+                    digest.update(raw.data)
+                self._kernels.widen(raw, piece.tensor.dtype, out[a - start : b - start])
+            first += piece.count
+
+    def _write(self, step: _Step, act: Write) -> _Written:
+        target = step.target
+        assert target.subject is not None and self._sink is not None  # noqa: S101, PT018 - what has none is copied
+        inputs = tuple(range(len(target.inputs))) if act.inputs is None else act.inputs
+        hashes = [xxhash.xxh3_128() for _ in inputs]
+        digest = xxhash.xxh3_128()
+        width = target.dtype.bits // 8
+        nonfinite = 0
+        for start, x in self._blocks(step, inputs, hashes, whole_rows=act.whole_rows):
+            count = x.shape[1]
+            out = self._buffer("out", count * x.itemsize).view(x.dtype)[:count]
+            act.block(x, start, out, self._kernels)
+            packed = self._buffer("packed", count * width)[: count * width]
+            nonfinite += self._kernels.narrow(out, target.dtype, packed)
+            digest.update(packed.data)
+            self._sink.write(target.name, start * width, packed.data)
+        read = dict(zip(inputs, (h.digest() for h in hashes), strict=True))
+        return _Written(digest.digest(), tuple(read.get(i) for i in range(len(target.inputs))), nonfinite)
+
+    def _copy(self, step: _Step, number: int) -> _Written:
+        """The input's bytes as they are."""
+        assert self._sink is not None  # noqa: S101 - a course that writes has a sink
+        target, bits = step.target, step.target.dtype.bits
+        digest = xxhash.xxh3_128()
+        per = _COPIED * 8 // bits
+        first = 0
+        for piece in target.inputs[number].pieces:
+            last = min(step.stop, first + piece.count)
+            for start in range(max(step.start, first), last, per):
+                count = min(per, last - start)
+                raw = self._buffer("raw", count * bits // 8)[: count * bits // 8]
+                _read(piece.tensor, piece.start + start - first, raw.data)
+                digest.update(raw.data)
+                self._sink.write(target.name, start * bits // 8, raw.data)
+            first += piece.count
+        found = digest.digest()
+        return _Written(found, tuple(found if i == number else None for i in range(len(target.inputs))), 0)
+
+
+def _read(tensor: Any, start: int, out: memoryview) -> None:
+    try:
+        tensor.read_into(start, out)
+    except (OSError, ValueError) as error:
+        raise ReadError(
+            f"{printable(tensor.source.name)}: tensor {printable(tensor.name)!r} could not be read at element {start}:"
+            f" {error}; check the file and the disk, then run again with --resume"
+        ) from error
+
+
+class _Open:
+    """A parameter under way: its course, and what the stretches of the present act have found."""
+
+    def __init__(self, target: Target, course: Any) -> None:
+        self.target = target
+        self.course = course
+        self.act: Any = None
+        self.found: list[Any] = []
+        self.missing = 0
+
+
+class _Courses:
+    """What the caller's thread knows: which steps are next."""
+
+    def __init__(self, targets: Sequence[Target], course_of: Callable[[Target], Any]) -> None:
+        self._waiting = deque(targets)
+        self._course_of = course_of
+        self._steps: deque[_Step] = deque()
+        self._open: dict[str, _Open] = {}
+        self.measured: deque[Finished] = deque()  # courses that ended without a pass
+
+    def next_step(self) -> _Step | None:
+        while not self._steps:
+            if not self._waiting:
+                return None
+            target = self._waiting.popleft()
+            entry = self._open[target.name] = _Open(target, self._course_of(target))
+            if (finished := self._advance(entry, None)) is not None:
+                self.measured.append(finished)
+        return self._steps.popleft()
+
+    def take(self, step: _Step, found: Any) -> Finished | None:
+        entry = self._open[step.target.name]
+        entry.found[step.number] = found
+        entry.missing -= 1
+        if entry.missing:
+            return None
+        if isinstance(found, _Written):
+            del self._open[step.target.name]
+            return _finished(entry.target, entry.found)
+        return self._advance(entry, entry.act.merged(entry.found))
+
+    def _advance(self, entry: _Open, answer: Any) -> Finished | None:
+        """Ask the course for its next act, and put the act's steps before all others."""
+        try:
+            act = entry.course.send(answer)
+        except StopIteration as end:
+            act = end.value
+        if isinstance(act, Measured):
+            del self._open[entry.target.name]
+            return Finished(entry.target, value=act.value)
+        entry.act = act
+        spans = stretches_of(entry.target)
+        entry.found = [None] * len(spans)
+        entry.missing = len(spans)
+        self._steps.extendleft(reversed([_Step(entry.target, n, a, b, act) for n, (a, b) in enumerate(spans)]))
+        return None
+
+
+def _finished(target: Target, parts: Sequence[_Written]) -> Finished:
+    inputs = []
+    for i in range(len(target.inputs)):
+        digests = [part.inputs[i] for part in parts]
+        inputs.append(tensor_digest([d for d in digests if d is not None]) if None not in digests else None)
+    return Finished(
+        target, tensor_digest([part.digest for part in parts]), tuple(inputs), sum(part.nonfinite for part in parts)
+    )
+
+
+def run_courses(
+    targets: Sequence[Target],
+    course_of: Callable[[Target], Any],
+    executor: Executor,
+    kernels: MergeKernels,
+    sink: Sink | None,
+    progress: Progress,
+) -> Iterator[Finished]:
+    """Take every target through its course; yield each as it is finished, in no fixed order.
+
+    `course_of` makes the course of a target; one that returns `Measured` writes nothing. Raises ReadError where bytes
+    cannot be read, JobError where the sink refuses, OptionError where a method cannot do what it is asked to.
+    """
+    courses = _Courses(targets, course_of)
+    results: Iterator[tuple[_Step, Any]] = executor.run(courses.next_step, _Worker(kernels, sink))
+    for step, found in results:
+        finished = courses.take(step, found)
+        share = sum(i.nbytes for i in step.target.inputs) * (step.stop - step.start) // max(step.target.size, 1)
+        progress.advance(0 if finished is None else 1, share if sink is None or isinstance(found, _Written) else 0)
+        if finished is not None:
+            yield finished
+    yield from courses.measured

@@ -1,0 +1,102 @@
+"""`netweight.verify`: what it finds, and whom it blames."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from merge_families import family
+from safetensors.numpy import load_file, save_file
+
+import netweight
+from netweight.errors import FormatError, ModelNotFoundError, OptionError
+
+NAME = "model.layers.1.mlp.up_proj.weight"
+
+
+@pytest.fixture
+def made(tmp_path):
+    base, tuned, _, _ = family(tmp_path)
+    netweight.merge(None, tmp_path / "out", base=base, models=tuned, method="dare_ties", settings={"density": 0.5})
+    return tmp_path
+
+
+def change(file: Path, name=NAME):
+    arrays = load_file(file)
+    arrays[name][0, 0] += 1
+    save_file(arrays, file, {"format": "pt"})
+
+
+def test_what_the_recipe_gives(made) -> None:
+    found = netweight.verify(made / "out")
+    assert found.good
+    assert {v.verdict for v in found.verdicts} == {"same"}
+    assert len(found.verdicts) == found.planned == len(load_file(made / "base" / "model.safetensors"))
+
+
+def test_some_parameters(made) -> None:
+    found = netweight.verify(made / "out", include=["*.layers.1.*"], exclude=["*norm*"])
+    assert found.good
+    assert all(".layers.1." in v.name for v in found.verdicts)
+    with pytest.raises(OptionError, match="no parameter"):
+        netweight.verify(made / "out", include=["nothing"])
+
+
+def test_a_changed_file(made) -> None:
+    change(made / "out" / "model.safetensors")
+    found = netweight.verify(made / "out")
+    bad = [v for v in found.verdicts if v.verdict != "same"]
+    assert not found.good
+    assert [(v.name, v.differing) for v in bad] == [(NAME, 1)]
+    assert "merged file was changed" in bad[0].reason
+
+
+def test_a_changed_input(made) -> None:
+    arrays = load_file(made / "m1" / "model.safetensors")
+    arrays[NAME] = -arrays[NAME]
+    save_file(arrays, made / "m1" / "model.safetensors", {"format": "pt"})
+    bad = [v for v in netweight.verify(made / "out").verdicts if v.verdict != "same"]
+    assert [v.name for v in bad] == [NAME]
+    assert "an input was changed" in bad[0].reason
+
+
+def test_a_missing_and_a_foreign_parameter(made) -> None:
+    arrays = load_file(made / "out" / "model.safetensors")
+    arrays["other"] = np.ones(3, np.float32)
+    del arrays[NAME]
+    save_file(arrays, made / "out" / "model.safetensors", {"format": "pt"})
+    verdicts = {v.name: v.verdict for v in netweight.verify(made / "out").verdicts if v.verdict != "same"}
+    assert verdicts == {NAME: "missing", "other": "not of the recipe"}
+
+
+def test_moved_together_or_apart(made, tmp_path_factory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    shutil.copytree(made, elsewhere / "all")
+    assert netweight.verify(elsewhere / "all" / "out").good
+    shutil.move(made / "m1", elsewhere / "m1")
+    with pytest.raises(ModelNotFoundError, match="--moved"):
+        netweight.verify(made / "out")
+    assert netweight.verify(made / "out", moved={str(made / "m1"): str(elsewhere / "m1")}).good
+    with pytest.raises(OptionError, match="the recipe names no such model"):
+        netweight.verify(made / "out", moved={"m9": "x"})
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "nonsense", '{"schema": 1}', "[" * 100_000])
+def test_no_record(made, text) -> None:
+    (made / "out" / "netweight_merge.json").write_text(text)
+    with pytest.raises(FormatError, match=r"netweight_merge\.json"):
+        netweight.verify(made / "out")
+
+
+def test_a_record_of_another_schema_or_without_one(made) -> None:
+    path = made / "out" / "netweight_merge.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"schema": 9}))
+    with pytest.raises(FormatError, match="schema 9"):
+        netweight.verify(made / "out")
+    path.unlink()
+    with pytest.raises(ModelNotFoundError, match="`netweight merge`"):
+        netweight.verify(made / "out")
