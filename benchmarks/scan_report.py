@@ -1,4 +1,4 @@
-"""What the benchmark of scan and compare found, as a value, as JSON and as tables."""
+"""What the benchmarks of scan, compare and merge found, as a value, as JSON and as tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ CHANGES = ("l2_distance", "cosine_similarity", "max_absolute_difference", "ident
 
 @dataclass(frozen=True)
 class Part:
-    """One table: `rows` are commands on the same models; the first is netweight's, the others are what it is against.
+    """One table: `rows` are commands on the same models; the first is netweight's, the others are what it is against
+    where they are `compared`.
 
     facts: sentences under the table, figures among them are in `figures` too.
     """
@@ -26,6 +27,7 @@ class Part:
     rows: tuple[Row, ...]
     figures: dict[str, float]
     facts: tuple[str, ...] = ()
+    compared: bool = True
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class ScanReport:
     shape: str
     machine: dict[str, str | int | float | None]
     parts: tuple[Part, ...]
+    title: str = "scan and compare"
 
 
 def ratio(ours: Measurement, theirs: Measurement) -> dict[str, float]:
@@ -48,13 +51,14 @@ def as_json(report: ScanReport) -> dict[str, object]:
     found["ratios"] = {
         part.key: {row.label: ratio(median(part.rows[0].runs), median(row.runs)) for row in part.rows[1:]}
         for part in report.parts
+        if part.compared
     }
     return found
 
 
 def as_markdown(report: ScanReport) -> str:
     """Sections and tables for RESULTS.md."""
-    lines = [f"## scan and compare, {report.shape}, {report.date}", "", machine_text(report.machine)]
+    lines = [f"## {report.title}, {report.shape}, {report.date}", "", machine_text(report.machine)]
     for part in report.parts:
         lines += ["", f"### {part.title}", ""]
         lines += ["| command | wall | CPU | peak memory | runs |", "| --- | ---: | ---: | ---: | ---: |"]
@@ -62,7 +66,7 @@ def as_markdown(report: ScanReport) -> str:
             m = median(row.runs)
             cells = f"{m.wall:.2f} s | {m.cpu:.2f} s | {m.peak_rss / 1e9:.2f} GB | {len(row.runs)}"
             lines.append(f"| {row.label} | {cells} |")
-        for row in part.rows[1:]:
+        for row in part.rows[1:] if part.compared else ():
             times = ratio(median(part.rows[0].runs), median(row.runs))
             cells = f"**{times['wall']:.1f}x** | **{times['cpu']:.1f}x** | **{times['peak_rss']:.1f}x** | "
             lines.append(f"| **{row.label} / netweight** | {cells}|")
