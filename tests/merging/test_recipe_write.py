@@ -13,6 +13,7 @@ from netweight.errors import OptionError
 from netweight.merging.conditions import Conditions
 from netweight.merging.method import Base, Method, Setting
 from netweight.merging.recipe import Recipe, Slice, Source, build_recipe, parse_recipe, recipe_mapping, write_recipe
+from netweight.merging.registry import find
 from netweight.merging.settings import resolve
 
 texts = st.one_of(
@@ -199,3 +200,33 @@ def test_models_that_cannot_be():
         build_recipe("m", "base", ["a", "a"])
     with pytest.raises(OptionError, match="the command line: expected models"):
         build_recipe("m", "base", [])
+
+
+def test_blocks_with_one_weight_are_one_filter() -> None:
+    names = [f"model.layers.{layer}.{part}.weight" for layer in range(12) for part in ("q", "k", "norm")]
+    rows = {name: (float(name.split(".")[2]), 1.0) for name in names} | {"model.norm.weight": (50.0, 2.0)}
+    rows["model.layers.7.k.weight"] = (70.5, 1.0)  # a block that does not agree
+    rows["outer.model.layers.3.q.weight"] = (99.0, 1.0)  # `model.layers.3.` is a part of this name
+    recipe = build_recipe("task_arithmetic", "base", ["a", "b"], weights=rows)
+    assert len(recipe.models[0].parameters["weight"].filters) == 10 + 3 + 3 + 1 + 1
+    for name, row in rows.items():
+        _, each = resolve(
+            find("task_arithmetic"), recipe, slice_number=None, sources=recipe.models, name=name, depth=0.0
+        )
+        assert tuple(one["weight"] for one in each) == row
+
+
+def test_weights_by_name_reach_a_model_whose_names_have_a_prefix() -> None:
+    rows = {"layers.0.q.weight": (1.0, 2.0), "layers.1.q.weight": (3.0, 4.0)}
+    recipe = build_recipe("task_arithmetic", "base", ["a", "b"], weights=rows)
+    for name, row in rows.items():
+        _, each = resolve(
+            find("task_arithmetic"),
+            recipe,
+            slice_number=None,
+            sources=recipe.models,
+            name=name,
+            depth=0.0,
+            names=[name, f"module.{name}"],
+        )
+        assert tuple(one["weight"] for one in each) == row

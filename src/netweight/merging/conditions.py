@@ -124,10 +124,9 @@ def _scalar(raw: Any, at: tuple[str | int, ...]) -> Value:
 
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        return math.isfinite(float(text))
     except ValueError:
         return text.lower() in {"true", "false"}
-    return True
 
 
 def written(value: Given) -> Any:

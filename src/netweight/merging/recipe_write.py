@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,9 @@ from netweight.merging.recipe_parts import Recipe, Source, check_parts
 from netweight.merging.recipe_yaml import EXPONENT, FLOAT_TAG
 
 __all__ = ["build_recipe", "recipe_mapping", "write_recipe"]
+
+_BLOCK = re.compile(r"(?<![^.])[0-9]+\.")
+"""A number between dots; the first one of a name is its block's."""
 
 _DTYPE_NAME = {name: word for word, name in DTYPE_NAMES.items()}
 _BaseDumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -139,5 +143,23 @@ def _weight(weights: Sequence[float] | Mapping[str, Sequence[float]], n: int, or
                 f"a parameter named {name!r} cannot have its own weight: as a filter it means every parameter"
             )
     # a filter fits wherever it is a part of the name: the longest first, each parameter meets its own name first
-    names = sorted(rows, key=lambda name: (-len(name), name))
-    return _given([{"filter": name, "value": rows[name]} for name in names], origin)
+    filters = _layers_as_one(rows)
+    words = sorted(filters, key=lambda word: (-len(word), word))
+    return _given([{"filter": word, "value": filters[word]} for word in words], origin)
+
+
+def _layers_as_one(rows: Mapping[str, float]) -> dict[str, float]:
+    """`rows` with one filter, `model.layers.3.`, for all parameters of a block that have one value.
+
+    A filter fits every name that it is a part of, so a block stands for itself only where all those agree.
+    """
+    blocks: dict[str, set[str]] = {}
+    for name in rows:
+        if found := _BLOCK.search(name):
+            blocks.setdefault(name[: found.end()], set()).add(name)
+    kept = dict(rows)
+    for block, members in blocks.items():
+        values = {rows[name] for name in rows if block in name} if len(members) > 1 else set()
+        if len(values) == 1:
+            kept = {name: value for name, value in kept.items() if name not in members} | {block: values.pop()}
+    return kept

@@ -33,6 +33,6 @@ METHODS: dict[str, Method] = {
 def find(name: str) -> Method:
     """The method of this name; raises OptionError where there is none."""
     if name not in METHODS:
-        said = printable(name, 60)
-        raise OptionError(f"no merge method '{said}'{did_you_mean(name, METHODS)}; known: {', '.join(METHODS)}")
+        near = did_you_mean(name.lower().replace("-", "_"), METHODS)
+        raise OptionError(f"no merge method '{printable(name, 60)}'{near}; known: {', '.join(METHODS)}")
     return METHODS[name]

@@ -119,8 +119,10 @@ def resolve(
     Levels: a source's own parameters, those of its slice, those of the recipe, the default; where none of a level's
     filters fits, the next level counts. `name` is the output's parameter; `names` are those of the sources, where
     slices give blocks other numbers: filters of settings that each model has are held against the model's own name, as
-    in mergekit. `depth` is the block's place in its slice, number / (blocks - 1), 1 in a slice of one block and 0
-    outside of blocks. Numbers become floats. Raises OptionError for values that are missing or cannot be.
+    in mergekit; where whole models are merged and their names differ, against the output's too.
+
+    `depth` is the block's place in its slice, number / (blocks - 1), 1 in a slice of one block and 0 outside of blocks.
+    Numbers become floats. Raises OptionError for values that are missing or cannot be.
     """
     shared = (
         [recipe.parameters] if slice_number is None else [recipe.slices[slice_number].parameters, recipe.parameters]
@@ -134,7 +136,9 @@ def resolve(
         for n, source in enumerate(sources):
             own = name if names is None else names[n]
             levels = [source.parameters, *shared]
-            each[n][setting.name] = _value(method, setting, recipe, levels, own, depth, source)
+            # where only a wrapper's prefix parts the names, filters may mean either
+            other = name if slice_number is None else own
+            each[n][setting.name] = _value(method, setting, recipe, levels, own, depth, source, other)
     return whole, each
 
 
@@ -146,6 +150,7 @@ def _value(
     name: str,
     depth: float,
     source: Source | None,
+    other: str | None = None,
 ) -> Value:
     found: Any = None
     for level in levels:
@@ -153,7 +158,8 @@ def _value(
         if isinstance(found, list | dict):
             found = given(found)
         if isinstance(found, Conditions):
-            found = found.find(name)
+            own = found.find(name)
+            found = found.find(other) if own is None and other is not None else own
         if found is not None:
             break
     else:
