@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from netweight.dtypes import DTYPES
-from netweight.kernels.cpu import magnitudes, merge_loops, rounding
+from netweight.kernels.cpu import magnitudes, merge_grams, merge_loops, rounding
 from netweight.kernels.cpu.merging import CpuMergeKernels
 from netweight.kernels.merging import MergeKernels, Trim
 
@@ -302,13 +302,13 @@ def counted(values, level, prefixes):
     below = np.uint64(width - 16 * (level + 1))
     top = bits >> below
     rest = bits - (top << below)
-    counts, low = np.zeros((len(prefixes), 65536), np.uint32), np.zeros((len(prefixes), 65536), np.uint8)
+    counts, finer = np.zeros((2, len(prefixes), 65536), np.uint32)
     for k, prefix in enumerate(prefixes):
         mine = (top >> np.uint64(16)) == np.uint64(prefix)
         bins = (top[mine] & np.uint64(0xFFFF)).astype(np.int64)
         counts[k] = np.bincount(bins, minlength=65536)
-        low[k][bins[rest[mine] > 0]] = 1
-    return counts, low
+        finer[k] = np.bincount(bins[rest[mine] > 0], minlength=65536)
+    return counts, finer
 
 
 def some_prefixes(values, level, wanted, seed):
@@ -333,29 +333,29 @@ def test_counts(shape, kind, seed, special, level, wanted, sparse):
         differences = x[1:] - x[0]
     prefixes = [some_prefixes(d, level, wanted, seed + m) for m, d in enumerate(differences)]
     counts = [np.full((len(p), 65536), 3, np.uint32) for p in prefixes]
-    low = [np.zeros((len(p), 65536), np.uint8) for p in prefixes]
-    KERNELS.count_magnitudes(x, level, prefixes, counts, low)
+    finer = [np.full((len(p), 65536), 4, np.uint32) for p in prefixes]
+    KERNELS.count_magnitudes(x, level, prefixes, counts, finer)
     for m, d in enumerate(differences):
-        found, marks = counted(d, level, prefixes[m])
+        found, further = counted(d, level, prefixes[m])
         assert (counts[m] == found + 3).all()
-        assert (low[m] == marks).all()
-        mine, flags = np.zeros_like(found), np.zeros_like(marks)
-        KERNELS.count_scores(np.abs(d), level, prefixes[m], mine, flags)
+        assert (finer[m] == further + 4).all()
+        mine, some = np.zeros_like(found), np.zeros_like(further)
+        KERNELS.count_scores(np.abs(d), level, prefixes[m], mine, some)
         assert (mine == found).all()
-        assert (flags == marks).all()
+        assert (some == further).all()
 
 
 def test_counts_leave_nothing_behind():
     """Many values in few bins, then few in many: a thread's tables are empty between calls."""
-    counts, low = np.zeros((1, 65536), np.uint32), np.zeros((1, 65536), np.uint8)
+    counts, finer = np.zeros((2, 1, 65536), np.uint32)
     rng = np.random.default_rng(0)
     blocks = [np.ones(20_000), np.abs(rng.normal(size=5_000)) ** 9, np.zeros(4096), np.array([np.inf, np.nan, 1e-45])]
     blocks = [b.astype(np.float32) for b in blocks]
     for block in blocks:
-        KERNELS.count_scores(block, 0, [0], counts, low)
-    found, marks = counted(np.concatenate(blocks), 0, [0])
+        KERNELS.count_scores(block, 0, [0], counts, finer)
+    found, further = counted(np.concatenate(blocks), 0, [0])
     assert (counts == found).all()
-    assert (low == marks).all()
+    assert (finer == further).all()
 
 
 # ---- differences, trimmed and merged
@@ -525,7 +525,7 @@ def test_draws_keep_their_share():
 
 def compiled_signatures():
     found = {}
-    for module in (merge_loops, magnitudes, rounding):
+    for module in (merge_grams, merge_loops, magnitudes, rounding):
         loops = [getattr(module, name) for name in module.__all__ if callable(getattr(module, name))]
         found |= {loop.py_func.__qualname__: set(loop.signatures) for loop in loops}
     return found
@@ -542,10 +542,10 @@ def test_prepare_leaves_nothing_to_compile():
         KERNELS.gram(x, np.zeros((5, 5)))
         KERNELS.difference_gram(x, np.zeros((4, 4)))
         KERNELS.combine(x, 1, 0.5, [0.1] * 5, out)
-        counts, low = np.zeros((4, 2, 65536), np.uint32), np.zeros((4, 2, 65536), np.uint8)
-        KERNELS.count_magnitudes(x, 0, [[0]] * 4, counts, low)
-        KERNELS.count_magnitudes(x, 1, [[3, 5]] * 4, counts, low)
-        KERNELS.count_scores(out, 1, [0, 1], counts[0], low[0])
+        counts, finer = np.zeros((2, 4, 2, 65536), np.uint32)
+        KERNELS.count_magnitudes(x, 0, [[0]] * 4, counts, finer)
+        KERNELS.count_magnitudes(x, 1, [[3, 5]] * 4, counts, finer)
+        KERNELS.count_scores(out, 1, [0, 1], counts[0], finer[0])
         keep = np.ones((4, 300), np.float32)[:, :200]
         for given_keep in (None, keep):
             how = {"elect": True, "normalize": True, "scale": 0.5, "keep": given_keep}
@@ -559,14 +559,32 @@ def test_prepare_leaves_nothing_to_compile():
     assert compiled_signatures() == before
 
 
+@pytest.mark.parametrize("name", ["BF16", "F16", "F32"])
+def test_prepare_of_one_type_leaves_nothing_of_native_blocks_to_compile(name):
+    dtype = DTYPES[name]
+    KERNELS.prepare([dtype], [32])
+    before = compiled_signatures()
+    native = np.ones((5, 300), np.float32 if name == "F32" else np.uint16)[:, :200]
+    out = np.empty(200, native.dtype)
+    KERNELS.gram_native(native, dtype, np.zeros((5, 5)))
+    KERNELS.difference_gram_native(native, dtype, np.zeros((4, 4)))
+    KERNELS.combine_native(native, dtype, 1, 0.5, [0.1] * 5, out)
+    counts, finer = np.zeros((2, 4, 2, 65536), np.uint32)
+    KERNELS.count_magnitudes_native(native, dtype, 0, [[0]] * 4, counts, finer)
+    KERNELS.count_magnitudes_native(native, dtype, 1, [[3, 5]] * 4, counts, finer)
+    how = {"elect": True, "normalize": True, "scale": 0.5}
+    KERNELS.merge_differences_native(native, dtype, [Trim(1.0, keep=0.5)] * 4, 7, out=out, **how)
+    assert compiled_signatures() == before
+
+
 def test_threads_have_tables_of_their_own():
     rng = np.random.default_rng(3)
     blocks = [rng.normal(0, 10.0**-n, 50_000).astype(np.float32) for n in range(8)]
 
     def count(block):
-        counts, low = np.zeros((1, 65536), np.uint32), np.zeros((1, 65536), np.uint8)
+        counts, finer = np.zeros((2, 1, 65536), np.uint32)
         for _ in range(5):
-            KERNELS.count_scores(np.abs(block), 0, [0], counts, low)
+            KERNELS.count_scores(np.abs(block), 0, [0], counts, finer)
         return counts
 
     with ThreadPoolExecutor(4) as threads:

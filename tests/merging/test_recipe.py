@@ -409,3 +409,30 @@ def test_files_that_are_refused(tmp_path, data, error, expected):
         read_recipe(path)
     assert expected in str(caught.value)
     assert isinstance(caught.value, NetweightError)
+
+
+def test_the_tokenizer_of_the_model_that_keeps_it():
+    assert parse_recipe(MODELS + "tokenizer_source: lab/base\n", "x").tokenizer_source == "base"
+    assert parse_recipe(MODELS + "tokenizer: {source: lab/base}\n", "x").tokenizer_source == "base"
+    linear = "merge_method: linear\nmodels: [{model: lab/a}, {model: lab/b}]\n"
+    assert parse_recipe(linear + "tokenizer_source: lab/a\n", "x").tokenizer_source == "base"
+    sliced = "merge_method: passthrough\nslices: [{sources: [{model: lab/a, layer_range: [0, 1]}]}]\n"
+    assert parse_recipe(sliced + "tokenizer_source: lab/a\n", "x").tokenizer_source == "base"
+    assert "tokenizer_source: expected base, got the text 'lab/b'" in message(linear + "tokenizer_source: lab/b\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (MODELS + "parameters: {dtype: bfloat16}\n", "the key 'dtype' stands beside parameters, not under it"),
+        (MODELS + "  density: 0.5\n", "models[0].density: unknown key 'density': expected one of model, parameters; "),
+        (MODELS + "density: 0.5\n", "the method's settings stand under parameters"),
+        ("merge_methd: ties\nmodels: [{model: a}]\n", "'merge_methd' (did you mean 'merge_method'?)"),
+        ("base_model: a\ngate_mode: hidden\nexperts: []\n", "mixtures of experts are not made here"),
+        (weight("NaN"), "got the text 'NaN'"),
+    ],
+)
+def test_what_stands_in_the_wrong_place_is_said(text, expected):
+    said = message(text)
+    assert expected in said
+    assert "remove the quotes" not in said

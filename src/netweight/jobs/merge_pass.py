@@ -11,13 +11,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 import xxhash
 
+from netweight.dtypes import DTYPES, DType
 from netweight.errors import ReadError, printable
-from netweight.merging.course import Copy, Look, Measured, Write
+from netweight.merging.course import Copy, Look, Measured, NativeLook, NativeWrite, Write
 from netweight.merging.target import Input, Target
 from netweight.run.plan import STRETCH
 from netweight.run.progress import Progress
@@ -33,8 +34,10 @@ Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 BLOCK = 1 << 16
 """Elements that are computed at a time; a multiple of the kernels' CHUNK."""
 
+_NATIVE_BYTES = 16  # an input's block for every element of BLOCK: only tiles of it have to fit the first caches
 _MOST_STRETCHES = 64  # of one parameter: what looks find in each is kept until all are done
 _COPIED = 1 << 20  # bytes copied at a time
+_WIDE = {32: DTYPES["F32"], 64: DTYPES["F64"]}
 
 
 class Sink(Protocol):
@@ -105,15 +108,17 @@ def _in_rows(length: int, cols: int, *, whole_rows: bool) -> int:
 
 
 def working_bytes(targets: Sequence[Target]) -> int:
-    """Memory that one worker takes at most, in bytes: blocks of all inputs, wide and native, and what looks count."""
+    """Memory that one worker takes at most, in bytes: blocks of all inputs, wide or native, and what looks count."""
     most = 0
     for target in targets:
         if target.subject is None:
             continue
-        block = max(BLOCK, min(target.subject.cols, target.size))
-        wide = target.subject.bits // 8
-        looks = 2 * target.subject.models * 5 * 65536
-        most = max(most, block * ((len(target.inputs) + 3) * wide + 8) + looks)
+        rows = len(target.inputs)
+        wide = max(BLOCK, min(target.subject.cols, target.size)) * ((rows + 3) * target.subject.bits // 8 + 8)
+        native = _NATIVE_BYTES * BLOCK * (rows + 1)
+        # counts of 16 bits under two prefixes: those of the stretch under way, and of one that waits to be merged
+        looks = 2 * 2 * target.subject.models * 65536 * 8
+        most = max(most, max(wide, native) + looks)
     return most + 2 * _COPIED
 
 
@@ -132,12 +137,28 @@ class _Worker:
             if all(piece.tensor.dtype == step.target.dtype for piece in source):
                 return self._copy(step, act.input)
             act = _Identity((act.input,))
-        if hasattr(act, "block"):
-            return self._write(step, cast("Write", act))
-        found = act.empty(len(step.target.inputs))
-        for start, x in self._blocks(step, tuple(range(len(step.target.inputs))), None, whole_rows=act.whole_rows):
-            act.add(found, x, start, self._kernels)
+        return self._write(step, act) if isinstance(act, Write) else self._look(step, act)
+
+    def _look(self, step: _Step, act: Look) -> Any:
+        inputs = tuple(range(len(step.target.inputs)))
+        found = act.empty(len(inputs))
+        fused = act if isinstance(act, NativeLook) else None
+        native = None if fused is None else self._native(step.target, inputs, act)
+        for start, x in self._blocks(step, inputs, None, native, whole_rows=act.whole_rows):
+            if fused is None or native is None:
+                act.add(found, x, start, self._kernels)
+            else:
+                fused.add_native(found, x, native, start, self._kernels)
         return found
+
+    def _native(self, target: Target, inputs: tuple[int, ...], act: Look | Write) -> DType | None:
+        """The element type of all these inputs, where they need not be widened block by block."""
+        assert target.subject is not None  # noqa: S101 - what has no subject is copied
+        dtypes = {piece.tensor.dtype for i in inputs for piece in target.inputs[i].pieces}
+        if len(dtypes) != 1 or target.subject.bits != 32 or act.whole_rows:
+            return None
+        (dtype,) = dtypes
+        return dtype if self._kernels.fuses(dtype) else None
 
     def _buffer(self, name: str, nbytes: int) -> Array:
         """At least so many bytes of this thread's own, aligned for every type."""
@@ -152,49 +173,64 @@ class _Worker:
         step: _Step,
         inputs: tuple[int, ...],
         hashes: Sequence[Any] | None,
+        native: DType | None,
         *,
         whole_rows: bool,
     ) -> Iterator[tuple[int, Array]]:
+        """(start, [inputs, count]): elements of the type `native`, or widened where it is None."""
         subject = step.target.subject
         assert subject is not None  # noqa: S101 - what has no subject is copied
-        wide = np.dtype(np.float64 if subject.bits == 64 else np.float32)
+        kind = _WIDE[subject.bits] if native is None else native
+        array = np.dtype(np.uint16 if kind.bits == 16 else kind.to_numpy())
         length = _in_rows(BLOCK, subject.cols, whole_rows=whole_rows)
+        if native is not None:
+            length = _NATIVE_BYTES * BLOCK // array.itemsize
         for start in range(step.start, step.stop, length):
             count = min(length, step.stop - start)
-            x = self._buffer("wide", len(inputs) * count * wide.itemsize).view(wide)[: len(inputs) * count]
+            x = self._buffer("blocks", len(inputs) * count * array.itemsize).view(array)[: len(inputs) * count]
             x = x.reshape(len(inputs), count)
             for row, number in enumerate(inputs):
-                self._fill(step.target.inputs[number], start, x[row], hashes[row] if hashes else None)
+                self._fill(step.target.inputs[number], start, x[row], kind, hashes[row] if hashes else None)
             yield start, x
 
-    def _fill(self, source: Input, start: int, out: Array, digest: Any) -> None:
-        """out = the input's elements from `start`, widened; their bytes go to `digest` too."""
+    def _fill(self, source: Input, start: int, out: Array, kind: DType, digest: Any) -> None:
+        """out = the input's elements from `start`, as `kind`; their bytes go to `digest` too."""
         first, stop = 0, start + len(out)
         for piece in source.pieces:
             a, b = max(start, first), min(stop, first + piece.count)
             if a < b:
-                width = piece.tensor.dtype.bits // 8
-                raw = self._buffer("raw", (b - a) * width)[: (b - a) * width]
+                part, dtype = out[a - start : b - start], piece.tensor.dtype
+                raw = part.view(np.uint8) if dtype == kind else self._raw((b - a) * dtype.bits // 8)
                 _read(piece.tensor, piece.start + a - first, raw.data)
                 if digest is not None:
                     digest.update(raw.data)
-                self._kernels.widen(raw, piece.tensor.dtype, out[a - start : b - start])
+                if dtype != kind:
+                    self._kernels.widen(raw, dtype, part)
             first += piece.count
+
+    def _raw(self, nbytes: int) -> Array:
+        return self._buffer("raw", nbytes)[:nbytes]
 
     def _write(self, step: _Step, act: Write) -> _Written:
         target = step.target
         assert target.subject is not None and self._sink is not None  # noqa: S101, PT018 - what has none is copied
         inputs = tuple(range(len(target.inputs))) if act.inputs is None else act.inputs
+        fused = act if isinstance(act, NativeWrite) else None
+        native = None if fused is None else self._native(target, inputs, act)
+        native = native if native == target.dtype else None
         hashes = [xxhash.xxh3_128() for _ in inputs]
         digest = xxhash.xxh3_128()
         width = target.dtype.bits // 8
         nonfinite = 0
-        for start, x in self._blocks(step, inputs, hashes, whole_rows=act.whole_rows):
+        for start, x in self._blocks(step, inputs, hashes, native, whole_rows=act.whole_rows):
             count = x.shape[1]
-            out = self._buffer("out", count * x.itemsize).view(x.dtype)[:count]
-            act.block(x, start, out, self._kernels)
             packed = self._buffer("packed", count * width)[: count * width]
-            nonfinite += self._kernels.narrow(out, target.dtype, packed)
+            if fused is None or native is None:
+                out = self._buffer("out", count * x.itemsize).view(x.dtype)[:count]
+                act.block(x, start, out, self._kernels)
+                nonfinite += self._kernels.narrow(out, target.dtype, packed)
+            else:
+                nonfinite += fused.native_block(x, native, start, packed.view(x.dtype), self._kernels)
             digest.update(packed.data)
             self._sink.write(target.name, start * width, packed.data)
         read = dict(zip(inputs, (h.digest() for h in hashes), strict=True))
@@ -211,7 +247,7 @@ class _Worker:
             last = min(step.stop, first + piece.count)
             for start in range(max(step.start, first), last, per):
                 count = min(per, last - start)
-                raw = self._buffer("raw", count * bits // 8)[: count * bits // 8]
+                raw = self._raw(count * bits // 8)
                 _read(piece.tensor, piece.start + start - first, raw.data)
                 digest.update(raw.data)
                 self._sink.write(target.name, start * bits // 8, raw.data)
@@ -263,8 +299,12 @@ class _Courses:
 
     def take(self, step: _Step, found: Any) -> Finished | None:
         entry = self._open[step.target.name]
-        entry.found[step.number] = found
         entry.missing -= 1
+        if getattr(entry.act, "in_any_order", False):
+            found = entry.act.merged([*entry.found, found])
+            entry.found = [found]
+        else:
+            entry.found[step.number] = found
         if entry.missing:
             return None
         if isinstance(found, _Written):
@@ -283,7 +323,7 @@ class _Courses:
             return Finished(entry.target, value=act.value)
         entry.act = act
         spans = stretches_of(entry.target)
-        entry.found = [None] * len(spans)
+        entry.found = [] if getattr(act, "in_any_order", False) else [None] * len(spans)
         entry.missing = len(spans)
         self._steps.extendleft(reversed([_Step(entry.target, n, a, b, act) for n, (a, b) in enumerate(spans)]))
         return None

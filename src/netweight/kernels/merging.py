@@ -3,6 +3,10 @@
 `x` is always float32 or float64 [inputs, count], one row a tensor, in C order; row 0 is the base where there is one.
 Arithmetic is done in the type of `x`; sums are float64, by chunks of CHUNK elements, so that they do not depend on how
 a stretch is cut into blocks of whole chunks. NaN and infinities go the way that IEEE 754 sends them.
+
+`native` is the same in the inputs' own element type, one that `fuses` names: uint16 patterns of BF16 and F16, float32
+for F32. What begins with a native block gives the bits that widening it, the same in float32, and narrowing give, but
+goes through the memory only once; C order, like `x`.
 """
 
 from __future__ import annotations
@@ -47,7 +51,9 @@ class MergeKernels(Protocol):
         ...
 
     def prepare(self, dtypes: Collection[DType], bits: Collection[int]) -> None:
-        """Compile or load what these element types and widths (32, 64) need, so that no task waits for it."""
+        """Compile or load what these element types and widths (32, 64) need, so that no task waits for it; where all is
+        of one type that `fuses` names, only what native blocks need.
+        """
         ...
 
     def widen(self, raw: U8Array, dtype: DType, out: Array) -> None:
@@ -81,17 +87,19 @@ class MergeKernels(Protocol):
         level: int,
         prefixes: Sequence[Sequence[int]],
         counts: Sequence[U32Array],
-        low: Sequence[U8Array],
+        finer: Sequence[U32Array],
     ) -> None:
         """Count the bits of |x[1:] - x[0]| for radix selection: 16 bits at a time, of values that begin with a prefix.
 
         level: how many 16-bit groups are behind (0: prefixes are [0]); prefixes: per model, sorted, of level * 16 bits;
-        counts: per model uint32 [prefixes, 65536], counted up; low: per model uint8 [prefixes, 65536], set to 1 where
-        some value in that bin has bits below these 16.
+        counts: per model uint32 [prefixes, 65536], counted up; finer: likewise, only of values that have bits below
+        these 16. Models without prefixes are not looked at.
         """
         ...
 
-    def count_scores(self, scores: Array, level: int, prefixes: Sequence[int], counts: U32Array, low: U8Array) -> None:
+    def count_scores(
+        self, scores: Array, level: int, prefixes: Sequence[int], counts: U32Array, finer: U32Array
+    ) -> None:
         """The same for given non-negative scores float32 or float64 [count]: one row."""
         ...
 
@@ -117,4 +125,49 @@ class MergeKernels(Protocol):
         `start`: the number of the first element, for the random numbers. `keep` float32 [models, count]: a probability
         for every element in the place of Trim.keep; kept elements are then divided by it, and `factor` counts besides.
         """
+        ...
+
+    def fuses(self, dtype: DType) -> bool:
+        """Whether there are the methods below for inputs and outputs of this type, with arithmetic in float32."""
+        ...
+
+    def gram_native(self, native: Array, dtype: DType, total: F64Array) -> None:
+        """`gram` of a native block."""
+        ...
+
+    def difference_gram_native(self, native: Array, dtype: DType, total: F64Array) -> None:
+        """`difference_gram` of a native block."""
+        ...
+
+    def count_magnitudes_native(
+        self,
+        native: Array,
+        dtype: DType,
+        level: int,
+        prefixes: Sequence[Sequence[int]],
+        counts: Sequence[U32Array],
+        finer: Sequence[U32Array],
+    ) -> None:
+        """`count_magnitudes` of a native block."""
+        ...
+
+    def combine_native(
+        self, native: Array, dtype: DType, pivot: int, scale: float, factors: Sequence[float], out: Array
+    ) -> int:
+        """`combine` of a native block into a native one, out [count]; returns what `narrow` does."""
+        ...
+
+    def merge_differences_native(
+        self,
+        native: Array,
+        dtype: DType,
+        trims: Sequence[Trim],
+        start: int,
+        *,
+        elect: bool,
+        normalize: bool,
+        scale: float,
+        out: Array,
+    ) -> int:
+        """`merge_differences` of a native block into a native one, out [count]; returns what `narrow` does."""
         ...

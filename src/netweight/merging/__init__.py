@@ -1,3 +1,1 @@
-"""Merging: what each method does with one parameter's inputs, coefficients, recipes, and where the results lie in the
-output's files.
-"""
+"""Merging: what each method does with one parameter's inputs, how weights follow from norms, and recipes."""

@@ -11,16 +11,17 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from netweight.dtypes import DType
     from netweight.kernels.merging import MergeKernels
 
     Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
-__all__ = ["Copy", "Course", "Look", "Measured", "Subject", "Value", "Write"]
+__all__ = ["Copy", "Course", "Look", "Measured", "NativeLook", "NativeWrite", "Subject", "Value", "Write"]
 
 Value: TypeAlias = bool | int | float
 """What a setting of a method is, once gradients and filters are resolved for one parameter."""
@@ -58,7 +59,8 @@ class Subject:
 
 class Look(Protocol):
     """One pass over the data that finds something out. Frozen; what it finds is kept in an object that `empty` makes.
-    Blocks of whole rows are rows in the sense of `Subject.cols`.
+    Blocks of whole rows are rows in the sense of `Subject.cols`. A look with a true attribute `in_any_order` finds
+    what merges to the same in any order, so that it is merged as it comes, which may change what was found first.
     """
 
     @property
@@ -79,6 +81,7 @@ class Look(Protocol):
         ...
 
 
+@runtime_checkable
 class Write(Protocol):
     """The pass that makes the output. `inputs` are the numbers of those it reads, None for all of them."""
 
@@ -94,6 +97,26 @@ class Write(Protocol):
 
     def block(self, x: Array, start: int, out: Array, kernels: MergeKernels) -> None:
         """out [count] = the merged elements; `x` [len(inputs), count] as for looks, not to be changed."""
+        ...
+
+
+@runtime_checkable
+class NativeLook(Look, Protocol):
+    """A look that takes blocks as they are stored too, and finds the same in them as in float32."""
+
+    def add_native(self, found: Any, native: Array, dtype: DType, start: int, kernels: MergeKernels) -> None:
+        """`add` of a block of an element type that the kernels fuse: `native` as kernels.merging has it."""
+        ...
+
+
+@runtime_checkable
+class NativeWrite(Write, Protocol):
+    """A write that makes the output's bytes from the inputs' too: the same as `block` and rounding make."""
+
+    def native_block(self, native: Array, dtype: DType, start: int, out: Array, kernels: MergeKernels) -> int:
+        """`block` where inputs and output have one element type that the kernels fuse, `native` and `out` [count] as
+        kernels.merging has them; returns how many results are not finite.
+        """
         ...
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 if TYPE_CHECKING:
+    from netweight.dtypes import DType
     from netweight.kernels.merging import MergeKernels
 
 __all__ = ["ColumnGramLook", "GramLook", "channel_products", "symmetric"]
@@ -37,6 +38,13 @@ class GramLook:
             kernels.difference_gram(x, found)
         else:
             kernels.gram(x, found)
+
+    def add_native(self, found: F64Array, native: Array, dtype: DType, start: int, kernels: MergeKernels) -> None:  # noqa: ARG002
+        """See `NativeLook`."""
+        if self.differences:
+            kernels.difference_gram_native(native, dtype, found)
+        else:
+            kernels.gram_native(native, dtype, found)
 
     def merged(self, found: Sequence[F64Array]) -> F64Array:
         """The sum of the stretches', in their order."""

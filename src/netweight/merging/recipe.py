@@ -8,10 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from netweight.errors import FormatError, OptionError, printable
-from netweight.merging.recipe_models import ModelForm, SourceForm, dtype_named, read_form
+from netweight.merging.conditions import described
+from netweight.merging.recipe_models import ModelForm, RecipeForm, SourceForm, dtype_named, read_form
 from netweight.merging.recipe_parts import Recipe, Slice, Source, check_parts
 from netweight.merging.recipe_write import build_recipe, recipe_mapping, write_recipe
-from netweight.merging.recipe_yaml import MAX_BYTES, place, read_yaml
+from netweight.merging.recipe_yaml import MAX_BYTES, Lines, place, read_yaml
 
 __all__ = [
     "Recipe",
@@ -62,8 +63,6 @@ def parse_recipe(text: str, origin: str) -> Recipe:
     if not isinstance(data, dict):
         raise FormatError(f"{printable(origin)}: expected a recipe with lines of key: value, got something else")
     form = read_form(data, origin, lines)
-    if form.tokenizer and form.tokenizer_source:
-        raise OptionError(f"{place(origin, lines, ('tokenizer',))}: expected tokenizer or tokenizer_source, got both")
 
     def source(given: ModelForm | SourceForm, *path: str | int) -> Source:
         layers = given.layer_range if isinstance(given, SourceForm) else None
@@ -85,10 +84,31 @@ def parse_recipe(text: str, origin: str) -> Recipe:
         parameters=form.parameters,
         dtype=form.dtype,
         out_dtype=form.out_dtype,
-        tokenizer_source=form.tokenizer_source or (form.tokenizer.source if form.tokenizer else None),
+        tokenizer_source=_tokenizer_source(form, origin, lines),
         origin=origin,
         name=form.name,
         lines=lines,
     )
     check_parts(recipe)
     return recipe
+
+
+def _tokenizer_source(form: RecipeForm, origin: str, lines: Lines) -> str | None:
+    """`base`, where the recipe says so or names the model whose tokenizer is kept: the base, without one the first."""
+    if form.tokenizer and form.tokenizer_source:
+        raise OptionError(f"{place(origin, lines, ('tokenizer',))}: expected tokenizer or tokenizer_source, got both")
+    path = ("tokenizer", "source") if form.tokenizer else ("tokenizer_source",)
+    given = form.tokenizer.source if form.tokenizer else form.tokenizer_source
+    if given is None:
+        return None
+    first = next((each for part in form.slices or () for each in part.sources), None) or next(
+        iter(form.models or ()), None
+    )
+    kept = form.base_model or (first.model if first else None)
+    if given not in {"base", kept}:
+        raise OptionError(
+            f"{place(origin, lines, path)}: expected base, got {described(given)}: only the base model's tokenizer (or "
+            "that of the first model) can be kept; use `base` or leave the key out, and see --vocab where the "
+            "vocabularies differ"
+        )
+    return "base"

@@ -34,6 +34,10 @@ _UNSUPPORTED = {
 }
 
 
+_BESIDE = {"merge_method", "base_model", "models", "slices", "dtype", "out_dtype", "tokenizer_source", "tokenizer"}
+"""Keys of the recipe, or of a model, that are never a setting of a method."""
+
+
 def _refuse(message: str, at: tuple[str | int, ...] = ()) -> PydanticCustomError:
     return PydanticCustomError("recipe", "{text}", {"text": message, "at": at})
 
@@ -78,7 +82,8 @@ def _only(value: Mapping[str, Any], known: set[str], at: tuple[str, ...]) -> Non
 def _unknown(key: str, known: list[str]) -> str:
     if advice := _UNSUPPORTED.get(key):
         return f"the key {key!r} is not supported: {advice}"
-    return f"unknown key {printable(key, 60)!r}{did_you_mean(key, known)}: expected one of {', '.join(known)}"
+    inside = "; the method's settings stand under parameters" if "parameters" in known else ""
+    return f"unknown key {printable(key, 60)!r}{did_you_mean(key, known)}: expected one of {', '.join(known)}{inside}"
 
 
 def dtype_named(name: str, place: str) -> DType:
@@ -122,16 +127,9 @@ def _layer_range(value: Any) -> tuple[int, int]:
     return begin, end
 
 
-def _tokenizer_source(value: Any) -> str:
-    if value != "base":
-        raise _refuse(
-            f"expected base, got {described(value)}: only the base model's tokenizer (or that of the first model) "
-            "can be kept; use `base` or leave the key out, and see --vocab where the vocabularies differ"
-        )
-    return "base"
-
-
-def _or_nothing(value: Any) -> Any:
+def _parameters(value: Any) -> Any:
+    if isinstance(value, dict) and (astray := next((key for key in value if key in _BESIDE), None)) is not None:
+        raise _refuse(f"the key {astray!r} stands beside parameters, not under it: move it out", (astray,))
     return {} if value is None else value
 
 
@@ -140,7 +138,7 @@ class _Form(BaseModel):
 
 
 _Reference = Annotated[str, BeforeValidator(_reference)]
-_Parameters = Annotated[dict[str, Annotated[Any, PlainValidator(_setting)]], BeforeValidator(_or_nothing)]
+_Parameters = Annotated[dict[str, Annotated[Any, PlainValidator(_setting)]], BeforeValidator(_parameters)]
 _Element = Annotated[DType, BeforeValidator(_dtype)]
 
 
@@ -169,7 +167,7 @@ class SliceForm(_Form):
 class TokenizerForm(_Form):
     """`tokenizer`, the newer form of `tokenizer_source`."""
 
-    source: Annotated[str, BeforeValidator(_tokenizer_source)]
+    source: Annotated[str, BeforeValidator(_text)]
 
 
 class RecipeForm(_Form):
@@ -182,7 +180,7 @@ class RecipeForm(_Form):
     parameters: _Parameters = {}
     dtype: _Element | None = None
     out_dtype: _Element | None = None
-    tokenizer_source: Annotated[str, BeforeValidator(_tokenizer_source)] | None = None
+    tokenizer_source: Annotated[str, BeforeValidator(_text)] | None = None
     tokenizer: TokenizerForm | None = None
     name: Annotated[str, BeforeValidator(_text)] | None = None
 
@@ -203,12 +201,15 @@ _EXPECTED = {
 
 
 def read_form(data: Any, origin: str, lines: Lines) -> RecipeForm:
-    """`data` checked; OptionError names file, line, key, expected and got, of the first fault in the file."""
+    """`data` checked; OptionError names file, line, key, expected and got, of the first fault in the file: what stands
+    there wrongly before what is missing, which it may have been meant to be.
+    """
     try:
         return RecipeForm.model_validate(data)
     except ValidationError as error:
-        faults = [_fault(detail) for detail in error.errors(include_url=False)]
-        path, message = min(faults, key=lambda fault: lines.get(fault[0], 0))
+        details = error.errors(include_url=False)
+        faults = [(detail["type"] == "missing", *_fault(detail)) for detail in details]
+        _, path, message = min(faults, key=lambda fault: (fault[0], lines.get(fault[1], 0)))
         raise OptionError(f"{place(origin, lines, path)}: {message}") from None
 
 

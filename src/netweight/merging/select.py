@@ -1,9 +1,10 @@
 """Exact order statistics of magnitudes or scores, by radix selection in looks: no sort, no sample.
 
 The bits of non-negative floating-point numbers are in the order of their values, NaN after infinity. A look counts the
-leading 16 bits; that tells in which of 65,536 bins the value of a rank lies, and it is the value itself where nothing
-in the bin has further bits, as with differences of neighbouring bfloat16 numbers. Else the next look counts the next
-16 bits of what begins like it: two looks at most for float32, four for float64.
+leading 16 bits; that tells in which of 65,536 bins the value of a rank lies. Values without further bits, as nearly
+all differences of neighbouring bfloat16 numbers are, are the smallest of their bin, and counted: where the rank falls
+among them it is settled. Else the next look counts the next 16 bits of what begins like it: two looks at most for
+float32, four for float64.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import floor
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from netweight.merging.course import Look, Subject
 from netweight.statistics.order import bits_to_values
 
 if TYPE_CHECKING:
+    from netweight.dtypes import DType
     from netweight.kernels.merging import MergeKernels
 
 __all__ = ["Score", "count_of", "select_magnitudes", "select_scores"]
@@ -58,14 +60,14 @@ def select_magnitudes(
 
     `ranks` [models], each any number of ranks in any order; where there are none at all, no look is taken.
     """
-    return (yield from _select(None, subject.bits, ranks))
+    return (yield from _select(subject.size, None, subject.bits, ranks))
 
 
 def select_scores(subject: Subject, score: Score, ranks: Sequence[int]) -> Generator[Look, Any, tuple[float, ...]]:
     """The values of `score` at these ranks, ascending from 0; NaN comes after infinity."""
     if any(not 0 <= rank < subject.size for rank in ranks):
         raise ValueError(f"ranks {list(ranks)} of {subject.size} scores")
-    (found,) = yield from _select(score, score.bits, (ranks,))
+    (found,) = yield from _select(subject.size, score, score.bits, (ranks,))
     return found
 
 
@@ -81,16 +83,19 @@ class _Open:
 
 @dataclass(frozen=True)
 class _Counts:
-    """Per model uint32 (uint64 once merged) and uint8 [prefixes, 65536]: how many, and whether any has further bits."""
+    """Per model uint32 (or uint64) [prefixes, 65536]: how many, and how many of these have further bits."""
 
     counts: tuple[Array, ...]
-    low: tuple[Array, ...]
+    finer: tuple[Array, ...]
 
 
 @dataclass(frozen=True)
 class _Digits:
-    """A look that counts 16 bits of magnitudes, or of a score, under given prefixes."""
+    """A look that counts 16 bits of magnitudes, or of a score, under given prefixes; `size` elements in all."""
 
+    in_any_order: ClassVar[bool] = True
+
+    size: int
     score: Score | None
     level: int
     prefixes: Prefixes
@@ -100,41 +105,38 @@ class _Digits:
         return self.score is not None and self.score.whole_rows
 
     def empty(self, inputs: int) -> _Counts:  # noqa: ARG002 - the protocol's
-        return _Counts(
-            tuple(np.zeros((len(own), 65536), np.uint32) for own in self.prefixes),
-            tuple(np.zeros((len(own), 65536), np.uint8) for own in self.prefixes),
-        )
+        counts, finer = ([np.zeros((len(own), 65536), np.uint32) for own in self.prefixes] for _ in range(2))
+        return _Counts(tuple(counts), tuple(finer))
 
     def add(self, found: _Counts, x: Array, start: int, kernels: MergeKernels) -> None:
         if self.score is None:
-            used = [model for model, own in enumerate(self.prefixes) if own]
-            if len(used) < len(self.prefixes):  # the others are settled, or keep everything
-                x = x[[0, *(model + 1 for model in used)]]
-            kernels.count_magnitudes(
-                x,
-                self.level,
-                [self.prefixes[model] for model in used],
-                [found.counts[model] for model in used],
-                [found.low[model] for model in used],
-            )
+            kernels.count_magnitudes(x, self.level, self.prefixes, found.counts, found.finer)
         else:
             scores = self.score.scores(x, start)
-            kernels.count_scores(scores, self.level, self.prefixes[0], found.counts[0], found.low[0])
+            kernels.count_scores(scores, self.level, self.prefixes[0], found.counts[0], found.finer[0])
 
     def merged(self, found: Sequence[_Counts]) -> _Counts:
-        counts, low = [], []
-        for model, own in enumerate(self.prefixes):
-            total, further = np.zeros((len(own), 65536), np.uint64), np.zeros((len(own), 65536), np.uint8)
-            for each in found:
-                total += each.counts[model]
-                further |= each.low[model]
-            counts.append(total)
-            low.append(further)
-        return _Counts(tuple(counts), tuple(low))
+        """In what the first stretch found, as long as that is wide enough for all."""
+        kind = np.uint64 if self.size >> 32 else np.uint32
+        counts, finer = (
+            tuple(own.astype(kind, copy=False) for own in part) for part in (found[0].counts, found[0].finer)
+        )
+        for each in found[1:]:
+            for total, own in zip(counts + finer, each.counts + each.finer, strict=True):
+                np.add(total, own, out=total)
+        return _Counts(counts, finer)
+
+
+@dataclass(frozen=True)
+class _MagnitudeDigits(_Digits):
+    """The same of magnitudes, in native blocks too."""
+
+    def add_native(self, found: _Counts, native: Array, dtype: DType, start: int, kernels: MergeKernels) -> None:  # noqa: ARG002
+        kernels.count_magnitudes_native(native, dtype, self.level, self.prefixes, found.counts, found.finer)
 
 
 def _select(
-    score: Score | None, width: int, ranks: Sequence[Sequence[int]]
+    size: int, score: Score | None, width: int, ranks: Sequence[Sequence[int]]
 ) -> Generator[Look, Any, tuple[tuple[float, ...], ...]]:
     values: list[dict[int, float]] = [{} for _ in ranks]
     open_ranks = [_Open(model, rank, 0, rank) for model, own in enumerate(ranks) for rank in sorted(set(own))]
@@ -143,14 +145,16 @@ def _select(
         prefixes = tuple(
             tuple(sorted({one.prefix for one in open_ranks if one.model == model})) for model in range(len(ranks))
         )
-        found: _Counts = yield _Digits(score, level, prefixes)
+        look = _MagnitudeDigits if score is None else _Digits
+        found: _Counts = yield look(size, score, level, prefixes)
         left = []
         for one in open_ranks:
             row = prefixes[one.model].index(one.prefix)
-            place, before = _bin_of(found.counts[one.model][row], one.local)
+            counts, finer = found.counts[one.model][row], found.finer[one.model][row]
+            place, local = _bin_of(counts, one.local)
             prefix = one.prefix << 16 | place
-            if found.low[one.model][row][place]:
-                left.append(replace(one, prefix=prefix, local=one.local - before))
+            if local >= int(counts[place] - finer[place]):
+                left.append(replace(one, prefix=prefix, local=local))
             else:
                 bits = prefix << (width - 16 * (level + 1))
                 values[one.model][one.rank] = float(bits_to_values(np.array([bits], np.uint64), width)[0])
@@ -160,7 +164,7 @@ def _select(
 
 
 def _bin_of(counts: Array, rank: int) -> tuple[int, int]:
-    """The bin of uint64 `counts` [65536] that holds this rank, and how many values are in those before it."""
-    ends = np.cumsum(counts)
+    """The bin of `counts` [65536] that holds this rank, and the rank within it."""
+    ends = np.cumsum(counts, dtype=np.uint64)
     place = int(np.searchsorted(ends, np.uint64(rank), side="right"))
-    return place, int(ends[place] - counts[place])
+    return place, rank - int(ends[place]) + int(counts[place])

@@ -18,6 +18,7 @@ from netweight.merging.course import Copy, Look, Subject
 from netweight.merging.method import Setting
 
 if TYPE_CHECKING:
+    from netweight.dtypes import DType
     from netweight.kernels.merging import MergeKernels
 
 __all__ = ["DENSITY", "INT8_MASK", "LAMBDA", "RESCALE_BY_SUMS", "WEIGHT", "TrimmedSum"]
@@ -76,6 +77,11 @@ class TrimmedSum:
         kernels.merge_differences(
             x, self.trims, start, elect=self.elect, normalize=self.normalize, scale=self.scale, out=out
         )
+
+    def native_block(self, native: Array, dtype: DType, start: int, out: Array, kernels: MergeKernels) -> int:
+        """See `NativeWrite`."""
+        how: dict[str, Any] = {"elect": self.elect, "normalize": self.normalize, "scale": self.scale}
+        return kernels.merge_differences_native(native, dtype, self.trims, start, out=out, **how)
 
 
 def sum_of(subject: Subject, trims: Sequence[Trim], *, elect: bool) -> TrimmedSum | Copy:

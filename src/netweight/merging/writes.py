@@ -17,6 +17,7 @@ from netweight.merging.course import Copy
 from netweight.merging.looks import channel_products, symmetric
 
 if TYPE_CHECKING:
+    from netweight.dtypes import DType
     from netweight.kernels.merging import MergeKernels
 
 __all__ = ["ColumnCombine", "Combine", "RowCombine", "Rule", "combination", "snapped"]
@@ -47,6 +48,10 @@ class Combine:
     def block(self, x: Array, start: int, out: Array, kernels: MergeKernels) -> None:  # noqa: ARG002 - the protocol's
         """See `Write`."""
         kernels.combine(x, self.pivot, self.scale, self.factors, out)
+
+    def native_block(self, native: Array, dtype: DType, start: int, out: Array, kernels: MergeKernels) -> int:  # noqa: ARG002
+        """See `NativeWrite`."""
+        return kernels.combine_native(native, dtype, self.pivot, self.scale, self.factors, out)
 
 
 def combination(coefficients: Sequence[float], *, total: float | None = None, base: bool = False) -> Combine | Copy:

@@ -1,4 +1,7 @@
-"""Magnitudes counted by their bits, 16 at a time, for radix selection. One file: see loops.py on numba's cache."""
+"""Magnitudes counted by their bits, 16 at a time, for radix selection. One file: see loops.py on numba's cache.
+
+Rows are as in merge_loops.py, whose way to widen a tile of them is said here again.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,56 @@ Array = np.ndarray[Any, Any]
 
 CHUNK = 4096  # values at a time: their bits stay in the first cache
 TABLE = 32768 + 272  # counters of a table, padded: see patterns.py
+_TILE = 1024  # values that are widened at a time
 _ONE = np.uint32(1)
+_TINY = np.float32(2.0**-24)
 
 
 def _exactly(function: F) -> F:
     return _compile(function, set())
+
+
+@_exactly
+def _widen_bfloat16(patterns: Array, out: Array) -> None:
+    for i in range(len(out)):
+        out[i] = np.uint32(np.uint32(patterns[i]) << np.uint32(16)).view(np.float32)
+
+
+@_exactly
+def _widen_half(patterns: Array, out: Array) -> None:
+    for i in range(len(out)):
+        size = np.uint32(patterns[i] & np.uint16(0x7FFF))
+        sign = np.uint32(np.uint32(patterns[i] & np.uint16(0x8000)) << np.uint32(16))
+        bias = np.uint32(0x70000000) if size >= np.uint32(0x7C00) else np.uint32(0x38000000)
+        normal = np.uint32(np.uint32(size << np.uint32(13)) + bias)
+        small = np.float32(np.float32(np.int32(size)) * _TINY).view(np.uint32)
+        bits = small if size < np.uint32(0x400) else normal
+        out[i] = np.uint32(bits | sign).view(np.float32)
+
+
+def _numbers(row: Array, half: bool, room: Array) -> Array:  # noqa: FBT001 - compiled functions take no keywords
+    """The row itself where it is float32 or float64, else its numbers in `room`."""
+    if row.dtype != np.uint16:
+        return row
+    found = room[: len(row)]
+    _widen_half(row, found) if half else _widen_bfloat16(row, found)
+    return found
+
+
+@overload(_numbers, strict=False)
+def _numbers_of(row: Any, half: Any, room: Any) -> Any:  # noqa: ARG001
+    if row.dtype != types.uint16:
+        return lambda row, half, room: row  # noqa: ARG005
+
+    def numbers(row: Array, half: bool, room: Array) -> Array:  # noqa: FBT001
+        found = room[: len(row)]
+        if half:
+            _widen_half(row, found)
+        else:
+            _widen_bfloat16(row, found)
+        return found
+
+    return numbers
 
 
 def _typed(value: Any, like: Any) -> Any:
@@ -84,14 +132,14 @@ def _summary(bits: Array, found: Array) -> None:
 
 
 @_exactly
-def _gather(bits: Array, flags: Array, out: Array) -> int:
-    """Copy what is not zero to the front of `out`, which is one longer than `bits`; returns how many.
+def _gather(bits: Array, mask: Any, flags: Array, out: Array) -> int:
+    """Copy what has bits in `mask` to the front of `out`, which is one longer than `bits`; returns how many.
 
-    flags: room for an eighth of `bits`; groups of eight zeros are passed over.
+    flags: room for an eighth of `bits`; groups of eight that have none are passed over.
     """
     eighth = len(bits) // 8
     for g in range(eighth):
-        flags[g] = (
+        flags[g] = mask & (
             (bits[g] | bits[g + eighth])
             | (bits[g + 2 * eighth] | bits[g + 3 * eighth])
             | (bits[g + 4 * eighth] | bits[g + 5 * eighth])
@@ -103,10 +151,10 @@ def _gather(bits: Array, flags: Array, out: Array) -> int:
             for j in range(8):
                 b = bits[np.uintp(g + j * eighth)]
                 out[k] = b
-                k += np.uintp(b != 0)
+                k += np.uintp((b & mask) != 0)
     for i in range(8 * eighth, len(bits)):
         out[k] = bits[i]
-        k += np.uintp(bits[i] != 0)
+        k += np.uintp((bits[i] & mask) != 0)
     return int(k)
 
 
@@ -125,14 +173,9 @@ def _count_in_four(bits: Array, shift: Any, tables: Array) -> None:
 
 
 @_exactly
-def _mark(bits: Array, shift: Any, mask: Any, low: Array) -> None:
-    """low[bin] = 1 where a value has bits in `mask`, without a branch: the others mark the last bin, which no magnitude
-    is in.
-    """
+def _count(bits: Array, shift: Any, counts: Array) -> None:
     for i in range(len(bits)):
-        b = bits[i]
-        low[np.uintp(b >> shift) if b & mask else np.uintp(65535)] = np.uint8(1)
-    low[65535] = np.uint8(0)
+        counts[np.uintp(bits[i] >> shift)] += _ONE
 
 
 @_exactly
@@ -149,43 +192,65 @@ def _collect(tables: Array, least: int, greatest: int, counts: Array) -> None:
 
 
 @_exactly
-def _to_magnitudes(x: Array, row: int, base: int, first: int, last: int, bits: Array) -> None:
-    if base < 0:
-        _magnitudes(x[row, first:last], bits)
-    else:
-        _difference_magnitudes(x[row, first:last], x[base, first:last], bits)
+def _to_magnitudes(
+    x: Array,
+    half: bool,  # noqa: FBT001 - compiled functions take no keywords
+    row: int,
+    base: int,
+    first: int,
+    room: Array,
+    bits: Array,
+) -> None:
+    for start in range(0, len(bits), _TILE):
+        stop = min(start + _TILE, len(bits))
+        a = _numbers(x[row, first + start : first + stop], half, room[0])
+        if base < 0:
+            _magnitudes(a, bits[start:stop])
+        else:
+            b = _numbers(x[base, first + start : first + stop], half, room[1])
+            _difference_magnitudes(a, b, bits[start:stop])
 
 
 @_exactly
 def count_leading(
-    x: Array, row: int, base: int, shift: Any, mask: Any, tables: Array, bits: Array, counts: Array, low: Array
+    x: Array,
+    half: bool,  # noqa: FBT001 - compiled functions take no keywords
+    row: int,
+    base: int,
+    shift: Any,
+    mask: Any,
+    tables: Array,
+    bits: Array,
+    counts: Array,
+    finer: Array,
 ) -> None:
     """Count abs(x[row] - x[base]), or abs(x[row]) where base is negative, by the leading 16 of their bits.
 
     shift, mask: how many bits are below these, and which; tables: uint32 [4, TABLE], zero before and after; bits:
-    unsigned [2, CHUNK + 1], room; counts: uint32 [65536]; low: uint8 [65536], set to 1 where a value has bits below.
+    unsigned [2, CHUNK + 1], room; counts, finer: uint32 [65536], all of them and those that have bits below.
     """
     found = np.zeros(4, bits.dtype)
     flags = np.zeros(CHUNK // 8, bits.dtype)
+    room = np.empty((2, _TILE), np.float32)
     least = TABLE
     greatest = 0
     count = x.shape[1]
     for first in range(0, count, CHUNK):
         last = min(first + CHUNK, count)
         b = bits[0, : last - first]
-        _to_magnitudes(x, row, base, first, last, b)
+        _to_magnitudes(x, half, row, base, first, room, b)
         _summary(b, found)
         if found[1] == 0:
             counts[0] += np.uint32(len(b))
             continue
         least = min(least, int(found[2] >> shift))
         greatest = max(greatest, int(found[1] >> shift))
+        if found[0] & mask:
+            _count(bits[1, : _gather(b, mask, flags, bits[1])], shift, finer)
         if 2 * int(found[3]) > len(b):
             counts[0] += np.uint32(found[3])
-            b = bits[1, : _gather(b, flags, bits[1])]
+            b = bits[1, : _gather(b, _typed(~_typed(0, b), b), flags, bits[1])]
         _count_in_four(b, shift, tables)
-        if found[0] & mask:
-            _mark(b, shift, mask, low)
     if greatest >= least:
         _collect(tables, least, greatest, counts)
 
@@ -210,7 +275,7 @@ def _gather_hits(bits: Array, hits: Array, words: Array, out: Array) -> int:
 
 
 @_exactly
-def _count_hits(bits: Array, above: Any, below: Any, mask: Any, prefixes: Array, counts: Array, low: Array) -> None:
+def _count_hits(bits: Array, above: Any, below: Any, mask: Any, prefixes: Array, counts: Array, finer: Array) -> None:
     for i in range(len(bits)):
         b = bits[i]
         k = np.uintp(0)
@@ -219,12 +284,13 @@ def _count_hits(bits: Array, above: Any, below: Any, mask: Any, prefixes: Array,
         chosen = np.uintp(b >> below) & np.uintp(0xFFFF)
         counts[k, chosen] += _ONE
         if mask:
-            low[k, chosen] |= np.uint8((b & mask) != 0)
+            finer[k, chosen] += np.uint32((b & mask) != 0)
 
 
 @_exactly
 def count_deeper(
     x: Array,
+    half: bool,  # noqa: FBT001 - compiled functions take no keywords
     row: int,
     base: int,
     above: Any,
@@ -233,22 +299,23 @@ def count_deeper(
     prefixes: Array,
     bits: Array,
     counts: Array,
-    low: Array,
+    finer: Array,
 ) -> None:
     """The same by 16 bits further down, of those values that begin with one of the `prefixes` [k >= 1], sorted.
 
-    above, below: how many bits are below a prefix, and below the 16 that are counted, which are `mask`; counts, low:
+    above, below: how many bits are below a prefix, and below the 16 that are counted, which are `mask`; counts, finer:
     [k, 65536]. Few values are counted as a rule: bytes tell which.
     """
     hits = np.zeros(CHUNK, np.uint8)
     words = hits.view(np.uint64)
+    room = np.empty((2, _TILE), np.float32)
     count = x.shape[1]
     for first in range(0, count, CHUNK):
         last = min(first + CHUNK, count)
         b = bits[0, : last - first]
-        _to_magnitudes(x, row, base, first, last, b)
+        _to_magnitudes(x, half, row, base, first, room, b)
         hits[:] = np.uint8(0)
         for k in range(len(prefixes)):
             _find(b, above, prefixes[k], hits[: last - first])
         found = bits[1, : _gather_hits(bits[0], hits, words, bits[1])]
-        _count_hits(found, above, below, mask, prefixes, counts, low)
+        _count_hits(found, above, below, mask, prefixes, counts, finer)

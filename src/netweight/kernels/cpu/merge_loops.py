@@ -1,7 +1,11 @@
-"""Inner products, combinations and trimmed differences of several rows. One file: see loops.py on numba's cache.
+"""Combinations and trimmed differences of several rows. One file: see loops.py on numba's cache.
 
-All but the sums are compiled without fastmath: every element is then what numpy's elementwise arithmetic gives, on any
-CPU and in any block, and an input's -0.0 stays. Loops go by tiles that stay in the first cache.
+Compiled without fastmath: every element is then what numpy's elementwise arithmetic gives, on any
+CPU and in any block, and an input's -0.0 stays. Loops go by tiles that stay in the first cache; rows of 16-bit floats
+are widened there, and results rounded, so that they are never written out in float32.
+
+Rows `x` are float32, float64, or the patterns uint16 of bfloat16 or, where `half` is set, of float16; arithmetic on
+patterns is that of float32.
 """
 
 from __future__ import annotations
@@ -10,16 +14,17 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
+from numba import types
+from numba.extending import overload
 
-from netweight.kernels.cpu.compiled import _compile, compiled
+from netweight.kernels.cpu.compiled import _compile
 
-__all__ = ["add_gram", "combine", "merge_differences"]
+__all__ = ["combine", "merge_differences"]
 
 
 F = TypeVar("F", bound=Callable[..., object])
 Array = np.ndarray[Any, Any]
 
-_CHUNK = 4096  # kernels.protocol.CHUNK, which numba's cache would not see change
 _TILE = 1024
 _APART = 24  # between rows of a tile: those that share the low 12 bits of their addresses wait for each other
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -27,99 +32,128 @@ _MIX_A = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_B = np.uint64(0x94D049BB133111EB)
 _RANGE = 2.0**32
 _ZERO = np.float32(0)
+_TINY = np.float32(2.0**-24)
+_MAGIC = np.float32(0.5)  # see rounding.py
 
 
 def _exactly(function: F) -> F:
     return _compile(function, set())
 
 
-@compiled
-def _dot(a: Array, b: Array) -> float:
-    total = 0.0
-    for k in range(len(a)):
-        total += np.float64(a[k]) * np.float64(b[k])
-    return total
-
-
-@compiled
-def _dot_with_two(a: Array, b: Array, c: Array, found: Array) -> None:
-    ab = 0.0
-    ac = 0.0
-    for k in range(len(a)):
-        value = np.float64(a[k])
-        ab += value * np.float64(b[k])
-        ac += value * np.float64(c[k])
-    found[0] = ab
-    found[1] = ac
-
-
-@compiled
-def _dot_with_three(a: Array, b: Array, c: Array, d: Array, found: Array) -> None:
-    ab = 0.0
-    ac = 0.0
-    ad = 0.0
-    for k in range(len(a)):
-        value = np.float64(a[k])
-        ab += value * np.float64(b[k])
-        ac += value * np.float64(c[k])
-        ad += value * np.float64(d[k])
-    found[0] = ab
-    found[1] = ac
-    found[2] = ad
-
-
-@compiled
-def _add_products(x: Array, count: int, total: Array, found: Array) -> None:
-    for i in range(len(x)):
-        a = x[i, :count]
-        for j in range(0, i + 1, 3):
-            if j + 2 <= i:
-                _dot_with_three(a, x[j, :count], x[j + 1, :count], x[j + 2, :count], found)
-            elif j + 1 <= i:
-                _dot_with_two(a, x[j, :count], x[j + 1, :count], found)
-            else:
-                found[0] = _dot(a, x[j, :count])
-            for k in range(min(3, i + 1 - j)):
-                total[i, j + k] += found[k]
+@_exactly
+def _widen_bfloat16(patterns: Array, out: Array) -> None:
+    for i in range(len(out)):
+        out[i] = np.uint32(np.uint32(patterns[i]) << np.uint32(16)).view(np.float32)
 
 
 @_exactly
-def _difference(a: Array, base: Array, out: Array) -> None:
+def _widen_half(patterns: Array, out: Array) -> None:
     for i in range(len(out)):
-        out[i] = a[i] - base[i]
+        size = np.uint32(patterns[i] & np.uint16(0x7FFF))
+        sign = np.uint32(np.uint32(patterns[i] & np.uint16(0x8000)) << np.uint32(16))
+        bias = np.uint32(0x70000000) if size >= np.uint32(0x7C00) else np.uint32(0x38000000)
+        normal = np.uint32(np.uint32(size << np.uint32(13)) + bias)
+        small = np.float32(np.float32(np.int32(size)) * _TINY).view(np.uint32)
+        bits = small if size < np.uint32(0x400) else normal
+        out[i] = np.uint32(bits | sign).view(np.float32)
+
+
+def _numbers(row: Array, half: bool, room: Array) -> Array:  # noqa: FBT001 - compiled functions take no keywords
+    """The row itself where it is float32 or float64, else its numbers in `room`."""
+    if row.dtype != np.uint16:
+        return row
+    found = room[: len(row)]
+    _widen_half(row, found) if half else _widen_bfloat16(row, found)
+    return found
+
+
+@overload(_numbers, strict=False)
+def _numbers_of(row: Any, half: Any, room: Any) -> Any:  # noqa: ARG001
+    if row.dtype != types.uint16:
+        return lambda row, half, room: row  # noqa: ARG005
+
+    def numbers(row: Array, half: bool, room: Array) -> Array:  # noqa: FBT001
+        found = room[: len(row)]
+        if half:
+            _widen_half(row, found)
+        else:
+            _widen_bfloat16(row, found)
+        return found
+
+    return numbers
 
 
 @_exactly
-def _copy(a: Array, out: Array) -> None:
-    for i in range(len(out)):
-        out[i] = a[i]
+def _narrow_to_bfloat16(values: Array, out: Array) -> int:
+    bad = np.uint32(0)
+    for i in range(len(values)):
+        bits = np.float32(values[i]).view(np.uint32)
+        size = np.uint32(bits & np.uint32(0x7FFFFFFF))
+        even = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(1))
+        rounded = np.uint32(np.uint32(bits + np.uint32(0x7FFF) + even) >> np.uint32(16))
+        quiet = np.uint32(np.uint32(bits >> np.uint32(16)) | np.uint32(0x40))
+        out[i] = np.uint16(quiet if size > np.uint32(0x7F800000) else rounded)
+        bad = np.uint32(bad + np.uint32(size >= np.uint32(0x7F7F8000)))
+    return int(bad)
 
 
-@compiled
-def add_gram(x: Array, first_row: int, total: Array) -> None:
-    """total += inner products of the rows of `x` [rows, n], or, where first_row is 1, of x[1:] - x[0].
+@_exactly
+def _narrow_to_half(values: Array, out: Array) -> int:
+    bad = np.uint32(0)
+    for i in range(len(values)):
+        bits = np.float32(values[i]).view(np.uint32)
+        size = np.uint32(bits & np.uint32(0x7FFFFFFF))
+        sign = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(0x8000))
+        even = np.uint32(np.uint32(size >> np.uint32(13)) & np.uint32(1))
+        normal = np.uint32(np.uint32(size - np.uint32(0x38000000) + np.uint32(0xFFF) + even) >> np.uint32(13))
+        shown = np.float32(size.view(np.float32) + _MAGIC).view(np.uint32)
+        small = np.uint32(shown - np.uint32(0x3F000000))
+        large = np.uint32(0x7E00) if size > np.uint32(0x7F800000) else np.uint32(0x7C00)
+        found = small if size < np.uint32(0x38800000) else normal
+        found = large if size >= np.uint32(0x47800000) else found
+        out[i] = np.uint16(found | sign)
+        bad = np.uint32(bad + np.uint32(size >= np.uint32(0x477FF000)))
+    return int(bad)
 
-    Chunk by chunk; the products of float32 are exact.
-    """
-    found = np.zeros(3, np.float64)
-    room = np.empty((len(x) - first_row, _TILE + _APART), np.float64)
-    sums = np.empty(total.shape, np.float64)
-    count = x.shape[1]
-    for chunk in range(0, count, _CHUNK):
-        sums[:] = 0.0
-        for first in range(chunk, min(chunk + _CHUNK, count), _TILE):
-            last = min(first + _TILE, count)
-            for m in range(len(room)):
-                if first_row:
-                    _difference(x[m + 1, first:last], x[0, first:last], room[m, : last - first])
-                else:
-                    _copy(x[m, first:last], room[m, : last - first])
-            _add_products(room, last - first, sums, found)
-        for i in range(len(room)):
-            for j in range(i + 1):
-                total[i, j] += sums[i, j]
-                if j < i:
-                    total[j, i] += sums[i, j]
+
+def _results(out: Array, room: Array) -> Array:
+    """Where numbers for `out` are put: there, or in `room`, from where `_finish` rounds them."""
+    return room[: len(out)] if out.dtype == np.uint16 else out
+
+
+@overload(_results, inline="always", strict=False)
+def _results_of(out: Any, room: Any) -> Any:  # noqa: ARG001
+    if out.dtype == types.uint16:
+        return lambda out, room: room[: len(out)]
+    return lambda out, room: out  # noqa: ARG005
+
+
+def _finish(values: Array, half: bool, out: Array) -> int:  # noqa: FBT001
+    """Round the numbers of `_results` where it gave room for them; returns how many are not finite then."""
+    if out.dtype == np.uint16:
+        return _narrow_to_half(values, out) if half else _narrow_to_bfloat16(values, out)
+    return _not_finite(values)
+
+
+@overload(_finish, strict=False)
+def _finish_as(values: Any, half: Any, out: Any) -> Any:  # noqa: ARG001
+    if out.dtype != types.uint16:
+        return lambda values, half, out: _not_finite(values)  # noqa: ARG005
+
+    def finish(values: Array, half: bool, out: Array) -> int:  # noqa: FBT001
+        if half:
+            return _narrow_to_half(values, out)
+        return _narrow_to_bfloat16(values, out)
+
+    return finish
+
+
+@_exactly
+def _not_finite(values: Array) -> int:
+    bad = np.uint32(0)
+    for i in range(len(values)):
+        bad = np.uint32(bad + np.uint32(values[i] - values[i] != 0))
+    return int(bad)
 
 
 @_exactly
@@ -165,29 +199,42 @@ def _combine_sums(base: Array, scale: Any, sums: Array, out: Array) -> None:
 
 
 @_exactly
-def combine(x: Array, pivot: int, scale: Any, rows: Array, factors: Array, out: Array) -> None:
-    """out = scale * x[pivot] + sum of factors * (x[rows] - x[pivot]), of x's type, in the order of `rows`."""
+def combine(x: Array, half: bool, pivot: int, scale: Any, rows: Array, factors: Array, out: Array) -> int:  # noqa: FBT001
+    """out = scale * x[pivot] + sum of factors * (x[rows] - x[pivot]), in the order of `rows`; `out` is of x's type.
+
+    Returns how many are not finite.
+    """
     f = factors
-    if len(rows) == 1:
-        _combine_two(x[pivot], x[rows[0]], scale, f[0], out)
-        return
-    if len(rows) == 2:
-        _combine_three(x[pivot], x[rows[0]], x[rows[1]], scale, f[0], f[1], out)
-        return
-    if len(rows) == 3:
-        _combine_four(x[pivot], x[rows[0]], x[rows[1]], x[rows[2]], scale, f[0], f[1], f[2], out)
-        return
-    room = np.empty(_TILE, x.dtype)
+    room = np.empty((5, _TILE + _APART), factors.dtype)
+    bad = 0
     for first in range(0, len(out), _TILE):
         last = min(first + _TILE, len(out))
-        base = x[pivot, first:last]
-        sums = room[: last - first]
-        sums[:] = 0
-        for k in range(0, len(rows) - 1, 2):
-            _sum_two(base, x[rows[k], first:last], x[rows[k + 1], first:last], f[k], f[k + 1], sums)
-        if len(rows) % 2:
-            _sum_one(base, x[rows[-1], first:last], f[-1], sums)
-        _combine_sums(base, scale, sums, out[first:last])
+        base = _numbers(x[pivot, first:last], half, room[0])
+        found = _results(out[first:last], room[1])
+        if len(rows) == 1:
+            a = _numbers(x[rows[0], first:last], half, room[2])
+            _combine_two(base, a, scale, f[0], found)
+        elif len(rows) == 2:
+            a = _numbers(x[rows[0], first:last], half, room[2])
+            b = _numbers(x[rows[1], first:last], half, room[3])
+            _combine_three(base, a, b, scale, f[0], f[1], found)
+        elif len(rows) == 3:
+            a = _numbers(x[rows[0], first:last], half, room[2])
+            b = _numbers(x[rows[1], first:last], half, room[3])
+            c = _numbers(x[rows[2], first:last], half, room[4])
+            _combine_four(base, a, b, c, scale, f[0], f[1], f[2], found)
+        else:
+            sums = room[4, : last - first]
+            sums[:] = 0
+            for k in range(0, len(rows) - 1, 2):
+                a = _numbers(x[rows[k], first:last], half, room[2])
+                b = _numbers(x[rows[k + 1], first:last], half, room[3])
+                _sum_two(base, a, b, f[k], f[k + 1], sums)
+            if len(rows) % 2:
+                _sum_one(base, _numbers(x[rows[-1], first:last], half, room[2]), f[-1], sums)
+            _combine_sums(base, scale, sums, found)
+        bad += _finish(found, half, out[first:last])
+    return bad
 
 
 @_exactly
@@ -310,6 +357,7 @@ def _take_all(base: Array, v: Array, divisor: Any, scale: Any, out: Array) -> No
 @_exactly
 def merge_differences(
     x: Array,
+    half: bool,  # noqa: FBT001 - compiled functions take no keywords
     rows: Array,
     numbers: Array,
     draws: Array,
@@ -319,26 +367,30 @@ def merge_differences(
     scale: Any,
     keep: Array,
     start: Any,
-    elect: bool,  # noqa: FBT001 - compiled functions take no keywords
+    elect: bool,  # noqa: FBT001
     out: Array,
-) -> None:
-    """See the protocol. All arrays go by `rows` [k >= 1], the models that are looked at; keep by all models.
+) -> int:
+    """See the protocol. All arrays go by `rows` [k >= 1], the models that are looked at; keep by all models. `out` is
+    of x's type; returns how many are not finite.
 
-    numbers: [5, k] of x's type: low, high, factor, weight, and what the weight adds to the divisor with `elect`;
-    draws: 0 where all are kept, 1 where the random numbers up to `most` are, 2 where those below keep[k, n] are; keys:
-    uint64; divisor: of x's type, what sums are divided by, with `elect` before weights are added; start: uint64.
+    numbers: [5, k], which tells the type of the arithmetic: low, high, factor, weight, and what the weight adds to the
+    divisor with `elect`; draws: 0 where all are kept, 1 where the random numbers up to `most` are, 2 where those below
+    keep[k, n] are; keys: uint64; divisor: what sums are divided by, with `elect` before weights are added; start:
+    uint64.
     """
     models = len(rows)
-    v = np.empty((models, _TILE + _APART), x.dtype)
-    sums = np.empty((3, _TILE + _APART), x.dtype)
+    v = np.empty((models, _TILE + _APART), numbers.dtype)
+    room = np.empty((3, _TILE + _APART), numbers.dtype)
+    sums = np.empty((3, _TILE + _APART), numbers.dtype)
     drawn = np.empty(_TILE, np.uint32)
     weights = numbers[4]
+    bad = 0
     for first in range(0, len(out), _TILE):
         last = min(first + _TILE, len(out))
         n = last - first
-        base = x[0, first:last]
+        base = _numbers(x[0, first:last], half, room[0])
         for k in range(models):
-            a = x[rows[k], first:last]
+            a = _numbers(x[rows[k], first:last], half, room[1])
             low, high, factor, weight = numbers[0, k], numbers[1, k], numbers[2, k], numbers[3, k]
             if draws[k] == 0:
                 _trim(a, base, low, high, factor, weight, v[k, :n])
@@ -348,9 +400,12 @@ def merge_differences(
                 _trim_drawn(a, base, low, high, factor, weight, most[k], drawn[:n], v[k, :n])
             else:
                 _trim_each(a, base, low, high, factor, weight, keep[rows[k] - 1, first:last], drawn[:n], v[k, :n])
+        found = _results(out[first:last], room[2])
         if not elect:
-            _take_all(base, v, divisor, scale, out[first:last])
+            _take_all(base, v, divisor, scale, found)
         elif models == 3:
-            _elect_three(base, v, weights, divisor, scale, out[first:last])
+            _elect_three(base, v, weights, divisor, scale, found)
         else:
-            _elect(base, v, weights, divisor, scale, sums, out[first:last])
+            _elect(base, v, weights, divisor, scale, sums, found)
+        bad += _finish(found, half, out[first:last])
+    return bad

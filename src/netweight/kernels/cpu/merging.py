@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from netweight.dtypes import DType, Kind
-from netweight.kernels.cpu import magnitudes, merge_loops, rounding
+from netweight.kernels.cpu import magnitudes, merge_grams, merge_loops, rounding
 from netweight.kernels.merging import Trim
 from netweight.kernels.protocol import F64Array, U8Array, U32Array
 
@@ -20,6 +20,11 @@ __all__ = ["CpuMergeKernels"]
 Array = np.ndarray[Any, Any]
 
 _LIMIT = 1 << 20  # elements that one call of a loop sees at most: its counters are of 32 bits
+_FUSED = frozenset({"BF16", "F16", "F32"})
+_WIDE = np.dtype(np.float32)
+
+
+_NO_CHANCES = np.zeros((0, 0), np.float32)
 
 
 class _Room(local):
@@ -120,6 +125,11 @@ class CpuMergeKernels:
 
     def prepare(self, dtypes: Collection[DType], bits: Collection[int]) -> None:
         """See the protocol."""
+        fused = [dtype for dtype in set(dtypes) if self.fuses(dtype)] if 32 in bits else []
+        for dtype in fused:
+            self._prepare_native(dtype)
+        if fused and len(set(dtypes)) == len(set(bits)) == 1:
+            return
         for width in set(bits):
             kind = np.float64 if width == 64 else np.float32
             x, out = np.zeros((2, 8), kind), np.zeros(8, kind)
@@ -130,10 +140,20 @@ class CpuMergeKernels:
                     self.narrow(out, dtype, raw)
             self.gram(x, np.zeros((2, 2)))
             self.combine(x, 0, 1.0, [0.0, 1.0], out)
-            counts, low = np.zeros((1, 65536), np.uint32), np.zeros((1, 65536), np.uint8)
+            counts, finer = np.zeros((2, 1, 65536), np.uint32)
             for level in (0, 1):
-                self.count_scores(out, level, [0], counts, low)
+                self.count_scores(out, level, [0], counts, finer)
             self.merge_differences(x, [Trim(1.0)], 0, elect=False, normalize=False, scale=1.0, out=out)
+
+    def _prepare_native(self, dtype: DType) -> None:
+        native = np.zeros((3, 8), np.float32 if dtype.bits == 32 else np.uint16)
+        x, out = native[:2], native[2]
+        self.combine_native(x, dtype, 0, 1.0, [0.0, 1.0], out)
+        self.merge_differences_native(x, dtype, [Trim(1.0)], 0, elect=False, normalize=False, scale=1.0, out=out)
+        self.gram_native(x, dtype, np.zeros((2, 2)))
+        counts, finer = np.zeros((2, 1, 65536), np.uint32)
+        for level in (0, 1):
+            self.count_magnitudes_native(x, dtype, level, [[0]], [counts], [finer])
 
     def widen(self, raw: U8Array, dtype: DType, out: Array) -> None:
         """See the protocol; raises TypeError for packed types."""
@@ -174,15 +194,15 @@ class CpuMergeKernels:
 
     def gram(self, x: Array, total: F64Array) -> None:
         """See the protocol."""
-        merge_loops.add_gram(_rows(x), 0, total)
+        merge_grams.add_gram(_rows(x), False, 0, total)
 
     def difference_gram(self, x: Array, total: F64Array) -> None:
         """See the protocol."""
-        merge_loops.add_gram(_rows(x), 1, total)
+        merge_grams.add_gram(_rows(x), False, 1, total)
 
     def combine(self, x: Array, pivot: int, scale: float, factors: Sequence[float], out: Array) -> None:
         """See the protocol; inputs whose factor is 0 are not looked at, whatever they hold."""
-        merge_loops.combine(_rows(x), pivot, *_combination(pivot, scale, tuple(factors), x.dtype), out)
+        merge_loops.combine(_rows(x), False, pivot, *_combination(pivot, scale, tuple(factors), x.dtype), out)
 
     def count_magnitudes(
         self,
@@ -190,31 +210,44 @@ class CpuMergeKernels:
         level: int,
         prefixes: Sequence[Sequence[int]],
         counts: Sequence[U32Array],
-        low: Sequence[U8Array],
+        finer: Sequence[U32Array],
     ) -> None:
         """See the protocol."""
         x = _rows(x)
         for m, mine in enumerate(prefixes):
-            self._count(x, m + 1, 0, level, mine, counts[m], low[m])
+            self._count(x, m + 1, 0, level, mine, counts[m], finer[m])
 
-    def count_scores(self, scores: Array, level: int, prefixes: Sequence[int], counts: U32Array, low: U8Array) -> None:
+    def count_scores(
+        self, scores: Array, level: int, prefixes: Sequence[int], counts: U32Array, finer: U32Array
+    ) -> None:
         """See the protocol."""
-        self._count(scores.reshape(1, -1), 0, -1, level, prefixes, counts, low)
+        self._count(scores.reshape(1, -1), 0, -1, level, prefixes, counts, finer)
 
     def _count(
-        self, x: Array, row: int, base: int, level: int, prefixes: Sequence[int], counts: U32Array, low: U8Array
+        self,
+        x: Array,
+        row: int,
+        base: int,
+        level: int,
+        prefixes: Sequence[int],
+        counts: U32Array,
+        finer: U32Array,
+        *,
+        half: bool = False,
     ) -> None:
-        width = 8 * x.itemsize
+        if not len(prefixes):
+            return
+        width = 64 if x.dtype == np.float64 else 32
         bits = self._room.bits[width]
         kind = bits.dtype.type
         below = width - 16 * (level + 1)
-        mask = kind((1 << below) - 1)
+        shift, mask = kind(below), kind((1 << below) - 1)
         if level == 0:
             tables = self._room.tables
-            magnitudes.count_leading(x, row, base, kind(below), mask, tables, bits, counts[0], low[0])
-        elif len(prefixes):
-            wanted = np.array(prefixes, kind)
-            magnitudes.count_deeper(x, row, base, kind(below + 16), kind(below), mask, wanted, bits, counts, low)
+            magnitudes.count_leading(x, half, row, base, shift, mask, tables, bits, counts[0], finer[0])
+        else:
+            wanted, above = np.array(prefixes, kind), kind(below + 16)
+            magnitudes.count_deeper(x, half, row, base, above, shift, mask, wanted, bits, counts, finer)
 
     def merge_differences(
         self,
@@ -235,5 +268,57 @@ class CpuMergeKernels:
         if settings is None:
             out[:] = x[0]
             return
-        chances = np.zeros((0, 0), np.float32) if keep is None else _rows(keep)
-        merge_loops.merge_differences(_rows(x), *settings, chances, np.uint64(start), elect, out)
+        chances = _NO_CHANCES if keep is None else _rows(keep)
+        merge_loops.merge_differences(_rows(x), False, *settings, chances, np.uint64(start), elect, out)
+
+    def fuses(self, dtype: DType) -> bool:
+        """See the protocol."""
+        return dtype.name in _FUSED
+
+    def gram_native(self, native: Array, dtype: DType, total: F64Array) -> None:
+        """See the protocol."""
+        merge_grams.add_gram(_rows(native), dtype.name == "F16", 0, total)
+
+    def difference_gram_native(self, native: Array, dtype: DType, total: F64Array) -> None:
+        """See the protocol."""
+        merge_grams.add_gram(_rows(native), dtype.name == "F16", 1, total)
+
+    def count_magnitudes_native(
+        self,
+        native: Array,
+        dtype: DType,
+        level: int,
+        prefixes: Sequence[Sequence[int]],
+        counts: Sequence[U32Array],
+        finer: Sequence[U32Array],
+    ) -> None:
+        """See the protocol."""
+        native = _rows(native)
+        for m, mine in enumerate(prefixes):
+            self._count(native, m + 1, 0, level, mine, counts[m], finer[m], half=dtype.name == "F16")
+
+    def combine_native(
+        self, native: Array, dtype: DType, pivot: int, scale: float, factors: Sequence[float], out: Array
+    ) -> int:
+        """See the protocol."""
+        combination = _combination(pivot, scale, tuple(factors), _WIDE)
+        return merge_loops.combine(_rows(native), dtype.name == "F16", pivot, *combination, out)
+
+    def merge_differences_native(
+        self,
+        native: Array,
+        dtype: DType,
+        trims: Sequence[Trim],
+        start: int,
+        *,
+        elect: bool,
+        normalize: bool,
+        scale: float,
+        out: Array,
+    ) -> int:
+        """See the protocol."""
+        half = dtype.name == "F16"
+        settings = _trimming(tuple(trims), _WIDE, elect=elect, normalize=normalize, scale=scale, chances=False)
+        if settings is None:
+            return merge_loops.combine(_rows(native), half, 0, *_combination(0, 1.0, (1.0,), _WIDE), out)
+        return merge_loops.merge_differences(_rows(native), half, *settings, _NO_CHANCES, np.uint64(start), elect, out)

@@ -99,7 +99,7 @@ def narrow_to_bfloat16(values: Array, out: Array) -> int:
         quiet = np.uint32(np.uint32(bits >> np.uint32(16)) | np.uint32(0x40))
         found = quiet if size > np.uint32(0x7F800000) else rounded
         out[i] = np.uint16(found)
-        bad += np.uint32(1) if size >= np.uint32(0x7F7F8000) else np.uint32(0)
+        bad = np.uint32(bad + np.uint32(size >= np.uint32(0x7F7F8000)))
     return int(bad)
 
 
@@ -119,7 +119,7 @@ def narrow_to_half(values: Array, out: Array) -> int:
         found = small if size < np.uint32(0x38800000) else normal
         found = large if size >= np.uint32(0x47800000) else found
         out[i] = np.uint16(found | sign)
-        bad += np.uint32(1) if size >= np.uint32(0x477FF000) else np.uint32(0)
+        bad = np.uint32(bad + np.uint32(size >= np.uint32(0x477FF000)))
     return int(bad)
 
 
@@ -134,7 +134,7 @@ def narrow_to_eighth(values: Array, table: Array, infinite: Array, out: Array) -
         rest = np.uint32(1) if bits & np.uint32(0xFFFF) else np.uint32(0)
         found = table[np.uint32(bits >> np.uint32(16)) | rest]
         out[i] = found
-        bad += np.uint32(infinite[found])
+        bad = np.uint32(bad + np.uint32(infinite[found]))
     return int(bad)
 
 
@@ -143,5 +143,5 @@ def not_finite(values: Array) -> int:
     """How many of the float32 or float64 values [n] are not finite; values - values is 0 for the others."""
     bad = np.uint32(0)
     for i in range(len(values)):
-        bad += np.uint32(0) if values[i] - values[i] == 0 else np.uint32(1)
+        bad = np.uint32(bad + np.uint32(values[i] - values[i] != 0))
     return int(bad)
