@@ -332,3 +332,50 @@ def test_values_that_are_not_finite_are_reported(models, tmp_path) -> None:
     assert np.isnan(merged(tmp_path / "out")["model.norm.weight"][3])
     with pytest.raises(InputError, match="bad"):
         netweight.merge(None, tmp_path / "out2", base=base, models=[tmp_path / "bad", tuned[1]])
+
+
+def test_integers_are_no_weights(models, tmp_path) -> None:
+    base, tuned, b, _ = models
+    rounded = {n: np.rint(w * 100).astype(np.int8) for n, w in b.items()}
+    save(tmp_path / "int8", rounded)
+    for words in ({"base": tmp_path / "int8", "models": tuned}, {"base": base, "models": [tmp_path / "int8"]}):
+        with pytest.raises(InputError, match=r"is I8 in .*int8.*expected float weights .*dequantise that model"):
+            netweight.merge(None, tmp_path / "out", **words)
+    with pytest.raises(InputError, match="int8: holds no float weights, so there is nothing to merge"):
+        netweight.merge(None, tmp_path / "out", models=[tmp_path / "int8"], method="passthrough")
+    assert [p.name for p in tmp_path.iterdir()] == ["int8"]
+
+
+def test_settings_that_do_not_go_together_are_found_at_planning(models, tmp_path, monkeypatch) -> None:
+    base, tuned, _, _ = models
+    monkeypatch.setattr("netweight.checkpoint.tensor.Tensor.read_into", lambda *_: pytest.fail("data was read"))
+    both = {"base": base, "models": tuned[:2], "weights": Weights(explicit=(1.0, -1.0))}
+    with pytest.raises(OptionError, match=r"^the command line: '.*': the weights sum to 0, by which normalize divides"):
+        netweight.merge(None, tmp_path / "out", method="dare_linear", settings={"normalize": True}, **both)
+    with pytest.raises(OptionError, match=r"epsilon"):
+        netweight.merge(None, tmp_path / "out", base=base, models=tuned, method="della", settings={"density": 0.1})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_short_forms(models, tmp_path) -> None:
+    """A single model, and numbers for weights."""
+    base, tuned, b, t = models
+    netweight.merge(None, tmp_path / "one", base=base, models=tuned[0], weights=[0.5])
+    assert_close(merged(tmp_path / "one"), plain(b, t[:1], [0.5]))
+    assert netweight.verify(tmp_path / "one", include="*norm*", exclude="*.layers.0.*").good
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"seed": 1.5}, "seed: expected a whole number, got 1.5"),
+        ({"seed": True}, "seed: expected a whole number, got True"),
+        ({"max_shard_size": 0}, "max_shard_size: expected bytes, a whole number of at least 1, got 0"),
+        ({"max_shard_size": "5GB"}, "max_shard_size: expected bytes, a whole number of at least 1, got '5GB'"),
+    ],
+)
+def test_options_that_no_run_can_have(models, tmp_path, wrong, message) -> None:
+    base, tuned, _, _ = models
+    with pytest.raises(OptionError) as caught:
+        netweight.merge(None, tmp_path / "out", base=base, models=tuned, **wrong)
+    assert str(caught.value) == message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def test_a_changed_input(made) -> None:
     save_file(arrays, made / "m1" / "model.safetensors", {"format": "pt"})
     bad = [v for v in netweight.verify(made / "out").verdicts if v.verdict != "same"]
     assert [v.name for v in bad] == [NAME]
-    assert "an input was changed" in bad[0].reason
+    assert bad[0].reason == f"the input {made / 'm1'} was changed after the merge, or is another"
 
 
 def test_a_missing_and_a_foreign_parameter(made) -> None:
@@ -91,11 +92,80 @@ def test_no_record(made, text) -> None:
         netweight.verify(made / "out")
 
 
+def retold(made, change):
+    path = made / "out" / "netweight_merge.json"
+    record = json.loads(path.read_text())
+    change(record)
+    path.write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"vocab": "all"}, {"vocab": ["base"]}, {"missing": 7}, {"missing": None}, {"seed": "1"}, {"seed": True},
+        {"seed": None}, {"max_shard_size": 0}, {"max_shard_size": -1}, {"max_shard_size": "5GB"}, {"workers": 3},
+        {"overwrite": True},
+    ],
+)  # fmt: skip
+def test_options_that_no_merge_has(made, wrong) -> None:
+    retold(made, lambda record: record["options"].update(wrong))
+    with pytest.raises(FormatError, match=r"netweight_merge\.json: its options are none of a merge"):
+        netweight.verify(made / "out")
+
+
+@pytest.mark.parametrize("inputs", [[], [1, 2, 3, 4], [{}]])
+def test_inputs_that_are_not_those_of_the_recipe(made, inputs) -> None:
+    retold(made, lambda record: record.update(inputs=inputs))
+    with pytest.raises(FormatError, match="expected 4 inputs, as the recipe has"):
+        netweight.verify(made / "out")
+
+
+@pytest.mark.parametrize("path", [None, 5, "a\0b", "x" * 100_000])
+def test_paths_that_are_none(made, path) -> None:
+    retold(made, lambda record: record["inputs"][1].update(path=path))
+    assert netweight.verify(made / "out").good  # the reference is an absolute path, and still right
+
+
+@pytest.mark.parametrize("said", [1, [], {"digest": 5, "inputs": 7}, {"digest": "", "inputs": [1, {"digest": 2}]}])
+def test_a_parameter_of_which_the_record_says_nothing_right(made, said) -> None:
+    retold(made, lambda record: record["parameters"].update({NAME: said}))
+    (bad,) = [v for v in netweight.verify(made / "out").verdicts if v.verdict != "same"]
+    assert (bad.name, bad.differing) == (NAME, 0)
+    assert bad.reason == "the file is what the recipe gives, but the record has another digest"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes in folders")
+def test_a_record_that_is_no_file(made) -> None:
+    path = made / "out" / "netweight_merge.json"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(FormatError, match="is a pipe, expected a regular file"):
+        netweight.verify(made / "out")
+
+
+def test_where_inputs_are_looked_for(made, monkeypatch) -> None:
+    """Relative references lead from the merged folder first: from elsewhere they may lead to another model."""
+    monkeypatch.chdir(made)
+    netweight.merge(None, "near", base="base", models=["m1", "m2"])
+    (made / "else").mkdir()
+    shutil.copytree("m1", "else/m2")  # another model of that name
+    shutil.copytree("m1", "else/m1")
+    shutil.copytree("base", "else/base")
+    monkeypatch.chdir(made / "else")
+    assert netweight.verify("../near").good
+    shutil.move(made / "near", "inner")
+    bad = [v for v in netweight.verify("inner").verdicts if v.verdict != "same"]
+    assert {v.reason for v in bad} == {"the input inner/../m2 was changed after the merge, or is another"}
+    assert netweight.verify("inner", moved={"m2": "../m2"}).good
+
+
 def test_a_record_of_another_schema_or_without_one(made) -> None:
     path = made / "out" / "netweight_merge.json"
     record = json.loads(path.read_text())
     path.write_text(json.dumps(record | {"schema": 9}))
-    with pytest.raises(FormatError, match="schema 9"):
+    with pytest.raises(
+        FormatError, match="schema 9, this version knows 1; use the version of netweight that made it, "
+    ):
         netweight.verify(made / "out")
     path.unlink()
     with pytest.raises(ModelNotFoundError, match="`netweight merge`"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from netweight.cli.options import (
     seed_option,
     verbose_option,
 )
-from netweight.errors import OptionError, printable
+from netweight.errors import FormatError, OptionError, printable
 
 if TYPE_CHECKING:
     from netweight.jobs.merge_request import Options, Request, Weights
@@ -94,7 +95,7 @@ def _shard_size(ctx: click.Context, param: click.Parameter, value: str) -> int: 
 )
 @click.option("--overwrite", is_flag=True, help="Replace an earlier merge in DIR.")
 @click.option("--no-fsync", is_flag=True, help="Leave it to the system when the files reach the disk.")
-@run_options
+@partial(run_options, dry_run="Show weights, norms and what the merge will do; reads base and models, writes nothing.")
 @device_options
 @format_option
 @verbose_option
@@ -111,7 +112,7 @@ def merge(recipe: str | None, output: str | None, output_format: str, **rest: An
 
     from netweight.cli.merge_view import show_merged, show_plan
     from netweight.cli.progress import progress_for
-    from netweight.jobs.merge import foresee, merge_request, prepare
+    from netweight.jobs.merge import foresee, merge_request, prepare, result_folder
 
     request = _request(recipe, rest)
     options = _options(rest)
@@ -119,6 +120,8 @@ def merge(recipe: str | None, output: str | None, output_format: str, **rest: An
     if rest["dry_run"]:
         with ExitStack() as stack:
             prepared = prepare(request, options, stack)
+            if output is not None:
+                result_folder(prepared, output).check()
             weighting, plan = foresee(prepared, progress=progress)
             show_plan(prepared, weighting, plan, output, output_format, verbose=rest["verbose"])
         return
@@ -170,6 +173,8 @@ def _weights(rest: dict[str, Any]) -> Weights | None:
     if rest["weights"]:
         given["explicit"] = tuple(rest["weights"])
     if rest["delta"] is not None:
+        if not rest["delta"]:
+            raise OptionError("--from: expected the folder of a result of `netweight delta`, got an empty name")
         given["delta"] = Path(rest["delta"])
     if "explicit" in given and given.keys() & {"mode", "alpha", "beta", "granularity"}:
         raise OptionError("--weights and --mode, --alpha, --beta or --granularity: --weights are final; leave one out")
@@ -178,16 +183,19 @@ def _weights(rest: dict[str, Any]) -> Weights | None:
 
 def _settings(pairs: tuple[str, ...]) -> dict[str, Any]:
     """{setting: value}; values as in recipes, so lists and filters work too."""
-    import yaml
+    from netweight.merging.recipe_yaml import read_yaml
 
-    found = {}
+    found: dict[str, Any] = {}
     for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or not name.strip():
+        before, equals, text = pair.partition("=")
+        name = before.strip()
+        if not equals or not name:
             raise OptionError(f"--set {printable(pair)}: expected KEY=VALUE, such as --set density=0.5")
+        if name in found:
+            raise OptionError(f"--set {printable(pair)}: {printable(name)} is set twice; leave one out")
         try:
-            found[name.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError:
+            found[name], _ = read_yaml(text, "--set")
+        except FormatError:
             raise OptionError(
                 f"--set {printable(pair)}: the value is not YAML; expected a number, a flag or a list"
             ) from None

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from netweight.checkpoint.open import open_checkpoint
-from netweight.errors import InputError, Interrupted, printable
-from netweight.jobs.inputs import stamps
+from netweight.errors import InputError, Interrupted, OptionError, OutputError, printable
+from netweight.jobs.inputs import locations, stamps
 from netweight.jobs.merge_request import Options, Request, Weights, make_request
 from netweight.run.memory import FLOOR, fit_workers
 from netweight.run.plan import digest_of
@@ -19,6 +19,7 @@ from netweight.run.progress import Progress, Silent, compiling
 from netweight.version import __version__
 
 if TYPE_CHECKING:
+    from netweight.checkpoint.tensor import Checkpoint
     from netweight.jobs.merge_pass import Finished
     from netweight.jobs.merge_plan import MergePlan
     from netweight.jobs.merge_result import Merged
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from netweight.kernels.merging import MergeKernels
     from netweight.merging.recipe import Recipe
     from netweight.merging.target import Target
+    from netweight.output.folder import ResultFolder
     from netweight.output.shard_writer import ShardWriter
     from netweight.output.shards import Shard
     from netweight.run.execute import Executor
@@ -74,7 +76,7 @@ class Prepared:
 
     def locations(self) -> list[Path]:
         """The models' own paths, which no result may replace."""
-        return [Path(c.ref).absolute() for c in self.plan.checkpoints]
+        return locations(self.plan.checkpoints)
 
 
 def prepare(request: Request, options: Options, stack: ExitStack, moved: Mapping[str, str] | None = None) -> Prepared:
@@ -90,7 +92,9 @@ def prepare(request: Request, options: Options, stack: ExitStack, moved: Mapping
     from netweight.output.shards import plan_shards
 
     places = moved or {}
-    opened = [stack.enter_context(open_checkpoint(places.get(ref, ref))) for ref in request.recipe.references()]
+    named = [places.get(ref, ref) for ref in request.recipe.references()]
+    opened = [stack.enter_context(open_checkpoint(ref, download=True)) for ref in named]
+    _each_once(opened)
     plan = plan_merge(request.recipe, opened, PlanOptions(options.vocab, options.missing, options.seed))
     shards = plan_shards({t.name: TensorEntry(t.dtype, t.shape) for t in plan.targets}, options.max_shard_size)
     each = working_bytes(plan.targets)
@@ -109,14 +113,26 @@ def prepare(request: Request, options: Options, stack: ExitStack, moved: Mapping
     return Prepared(request, options, plan, shards, workers, FLOOR + workers * each, digest)
 
 
+def _each_once(checkpoints: Sequence[Checkpoint]) -> None:
+    seen: dict[tuple[str, ...], str] = {}
+    for checkpoint in checkpoints:
+        files = tuple(sorted(os.path.realpath(file.path) for file in checkpoint.files))
+        other = seen.setdefault(files, checkpoint.ref)
+        if files and other != checkpoint.ref:
+            raise OptionError(
+                f"{printable(checkpoint.ref)}: is the same model as {printable(other)}; name each model once, and"
+                " everywhere in the same way"
+            )
+
+
 def merge(
     recipe: Reference | Recipe | None,
     output: Reference,
     *,
     base: Reference | None = None,
-    models: Sequence[Reference] = (),
+    models: Reference | Sequence[Reference] = (),
     method: str | None = None,
-    weights: Weights | None = None,
+    weights: Weights | Sequence[float] | None = None,
     settings: Mapping[str, Any] | None = None,
     dtype: str | None = None,
     options: Options | None = None,
@@ -128,9 +144,9 @@ def merge(
     """Merge models into the folder `output`, which appears whole, in one step, at the end.
 
     Either `recipe` (a file in mergekit's YAML, or a Recipe), or `base` and `models` with `method` (task_arithmetic),
-    `weights` (exp of the measured norms) and further `settings` of the method. `resume` goes on with a run that was
-    stopped and gives the same bytes. `more` are the fields of Options by name. Arithmetic is float32 (float64 where an
-    input or the output is float64), rounded once.
+    `weights` (numbers, one a model, or how they follow from norms; exp of the measured norms) and further `settings` of
+    the method. `resume` goes on with a run that was stopped and gives the same bytes. `more` are the fields of Options
+    by name. Arithmetic is float32 (float64 where an input or the output is float64), rounded once.
 
     Raises InputError and its kin before any data is read, ReadError where bytes cannot be read or change meanwhile,
     JobError where the disk refuses; an earlier result stays until the new one is whole.
@@ -139,9 +155,9 @@ def merge(
     request = make_request(
         os.fspath(recipe) if isinstance(recipe, str | os.PathLike) else recipe,
         base=None if base is None else os.fspath(base),
-        models=[os.fspath(m) for m in models],
+        models=[os.fspath(m) for m in ([models] if isinstance(models, str | os.PathLike) else models)],
         method=method,
-        weights=weights,
+        weights=weights if weights is None or isinstance(weights, Weights) else Weights(explicit=tuple(weights)),
         settings=settings or {},
         dtype=dtype,
     )
@@ -162,35 +178,47 @@ def merge_request(
     with ExitStack() as stack:
         prepared = prepare(request, options, stack)
         try:
-            return _merge(prepared, Path(output), stack, resume=resume, progress=progress, executor=executor)
+            return _merge(prepared, output, stack, resume=resume, progress=progress, executor=executor)
         except KeyboardInterrupt:
             raise Interrupted(
                 f"stopped; nothing in {printable(str(output))} was changed; run again with --resume to go on"
             ) from None
 
 
+def result_folder(prepared: Prepared, output: Reference, *, resume: bool = False) -> ResultFolder:
+    """The place of the merged model, not entered yet; raises OutputError where `output` is empty."""
+    from netweight.output.folder import ResultFolder
+
+    if not os.fspath(output):
+        raise OutputError("--output: expected the folder that the merged model goes into, got an empty name")
+    return ResultFolder(
+        Path(output),
+        prepared.locations(),
+        "merge",
+        resume=resume,
+        keep_stage=True,
+        sync=prepared.options.sync,
+        replace=prepared.options.overwrite,
+    )
+
+
 def _merge(
-    prepared: Prepared, output: Path, stack: ExitStack, *, resume: bool, progress: Progress, executor: Executor | None
+    prepared: Prepared,
+    output: Reference,
+    stack: ExitStack,
+    *,
+    resume: bool,
+    progress: Progress,
+    executor: Executor | None,
 ) -> Merged:
     from netweight.jobs.merge_record import write_records
     from netweight.kernels.cpu.merging import CpuMergeKernels
-    from netweight.output.folder import ResultFolder
     from netweight.output.shard_writer import ShardWriter
     from netweight.run.journal import Journal
     from netweight.run.threads import ThreadExecutor
 
     options = prepared.options
-    folder = stack.enter_context(
-        ResultFolder(
-            output,
-            prepared.locations(),
-            "merge",
-            resume=resume,
-            keep_stage=True,
-            sync=options.sync,
-            replace=options.overwrite,
-        )
-    )
+    folder = stack.enter_context(result_folder(prepared, output, resume=resume))
     done: dict[str, dict[str, Any]] = {}
     if resume:
         journal, done = Journal.resume(folder.journal_path, prepared.digest)
@@ -198,19 +226,22 @@ def _merge(
         journal = Journal.create(folder.journal_path, prepared.digest)
     kernels = CpuMergeKernels()
     executor = executor or ThreadExecutor(prepared.workers)
-    with journal:
-        try:
+    try:
+        # room is made first: a disk that is too small is found before anything is read
+        with journal, ShardWriter(folder.stage, prepared.shards, keep=resume, sync=options.sync) as writer:
             weighting, plan = _weighted(prepared, executor, kernels, progress, journal, done)
-        except InputError:  # norms that the mode cannot use: there is nothing to go on with
-            folder.journal_path.unlink(missing_ok=True)
-            raise
-        with ShardWriter(folder.stage, prepared.shards, keep=resume, sync=options.sync) as writer:
             finished = _restored(plan, writer, done, executor, progress) if resume else {}
             _write(plan, writer, finished, executor, kernels, progress, journal)
             writer.finish()
+    except InputError:  # no room, or norms that the mode cannot use: a run with --resume would end as this one
+        if not resume:
+            folder.discard()
+        raise
     for checkpoint in plan.checkpoints:
         checkpoint.check_unchanged()
-    result = write_records(folder.stage, prepared, plan, weighting, [finished[t.name] for t in plan.targets], output)
+    result = write_records(
+        folder.stage, prepared, plan, weighting, [finished[t.name] for t in plan.targets], Path(output)
+    )
     for note in (*result.notes, *folder.commit()):
         progress.note(note)
     return result

@@ -110,10 +110,17 @@ class Drafts:
                 f"{self._sides[number].ref}: '{printable(name)}' is {reference.dtype}, which safetensors files cannot"
                 " hold; convert it to C64 first"
             )
+        known = place.parameter.kind == "weight" and place.parameter.role != "other"
         group = self._groups[place.group]
         for side, own in zip(group.inputs, place.own, strict=True):
             if own is not None:
                 other = self._sides[side].checkpoint[own]
+                if known and other.dtype.kind is Kind.FLOAT:
+                    self._faults.types.append(
+                        f"'{printable(name)}' is {reference.dtype} in {self._sides[number].ref} and {other.dtype} in"
+                        f" {self._sides[side].ref}; expected float weights"
+                    )
+                    break
                 if (other.shape, other.dtype) != (reference.shape, reference.dtype):
                     self._differing.append(place.name)
                     break

@@ -37,9 +37,9 @@ def write_model_files(
 ) -> tuple[str, ...]:
     """Write into `stage` all that stands beside the weights, and return notes on what there is not.
 
-    `config` is the output's config.json; generation_config.json comes from `from_folder`, the tokenizer (the files of
-    `TOKENIZER_FILES`) from `tokenizer_folder`. Links are followed only inside their folder and into a hub cache's
-    blobs. Code is never copied. Raises OSError where the disk refuses, ReadError where a file cannot be read.
+    `config` is the output's config.json, if it has one; generation_config.json comes from `from_folder`, the tokenizer
+    (the files of `TOKENIZER_FILES`) from `tokenizer_folder`. Links are followed only inside their folder and into a hub
+    cache's blobs. Code is never copied. Raises OSError where the disk refuses, ReadError where a file cannot be read.
     """
     notes: list[str] = []
     if (index := index_json(shards)) is not None:
@@ -57,9 +57,7 @@ def write_model_files(
             where = f" from {_shown(folder)}" if folder is not None else ""
             notes.append(f"{name}: needs the model's own code, which is not copied: {listed(code)}; copy it{where}")
     (stage / "README.md").write_text(card, encoding="utf-8", newline="\n")
-    if config is None:
-        notes.append("no config.json: no input has one that can be used; transformers cannot load the output")
-    else:
+    if config is not None:
         _write_object(stage / "config.json", config)
     return tuple(notes)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import xxhash
 
 from netweight.checkpoint.tensor import Checkpoint, Skipped
-from netweight.errors import OptionError, did_you_mean, printable
+from netweight.errors import InputError, OptionError, did_you_mean, printable
 from netweight.jobs.merge_config import describe
 from netweight.jobs.merge_drafts import Draft, Drafts
 from netweight.jobs.merge_faults import Faults
@@ -78,7 +79,22 @@ def plan_merge(recipe: Recipe, checkpoints: Sequence[Checkpoint], options: PlanO
 
     method = find(recipe.method)
     check_settings(method, recipe)
-    return plan_with(method, resolve, recipe, checkpoints, options)
+    plan = plan_with(method, resolve, recipe, checkpoints, options)
+    for target in plan.targets:
+        if target.subject is not None:
+            _try(method, recipe, target.subject)
+    return plan
+
+
+def _try(method: Method, recipe: Recipe, subject: Subject) -> None:
+    """Begin the course, which raises OptionError for settings that do not go together."""
+    try:
+        course = method.course(subject)
+        with suppress(StopIteration):
+            next(course)
+        course.close()
+    except OptionError as error:
+        raise OptionError(f"{recipe.where()}: {error}") from None
 
 
 def plan_with(
@@ -113,6 +129,8 @@ def plan_with(
     drafts = Drafts(sides, anchor, groups, faults, vocab=options.vocab, stand_in=lenient)
     made = [drafts.draft(place) for place in places]
     faults.report(sides, anchor)
+    if not any(draft.merged for draft in made):
+        raise InputError(f"{anchor.ref}: holds no float weights, so there is nothing to merge")
     base = uses_base(method, recipe)
     targets = tuple(
         _target(draft, groups[draft.place.group], method, resolve, recipe, base=base, seed=options.seed)

@@ -15,6 +15,7 @@ from netweight.jobs.merge_result import Merged
 from netweight.version import __version__
 
 if TYPE_CHECKING:
+    from netweight.checkpoint.tensor import Checkpoint
     from netweight.jobs.merge import Prepared
     from netweight.jobs.merge_pass import Finished
     from netweight.jobs.merge_plan import MergePlan
@@ -58,7 +59,7 @@ def write_records(
         models=[(m["model"], m["weight"], m["l2"]) for m in weights["models"]] if weights else (),
         recipe=recipe,
     )
-    folders = [_folder(Path(c.ref)) for c in plan.checkpoints]
+    folders = [None if c.location is None else _folder(c.location) for c in plan.checkpoints]
     found = write_model_files(
         stage,
         config=plan.config,
@@ -79,9 +80,7 @@ def write_records(
             "seed": prepared.options.seed,
             "max_shard_size": prepared.options.max_shard_size,
         },
-        "inputs": [
-            identity(c) | {"path": os.path.relpath(Path(c.ref).resolve(), output.resolve())} for c in plan.checkpoints
-        ],
+        "inputs": [identity(c) | {"path": _path_from(output, c)} for c in plan.checkpoints],
         "weights": weights,
         "digests": _DIGESTS,
         "parameters": _parameters(prepared, finished),
@@ -91,6 +90,13 @@ def write_records(
     (stage / RECIPE).write_text(recipe, encoding="utf-8", newline="\n")
     write_json(stage / RECORD, record)
     return Merged(output, record, notes)
+
+
+def _path_from(output: Path, checkpoint: Checkpoint) -> str:
+    """Where an input lies, seen from the output; of a model of a hub, its reference."""
+    if checkpoint.location is None or checkpoint.revision is not None:
+        return checkpoint.ref
+    return os.path.relpath(checkpoint.location.resolve(), output.resolve())
 
 
 def _folder(place: Path) -> Path:

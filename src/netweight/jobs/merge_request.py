@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,14 @@ class Options:
     seed: int = 0
     overwrite: bool = False
     sync: bool = True
+
+    def __post_init__(self) -> None:
+        """Raises OptionError for a seed or a size that is no whole number, or too small."""
+        if type(self.seed) is not int:
+            raise OptionError(f"seed: expected a whole number, got {printable(repr(self.seed))}")
+        if type(self.max_shard_size) is not int or self.max_shard_size < 1:
+            got = printable(repr(self.max_shard_size))
+            raise OptionError(f"max_shard_size: expected bytes, a whole number of at least 1, got {got}")
 
 
 @dataclass(frozen=True)
@@ -105,11 +114,16 @@ def make_request(
         said = [name for name, value in given.items() if value]
         said += ["--mode, --weights, --l2-norms and --from"] if weights is not None else []
         if said:
-            raise OptionError(f"{said[0]} and a recipe: the recipe says it already; leave one of the two out")
+            origin = recipe.origin if isinstance(recipe, Recipe) else str(recipe)
+            raise OptionError(
+                f"{said[0]} and the recipe {printable(origin)}: the recipe says it already; leave one of the two out"
+            )
         return Request(recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe)))
     if not models:
         raise OptionError("a merge needs a recipe, or --base and --models; got neither")
-    found = find(method or _PLAIN)
+    found = find(_PLAIN if method is None else method)
+    if base is None and found.base is Base.REQUIRED:
+        raise OptionError(f"--base: {found.name} needs the model that the others were fine-tuned from, got none")
     weighted = any(s.name == "weight" and s.each for s in found.settings)
     if not weighted or "weight" in settings:
         if weights is not None:
@@ -136,9 +150,13 @@ def _check(weights: Weights, base: str | None, models: Sequence[str]) -> None:
         raise OptionError(
             f"--granularity: expected one of {', '.join(GRANULARITIES)}{_near(weights.granularity, GRANULARITIES)}"
         )
-    for option, values in (("--l2-norms", weights.norms), ("--weights", weights.explicit)):
+    for option, values, least in (("--l2-norms", weights.norms, 0.0), ("--weights", weights.explicit, -math.inf)):
         if values is not None and len(values) != len(models):
             raise OptionError(f"{option}: expected one for each of the {len(models)} models, got {len(values)}")
+        for value in values or ():
+            if not math.isfinite(value) or value < least:
+                above = " of at least 0" if least == 0 else ""
+                raise OptionError(f"{option}: expected finite numbers{above}, got {value!r}")
     if base in models:
         raise OptionError(f"--models: {printable(base or '')} is the base itself and has no task vector; leave it out")
     ways = [

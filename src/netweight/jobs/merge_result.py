@@ -11,7 +11,7 @@ from typing import Any
 from netweight.output.frame import Frame, Framed
 from netweight.output.table import Column
 
-__all__ = ["COLUMNS", "Merged", "weighting_lines"]
+__all__ = ["COLUMNS", "Merged", "weight_text", "weighting_lines"]
 
 COLUMNS = (
     Column("param", "", "the parameter's name in the merged model", "text"),
@@ -83,11 +83,16 @@ class Merged(Framed):
         return f"<p>{escape(str(self.output))}</p>{lines}{self.frame._repr_html_()}"
 
 
+def weight_text(weight: float) -> str:
+    """A weight in six decimals, or in six figures where those would be all zeros or digits without end."""
+    return f"{weight:.6f}" if not weight or 1e-3 <= abs(weight) < 1e6 else f"{weight:.6g}"
+
+
 def weighting_lines(weights: Mapping[str, Any]) -> list[str]:
     """One line a model: weight and norm; then the norm of the sum."""
     found = []
     for model in weights.get("models", ()):
-        weight = "by parameter" if model["weight"] is None else f"{model['weight']:.6f}"
+        weight = "by parameter" if model["weight"] is None else weight_text(model["weight"])
         norm = "" if model["l2"] is None else f", L2 {model['l2']:.6g}"
         found.append(f"{model['model']}: weight {weight}{norm}")
     if weights.get("merged_l2") is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -203,7 +203,7 @@ def weights_of(targets: Sequence[Target]) -> dict[str, tuple[float, ...]]:
 
 
 def described(targets: Sequence[Target], grams: Grams) -> Weighting:
-    """Norms, cosines and the norm of the sum for a recipe that has its weights."""
+    """Norms, cosines and the norm of the sum for a recipe that has its weights; no such norm where it has none."""
     factors = weights_of(targets)
     used = {name: gram for name, gram in grams.items() if name in factors}
-    return _described(factors, None, used) if used else _described((), None, grams)
+    return _described(factors, None, used) if used else replace(_described((), None, grams), merged_norm=None)

@@ -14,16 +14,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from netweight.checkpoint.open import open_checkpoint
+from netweight.checkpoint.reference import at_commit
 from netweight.checkpoint.tensor import Checkpoint
 from netweight.errors import FormatError, ModelNotFoundError, OptionError, did_you_mean, printable
 from netweight.jobs.inputs import identity
 from netweight.jobs.merge import course_of, prepare, prepare_kernels
 from netweight.jobs.merge_pass import Finished, run_courses
+from netweight.jobs.merge_plan import MISSING
 from netweight.jobs.merge_record import RECORD, SCHEMA
 from netweight.jobs.merge_request import Options, Request
+from netweight.jobs.merge_vocabulary import VOCAB
 from netweight.jobs.verify_result import Verdict, Verified
 from netweight.params.align import unwanted_reason
 from netweight.run.progress import Progress, Silent
+from netweight.source.local import open_local
 
 if TYPE_CHECKING:
     from netweight.merging.target import Target
@@ -31,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["verify"]
 
-_LARGEST = 1 << 30  # bytes of a record: a million parameters
+_LARGEST = 1 << 29  # bytes of a record: some 200,000 parameters of eight models
 
 
 @dataclass
@@ -59,8 +63,8 @@ class _Comparison:
 def verify(
     merged: str | os.PathLike[str],
     *,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     moved: Mapping[str, str] | None = None,
     workers: int | None = None,
     memory: int | None = None,
@@ -70,14 +74,15 @@ def verify(
     """Compute the parameters of the folder `merged` (those that the globs let through; all) from the inputs that its
     record names, and compare them with its files, bit for bit.
 
-    Inputs are looked for where the record's references lead from the current folder, then relative to `merged`, as they
-    lay when it was made; `moved` maps a reference to where it is now. Raises FormatError where the record is not one
-    of a merge, ModelNotFoundError where an input is not to be found, InputError where it is another model than then.
+    Inputs are looked for under their absolute paths, then as they lay to `merged` when it was made, then from the
+    current folder; `moved` maps a reference to where it is now. Raises FormatError where the record is not one of a
+    merge, ModelNotFoundError where an input is not to be found, or is another model than then.
     """
     from netweight.kernels.cpu.merging import CpuMergeKernels
     from netweight.merging.recipe import parse_recipe
     from netweight.run.threads import ThreadExecutor
 
+    include, exclude = ((globs,) if isinstance(globs, str) else globs for globs in (include, exclude))
     folder = Path(merged)
     record = _record(folder)
     progress = progress or Silent()
@@ -87,7 +92,8 @@ def verify(
         places = _places(folder, record, recipe.references(), moved or {})
         options = Options(workers=workers, memory=memory, **record["options"])
         prepared = prepare(Request(recipe), options, stack, places)
-        _same_inputs(record, prepared.plan.checkpoints)
+        checkpoints = prepared.plan.checkpoints
+        _same_inputs(record, checkpoints)
         wanted = [t for t in prepared.plan.targets if unwanted_reason(t.name, include, exclude) is None]
         if not wanted:
             first = include[0] if include else ""
@@ -103,42 +109,81 @@ def verify(
             executor = executor or ThreadExecutor(prepared.workers)
             for one in run_courses(rest, course_of, executor, kernels, comparison, progress):
                 name = one.target.name
-                verdicts[name] = _verdict(one, comparison.differing.get(name, 0), record["parameters"].get(name))
+                noted = record["parameters"].get(name)
+                verdicts[name] = _verdict(one, comparison.differing.get(name, 0), noted, checkpoints)
         finally:
             progress.stop()
-        for checkpoint in (stored, *prepared.plan.checkpoints):
+        for checkpoint in (stored, *checkpoints):
             checkpoint.check_unchanged()
         planned = {t.name for t in prepared.plan.targets}
         extra = [Verdict(name, "not of the recipe") for name in stored if name not in planned]
         return Verified(folder, [verdicts[t.name] for t in wanted] + extra, len(prepared.plan.targets))
 
 
+@dataclass(frozen=True, slots=True)
+class _Noted:
+    """What the record says of a parameter: the digests of its bytes and of its inputs' bytes, None where not known."""
+
+    digest: str | None
+    inputs: tuple[str | None, ...]
+
+
+def _kept(found: dict[str, Any]) -> Any:
+    """A record of many parameters holds much that is not needed here: of each parameter, and each of its inputs, the
+    digests are kept.
+    """
+    if "digest" not in found:
+        return found
+    digest = found["digest"] if isinstance(found["digest"], str) else None
+    if "inputs" not in found:
+        return _Noted(digest, ())
+    inputs = found["inputs"] if isinstance(found["inputs"], list) else []
+    return _Noted(digest, tuple(i.digest if isinstance(i, _Noted) else None for i in inputs))
+
+
 def _record(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
-    shown = printable(str(path))
-    try:
-        if path.stat().st_size > _LARGEST:
-            raise FormatError(f"{shown}: {path.stat().st_size} bytes: larger than any record of a merge")
-        record = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise ModelNotFoundError(
-            f"{shown}: there is no such file; verify needs a folder that `netweight merge` made"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise FormatError(f"{shown}: not the record of a merge: {printable(str(error))}; merge again") from None
+    shown = printable(str(path), 300)
+    if not os.path.lexists(path):
+        raise ModelNotFoundError(f"{shown}: there is no such file; verify needs a folder that `netweight merge` made")
+    record = _read(path, shown)
     kinds = {"recipe": str, "options": dict, "inputs": list, "parameters": dict}
-    if not isinstance(record, dict) or not all(isinstance(record.get(k), t) for k, t in kinds.items()):
+    if not isinstance(record, dict) or not all(isinstance(record.get(key), kind) for key, kind in kinds.items()):
         raise FormatError(f"{shown}: not the record of a merge: recipe, options, inputs or parameters are missing")
     if record.get("schema") != SCHEMA:
         raise FormatError(
-            f"{shown}: schema {printable(str(record.get('schema')))}, this version knows {SCHEMA}; use the version of"
-            " netweight that made it"
+            f"{shown}: schema {printable(str(record.get('schema')), 60)}, this version knows {SCHEMA}; use the version"
+            f" of netweight that made it, {printable(str(record.get('netweight')), 60)}"
         )
-    try:
-        Options(**record["options"])
-    except TypeError:
-        raise FormatError(f"{shown}: unknown options {printable(str(sorted(record['options'])))}") from None
+    if not _are_options(record["options"]):
+        raise FormatError(f"{shown}: its options are none of a merge: {printable(str(record['options']))}; merge again")
     return record
+
+
+def _read(path: Path, shown: str) -> Any:
+    source = open_local(path)
+    if source.size > _LARGEST:
+        raise FormatError(f"{shown}: {source.size} bytes: larger than any record of a merge")
+    data = bytearray(source.size)
+    source.read_into(0, memoryview(data))
+    source.close()
+    try:
+        text = data.decode()
+        del data  # both at once would be much for a large record
+        return json.loads(text, object_hook=_kept)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{shown}: not the record of a merge: {printable(str(error))}; merge again") from None
+
+
+def _are_options(given: Mapping[str, Any]) -> bool:
+    return (
+        given.keys() == {"vocab", "missing", "seed", "max_shard_size"}
+        and given["vocab"] in (None, *VOCAB)
+        and given["missing"] in MISSING
+        and type(given["seed"]) is int
+        and type(given["max_shard_size"]) is int
+        and given["max_shard_size"] > 0
+    )
 
 
 def _places(
@@ -151,27 +196,30 @@ def _places(
                 f"--moved {printable(old)}: the recipe names no such model{did_you_mean(old, references)}; it names"
                 f" {', '.join(printable(r) for r in references)}"
             )
-    paths = [entry.get("path") if isinstance(entry, dict) else None for entry in record["inputs"]]
+    entries = record["inputs"]
+    if len(entries) != len(references) or not all(isinstance(entry, dict) for entry in entries):
+        raise FormatError(
+            f"{printable(str(folder / RECORD), 300)}: expected {len(references)} inputs, as the recipe has, got"
+            f" {len(entries)}; merge again"
+        )
     found = {}
-    for ref, path in zip(references, paths + [None] * len(references), strict=False):
-        near = folder / path if isinstance(path, str) else None
-        if ref in moved:
-            found[ref] = moved[ref]
-        elif near is not None and near.exists():
-            found[ref] = str(near)
-        elif Path(ref).exists():
-            found[ref] = ref
-        else:
+    for ref, entry in zip(references, entries, strict=True):
+        near = str(folder / entry["path"]) if isinstance(entry.get("path"), str) else ref
+        known = [moved[ref]] if ref in moved else [ref, near] if Path(ref).is_absolute() else [near, ref]
+        place = next((place for place in known if os.path.exists(place)), None)  # noqa: PTH110 - never raises
+        if place is None and ref not in moved and isinstance(entry.get("revision"), str):
+            place = at_commit(ref, entry["revision"])
+        if place is None and ref not in moved:
             raise ModelNotFoundError(
                 f"{printable(ref)}: the input is not where it was; say where it is: --moved {printable(ref)}=FOLDER"
             )
+        found[ref] = place or moved[ref]
     return found
 
 
 def _same_inputs(record: Mapping[str, Any], checkpoints: Sequence[Checkpoint]) -> None:
-    for entry, checkpoint in zip(record["inputs"], checkpoints, strict=False):
-        now = identity(checkpoint)["files"]
-        if isinstance(entry, dict) and entry.get("files") != now:
+    for entry, checkpoint in zip(record["inputs"], checkpoints, strict=True):
+        if entry.get("files") != identity(checkpoint)["files"]:
             raise ModelNotFoundError(
                 f"{printable(checkpoint.ref)}: its files are not those that were merged (names, sizes or headers);"
                 f" say where those are: --moved {printable(str(entry.get('ref')))}=FOLDER"
@@ -193,18 +241,18 @@ def _unlike(target: Target, stored: Checkpoint) -> Verdict | None:
     return None
 
 
-def _verdict(one: Finished, differing: int, noted: Any) -> Verdict:
+def _verdict(one: Finished, differing: int, noted: Any, checkpoints: Sequence[Checkpoint]) -> Verdict:
     """What the comparison says, and what the digests of the record say of its cause."""
     name = one.target.name
-    noted = noted if isinstance(noted, dict) else {}
-    before = [i.get("digest") for i in noted.get("inputs", ()) if isinstance(i, dict)]
-    changed = any(a is not None and b is not None and a != b for a, b in zip(before, one.inputs, strict=False))
+    noted = noted if isinstance(noted, _Noted) else _Noted(None, ())
     if not differing:
-        if noted.get("digest") == one.digest:
+        if noted.digest == one.digest:
             return Verdict(name, "same")
         return Verdict(name, "differs", 0, "the file is what the recipe gives, but the record has another digest")
-    if noted.get("digest") == one.digest:
+    if noted.digest == one.digest:
         return Verdict(name, "differs", differing, "the merged file was changed after the merge")
-    if changed:
-        return Verdict(name, "differs", differing, "an input was changed after the merge")
+    for source, before, now in zip(one.target.inputs, noted.inputs, one.inputs, strict=False):
+        if before is not None and now is not None and before != now:
+            ref = printable(checkpoints[source.model].ref)
+            return Verdict(name, "differs", differing, f"the input {ref} was changed after the merge, or is another")
     return Verdict(name, "differs", differing, "recomputed otherwise: other settings, libraries or processor")

@@ -22,7 +22,8 @@ from netweight.output.model_target import check_apart, check_model_target
 __all__ = ["ResultFolder"]
 
 _NOT_RENAMED = {errno.EBUSY, errno.EXDEV, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP}
-_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_WRITING = {*_NO_ROOM, errno.EIO, errno.EROFS}
 
 
 class ResultFolder:
@@ -77,11 +78,27 @@ class ResultFolder:
         """Where the job's journal lives: it survives a kill and is removed by `commit` (close it first)."""
         return self._work / "journal.jsonl"
 
-    def __enter__(self) -> Self:
-        try:
+    def check(self) -> None:
+        """Look at the place without making anything there; raises OutputError as entering would."""
+        with self._refusals():
             self.target = self._given.resolve()
             self._check()
+
+    def discard(self) -> None:
+        """Keep nothing of this run for `resume`, whatever becomes of it; the journal must be closed."""
+        self._unfinished.unlink(missing_ok=True)
+        self.journal_path.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        self.check()
+        with self._refusals():
             self._hold()
+        return self
+
+    @contextlib.contextmanager
+    def _refusals(self) -> Iterator[None]:
+        try:
+            yield
         except NetweightError:
             self._remove_made()
             raise
@@ -91,7 +108,6 @@ class ResultFolder:
             raise OutputError(
                 f"{_shown(self._given)}: cannot take results: {printable(why)}; choose another output folder"
             ) from error
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
@@ -109,9 +125,10 @@ class ResultFolder:
         if not self._committed:
             self._remove_made()
         if isinstance(value, OSError) and not self._committed and self._is_writing(value):
+            todo = "make room" if value.errno in _NO_ROOM else "check the disk"
             raise JobError(
                 f"{_shown(self.target)}: the results could not be written: {value.strerror or value}; what stood there "
-                "is untouched; make room, then run again with --resume"
+                f"is untouched; {todo}, then run again with --resume"
             ) from value
 
     def commit(self) -> tuple[str, ...]:
