@@ -35,6 +35,7 @@ bench: $(VENV)/.dev ## measure speed and memory; ARGS="--cold" passes options on
 	$(BIN)/python benchmarks/scan.py
 	benchmarks/mergekit/setup.sh
 	$(BIN)/python benchmarks/merge.py
+	$(BIN)/python benchmarks/embeddings.py
 
 clean: ## remove .venv, the demo, and what tools leave behind; benchmarks/data is kept
 	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

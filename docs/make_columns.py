@@ -7,9 +7,11 @@ from pathlib import Path
 
 from netweight.jobs.compare_result import PARAMETER_COLUMNS as COMPARED
 from netweight.jobs.delta_result import COLUMNS as DELTA
+from netweight.jobs.merge_result import COLUMNS as MERGE
 from netweight.jobs.scan import ALL
 from netweight.jobs.scan_files import CSV_COLUMNS
 from netweight.jobs.scan_result import PARAMETER_COLUMNS
+from netweight.jobs.verify_result import COLUMNS as VERIFY
 from netweight.measures.change import between_columns
 from netweight.measures.registry import find
 from netweight.output.table import Column
@@ -43,6 +45,8 @@ def render() -> str:
         _table("`compare`: change", change.columns, change.doc),
         _table("`compare`: with other methods", between_columns(ALL)),
         _table("`delta`: delta.parquet", DELTA),
+        _table("`merge`: the table of the result in Python", MERGE, "What the files hold is in [merging](merging.md)."),
+        _table("`verify`: the table of the result in Python", VERIFY),
     ]
     return "\n".join(parts)
 

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from hub_server import HubServer
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the real hub for anything: the fixture `hub` has one of its own
 
 REALWEIGHTS = Path(__file__).parents[2] / "shared" / "realweights"
 
@@ -15,3 +23,17 @@ def realweights() -> Path:
     if not REALWEIGHTS.is_dir():
         pytest.skip("no folder of real checkpoints beside the repository")
     return REALWEIGHTS
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A hub on loopback: tests/hub/hub_server.py says how to use it. HF_HOME is in tmp_path; there is no token."""
+    from hub_server import HubServer, point_here
+    from huggingface_hub.utils import close_session
+
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"):
+        monkeypatch.delenv(name, raising=False)
+    with HubServer() as server:
+        point_here(server, tmp_path, monkeypatch.setenv, monkeypatch.setattr)
+        yield server
+        close_session()

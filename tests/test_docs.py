@@ -22,7 +22,9 @@ ROOT = Path(__file__).parents[1]
 PLACES = (".", "docs", "docs/measures", "benchmarks", "examples")
 DOCUMENTS = sorted(p for place in PLACES for p in (ROOT / place).glob("*.md"))
 READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
-PLANNED = ("merge", "embeddings", "download")
+SHOWING = [*READMES, ROOT / "docs" / "merging.md"]  # documents with commands to type
+PLANNED: tuple[str, ...] = ()
+NAMES = (["delta"], ["verify"])  # `netweight delta` is also a name, though the command needs more
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SKIPPED_FOLDERS = {"__pycache__", "data", ".venv"}
 
@@ -84,6 +86,11 @@ def test_columns_are_up_to_date() -> None:
     assert module.TARGET.read_text(encoding="utf-8") == module.render(), "run: python docs/make_columns.py"
 
 
+def test_merge_methods_are_up_to_date() -> None:
+    module = program("make_methods")
+    assert module.TARGET.read_text(encoding="utf-8") == module.render(), "run: python docs/make_methods.py"
+
+
 @pytest.mark.parametrize("name", [*MEASURES, "health"])
 def test_every_measure_has_a_page(name: str) -> None:
     text = (ROOT / "docs" / "measures" / f"{name}.md").read_text(encoding="utf-8")
@@ -129,11 +136,11 @@ def test_links_lead_somewhere(path: Path) -> None:
             assert heading in anchors, target
 
 
-@pytest.mark.parametrize("path", READMES, ids=lambda p: p.name)
+@pytest.mark.parametrize("path", SHOWING, ids=lambda p: p.name)
 def test_the_commands_shown_exist(path: Path) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     lines = shell_lines(path)
-    assert any(line.startswith("netweight delta") for line in lines)
+    assert any(line.startswith("netweight ") for line in lines)
     for line in lines:
         words = shlex.split(line, comments=True)
         if words[0] == "netweight":
@@ -150,7 +157,7 @@ def test_commands_in_the_text_exist_or_are_said_to_be_planned(path: Path) -> Non
         words = span.split()
         if len(words) > 1 and words[1] in PLANNED:
             assert "planned" in line or "计划" in line, line
-        elif "..." not in words and (len(words) > 2 or words[1:2] != ["delta"]):  # `netweight delta` alone is a name
+        elif "..." not in words and words[1:] not in NAMES:
             check_command(span)
 
 
@@ -166,10 +173,21 @@ def shown_outputs(path: Path) -> list[tuple[str, list[str]]]:
     return found
 
 
-def test_the_output_shown_is_what_the_commands_print(tmp_path: Path) -> None:
+def test_both_readmes_show_the_same() -> None:
+    first, second = ([b for b in FENCE.findall(p.read_text(encoding="utf-8")) if b[0] != "text"] for p in READMES)
+    assert first == second
+    assert len(first) > 5
+
+
+@pytest.mark.parametrize(
+    ("path", "commands"),
+    [(READMES[0], ["delta", "info", "scan", "compare", "merge", "verify"]), (SHOWING[-1], ["merge"])],
+    ids=["README.md", "merging.md"],
+)
+def test_the_output_shown_is_what_the_commands_print(tmp_path: Path, path: Path, commands: list[str]) -> None:
     make_demo_models(tmp_path / "demo" / "models")
-    shown = shown_outputs(READMES[0])
-    assert [command.split()[1] for command, _ in shown] == ["delta", "info", "scan", "compare"]
+    shown = shown_outputs(path)
+    assert [command.split()[1] for command, _ in shown] == commands
     for command, lines in shown:
         done = subprocess.run(
             [sys.executable, "-c", "from netweight.cli.main import main; main()", *shlex.split(command)[1:]],
@@ -186,11 +204,12 @@ def test_the_python_shown_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     make_demo_models(tmp_path / "demo" / "models")
     monkeypatch.chdir(tmp_path)
     blocks = [b for language, b in FENCE.findall(READMES[0].read_text(encoding="utf-8")) if language == "python"]
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for block in blocks:
         exec(block, {})
     assert (tmp_path / "results" / "delta.parquet").exists()
     assert (tmp_path / "scan.parquet").exists()
+    assert (tmp_path / "merged" / "model.safetensors").exists()
 
 
 def test_the_readme_names_each_planned_command_as_planned() -> None:

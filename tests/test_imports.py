@@ -11,6 +11,9 @@ from safetensors.numpy import save_file
 import netweight
 
 HEAVY = {"numba", "torch", "scipy", "matplotlib", "pyarrow", "ray", "pandas", "polars", "llvmlite"}
+HEAVY |= {"huggingface_hub", "fsspec", "httpx", "httpx2"}  # what models far away alone need
+HEAVY |= {"pydantic", "pydantic_core", "yaml", "xxhash"}  # what merges alone need
+HEAVY |= {"sklearn", "joblib", "tokenizers"}  # what embeddings alone need
 REPORT = "import sys; print(' '.join(sorted({name.partition('.')[0] for name in sys.modules})), file=sys.stderr)"
 
 
@@ -31,7 +34,12 @@ def test_importing_loads_nothing_heavy():
 
 
 @pytest.mark.parametrize(
-    "args", [["--help"], ["--version"], ["info", "--help"], ["delta", "--help"], ["compare", "--help"], ["demo", "-h"]]
+    "args",
+    [
+        ["--help"],
+        ["--version"],
+        *([name, "--help"] for name in ("info", "delta", "compare", "merge", "verify", "download", "embeddings", "demo")),
+    ],
 )
 def test_help_loads_nothing_heavy(args):
     found = loaded(PROGRAM, *args)
@@ -59,8 +67,9 @@ def test_delta_loads_no_torch(tmp_path):
 def test_exported_names():
     assert netweight.__all__ == [
         "Checkpoint", "NetweightError", "Scope", "Skipped", "Tensor", "__version__", "compare", "delta", "demo",
-        "find_most_changed_layers", "info", "merge", "open", "scan", "structure", "structure_many", "verify",
-    ]  # fmt: skip
+            "download", "embeddings", "find_most_changed_layers", "info", "merge", "nearest_tokens", "open", "scan",
+            "structure", "structure_many", "verify",
+        ]  # fmt: skip
     assert dir(netweight) == sorted(netweight.__all__)
     for name in netweight.__all__:
         assert getattr(netweight, name) is not None

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from netweight.jobs.compare_result import find_most_changed_layers
     from netweight.jobs.delta import delta
     from netweight.jobs.demo import demo
+    from netweight.jobs.download import download
+    from netweight.jobs.embedding_nearest import nearest_tokens
+    from netweight.jobs.embeddings import embeddings
     from netweight.jobs.info import info
     from netweight.jobs.merge import merge
     from netweight.jobs.scan import scan
@@ -36,9 +39,12 @@ __all__ = [
     "compare",
     "delta",
     "demo",
+    "download",
+    "embeddings",
     "find_most_changed_layers",
     "info",
     "merge",
+    "nearest_tokens",
     "open",
     "scan",
     "structure",
@@ -51,9 +57,12 @@ _JOBS = {
     "compare": "compare",
     "delta": "delta",
     "demo": "demo",
+    "download": "download",
+    "embeddings": "embeddings",
     "find_most_changed_layers": "compare_result",
     "info": "info",
     "merge": "merge",
+    "nearest_tokens": "embedding_nearest",
     "scan": "scan",
     "structure": "structure",
     "structure_many": "structure_many",

@@ -42,12 +42,13 @@ FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safete
 RIGHT = {"a": FIRST, "b": FIRST, "c": SECOND}
 
 
-def refused(path: Path | str, error: type[NetweightError], message: str) -> None:
+def refused(path: Path | str, error: type[NetweightError], message: str) -> str:
     with pytest.raises(error) as caught:
         open_checkpoint(path)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 1500
+    return str(caught.value)
 
 
 def test_a_single_file_and_its_folder(tmp_path) -> None:
@@ -349,9 +350,10 @@ def test_references_that_lead_nowhere(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my-model").mkdir()
     refused(tmp_path / "my-modle", ModelNotFoundError, "there is no such file or folder (did you mean 'my-model'?)")
-    hub = "there is no such file or folder, and references to a hub are not supported by this version"
     for ref in ("org/name", "hf://org/name", "org/name@main"):
-        refused(ref, ModelNotFoundError, f"{ref}: {hub}")
+        said = refused(ref, ModelNotFoundError, "there is no such file or folder here, it is not in the hub's cache (")
+        assert said.startswith(f"hf://{ref.removeprefix('hf://')}: ")
+        assert said.endswith("), and HF_HUB_OFFLINE forbids to ask the hub; unset it")
     refused("", ModelNotFoundError, "the model reference is empty; expected a folder or a file")
     refused("a\0b", ModelNotFoundError, "there is no such file or folder")
     refused("x" * 5000, ModelNotFoundError, "cannot be opened: File name too long")

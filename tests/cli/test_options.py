@@ -52,6 +52,27 @@ def test_several_values_after_one_name(args: list[str], models: tuple[str, ...],
     assert done.output.strip() == repr((models, outdir, flag, ()))
 
 
+@click.command()
+@click.option("--weights", cls=SpaceSeparated, type=float)
+@click.option("--models", cls=SpaceSeparated)
+@click.option("--flag", "-f", is_flag=True)
+def numbers(**given: Any) -> None:
+    click.echo(repr((given["weights"], given["models"], given["flag"])))
+
+
+def test_negative_numbers_are_values_where_numbers_are_expected() -> None:
+    done = CliRunner().invoke(numbers, ["--weights", "1", "-0.5", "-1e-3", "--flag", "--weights", "-2"])
+    assert done.output.strip() == repr(((1.0, -0.5, -0.001, -2.0), (), True))
+    assert CliRunner().invoke(numbers, ["--models", "a", "-1"]).exit_code == 2
+
+
+@pytest.mark.parametrize("args", [["--models", "--flag"], ["--weights", "-f"], ["--models", "--weights", "1"]])
+def test_an_option_where_a_value_must_be(args: list[str]) -> None:
+    done = CliRunner().invoke(numbers, args)
+    assert done.exit_code == 2
+    assert f"{args[0]}: expected a value, got none" in done.output
+
+
 def test_a_double_dash_ends_the_list() -> None:
     done = CliRunner().invoke(several, ["--models", "a", "--", "b"])
     assert done.output.strip() == repr((("a",), "out", False, ("b",)))

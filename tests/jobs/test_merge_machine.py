@@ -15,7 +15,16 @@ from task_vectors import netweight as program
 from task_vectors import tree
 
 import netweight
-from netweight.errors import BusyError, InputError, JobError, NetweightError, OptionError, OutputError, ReadError
+from netweight.errors import (
+    BusyError,
+    InputError,
+    Interrupted,
+    JobError,
+    NetweightError,
+    OptionError,
+    OutputError,
+    ReadError,
+)
 from netweight.jobs.merge_request import Weights
 from netweight.output.folder import ResultFolder
 from netweight.run.progress import Silent
@@ -308,3 +317,49 @@ def test_settings_that_fail_after_the_norms_leave_nothing(models, tmp_path) -> N
     with pytest.raises(OptionError, match="has norm 0"):
         netweight.merge(None, tmp_path / "out", base=base, models=[tuned[0], copy], weights=Weights("linear"))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["copy", "same"]
+
+
+@pytest.mark.parametrize(
+    ("place", "outcome", "state"),
+    [
+        ("netweight.jobs.merge_pass._read", "what stood there is untouched", "old"),
+        ("netweight.jobs.merge_files.write_model_files", "what stood there is untouched", "old"),
+        ("netweight.output.folder.put_in_place", "what stood there is untouched", "old"),
+        ("netweight.output.folder.settle", "the results are in place", "new"),
+    ],
+)
+def test_ctrl_c_says_what_has_become_of_the_output(models, tmp_path, monkeypatch, place, outcome, state) -> None:
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    out, arguments = start(models, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(place, interrupt)
+        with pytest.raises(Interrupted) as caught:
+            netweight.merge(None, out, overwrite=True, **arguments)
+    assert str(caught.value) == f"{out}: stopped; {outcome}; run again with --resume to go on"
+    assert caught.value.exit_code == 130
+    assert same_as(out, state, models)
+    netweight.merge(None, out, overwrite=True, resume=True, **arguments)
+    assert same_as(out, "new", models)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_what_is_half_replaced_is_said(models, small_disk, monkeypatch) -> None:
+    place, resize = small_disk
+    resize(2048)
+    netweight.merge(None, place, base=models[1], models=models[2][:2])
+    real, calls = Path.replace, []
+
+    def replace(path, target):
+        calls.append(path)
+        if len(calls) == 5:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", replace)
+        with pytest.raises(JobError, match="some of the files there were replaced; make room, then run again"):
+            netweight.merge(None, place, base=models[1], models=models[2], overwrite=True)
+    netweight.merge(None, place, base=models[1], models=models[2], overwrite=True, resume=True)
+    assert netweight.verify(place).good

@@ -6,31 +6,33 @@ import json
 from pathlib import Path
 from typing import Any
 
-from netweight.checkpoint.index import check_inside
+from netweight.checkpoint.place import Place
 from netweight.errors import FormatError, NetweightError, printable
 from netweight.source.local import open_local
+from netweight.source.protocol import Source
 
 __all__ = ["MAX_CONFIG", "read_config", "read_json_object"]
 
 MAX_CONFIG = 16 << 20  # bytes
 
 
-def read_config(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
-    """config.json of `folder` as (object, None), or (None, why there is none, in one line)."""
-    path = folder / "config.json"
-    if not path.exists():
-        return None, f"{printable(str(folder))}: has no config.json"
+def read_config(place: Place) -> tuple[dict[str, Any] | None, str | None]:
+    """config.json of `place` as (object, None), or (None, why there is none, in one line)."""
     try:
-        check_inside(folder, path)
-        return read_json_object(path, MAX_CONFIG), None
+        if not place.has("config.json"):
+            return None, f"{printable(place.label)}: has no config.json"
+        return _object_in(place.open("config.json"), MAX_CONFIG), None
     except NetweightError as problem:
         return None, str(problem)
 
 
 def read_json_object(path: Path, limit: int) -> dict[str, Any]:
     """The JSON object in the file at `path`, of at most `limit` bytes; raises FormatError where it is none."""
-    where = printable(str(path))
-    source = open_local(path)
+    return _object_in(open_local(path), limit)
+
+
+def _object_in(source: Source, limit: int) -> dict[str, Any]:
+    where = printable(source.name)
     if source.size > limit:
         raise FormatError(f"{where}: {source.size} bytes, expected at most {limit}")
     if not source.size:

@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from netweight.checkpoint.index import Index, check_inside, listed, read_index
+from netweight.checkpoint.index import Index, listed, read_index_of
+from netweight.checkpoint.place import LocalPlace, Place, check_inside
 from netweight.errors import FormatError, ModelNotFoundError, printable
 
 __all__ = ["Selection", "select", "select_index"]
@@ -32,77 +33,84 @@ _FOREIGN = {
 
 @dataclass(frozen=True)
 class Selection:
-    """The files to open, sorted; `index` where one names them; `notes` on what was left aside."""
+    """The files to open, sorted: their `names` in `place`; `index` where one names them; `notes` on what was left
+    aside.
+    """
 
-    files: tuple[Path, ...]
+    place: Place
+    names: tuple[str, ...]
     index: Index | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Their paths, of a folder on this machine."""
+        return tuple(Path(self.place.path(name)) for name in self.names)
 
-def select(folder: Path) -> Selection:
-    """The model's files in `folder`.
+
+def select(folder: Path | Place) -> Selection:
+    """The model's files in `folder`, chosen by their names.
 
     Raises ModelNotFoundError where there are none, FormatError where shards are missing or the choice is not clear,
     UnsafeFileError where names lead out of the folder.
     """
-    try:
-        names = sorted(path.name for path in folder.iterdir() if path.is_file() or path.is_symlink())
-    except OSError as problem:
-        raise ModelNotFoundError(f"{printable(str(folder))}: cannot be listed: {problem.strerror}") from None
+    place = LocalPlace(folder) if isinstance(folder, Path) else folder
+    names = place.names()
     safetensors = [name for name in names if name.endswith(".safetensors") and not _NOT_MODELS.fullmatch(name)]
     torch = [name for name in names if name.endswith(_TORCH) and not _NOT_MODELS.fullmatch(name)]
     chosen = (
-        _choose(folder, names, safetensors, ("model",), ".safetensors")
-        or _choose(folder, names, torch, ("pytorch_model", "pruned_model"), ".bin")
-        or _only(folder, safetensors)
-        or _only(folder, torch)
+        _choose(place, names, safetensors, ("model",), ".safetensors")
+        or _choose(place, names, torch, ("pytorch_model", "pruned_model"), ".bin")
+        or _only(place, safetensors)
+        or _only(place, torch)
     )
     if chosen is None:
-        raise _nothing(folder, names)
-    for path in chosen.files:
-        check_inside(folder, path)
+        raise _nothing(place, names)
+    if isinstance(place, LocalPlace):
+        for path in chosen.files:
+            check_inside(place.folder, path)
     return chosen
 
 
-def select_index(path: Path) -> Selection:
-    """The shards that the index at `path` names; raises FormatError where some are missing."""
-    check_inside(path.parent, path)
-    index = read_index(path)
-    missing = [shard for shard in index.shards if not (path.parent / shard).exists()]
+def select_index(place: Place, name: str) -> Selection:
+    """The shards that the index `name` in `place` lists; raises FormatError where some are missing."""
+    index = read_index_of(place, name)
+    missing = [shard for shard in index.shards if not place.has(shard)]
     if missing:
         raise FormatError(
-            f"{printable(str(path))}: {len(missing)} of its {len(index.shards)} shards are missing: {listed(missing)}; "
-            "download them into the same folder"
+            f"{printable(index.path)}: {len(missing)} of its {len(index.shards)} shards are missing: {listed(missing)};"
+            " download them into the same folder"
         )
-    files = tuple(path.parent / shard for shard in index.shards)
-    for file in files:
-        check_inside(path.parent, file)
-    return Selection(files, index)
+    chosen = Selection(place, tuple(index.shards), index)
+    if isinstance(place, LocalPlace):
+        for file in chosen.files:
+            check_inside(place.folder, file)
+    return chosen
 
 
 def _choose(
-    folder: Path, names: list[str], candidates: list[str], stems: tuple[str, ...], ending: str
+    place: Place, names: list[str], candidates: list[str], stems: tuple[str, ...], ending: str
 ) -> Selection | None:
     """What goes by a standard name, in the order in which the usual loaders look."""
     for stem in stems:
         index = f"{stem}{ending}.index.json"
         if f"{stem}{ending}" in candidates:
             note = (f"{index}: not used, {stem}{ending} is there too",) if index in names else ()
-            return Selection((folder / f"{stem}{ending}",), notes=note)
+            return Selection(place, (f"{stem}{ending}",), notes=note)
         if index in names:
-            return select_index(folder / index)
-        numbered = _numbered(folder, [name for name in candidates if name.startswith(f"{stem}-")])
+            return select_index(place, index)
+        numbered = _numbered(place, [name for name in candidates if name.startswith(f"{stem}-")])
         if numbered:
             return numbered
     indexes = [name for name in names if name.endswith(f"{ending}.index.json")]
     if len(indexes) == 1:
-        return select_index(folder / indexes[0])
+        return select_index(place, indexes[0])
     if indexes:
-        raise FormatError(f"{printable(str(folder))}: holds several models: {listed(indexes, 10)}; name one of them")
-    return _numbered(folder, candidates)
+        raise FormatError(f"{printable(place.label)}: holds several models: {listed(indexes, 10)}; name one of them")
+    return _numbered(place, candidates)
 
 
-def _numbered(folder: Path, names: list[str]) -> Selection | None:
+def _numbered(place: Place, names: list[str]) -> Selection | None:
     """A set `x-00001-of-0000N`, complete."""
     sets: dict[tuple[str, int, str], dict[int, str]] = {}
     for name in names:
@@ -114,35 +122,35 @@ def _numbered(folder: Path, names: list[str]) -> Selection | None:
     if len(sets) > 1:
         shown = listed([f"{stem}-*-of-{total:05}{ending}" for stem, total, ending in sets], 10)
         raise FormatError(
-            f"{printable(str(folder))}: holds several models: {shown}; name one file, or move the others away"
+            f"{printable(place.label)}: holds several models: {shown}; name one file, or move the others away"
         )
     ((stem, total, ending), shards), *_ = sets.items()
     if len(shards) != total or min(shards) != 1 or max(shards) != total:
         missing = [number for number in range(1, min(total, 100_000) + 1) if number not in shards]
         shown = listed([f"{stem}-{number:05}-of-{total:05}{ending}" for number in missing])
         raise FormatError(
-            f"{printable(str(folder))}: {len(missing)} of {total} shards are missing: {shown}; "
+            f"{printable(place.label)}: {len(missing)} of {total} shards are missing: {shown}; "
             "download them into the same folder"
         )
-    return Selection(tuple(folder / shards[number] for number in sorted(shards)))
+    return Selection(place, tuple(shards[number] for number in sorted(shards)))
 
 
-def _only(folder: Path, names: list[str]) -> Selection | None:
+def _only(place: Place, names: list[str]) -> Selection | None:
     """Whatever is there: safetensors files together (their headers tell whether they are one model), one torch file."""
     if len(names) > 1:
         names = [name for name in names if not name.startswith("adapter_")] or names
     if not names:
         return None
     if len(names) == 1:
-        return Selection((folder / names[0],))
+        return Selection(place, (names[0],))
     if all(name.endswith(".safetensors") for name in names):
         preferred = [name for name in names if name.startswith("model")] or names
-        return Selection(tuple(folder / name for name in preferred))
-    raise FormatError(f"{printable(str(folder))}: holds several models: {listed(names, 10)}; name one of them")
+        return Selection(place, tuple(preferred))
+    raise FormatError(f"{printable(place.label)}: holds several models: {listed(names, 10)}; name one of them")
 
 
-def _nothing(folder: Path, names: list[str]) -> ModelNotFoundError:
-    where = printable(str(folder))
+def _nothing(place: Place, names: list[str]) -> ModelNotFoundError:
+    where = printable(place.label)
     for name in names:
         foreign = next((kind for ending, kind in _FOREIGN.items() if name.lower().endswith(ending)), None)
         if foreign:
@@ -150,6 +158,6 @@ def _nothing(folder: Path, names: list[str]) -> ModelNotFoundError:
                 f"{where}: holds {printable(name)!r}, a {foreign} file, which is not supported; "
                 "expected safetensors or torch files"
             )
-    inside = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    inside = place.folders()
     hint = f"; its folders: {listed(inside)}" if inside else ""
     return ModelNotFoundError(f"{where}: holds no model: no .safetensors, .bin, .pt, .pth or .ckpt file{hint}")

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from netweight.checkpoint.jsontext import JsonCursor, JsonError
 from netweight.checkpoint.part import Part
+from netweight.checkpoint.place import LocalPlace, Place, check_inside
 from netweight.checkpoint.table import JoinedTables
 from netweight.checkpoint.tensor import Tensor
 from netweight.errors import FormatError, UnsafeFileError, printable
-from netweight.source.local import open_local
 
-__all__ = ["Index", "check_inside", "join", "listed", "read_index"]
+__all__ = ["Index", "check_inside", "join", "listed", "read_index", "read_index_of"]
 
 MAX_INDEX = 100_000_000  # bytes
 MAX_ENTRIES = 2_000_000
@@ -25,9 +25,12 @@ _USUAL = re.compile(rf"[ \t\n\r]*(,?)[ \t\n\r]*{_TEXT}[ \t\n\r]*:[ \t\n\r]*{_TEX
 
 @dataclass(frozen=True)
 class Index:
-    """`weight_map` of an index file: tensor name -> shard, a path below the index's folder; `total_size` in bytes."""
+    """`weight_map` of an index file: tensor name -> shard, a path below the index's folder; `total_size` in bytes.
+    `path` is the whole path or URL, `name` its last part.
+    """
 
-    path: Path
+    name: str
+    path: str
     weight_map: dict[str, str]
     total_size: int | None
 
@@ -39,8 +42,14 @@ class Index:
 
 def read_index(path: Path) -> Index:
     """Read and check an index; raises FormatError, or UnsafeFileError where a shard's name leaves the folder."""
-    where = printable(str(path))
-    source = open_local(path)
+    return read_index_of(LocalPlace(path.parent), path.name)
+
+
+def read_index_of(place: Place, name: str) -> Index:
+    """`read_index` of the file `name` in `place`."""
+    path = place.path(name)
+    where = printable(path)
+    source = place.open(name)
     if source.size > MAX_INDEX:
         raise FormatError(
             f"{where}: {source.size} bytes, expected at most {MAX_INDEX}; name the shards' folder without it"
@@ -63,7 +72,7 @@ def read_index(path: Path) -> Index:
         raise FormatError(f"{where}: names {len(shards)} shards, expected at most {MAX_SHARDS}")
     for shard in shards:
         _check_name(where, shard)
-    return Index(path, weight_map, total_size)
+    return Index(name, path, weight_map, total_size)
 
 
 def _parse(cursor: JsonCursor) -> tuple[dict[str, str], int | None]:
@@ -130,33 +139,17 @@ def _check_name(where: str, shard: str) -> None:
         )
 
 
-def check_inside(folder: Path, path: Path) -> None:
-    """Raises UnsafeFileError where `path` in `folder` is a link that leads out of it.
-
-    The links of a Hugging Face cache, from `snapshots/<revision>/` to `blobs/` beside it, are fine.
-    """
-    home = folder.resolve()
-    target = path.resolve()
-    if target.is_relative_to(home):
-        return
-    for parent in (home, *home.parents):
-        if parent.name == "snapshots" and target.is_relative_to(parent.parent / "blobs"):
-            return
-    raise UnsafeFileError(
-        f"{printable(str(path))}: is a link to {printable(str(target))}, outside its folder; name that file itself"
-    )
-
-
 def listed(names: list[str], limit: int = 5) -> str:
     """A few of `names` for a message, with the number of the others."""
     shown = ", ".join(repr(printable(name, 80)) for name in names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
 
 
-def join(parts: list[Part], index: Index | None) -> tuple[Mapping[str, Tensor], list[str]]:
-    """The tensors of all shards in the shards' order, and findings; FormatError where they are not one model."""
+def join(parts: Sequence[Part], shards: Sequence[str], index: Index | None) -> tuple[Mapping[str, Tensor], list[str]]:
+    """The tensors of all parts in their order, and findings; FormatError where they are not one model. `shards` are
+    the parts' names in their folder.
+    """
     weight_map = index.weight_map if index else {}
-    shards = [_shard_name(part, index.path.parent if index else None) for part in parts]
     owner: dict[str, int] = {}
     twice: list[str] = []
     for number, part in enumerate(parts):
@@ -178,17 +171,12 @@ def join(parts: list[Part], index: Index | None) -> tuple[Mapping[str, Tensor], 
     return JoinedTables([part.tensors for part in parts], owner), notes
 
 
-def _shard_name(part: Part, folder: Path | None) -> str:
-    path = Path(part.source.name)
-    return path.relative_to(folder).as_posix() if folder else path.name
-
-
-def _disagreements(index: Index, owner: dict[str, int], shards: list[str]) -> list[str]:
-    where = printable(index.path.name)
+def _disagreements(index: Index, owner: dict[str, int], shards: Sequence[str]) -> list[str]:
+    where = printable(index.name)
     lost = [name for name in index.weight_map if name not in owner]
     if lost:
         raise FormatError(
-            f"{printable(str(index.path))}: lists {len(lost)} tensors that no shard holds: {listed(lost)}; "
+            f"{printable(index.path)}: lists {len(lost)} tensors that no shard holds: {listed(lost)}; "
             "shards of another version? download the model again"
         )
     notes = []

@@ -1,10 +1,11 @@
-"""From a reference to an open checkpoint: a folder, an index, or a file of any supported format."""
+"""From a reference to an open checkpoint: a folder, an index, or a file of any supported format, here or far away."""
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from netweight.checkpoint.config import read_config
@@ -12,6 +13,8 @@ from netweight.checkpoint.folder import Selection, select, select_index
 from netweight.checkpoint.index import join
 from netweight.checkpoint.kinds import kind_of
 from netweight.checkpoint.part import Part
+from netweight.checkpoint.place import LocalPlace, Place
+from netweight.checkpoint.reference import HubReference, UrlReference, parse_reference
 from netweight.checkpoint.safetensors import read_safetensors
 from netweight.checkpoint.tensor import Checkpoint
 from netweight.checkpoint.torch_legacy import read_torch_legacy
@@ -20,10 +23,11 @@ from netweight.checkpoint.torch_zip import read_torch_zip
 from netweight.errors import FormatError, ModelNotFoundError, did_you_mean, printable
 from netweight.source.local import open_local
 from netweight.source.protocol import Source
+from netweight.source.remote import RemoteFile
 
 __all__ = ["open_checkpoint"]
 
-_HUB = re.compile(r"(hf://)?[\w][\w.-]*/[\w][\w.-]*(@[\w./-]+)?")
+_AT_A_TIME = 8  # headers of files far away
 _READERS: dict[str, Callable[[Source], Part]] = {
     "safetensors": read_safetensors,
     "torch zip": read_torch_zip,
@@ -32,8 +36,12 @@ _READERS: dict[str, Callable[[Source], Part]] = {
 }
 
 
-def open_checkpoint(ref: str | os.PathLike[str]) -> Checkpoint:
-    """Open the checkpoint at `ref`, a folder or a file; headers are read, tensor data is not.
+def open_checkpoint(ref: str | os.PathLike[str], *, download: bool = False) -> Checkpoint:
+    """Open the checkpoint at `ref`; headers are read, tensor data is not.
+
+    `ref` is a folder or a file, else a model of the hub (`org/name`, `org/name@revision`, `hf://org/name`) or a URL
+    that fsspec reads. A model of the hub is taken from the hub's cache where it is there; else its headers are read by
+    ranges, and its data when they are asked for. `download` brings its files into the cache first.
 
     Raises ModelNotFoundError where `ref` leads to no model, FormatError where a file is not what it should be,
     UnsafeFileError where one asks for code or for files outside its folder, ReadError where bytes cannot be read.
@@ -45,21 +53,96 @@ def open_checkpoint(ref: str | os.PathLike[str]) -> Checkpoint:
     try:
         found = path.stat()
     except (OSError, ValueError) as problem:
-        raise _not_found(name, problem) from None
+        return _open_elsewhere(name, problem, download=download)
     if path.is_dir():
-        return _open_selection(name, path, select(path))
+        return _open_selection(name, select(path), path)
+    place = LocalPlace(path.parent)
     if name.endswith(".index.json") and found.st_size:
-        return _open_selection(name, path.parent, select_index(path))
-    return _open_selection(name, path.parent, Selection((path,)))
+        return _open_selection(name, select_index(place, path.name), path)
+    # opened as it is named, wherever a link leads: it is the user's own word
+    return _open_selection(name, Selection(place, (path.name,)), path, [open_local(path)])
 
 
-def _open_selection(ref: str, folder: Path, selection: Selection) -> Checkpoint:
-    parts = [_read(path) for path in selection.files]
+def _open_elsewhere(name: str, problem: OSError | ValueError, *, download: bool) -> Checkpoint:
+    reference = parse_reference(name) if isinstance(problem, (FileNotFoundError, NotADirectoryError)) else None
+    if isinstance(reference, HubReference):
+        return _open_hub(name, reference, download=download)
+    if isinstance(reference, UrlReference):
+        from netweight.checkpoint.remote_place import place_of_url  # noqa: PLC0415 - only where it is needed
+
+        place, file = place_of_url(reference.url)
+        return _open_selection(name, _chosen(place, file))
+    raise _not_found(name, problem) from None
+
+
+def _open_hub(name: str, reference: HubReference, *, download: bool) -> Checkpoint:
+    from netweight.checkpoint import hub  # noqa: PLC0415 - only where it is needed
+
+    snapshot = hub.cached_snapshot(reference)
+    if snapshot is not None:
+        try:
+            chosen = _in_snapshot(snapshot, reference.path)
+        except (ModelNotFoundError, FormatError) as problem:
+            if hub.offline():
+                raise type(problem)(
+                    f"{problem}; that is what the hub's cache has of {printable(name)}, and HF_HUB_OFFLINE forbids to"
+                    " fetch the rest"
+                ) from None
+        else:
+            return _open_selection(name, chosen, snapshot, revision=snapshot.name)
+    listed = hub.list_files(reference)
+    path = reference.path
+    if path and path not in listed.files:
+        place, file = replace(listed, prefix=f"{path}/"), ""
+    else:
+        above, _, file = path.rpartition("/")
+        place = replace(listed, prefix=f"{above}/" if above else "")
+    if download:
+        folder, commit = hub.fetch(place, lambda place: _needed(_chosen(place, file)))
+        return _open_selection(name, _in_snapshot(folder, path), folder, revision=commit)
+    return _open_selection(name, _chosen(place, file), revision=place.commit)
+
+
+def _in_snapshot(folder: Path, path: str) -> Selection:
+    place = LocalPlace(folder / path)
+    if not path or place.folder.is_dir():
+        return select(place)
+    return _chosen(LocalPlace(place.folder.parent), place.folder.name)
+
+
+def _needed(chosen: Selection) -> list[str]:
+    return [*chosen.names, *([chosen.index.name] if chosen.index else [])]
+
+
+def _chosen(place: Place, file: str) -> Selection:
+    """The model's files in `place`, or `file` alone."""
+    if not file:
+        return select(place)
+    if file.endswith(".index.json"):
+        return select_index(place, file)
+    if not place.has(file):
+        raise ModelNotFoundError(f"{printable(place.path(file))}: there is no such file")
+    return Selection(place, (file,))
+
+
+def _open_selection(
+    ref: str,
+    selection: Selection,
+    local: Path | None = None,
+    sources: Sequence[Source] | None = None,
+    *,
+    revision: str | None = None,
+) -> Checkpoint:
+    """`local`: the path on this machine that is the model."""
+    place = selection.place
+    if sources is None:
+        sources = [place.open(name) for name in selection.names]
+    parts = _read_all(sources)
     notes = list(selection.notes)
     if len(parts) == 1 and selection.index is None:
         tensors = parts[0].tensors
     else:
-        tensors, findings = join(parts, selection.index)
+        tensors, findings = join(parts, selection.names, selection.index)
         notes += findings
     formats = {part.format for part in parts}
     if not tensors and formats != {"safetensors"}:
@@ -68,10 +151,10 @@ def _open_selection(ref: str, folder: Path, selection: Selection) -> Checkpoint:
         total = sum(tensor.nbytes for tensor in tensors.values())
         if total != selection.index.total_size:
             notes.append(
-                f"{printable(selection.index.path.name)}: total_size is {selection.index.total_size} bytes, "
+                f"{printable(selection.index.name)}: total_size is {selection.index.total_size} bytes, "
                 f"the tensors take {total}"
             )
-    config, problem = read_config(folder)
+    config, problem = read_config(place)
     return Checkpoint(
         ref,
         tensors,
@@ -84,12 +167,30 @@ def _open_selection(ref: str, folder: Path, selection: Selection) -> Checkpoint:
         notes=(*notes, *(note for part in parts for note in part.notes)),
         shared={alias: name for part in parts for alias, name in part.shared.items()},
         sources=tuple(part.source for part in parts),
+        revision=revision,
+        location=local,
     )
 
 
-def _read(path: Path) -> Part:
-    source = open_local(path)
-    return _READERS[kind_of(source)](source)
+def _read_all(sources: Sequence[Source]) -> list[Part]:
+    """Read the files' headers; those of files far away several at a time."""
+    distant = [source for source in sources if isinstance(source, RemoteFile)]
+    try:
+        if len(distant) < 2:
+            return [_read(source) for source in sources]
+        with ThreadPoolExecutor(_AT_A_TIME, thread_name_prefix="netweight-headers") as pool:
+            return list(pool.map(_read, sources))
+    except BaseException:
+        for source in sources:
+            source.close()
+        raise
+
+
+def _read(source: Source) -> Part:
+    part = _READERS[kind_of(source)](source)
+    if isinstance(source, RemoteFile):
+        return replace(part, file=replace(part.file, stamp=source.state.stamp))
+    return part
 
 
 def _instead(parts: list[Part]) -> str:
@@ -100,12 +201,6 @@ def _instead(parts: list[Part]) -> str:
 def _not_found(name: str, problem: OSError | ValueError) -> ModelNotFoundError:
     if isinstance(problem, OSError) and not isinstance(problem, (FileNotFoundError, NotADirectoryError)):
         return ModelNotFoundError(f"{printable(name)}: cannot be opened: {problem.strerror}")
-    hub = name.startswith("hf://") or (_HUB.fullmatch(name) and not Path(name).parent.is_dir())
-    if hub:
-        return ModelNotFoundError(
-            f"{printable(name)}: there is no such file or folder, and references to a hub are not supported by this "
-            "version; download the model and name its folder"
-        )
     try:
         siblings = [path.name for path in Path(name).parent.iterdir()]
     except (OSError, ValueError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -89,11 +90,14 @@ class Tensor:
 
 @dataclass(frozen=True)
 class CheckpointFile:
-    """One file that tensors come from: `digest` is the hex SHA-256 of its header (pickle, JSON), not of its data."""
+    """One file that tensors come from: `digest` is the hex SHA-256 of its header (pickle, JSON), not of its data.
+    `stamp` is the ETag or digest that a server gives of a file that is not on this machine, else None.
+    """
 
     path: str
     size: int
     digest: str
+    stamp: str | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,9 @@ class Checkpoint(Mapping[str, Tensor]):
     `format` is "safetensors", "torch zip", "torch legacy" or "torch tar" (joined by " + " where shards differ).
     `config` is config.json as a dict, or None with `config_problem` saying why; `skipped` lists entries that are not
     weights; `notes` are findings worth a line (hidden bytes, an index that disagrees with its shards); `shared` maps an
-    alias to the tensor whose storage it is; `sources` are the open files.
+    alias to the tensor whose storage it is; `sources` are the open files. `revision` is the commit of a model of the
+    hub, else None. `location` is the folder or file on this machine (of the hub: the snapshot in its cache), None where
+    the model is read from far away.
     """
 
     def __init__(
@@ -131,6 +137,8 @@ class Checkpoint(Mapping[str, Tensor]):
         notes: tuple[str, ...] = (),
         shared: Mapping[str, str] | None = None,
         sources: tuple[Source, ...] = (),
+        revision: str | None = None,
+        location: Path | None = None,
     ) -> None:
         self.ref = ref
         self.format = format
@@ -142,6 +150,8 @@ class Checkpoint(Mapping[str, Tensor]):
         self.notes = notes
         self.shared = dict(shared or {})
         self.sources = sources
+        self.revision = revision
+        self.location = location
         self._tensors = tensors
 
     def __getitem__(self, name: str) -> Tensor:

@@ -13,9 +13,10 @@ from netweight.checkpoint.torch_layout import Region, place
 from netweight.checkpoint.torch_nodes import Storage, TensorNodes, Unreadable, storage_dtype
 from netweight.checkpoint.unpickler import load_pickle
 from netweight.checkpoint.unwrap import unwrap
-from netweight.checkpoint.zip_directory import ZipEntry, data_offset, read_directory, read_small
+from netweight.checkpoint.zip_directory import LOCAL_HEADER, ZipEntry, data_offset, read_directory, read_small
 from netweight.errors import FormatError, printable
 from netweight.source.protocol import Source
+from netweight.source.remote import announce
 
 __all__ = ["MAX_PICKLE", "read_torch_zip", "storage_of"]
 
@@ -35,14 +36,17 @@ def read_torch_zip(source: Source) -> Part:
         start = data_offset(source, pickle)
         stream, digest = stream_of(source, start, start + pickle.size), digest_of(source, start, start + pickle.size)
     else:
-        data = read_small(source, pickle, MAX_PACKED_PICKLE)
-        stream, digest = io.BytesIO(data), hashlib.sha256(data).hexdigest()
+        packed = read_small(source, pickle, MAX_PACKED_PICKLE)
+        stream, digest = io.BytesIO(packed), hashlib.sha256(packed).hexdigest()
     content = load_pickle(stream, where)
     found = unwrap(content, TensorNodes(storage_of), where)
     order = entries.get(f"{root}byteorder")
     byteorder = read_small(source, order, 16).decode("ascii", "replace").strip() if order else "little"
     if byteorder not in {"little", "big"}:
         raise FormatError(f"{where}: its byte order is {printable(byteorder)!r}, expected 'little' or 'big'")
+
+    data = f"{root}data/"
+    announce((source, entry.offset, LOCAL_HEADER) for name, entry in entries.items() if name.startswith(data))
 
     def locate(key: str) -> Region:
         entry = entries.get(f"{root}data/{key}")

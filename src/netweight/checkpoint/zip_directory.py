@@ -13,7 +13,7 @@ from netweight.checkpoint.byte_stream import stream_of
 from netweight.errors import FormatError, printable
 from netweight.source.protocol import Source
 
-__all__ = ["ZipEntry", "data_offset", "read_directory", "read_small"]
+__all__ = ["LOCAL_HEADER", "ZipEntry", "data_offset", "read_directory", "read_small"]
 
 MAX_ENTRIES = 200_000
 _END = struct.Struct("<4s4H2LH")
@@ -22,6 +22,8 @@ _END64 = struct.Struct("<4sQ2H2L4Q")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
 _FULL = 0xFFFFFFFF
+LOCAL_HEADER = _LOCAL.size
+"""Bytes of an entry's own header that say where its data start."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from netweight.cli.options import (
     filter_options,
     format_option,
     parse_size,
+    remote_option,
     seed_option,
     verbose_option,
 )
@@ -48,6 +49,7 @@ __all__ = ["compare"]
 @click.option("--output", metavar="FILE", help="Write the result: .json, .csv or .parquet.")
 @click.option("--count-tied-twice", is_flag=True, help="Count tied weights under each of their names.")
 @filter_options
+@remote_option
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Threads. The results do not depend on it.")
 @click.option(
     "--memory",
@@ -89,6 +91,7 @@ def compare(
         include=rest["include"],
         exclude=rest["exclude"],
         count_tied_twice=rest["count_tied_twice"],
+        remote=rest["remote"] or rest["dry_run"],
     )
     if rest["dry_run"]:
         from netweight.jobs.scan_files import check_output

@@ -13,6 +13,7 @@ from netweight.cli.options import (
     device_options,
     filter_options,
     format_option,
+    remote_option,
     run_options,
     seed_option,
     verbose_option,
@@ -37,6 +38,7 @@ _LISTED = 6
 @click.option("--outdir", default="./tv_stats", show_default=True, metavar="DIR", help="Where the results go.")
 @click.option("--count-tied-twice", is_flag=True, help="Count tied weights under each of their names.")
 @filter_options
+@remote_option
 @run_options
 @device_options
 @format_option
@@ -68,6 +70,7 @@ def delta(
         include=rest["include"],
         exclude=rest["exclude"],
         count_tied_twice=rest["count_tied_twice"],
+        remote=rest["remote"] or rest["dry_run"],
     )
     if rest["dry_run"]:
         with ExitStack() as stack:

@@ -43,7 +43,7 @@ def info(
     """Say what is in MODEL without reading its weights.
 
     Format, files, parameters, bytes, dtypes, layers, heads, sizes, tied weights, and a table per role. MODEL is a
-    folder or a file.
+    folder, a file, a model of a hub or a URL: of these too only headers are read.
     """
     if (model is None) == (model_option is None):
         raise OptionError("info takes one MODEL: a folder or a file; see `netweight info --help`")
@@ -108,6 +108,7 @@ def _header(found: Info) -> list[tuple[str, str]]:
     if found.head_is is not None:
         tied.append(f"the head (not stored) = {printable(found.head_is)}")
     rows = [
+        ("commit", found.revision or ""),
         ("format", found.format),
         ("family", printable(found.family)),
         ("files", files),

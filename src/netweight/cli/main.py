@@ -21,11 +21,13 @@ __all__ = ["cli", "main"]
 COMMANDS = {
     "info": ("netweight.cli.info:info", "What is in a checkpoint, from its headers alone."),
     "structure": ("netweight.cli.structure:structure", "What models are made of, and what pruning left of their base."),
-    "scan": ("netweight.cli.scan:scan", "Statistics, spectra, quantization risk, sparsity of all matrices."),
+    "scan": ("netweight.cli.scan:scan", "Statistics, spectra, quantization risk, sparsity of matrices."),
     "compare": ("netweight.cli.compare:compare", "What differs between two models, from their weights."),
+    "embeddings": ("netweight.cli.embeddings:embeddings", "The token embedding in clusters; rows that look untrained."),
     "delta": ("netweight.cli.delta:delta", "What fine-tunes changed: task vectors, and how alike they are."),
     "merge": ("netweight.cli.merge:merge", "Merge models: 18 methods, mergekit's recipes, crash-safe."),
     "verify": ("netweight.cli.verify:verify", "Compute a merged model again, and compare it with its files."),
+    "download": ("netweight.cli.download:download", "Fetch a model from the hub: resumed, verified, whole."),
     "demo": ("netweight.cli.demo:demo", "Make small models, and run the other commands on them."),
 }
 
@@ -43,8 +45,9 @@ _BROKEN_PIPE = 141  # 128 + SIGPIPE, what a program that the signal ends returns
 def cli() -> None:
     """Weighs neural nets: what is in a checkpoint, what a fine-tune changed, how models relate.
 
-    A MODEL is a folder (safetensors or torch files, sharded or not) or a single file. Results go to stdout and into
-    files, progress and messages to stderr. NO_COLOR is honoured.
+    A MODEL is a folder (safetensors or torch files, sharded or not), a single file, a model of the Hugging Face hub
+    (org/name, org/name@revision, hf://org/name) or a URL. Results go to stdout and into files, progress and messages to
+    stderr. NO_COLOR is honoured, and so are the hub's HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN.
     """
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "filter_options",
     "format_option",
     "parse_size",
+    "remote_option",
     "run_options",
     "seed_option",
     "verbose_option",
@@ -64,7 +65,8 @@ class SpaceSeparated(Aliased):
     """An option that takes all values up to the next option, as argparse's `nargs="+"` does.
 
     `--models a b`, `--models a --models b` and `--models=a b` mean the same; the command gets a tuple. A value that
-    starts with a dash ends the list, so a folder of such a name is given as `./-name`.
+    starts with a dash ends the list, so a folder of such a name is given as `./-name`; where numbers are expected, a
+    negative one is a value.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -75,16 +77,28 @@ class SpaceSeparated(Aliased):
         super().add_to_parser(parser, ctx)
         registered = {id(option): option for name in self.opts if (option := parser._long_opt.get(name))}  # noqa: SLF001
         for option in registered.values():
-            option.process = _greedy(option.process)
+            option.process = _greedy(option.process, self, parser)
 
 
-def _greedy(process: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+def _greedy(process: Callable[[Any, Any], None], option: SpaceSeparated, parser: Any) -> Callable[[Any, Any], None]:
+    numbers = isinstance(option.type, click.types.FloatParamType | click.types.IntParamType)
+
     def take_all(value: Any, state: Any) -> None:
+        if value in parser._long_opt or value in parser._short_opt:  # noqa: SLF001 - click takes the next option for it
+            raise click.BadOptionUsage(option.opts[0], f"{option.opts[0]}: expected a value, got none", parser.ctx)
         process(value, state)
-        while state.rargs and not state.rargs[0].startswith("-"):
+        while state.rargs and (not state.rargs[0].startswith("-") or (numbers and _is_number(state.rargs[0]))):
             process(state.rargs.pop(0), state)
 
     return take_all
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_device(ctx: click.Context, param: click.Parameter, value: str) -> str:  # noqa: ARG001 - click's signature
@@ -125,12 +139,13 @@ def filter_options(command: F) -> F:
     )(command)
 
 
-def run_options(command: F) -> F:
-    """--workers, --memory, --dry-run and --resume, for commands that stream tensors."""
+_DRY_RUN = "Show what would be read, and how much memory it takes; read no tensor data."
+
+
+def run_options(command: F, *, dry_run: str = _DRY_RUN) -> F:
+    """--workers, --memory, --dry-run (with the help text `dry_run`) and --resume, for commands that stream tensors."""
     command = click.option("--resume", is_flag=True, help="Go on where an interrupted run stopped.")(command)
-    command = click.option(
-        "--dry-run", is_flag=True, help="Show what would be read, and how much memory it takes; read no tensor data."
-    )(command)
+    command = click.option("--dry-run", is_flag=True, help=dry_run)(command)
     command = click.option(
         "--memory",
         type=parse_size,
@@ -151,6 +166,15 @@ def format_option(command: F) -> F:
         default="human",
         show_default=True,
         help="What to print on stdout.",
+    )(command)
+
+
+def remote_option(command: F) -> F:
+    """--remote, for commands that read weights."""
+    return click.option(
+        "--remote",
+        is_flag=True,
+        help="Read a model of a hub over the network, only the bytes needed; else it is fetched into the cache first.",
     )(command)
 
 

@@ -13,6 +13,7 @@ from netweight.cli.options import (
     SpaceSeparated,
     device_options,
     filter_options,
+    remote_option,
     run_options,
     seed_option,
     verbose_option,
@@ -75,6 +76,7 @@ __all__ = ["scan"]
     help="What to print on stdout.",
 )
 @filter_options
+@remote_option
 @run_options
 @device_options
 @verbose_option
@@ -105,6 +107,7 @@ def scan(model: str | None, named: str | None, output_format: str, **rest: Any) 
         weights_only=rest["weights_only"],
         split=not rest["no_split"],
         rank_k=rest["rank_k"],
+        remote=rest["remote"] or rest["dry_run"],
     )
     methods = rest["methods"] or None
     if methods is None and output_format == "csv":

@@ -13,6 +13,7 @@ from netweight.cli.options import (
     device_options,
     format_option,
     parse_size,
+    remote_option,
     seed_option,
     verbose_option,
 )
@@ -54,6 +55,7 @@ def _refuse_filter(ctx: click.Context, param: click.Parameter, value: tuple[str,
 )
 @click.option("--reanalyze", is_flag=True, help="Analyse again what an earlier run has done.")
 @click.option("--deep", is_flag=True, help="Read the weights too: exact zeros, rows and columns of zeros.")
+@remote_option
 @click.option("--count-tied-twice", is_flag=True, help="Count tied weights under each of their names.")
 @click.option(
     "--workers",
@@ -120,6 +122,7 @@ def _one(ref: str, base: str | None, output_dir: str | None, output_format: str,
         ref,
         base,
         deep=rest["deep"],
+        remote=rest["remote"],
         count_tied_twice=rest["count_tied_twice"],
         workers=rest["workers"],
         memory=rest["memory"],

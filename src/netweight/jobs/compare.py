@@ -6,14 +6,14 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from netweight.checkpoint.announce import announce_tensors
 from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.tensor import Checkpoint, Skipped
 from netweight.errors import Interrupted, OptionError, did_you_mean, printable
 from netweight.jobs.compare_scans import compare_results
-from netweight.jobs.inputs import identity, stamps
+from netweight.jobs.inputs import identity, locations, stamps
 from netweight.params.pairing import Pair, Pairing, pair_up
 from netweight.run.memory import FLOOR, default_budget, fit_workers
 from netweight.run.plan import STRETCH, Plan, digest_of
@@ -39,7 +39,8 @@ METHODS = ("basic_stats", "spectral", "quantization", "sparsity", "tail")
 class Options:
     """How `compare` runs: `workers` (default: every core that memory allows), `memory` in bytes (default: the smaller
     of 1 GiB and a quarter of the machine's; one spectrum is always computed, however large), globs on parameter names,
-    and whether tied weights count twice.
+    and whether tied weights count twice. `remote`: read models of a hub by ranges (default: bring them into the hub's
+    cache first).
     """
 
     workers: int | None = None
@@ -47,6 +48,7 @@ class Options:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     count_tied_twice: bool = False
+    remote: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def prepare(a: Reference, b: Reference, methods: str | Sequence[str], options: O
     from netweight.kernels.cpu import CpuKernels
 
     chosen = choose(methods)
-    first, second = (stack.enter_context(open_checkpoint(ref)) for ref in (a, b))
+    first, second = (stack.enter_context(open_checkpoint(ref, download=not options.remote)) for ref in (a, b))
     pairing = pair_up(
         first,
         second,
@@ -182,7 +184,7 @@ def compare(
             return _run(prepared, progress, executor)
         from netweight.output.result_file import ResultFile
 
-        place = stack.enter_context(ResultFile(target, [Path(ref) for ref in (a, b)]))
+        place = stack.enter_context(ResultFile(target, locations((prepared.a, prepared.b))))
         try:
             result = _run(prepared, progress, executor)
         except KeyboardInterrupt:
@@ -233,6 +235,7 @@ def _measure(
 
     with compiling(progress):
         warm_up(prepared.pairing.pairs, kernels)
+    announce_tensors(side for pair in prepared.pairing.pairs if not pair.reason for side in (pair.a, pair.b))
     found: dict[str, PairStatistics] = {}
     failed: dict[str, Skipped] = {}
     for pair, result in measure_pairs(prepared.pairing.pairs, prepared.plan.tasks, executor, kernels, progress):

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from netweight.checkpoint.announce import announce_tensors
 from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.tensor import Checkpoint
 from netweight.errors import Interrupted, OptionError, printable
-from netweight.jobs.inputs import identity, stamps
+from netweight.jobs.inputs import identity, locations, path_of, stamps
 from netweight.jobs.model_names import model_names
 from netweight.params.align import Aligned, Alignment, align
 from netweight.run.memory import FLOOR, fit_workers
@@ -37,7 +38,8 @@ Reference = str | os.PathLike[str]
 @dataclass(frozen=True)
 class Options:
     """How `delta` runs: `workers` (default: every core that memory allows), `memory` in bytes (default: the smaller of
-    1 GiB and a quarter of the machine's), globs on parameter names, and whether tied weights count twice.
+    1 GiB and a quarter of the machine's), globs on parameter names, and whether tied weights count twice. `remote`:
+    read models of a hub by ranges (default: bring them into the hub's cache first).
     """
 
     workers: int | None = None
@@ -45,6 +47,7 @@ class Options:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     count_tied_twice: bool = False
+    remote: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Prepared:
 
     def locations(self) -> list[Path]:
         """The models' own paths, which no result may replace."""
-        return [Path(c.ref).absolute() for c in (self.base, *self.models)]
+        return locations((self.base, *self.models))
 
 
 def prepare(base: Reference, models: Sequence[Reference], options: Options, stack: ExitStack) -> Prepared:
@@ -79,7 +82,7 @@ def prepare(base: Reference, models: Sequence[Reference], options: Options, stac
 
     if not models:
         raise OptionError("--models: expected one or more fine-tuned models, got none")
-    opened = [stack.enter_context(open_checkpoint(ref)) for ref in (base, *models)]
+    opened = [stack.enter_context(open_checkpoint(ref, download=not options.remote)) for ref in (base, *models)]
     alignment = align(
         opened[0],
         opened[1:],
@@ -105,7 +108,7 @@ def prepare(base: Reference, models: Sequence[Reference], options: Options, stac
     return Prepared(
         base=opened[0],
         models=tuple(opened[1:]),
-        names=tuple(model_names([str(Path(c.ref).absolute()) for c in opened[1:]], RESERVED)),
+        names=tuple(model_names([path_of(c) for c in opened[1:]], RESERVED)),
         alignment=alignment,
         plan=Plan(
             "delta",
@@ -196,6 +199,8 @@ def _run(
     with _shown(progress, prepared, found):
         if len(found) < prepared.plan.tensors:
             executor = executor or ThreadExecutor(prepared.plan.workers)
+            left = [a for a in prepared.alignment.parameters if a.name not in found]
+            announce_tensors(tensor for a in left for tensor in (a.base, *a.models))
             for measured in _measure(prepared, set(found), executor, CpuKernels(), progress):
                 name = measured.aligned.name
                 found[name] = measured

@@ -58,7 +58,7 @@ class Info:
     `parameters` leaves out `buffers` (causal masks, rotary frequencies, running statistics). `layers` and what
     follows are None where neither config nor shapes tell. `stacks` counts the blocks of each tower, the main one as
     "". `tied` maps an alias to the name that it repeats; `head_is` names the embedding that serves as the head which
-    the file does not hold.
+    the file does not hold. `revision` is the commit that was read of a model of the hub.
     """
 
     ref: str
@@ -84,6 +84,7 @@ class Info:
     notes: tuple[str, ...]
     config_problem: str | None
     metadata: dict[str, str]
+    revision: str | None = None
     tree: Branch | None = field(default=None, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -144,6 +145,7 @@ def _describe(checkpoint: Checkpoint, *, count_tied_twice: bool, tree: bool) -> 
         notes=(*notes, *architecture.notes),
         config_problem=checkpoint.config_problem,
         metadata=checkpoint.metadata,
+        revision=checkpoint.revision,
         tree=grow(tensors.values()) if tree else None,
     )
 

@@ -2,24 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from netweight.checkpoint.tensor import Checkpoint
+from netweight.checkpoint.tensor import Checkpoint, CheckpointFile
 
-__all__ = ["identity", "stamps"]
+__all__ = ["identity", "locations", "path_of", "stamp_of", "stamps"]
 
 
 def identity(checkpoint: Checkpoint) -> dict[str, Any]:
-    """JSON-safe: the reference, its absolute path, the format, and every file with its size and header digest."""
+    """JSON-safe: the reference, its absolute path (of a hub or URL the reference), the format, every file with its size
+    and header digest, and the commit that was read of a model of the hub.
+    """
     return {
         "ref": checkpoint.ref,
-        "path": str(Path(checkpoint.ref).absolute()),
+        "path": path_of(checkpoint),
         "format": checkpoint.format,
         "files": [{"name": Path(f.path).name, "size": f.size, "header_digest": f.digest} for f in checkpoint.files],
+        "revision": checkpoint.revision,
     }
+
+
+def path_of(checkpoint: Checkpoint) -> str:
+    """Where the model is: its absolute path, or its reference where that is a hub's or a URL."""
+    if checkpoint.location is None or checkpoint.revision is not None:
+        return checkpoint.ref
+    return str(Path(checkpoint.ref).absolute())
+
+
+def locations(checkpoints: Iterable[Checkpoint]) -> list[Path]:
+    """The models' own paths on this machine, which no result may replace."""
+    return [checkpoint.location.absolute() for checkpoint in checkpoints if checkpoint.location is not None]
+
+
+def stamp_of(file: CheckpointFile) -> int | str:
+    """When the file was last changed, in nanoseconds, or what its server gives instead."""
+    return Path(file.path).stat().st_mtime_ns if file.stamp is None else file.stamp
 
 
 def stamps(checkpoint: Checkpoint) -> list[list[Any]]:
     """What tells in a later run that the files are still the same."""
-    return [[f.path, f.size, f.digest, Path(f.path).stat().st_mtime_ns] for f in checkpoint.files]
+    return [[f.path, f.size, f.digest, stamp_of(f)] for f in checkpoint.files]

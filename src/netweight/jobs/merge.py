@@ -177,11 +177,13 @@ def merge_request(
     progress = progress or Silent()
     with ExitStack() as stack:
         prepared = prepare(request, options, stack)
+        folder = result_folder(prepared, output, resume=resume)
         try:
-            return _merge(prepared, output, stack, resume=resume, progress=progress, executor=executor)
+            with folder:
+                return _merge(prepared, folder, Path(output), resume=resume, progress=progress, executor=executor)
         except KeyboardInterrupt:
             raise Interrupted(
-                f"stopped; nothing in {printable(str(output))} was changed; run again with --resume to go on"
+                f"{printable(str(output), 300)}: stopped; {folder.outcome()}; run again with --resume to go on"
             ) from None
 
 
@@ -204,8 +206,8 @@ def result_folder(prepared: Prepared, output: Reference, *, resume: bool = False
 
 def _merge(
     prepared: Prepared,
-    output: Reference,
-    stack: ExitStack,
+    folder: ResultFolder,
+    output: Path,
     *,
     resume: bool,
     progress: Progress,
@@ -218,7 +220,6 @@ def _merge(
     from netweight.run.threads import ThreadExecutor
 
     options = prepared.options
-    folder = stack.enter_context(result_folder(prepared, output, resume=resume))
     done: dict[str, dict[str, Any]] = {}
     if resume:
         journal, done = Journal.resume(folder.journal_path, prepared.digest)
@@ -239,9 +240,7 @@ def _merge(
         raise
     for checkpoint in plan.checkpoints:
         checkpoint.check_unchanged()
-    result = write_records(
-        folder.stage, prepared, plan, weighting, [finished[t.name] for t in plan.targets], Path(output)
-    )
+    result = write_records(folder.stage, prepared, plan, weighting, [finished[t.name] for t in plan.targets], output)
     for note in (*result.notes, *folder.commit()):
         progress.note(note)
     return result

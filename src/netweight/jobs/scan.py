@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from netweight.checkpoint.announce import announce_parts
 from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.tensor import Checkpoint, Skipped
 from netweight.errors import Interrupted, OptionError, did_you_mean, printable
-from netweight.jobs.inputs import identity, stamps
+from netweight.jobs.inputs import identity, locations, stamps
 from netweight.run.memory import FLOOR, default_budget, fit_workers
 from netweight.run.plan import Plan, PlannedTask, digest_of
 from netweight.run.progress import Progress, Silent, compiling
@@ -46,7 +47,8 @@ class Options:
     1 GiB and a quarter of the machine's; one spectrum is always computed, however large), globs on parameter names.
 
     `count_tied_twice`: tied weights under each of their names; `weights_only`: no vectors, biases and scales;
-    `split`: also the projections inside fused ones; `rank_k`: only so many leading singular values.
+    `split`: also the projections inside fused ones; `rank_k`: only so many leading singular values. `remote`: read a
+    model of a hub by ranges (default: bring it into the hub's cache first).
     """
 
     workers: int | None = None
@@ -57,6 +59,7 @@ class Options:
     weights_only: bool = False
     split: bool = True
     rank_k: int | None = None
+    remote: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ def prepare(ref: Reference, measures: Sequence[Measure], options: Options, stack
 
     if options.rank_k is not None and options.rank_k < 1:
         raise OptionError(f"--rank-k {options.rank_k}: expected 1 or more")
-    checkpoint = stack.enter_context(open_checkpoint(ref))
+    checkpoint = stack.enter_context(open_checkpoint(ref, download=not options.remote))
     subjects, skipped = find_subjects(
         checkpoint,
         include=options.include,
@@ -176,7 +179,8 @@ def scan(
     `methods`: names of ALL, or "all" (default: basic_stats; for CSV output also spectral). `output`: a .json, .csv or
     .parquet file, put in place in one step at the end; `plots`: a folder for pictures, `plot_tensors`: globs of the
     matrices that are drawn one by one there (default: the four most telling). `resume` continues a run into `output`
-    that was stopped, and gives the same bytes. `model_id` and `revision` are recorded. `executor` runs the tasks
+    that was stopped, and gives the same bytes. `model_id` and `revision` (default: the commit of a model of
+    the hub) are recorded. `executor` runs the tasks
     (default: threads); `settings` are the fields of Options by name.
 
     A matrix whose bytes cannot be read is listed in the result's `failed`, and does not stop the others. Raises
@@ -198,12 +202,12 @@ def scan(
             if plots is None:
                 raise OptionError("--plot-tensors: chooses what is drawn; give --plots DIR as well")
             check_globs([subject.name for subject in prepared.subjects], plot_tensors)
-        about = {"model_id": model_id, "revision": revision}
+        about = {"model_id": model_id, "revision": revision or prepared.checkpoint.revision}
         place: ResultFile | None = None
         if target is not None:
             from netweight.output.result_file import ResultFile
 
-            place = stack.enter_context(ResultFile(target, [Path(ref)], resume=resume))
+            place = stack.enter_context(ResultFile(target, locations([prepared.checkpoint]), resume=resume))
         result = _journalled(prepared, options, progress, place, resume, executor, about)
         if place is not None:
             place.commit(lambda path: write_results(result, path))
@@ -211,7 +215,7 @@ def scan(
             from netweight.jobs.scan_plots import write_plots
             from netweight.output.folder import ResultFolder
 
-            with ResultFolder(Path(plots), [Path(ref)], "scan plots") as folder:
+            with ResultFolder(Path(plots), locations([prepared.checkpoint]), "scan plots") as folder:
                 drawn = write_plots(result, prepared.subjects, folder.stage, plot_tensors)
                 for note in (*drawn, *folder.commit()):
                     progress.note(note)
@@ -276,6 +280,7 @@ def _run(
     found = dict(done)
     failed: dict[str, Skipped] = {}
     loads = [load for load in prepared.loads if load.subject.name not in found]
+    announce_parts((load.subject.tensor, load.subject.part) for load in loads)
     with _shown(progress, prepared, found), compiling(progress):
         results = measure_subjects(
             loads,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from netweight.checkpoint.open import open_checkpoint
+from netweight.jobs.inputs import locations
 from netweight.jobs.structure_compare import comparison_dict, needs_fingerprints
 from netweight.jobs.structure_json import structure_dict
 from netweight.jobs.structure_layers import Fingerprint, LayerKey, fingerprints
@@ -114,6 +115,7 @@ def structure(
     base: Reference | None = None,
     *,
     deep: bool = False,
+    remote: bool = False,
     count_tied_twice: bool = False,
     workers: int | None = None,
     memory: int | None = None,
@@ -122,15 +124,16 @@ def structure(
     """What the model at `ref` is made of, and what is left of `base` in it.
 
     Reads headers only, and some 20 kB of each layer where layers were removed or added. `deep` reads every weight and
-    counts exact zeros, zero rows and columns, with `workers` threads (fewer within `memory` bytes). `count_tied_twice`
-    counts tied weights under each name. Raises what `open_checkpoint` raises, and ReadError where bytes cannot be read.
+    counts exact zeros, zero rows and columns, with `workers` threads (fewer within `memory` bytes): those of a model of
+    a hub from the hub's cache, or by ranges where `remote`. `count_tied_twice` counts tied weights under each name.
+    Raises what `open_checkpoint` raises, and ReadError where bytes cannot be read.
     """
     with ExitStack() as stack:
         original = None
         if base is not None:
             opened = stack.enter_context(open_checkpoint(base))
             original = Base(analyse(opened, name_of(base)), count_tied_twice=count_tied_twice)
-        checkpoint = stack.enter_context(open_checkpoint(ref))
+        checkpoint = stack.enter_context(open_checkpoint(ref, download=deep and not remote))
         made = describe(
             checkpoint,
             name_of(ref),
@@ -140,7 +143,7 @@ def structure(
             workers=workers_within(workers or os.cpu_count() or 1, memory),
             progress=progress,
         )
-        inputs = [Path(each) for each in (ref, base) if each is not None]
+        inputs = locations([checkpoint, *([opened] if base is not None else [])])
         return ModelStructure(made.structure, made.comparison, inputs)
 
 

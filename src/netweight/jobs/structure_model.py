@@ -9,6 +9,7 @@ from typing import Any
 
 from netweight.checkpoint.tensor import Checkpoint, Skipped
 from netweight.errors import printable
+from netweight.jobs.inputs import stamp_of
 from netweight.jobs.structure_slices import Slices, slice_config, slice_notes
 from netweight.params.block import Block
 from netweight.params.block_types import BlockTypes, block_types
@@ -90,11 +91,10 @@ def stamps(checkpoint: Checkpoint) -> list[dict[str, Any]]:
     """
     found: list[dict[str, Any]] = []
     for file in checkpoint.files:
-        modified = Path(file.path).stat().st_mtime_ns
-        found.append(
-            {"name": Path(file.path).name, "size": file.size, "modified_ns": modified, "header_digest": file.digest}
-        )
-    files = [Path(file.path) for file in checkpoint.files]
+        entry: dict[str, Any] = {"name": Path(file.path).name, "size": file.size}
+        entry["modified_ns" if file.stamp is None else "stamp"] = stamp_of(file)
+        found.append(entry | {"header_digest": file.digest})
+    files = [Path(file.path) for file in checkpoint.files if file.stamp is None]
     sliced = slice_config(files).path
     for beside in sorted({file.parent / "config.json" for file in files} | ({sliced} if sliced else set())):
         if beside.is_file():
@@ -113,7 +113,7 @@ def analyse(checkpoint: Checkpoint, name: str, *, compare_tied: bool = False, he
     parameters = classify_all({key: tensor.shape for key, tensor in tensors.items()})
     ties = find_ties(checkpoint, compare=compare_tied, parameters=parameters)
     sliced = any(parameter.slot == "rotation" for parameter in parameters.values())
-    slices = slice_config([Path(file.path) for file in checkpoint.files]) if sliced else Slices()
+    slices = slice_config([Path(f.path) for f in checkpoint.files if f.stamp is None]) if sliced else Slices()
     said = declared(checkpoint.config)
     if said.head_size is None:
         shown = _rotary_head_size(checkpoint, parameters)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from netweight.checkpoint.announce import announce_tensors
 from netweight.checkpoint.tensor import Tensor
 from netweight.dtypes import DType, Kind
 from netweight.jobs.structure_model import Analysed
@@ -98,6 +99,7 @@ def count_zeros(found: Analysed, workers: int, progress: Progress) -> Zeros:
             skipped.append((name, f"{tensor.dtype}: a zero of the model is not a zero here"))
         else:
             tensors.append((tensor, key))
+    announce_tensors(tensor for tensor, _ in tensors)
     tasks = [task for number, (tensor, _) in enumerate(tensors) for task in _cut(number, tensor)]
     progress.start(len(tensors), sum(tensor.nbytes for tensor, _ in tensors))
     zeros = [0] * len(tensors)

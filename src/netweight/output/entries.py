@@ -22,7 +22,8 @@ def replace_entries(
 
     Each file is replaced in one step. Names in `stale` that lead out of `target` are left alone. Raises OSError.
     """
-    for name in sorted(new, key=lambda n: (n == MANIFEST, n)):  # the list of our files comes last: it ends the work
+    # Configs and indexes after the weights that they speak of; the list of our files last: it ends the work.
+    for name in sorted(new, key=lambda n: (n == MANIFEST, n.endswith(".json"), n)):
         place = target / name
         _make_folder(place.parent, target)
         if place.is_dir() and not place.is_symlink():

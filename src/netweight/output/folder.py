@@ -62,6 +62,7 @@ class ResultFolder:
         self._replace = replace
         self._entrywise: str | None = None
         self._committed = False
+        self._replacing = False
         self._made: list[Path] = []
         self._descriptor = -1
         self.target = target
@@ -88,6 +89,12 @@ class ResultFolder:
         """Keep nothing of this run for `resume`, whatever becomes of it; the journal must be closed."""
         self._unfinished.unlink(missing_ok=True)
         self.journal_path.unlink(missing_ok=True)
+
+    def outcome(self) -> str:
+        """What has become of the place so far, in words for a run that ends early."""
+        if self._committed:
+            return "the results are in place"
+        return "some of the files there were replaced" if self._replacing else "what stood there is untouched"
 
     def __enter__(self) -> Self:
         self.check()
@@ -126,9 +133,10 @@ class ResultFolder:
             self._remove_made()
         if isinstance(value, OSError) and not self._committed and self._is_writing(value):
             todo = "make room" if value.errno in _NO_ROOM else "check the disk"
+            why = value.strerror or value
             raise JobError(
-                f"{_shown(self.target)}: the results could not be written: {value.strerror or value}; what stood there "
-                f"is untouched; {todo}, then run again with --resume"
+                f"{_shown(self.target)}: the results could not be written: {why}; {self.outcome()}; {todo}, then run "
+                "again with --resume"
             ) from value
 
     def commit(self) -> tuple[str, ...]:
@@ -297,6 +305,7 @@ class ResultFolder:
             # Killed among the files below, the next run must know all of them for netweight's.
             write_manifest(self._work, {**others, self._kind: own | new})
             move_file(self._work / MANIFEST, self.target / MANIFEST, sync=self._sync)
+        self._replacing = True
         replace_entries(self.stage, self.target, new, own - new, sync=self._sync)
         self._notes.append(
             f"{_shown(self._given)}: the results were put in place file by file, not in one step: {printable(reason)}"

@@ -12,13 +12,13 @@ FLOOR = 320 << 20
 """Bytes that the interpreter and its libraries take before any tensor is read (numba, matplotlib and Arrow loaded)."""
 
 
-def default_budget() -> int:
-    """The smaller of 1 GiB and a quarter of the machine's memory, in bytes."""
+def default_budget(most: int = 1 << 30) -> int:
+    """The smaller of `most` (1 GiB) and a quarter of the machine's memory, in bytes."""
     try:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # no such question on this system
-        return 1 << 30
-    return min(1 << 30, total // 4)
+        return most
+    return min(most, total // 4)
 
 
 def available_cores() -> int:

@@ -1,0 +1,94 @@
+"""Where a model's files lie: a folder of this machine, or the same thing far away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from netweight.errors import ModelNotFoundError, UnsafeFileError, printable
+from netweight.source.local import open_local
+from netweight.source.protocol import Source
+
+__all__ = ["LocalPlace", "Place", "check_inside"]
+
+
+class Place(Protocol):
+    """A folder, wherever it is."""
+
+    @property
+    def label(self) -> str:
+        """The path or URL, for messages; not yet made printable."""
+        ...
+
+    def names(self) -> list[str]:
+        """The files in it, sorted, without those in its folders; raises ModelNotFoundError, ReadError."""
+        ...
+
+    def folders(self) -> list[str]:
+        """The folders in it, sorted."""
+        ...
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file of that name, which may lie in a folder (`a/b`)."""
+        ...
+
+    def path(self, name: str) -> str:
+        """What a file of that name is called in messages and results."""
+        ...
+
+    def open(self, name: str) -> Source:
+        """The file; raises UnsafeFileError for a link that leads out of the folder, ModelNotFoundError, ReadError."""
+        ...
+
+
+class LocalPlace:
+    """A folder on this machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def label(self) -> str:
+        """See Place."""
+        return str(self.folder)
+
+    def names(self) -> list[str]:
+        """See Place."""
+        try:
+            return sorted(path.name for path in self.folder.iterdir() if path.is_file() or path.is_symlink())
+        except OSError as problem:
+            raise ModelNotFoundError(f"{printable(self.label)}: cannot be listed: {problem.strerror}") from None
+
+    def folders(self) -> list[str]:
+        """See Place."""
+        return sorted(path.name for path in self.folder.iterdir() if path.is_dir())
+
+    def has(self, name: str) -> bool:
+        """See Place."""
+        return (self.folder / name).exists()
+
+    def path(self, name: str) -> str:
+        """See Place."""
+        return str(self.folder / name)
+
+    def open(self, name: str) -> Source:
+        """See Place."""
+        check_inside(self.folder, self.folder / name)
+        return open_local(self.folder / name)
+
+
+def check_inside(folder: Path, path: Path) -> None:
+    """Raises UnsafeFileError where `path` in `folder` is a link that leads out of it.
+
+    The links of a Hugging Face cache, from `snapshots/<revision>/` to `blobs/` beside it, are fine.
+    """
+    home = folder.resolve()
+    target = path.resolve()
+    if target.is_relative_to(home):
+        return
+    for parent in (home, *home.parents):
+        if parent.name == "snapshots" and target.is_relative_to(parent.parent / "blobs"):
+            return
+    raise UnsafeFileError(
+        f"{printable(str(path))}: is a link to {printable(str(target))}, outside its folder; name that file itself"
+    )

@@ -1,0 +1,69 @@
+"""What a model reference means that is no path: a hub id, or a URL."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from netweight.errors import ModelNotFoundError, printable
+
+__all__ = ["HubReference", "UrlReference", "at_commit", "parse_reference"]
+
+_WORD = r"[A-Za-z0-9_](?:[\w.-]{0,94}[A-Za-z0-9_-])?"
+_REVISION = r"(?:refs/(?:pr|convert)/)?[^/@\s\\]+"
+_SHORT = re.compile(rf"({_WORD}/{_WORD})(?:@([^@\s\\]+))?")
+_LONG = re.compile(rf"hf://({_WORD}/{_WORD})(?:@({_REVISION}))?(?:/(.*))?")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.:-]+://.+", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class HubReference:
+    """A model on the hub: `repo` is `org/name`; `revision` a branch, tag or commit, None for `main`; `path` a file or
+    folder in it, "" for the whole.
+    """
+
+    repo: str
+    revision: str | None = None
+    path: str = ""
+
+    @property
+    def label(self) -> str:
+        """The URL that leads to the repository."""
+        return f"hf://{self.repo}" + (f"@{self.revision}" if self.revision is not None else "")
+
+
+@dataclass(frozen=True)
+class UrlReference:
+    """Anything else that fsspec can reach."""
+
+    url: str
+
+
+def parse_reference(name: str) -> HubReference | UrlReference | None:
+    """What `name`, which is no existing path, refers to: None where it can only be a path.
+
+    `org/name`, `org/name@revision`, `hf://org/name[@revision][/path]`, or a URL. Raises ModelNotFoundError for what
+    begins with `hf://` and is not of this form.
+    """
+    if name.startswith("hf://"):
+        found = _LONG.fullmatch(name)
+        path = (found[3] or "").strip("/") if found else ""
+        if found is None or ".." in path.split("/") or ".." in (found[2] or ""):
+            raise ModelNotFoundError(
+                f"{printable(name)}: not a reference to a hub; expected hf://org/name or hf://org/name@revision"
+            )
+        return HubReference(found[1], found[2], path)
+    if _URL.fullmatch(name):
+        return UrlReference(name)
+    found = _SHORT.fullmatch(name)
+    if found is None or ".." in name or name.endswith("/"):
+        return None
+    return HubReference(found[1], found[2])
+
+
+def at_commit(name: str, commit: str) -> str | None:
+    """The reference to what `name` was when it was read at `commit`; None where `name` is not of a hub."""
+    reference = parse_reference(name)
+    if not isinstance(reference, HubReference):
+        return None
+    return HubReference(reference.repo, commit).label + (f"/{reference.path}" if reference.path else "")

@@ -1,0 +1,178 @@
+"""`netweight embeddings`: the token embedding in clusters, tokens near a token, rows that look untrained."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from netweight.cli.embeddings_view import show_embeddings, show_neighbours, show_plan
+from netweight.cli.options import (
+    Aliased,
+    SpaceSeparated,
+    device_options,
+    filter_options,
+    format_option,
+    parse_size,
+    remote_option,
+    verbose_option,
+)
+from netweight.errors import OptionError, printable
+
+__all__ = ["embeddings"]
+
+_OUTPUT = "embedding_analysis"
+
+
+@click.command(short_help="The token embedding in clusters, tokens near a token, rows that look untrained.")
+@click.argument("model", required=False)
+@click.option("--model", "named", cls=Aliased, aliases=("--model_path", "--model-path"), hidden=True)
+@click.option(
+    "--output-dir",
+    cls=Aliased,
+    aliases=("--output_dir", "--outdir"),
+    metavar="DIR",
+    help=f"Where the results go. [default: ./{_OUTPUT}]",
+)
+@click.option("--out", "out_file", hidden=True, metavar="FILE", help="The CSV; everything else goes beside it.")
+@click.option(
+    "--max-k",
+    cls=Aliased,
+    aliases=("--max_k",),
+    type=click.IntRange(min=2),
+    default=30,
+    show_default=True,
+    metavar="K",
+    help="The most clusters to try; the least are 2.",
+)
+@click.option(
+    "--sample",
+    type=click.IntRange(min=3),
+    default=20_000,
+    show_default=True,
+    metavar="ROWS",
+    help="Rows to which k-means is fitted for each k. F, and the fit for the chosen k, are of all rows.",
+)
+@click.option(
+    "--random-state",
+    cls=Aliased,
+    aliases=("--random_state", "--seed"),
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Seed of the sample and of the first centres.",
+)
+@click.option(
+    "--n-representatives",
+    cls=Aliased,
+    aliases=("--n_representatives",),
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="Tokens to name of each cluster, the nearest to its centre.",
+)
+@click.option(
+    "--skip-representatives",
+    cls=Aliased,
+    aliases=("--skip_representatives",),
+    is_flag=True,
+    help="Name none; the tokenizer is not read.",
+)
+@click.option(
+    "--nearest",
+    cls=SpaceSeparated,
+    metavar="TOKEN ...",
+    help="Only show the tokens nearest to TOKEN, a text or an id (text:12 for the text 12); writes nothing.",
+)
+@click.option(
+    "--neighbours",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="How many, with --nearest.",
+)
+@filter_options
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Threads. The results do not depend on it.")
+@click.option(
+    "--memory",
+    type=parse_size,
+    metavar="SIZE",
+    help="Memory to stay within, e.g. 1500MB, 2GiB. [default: 2GiB or 1/4 of RAM]",
+)
+@click.option("--dry-run", is_flag=True, help="Show what would be read, and how much memory it takes; read no weights.")
+@remote_option
+@device_options
+@format_option
+@verbose_option
+def embeddings(model: str | None, named: str | None, output_dir: str | None, output_format: str, **rest: Any) -> None:
+    """Put the rows of MODEL's token embedding into clusters by k-means, as many as one-way ANOVA's F speaks for.
+
+    Writes the clusters with their sizes, silhouettes and the tokens nearest to their centres, the curve of F, a picture
+    of the clusters, every token's cluster and norm, the embedding's row of a scan; says which rows look untrained, and
+    how far the output embedding agrees with the input embedding. Needs scikit-learn and tokenizers: pip install
+    'netweight[embeddings]'.
+    """
+    from contextlib import ExitStack
+
+    from netweight.cli.share_progress import share_progress_for
+    from netweight.jobs.embeddings import Options, prepare
+    from netweight.jobs.embeddings import embeddings as cluster
+
+    if (model is None) == (named is None):
+        raise click.UsageError(
+            "expected one MODEL" if model is None else "MODEL is given twice: as argument and --model"
+        )
+    ref = model if model is not None else str(named)
+    if rest["nearest"]:
+        _nearest(ref, output_format, rest)
+        return
+    place, scan_row = _places(output_dir, rest["out_file"])
+    fields = ("max_k", "sample", "random_state", "n_representatives", "skip_representatives", "workers", "memory")
+    options = Options(**{name: rest[name] for name in (*fields, "include", "exclude", "remote")})
+    if rest["dry_run"]:
+        with ExitStack() as stack:
+            show_plan(prepare(ref, options, stack), options, output_format)
+        return
+    result = cluster(ref, place, options=options, progress=share_progress_for(output_format), scan_row=scan_row)
+    if output_format == "json":
+        json.dump(result.to_dict(), sys.stdout, indent=2, allow_nan=False, ensure_ascii=True)
+        click.echo()
+    elif output_format == "human":
+        show_embeddings(result, verbose=rest["verbose"])
+        click.echo(f"written to {printable(place)}")
+
+
+def _places(output_dir: str | None, out_file: str | None) -> tuple[str, str | None]:
+    """(folder, name of the CSV): the replaced tool's --out named the file."""
+    if out_file is None:
+        return output_dir or f"./{_OUTPUT}", None
+    if output_dir is not None:
+        raise OptionError("--out and --output-dir: both say where the results go; leave one out")
+    if not out_file.lower().endswith(".csv"):
+        return out_file, None
+    return str(Path(out_file).parent), Path(out_file).name
+
+
+def _nearest(ref: str, output_format: str, rest: dict[str, Any]) -> None:
+    from netweight.jobs.embedding_nearest import nearest_tokens
+
+    found = nearest_tokens(
+        ref,
+        rest["nearest"],
+        count=rest["neighbours"],
+        include=rest["include"],
+        exclude=rest["exclude"],
+        workers=rest["workers"],
+        remote=rest["remote"],
+    )
+    if output_format == "json":
+        json.dump(found.to_dict(), sys.stdout, indent=2, allow_nan=False, ensure_ascii=True)
+        click.echo()
+    elif output_format == "human":
+        show_neighbours(found)

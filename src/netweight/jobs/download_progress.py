@@ -1,0 +1,61 @@
+"""How far a download has come, file by file, told to whoever shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+__all__ = ["DownloadProgress", "Silent", "Waiting"]
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A file to fetch: `done` of its `size` bytes are there from an earlier run."""
+
+    name: str
+    size: int
+    done: int
+
+
+class DownloadProgress(Protocol):
+    """Shown by the command line, silent elsewhere; any thread calls, one at a time."""
+
+    def start(self, files: Sequence[Waiting]) -> None:
+        """These files are to be fetched."""
+        ...
+
+    def advance(self, name: str, nbytes: int) -> None:
+        """So many more bytes of a file have come; fewer than none where some were thrown away."""
+        ...
+
+    def finish(self, name: str) -> None:
+        """A file is there, and verified."""
+        ...
+
+    def note(self, text: str) -> None:
+        """A finding worth a line."""
+        ...
+
+    def stop(self) -> None:
+        """The download has ended, well or not."""
+        ...
+
+
+class Silent:
+    """Shows nothing."""
+
+    def start(self, files: Sequence[Waiting]) -> None:
+        """See DownloadProgress."""
+
+    def advance(self, name: str, nbytes: int) -> None:
+        """See DownloadProgress."""
+
+    def finish(self, name: str) -> None:
+        """See DownloadProgress."""
+
+    def note(self, text: str) -> None:
+        """See DownloadProgress."""
+
+    def stop(self) -> None:
+        """See DownloadProgress."""

@@ -1,0 +1,253 @@
+"""The rows of an embedding, read in blocks as float32, centred; what is not finite is left out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from netweight.checkpoint.matrix import read
+from netweight.checkpoint.tensor import Tensor
+from netweight.source.protocol import Source
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from netweight.run.execute import Executor
+
+    Array = np.ndarray[Any, Any]
+
+__all__ = ["Facts", "Rows", "Stretch", "held_in_memory", "measured", "walk"]
+
+R = TypeVar("R")
+
+_ELEMENTS = 1 << 22  # of a block: 16 MiB as float32
+_STRETCH = 8  # blocks; sums are formed by stretch and merged in order
+_SPAN = 64  # powers of two around 1 in which float32 sums of squares keep their range
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Neighbouring rows: one task."""
+
+    first: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A matrix [rows, cols] as float32: the stored elements times `scale`, a power of two, minus `mean` float32 [cols].
+
+    `kept` bool [rows]: rows that are read at all.
+    """
+
+    tensor: Tensor
+    scale: float = 1.0
+    mean: Array | None = None
+    kept: Array | None = None
+
+    @property
+    def count(self) -> int:
+        """Rows, those that are left out among them."""
+        return self.tensor.shape[0]
+
+    @property
+    def cols(self) -> int:
+        """Columns."""
+        return self.tensor.shape[1]
+
+    @property
+    def block_rows(self) -> int:
+        """Rows of a block."""
+        return max(1, _ELEMENTS // max(1, self.cols))
+
+    @property
+    def block_bytes(self) -> int:
+        """Memory that one block takes, the stored elements with it."""
+        return self.block_rows * self.cols * (4 + 8 + self.tensor.dtype.bits // 8)
+
+    def stretches(self) -> list[Stretch]:
+        """The tasks of one look at all rows."""
+        step = self.block_rows * _STRETCH
+        return [Stretch(first, min(step, self.count - first)) for first in range(0, self.count, step)]
+
+    def blocks(self, stretch: Stretch) -> Iterator[tuple[Array, Array]]:
+        """(float32 [n, cols], the rows' numbers int64 [n]) of the kept rows, block by block; raises ReadError."""
+        import numpy as np
+
+        end = stretch.first + stretch.count
+        for first in range(stretch.first, end, self.block_rows):
+            count = min(self.block_rows, end - first)
+            numbers = np.arange(first, first + count)
+            found = self._read(first, count)
+            if self.kept is not None and not self.kept[first : first + count].all():
+                chosen = self.kept[first : first + count]
+                found, numbers = found[chosen], numbers[chosen]
+            if self.mean is not None:
+                found -= self.mean
+            if len(found):
+                yield found, numbers
+
+    def pick(self, numbers: Array) -> Array:
+        """Rows of ascending `numbers`, float32 [n, cols]."""
+        import numpy as np
+
+        found = np.empty((len(numbers), self.cols), np.float32)
+        starts = np.flatnonzero(np.diff(numbers, prepend=-2) != 1) if len(numbers) else np.empty(0, np.int64)
+        for start, stop in zip(starts, [*starts[1:], len(numbers)], strict=True):
+            for first in range(start, stop, self.block_rows):
+                last = min(stop, first + self.block_rows)
+                found[first:last] = self._read(int(numbers[first]), last - first)
+        if self.mean is not None:
+            found -= self.mean
+        return found
+
+    def _read(self, first: int, count: int) -> Array:
+        import numpy as np
+
+        from netweight.kernels.cpu.cluster_loops import widen_bfloat16
+
+        dtype = self.tensor.dtype
+        raw = np.empty(count * self.cols * dtype.bits // 8, np.uint8)
+        read(self.tensor, first * self.cols, raw.data)
+        if dtype.name == "BF16":
+            wide = np.empty(count * self.cols, np.float32)
+            widen_bfloat16(raw.view(np.uint16), np.float32(self.scale), wide)
+            return wide.reshape(count, self.cols)
+        native = raw.view(dtype.to_numpy())
+        with np.errstate(over="ignore", invalid="ignore"):  # beyond float32, and signalling NaN: they are left out
+            if dtype.bits > 32:
+                native = native * self.scale
+            wide = native.astype(np.float32)
+            if dtype.bits <= 32 and self.scale != 1.0:
+                wide *= np.float32(self.scale)
+        return wide.reshape(count, self.cols)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One look at all rows: `norms` float64 [rows], as stored, NaN for those that hold NaN or infinities, which the
+    centred `rows` leave out.
+    """
+
+    norms: Array
+    rows: Rows
+
+
+class _Memory:
+    """Bytes held in memory, as a Source; they are what `origin` had."""
+
+    def __init__(self, held: bytearray, origin: Source) -> None:
+        self._held = memoryview(held)
+        self._origin = origin
+
+    @property
+    def name(self) -> str:
+        """See Source."""
+        return self._origin.name
+
+    @property
+    def size(self) -> int:
+        """See Source."""
+        return len(self._held)
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """See Source; a Tensor asks for no bytes outside."""
+        buffer[:] = self._held[offset : offset + len(buffer)]
+
+    def prefetch(self, offset: int, size: int) -> None:
+        """See Source."""
+
+    def check_unchanged(self) -> None:
+        """See Source."""
+        self._origin.check_unchanged()
+
+    def close(self) -> None:
+        """See Source."""
+
+
+def held_in_memory(tensor: Tensor) -> Tensor:
+    """The tensor with its bytes in memory, for one that is read many times and is far away; raises ReadError."""
+    held = bytearray(tensor.nbytes)
+    step = _ELEMENTS * 2
+    with memoryview(held) as view:
+        for first in range(0, tensor.size, step):
+            tensor.prefetch(first + step, step)
+            width = tensor.dtype.bits // 8
+            read(tensor, first, view[first * width : min(first + step, tensor.size) * width])
+    source = _Memory(held, tensor.source)
+    return replace(tensor, source=source, offset=0, strides=None, storage=None, byteorder="little")
+
+
+def walk(rows: Rows, work: Callable[[Stretch], R], executor: Executor) -> Iterator[R]:
+    """work(stretch) for all stretches of `rows`, in their order, however many workers there are."""
+    tasks = list(enumerate(rows.stretches()))
+    waiting: dict[int, R] = {}
+    left = iter(tasks)
+    wanted = 0
+    for (number, _), found in executor.run(lambda: next(left, None), lambda task: work(task[1])):
+        waiting[number] = found
+        while wanted in waiting:
+            yield waiting.pop(wanted)
+            wanted += 1
+
+
+def measured(tensor: Tensor, executor: Executor) -> Facts:
+    """Norms, mean and finiteness of the rows of a matrix; the rows are scaled where float32 would leave its range."""
+    import numpy as np
+
+    from netweight.kernels.cpu.cluster_loops import row_facts
+
+    rows = Rows(tensor)
+    for _ in range(2):  # once more where elements are so large or small that they need a scale
+        squares = np.full(rows.count, np.nan)
+        total = np.zeros(rows.cols)
+        most = 0.0
+
+        def look(stretch: Stretch, rows: Rows = rows, squares: Array = squares) -> tuple[Array, float]:
+            added, largest = np.zeros(rows.cols), 0.0
+            for block, numbers in rows.blocks(stretch):
+                row_facts(block, squares[numbers[0] : numbers[-1] + 1], added)
+                largest = max(largest, _largest(block))
+            return added, largest
+
+        for added, largest in walk(rows, look, executor):
+            total += added
+            most = max(most, largest)
+        exponent = math.frexp(_largest_stored(tensor, executor))[1] if tensor.dtype.bits > 32 else math.frexp(most)[1]
+        if rows.scale != 1.0 or abs(exponent) <= _SPAN:
+            break
+        rows = replace(rows, scale=math.ldexp(1.0, -exponent))
+    kept = np.isfinite(squares)
+    mean = (total / max(1, int(kept.sum()))).astype(np.float32)
+    norms = np.where(kept, np.sqrt(np.where(kept, squares, 0.0)) / rows.scale, np.nan)
+    return Facts(norms, replace(rows, mean=mean, kept=None if kept.all() else kept))
+
+
+def _largest(values: Array) -> float:
+    """The largest finite absolute value."""
+    import numpy as np
+
+    most = float(np.abs(values).max(initial=0.0))
+    if math.isfinite(most):
+        return most
+    return float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
+
+
+def _largest_stored(tensor: Tensor, executor: Executor) -> float:
+    """The same of 64-bit elements, which float32 may not hold."""
+    import numpy as np
+
+    rows = Rows(tensor)
+
+    def look(stretch: Stretch) -> float:
+        most = 0.0
+        for first in range(stretch.first, stretch.first + stretch.count, rows.block_rows):
+            count = min(rows.block_rows, stretch.first + stretch.count - first)
+            raw = np.empty(count * rows.cols * tensor.dtype.bits // 8, np.uint8)
+            read(tensor, first * rows.cols, raw.data)
+            most = max(most, _largest(raw.view(tensor.dtype.to_numpy())))
+        return most
+
+    return max(walk(rows, look, executor), default=0.0)

@@ -1,0 +1,165 @@
+"""What the rows stand for: texts from the model's own tokenizer.json, read by `tokenizers`; nothing in it is run."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from netweight.errors import FormatError, JobError, OptionError, did_you_mean, printable
+
+__all__ = ["Tokens", "cut", "open_tokens"]
+
+FILE = "tokenizer.json"
+_LARGEST = 256 << 20  # bytes
+_LONGEST = 200  # characters of a text that is shown or written
+_RESERVED = re.compile(
+    r"[<\[](?:\|)?(?:reserved|unused|placeholder|dummy|pad_?token)[^<>\[\]]{0,64}(?:\|)?[>\]]", re.IGNORECASE
+)
+_IMPOSSIBLE = (0xC0, 0xC1, *range(0xF5, 0x100))  # bytes that UTF-8 text never holds
+_LONE_SCRIPTS = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL")
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of a model's rows: `pieces` maps an id to the vocabulary's own spelling; `special` ids are no text."""
+
+    path: Path
+    pieces: dict[int, str]
+    special: frozenset[int]
+    tokenizer: Any
+
+    def texts(self, ids: list[int]) -> list[str | None]:
+        """The text of each id, as long as it may be; its spelling where it is no text by itself (half a character);
+        None where the tokenizer has no such id. It is the checkpoint's text: nothing in it has been made harmless.
+        """
+        known = [i for i in ids if i in self.pieces]
+        found = dict(
+            zip(
+                known,
+                _guarded(
+                    self.path, lambda: self.tokenizer.decode_batch([[i] for i in known], skip_special_tokens=False)
+                ),
+                strict=True,
+            )
+        )
+        return [self._text(i, found[i]) if i in found else None for i in ids]
+
+    def _text(self, number: int, decoded: str) -> str:
+        return cut(self.pieces[number] if not decoded or "\ufffd" in decoded else decoded)
+
+    def is_word(self, number: int, text: str | None) -> bool:
+        """Whether a token tells something by itself: two letters at least, or one character of a script of words."""
+        if text is None or number in self.special or text == "\ufffd":
+            return False
+        letters = [c for c in text if c.isalpha()]
+        return len(letters) > 1 or any(unicodedata.name(c, "").startswith(_LONE_SCRIPTS) for c in letters)
+
+    def unused(self, rows: int) -> dict[int, str]:
+        """{id: why} of rows that no text can lead to: beyond the vocabulary, reserved by name, bytes outside UTF-8."""
+        found = {i: "no token has this id" for i in range(rows) if i not in self.pieces}
+        spelt = {f"<0x{byte:02X}>" for byte in _IMPOSSIBLE} | (
+            {chr(byte) for byte in _IMPOSSIBLE} if self._by_bytes else set()
+        )
+        for number, piece in self.pieces.items():
+            if number >= rows:
+                continue
+            if piece in spelt and number not in self.special:
+                found[number] = "a byte that UTF-8 text never holds"
+            elif _RESERVED.fullmatch(piece):
+                found[number] = "reserved by its name"
+        return dict(sorted(found.items()))
+
+    @property
+    def _by_bytes(self) -> bool:
+        """Whether single characters of the vocabulary stand for bytes."""
+        return "ByteLevel" in str(type(self.tokenizer.decoder)) or "ByteLevel" in repr(self.tokenizer.pre_tokenizer)
+
+    def find(self, asked: str, rows: int) -> int:
+        """The row of TOKEN: an id in digits, or a text that is one token; `text:12` is the text 12.
+
+        Raises OptionError where there is none.
+        """
+        if re.fullmatch(r"[0-9]{1,12}", asked):
+            return check_id(asked, rows)
+        text = asked.removeprefix("text:")
+        by_piece = {piece: number for number, piece in self.pieces.items()}
+        if text in by_piece:
+            return check_id(str(by_piece[text]), rows)
+        ids = _guarded(self.path, lambda: self.tokenizer.encode(text, add_special_tokens=False).ids)
+        decoded = _guarded(self.path, lambda: self.tokenizer.decode(ids, skip_special_tokens=False))
+        unknown = decoded.strip().casefold() != text.strip().casefold()  # the token for what is none
+        if len(ids) == 1 and not unknown:
+            return check_id(str(ids[0]), rows)
+        if len(ids) > 1 and not unknown:
+            named = ", ".join(f"{i} {printable(repr(self.pieces.get(i, '')), 30)}" for i in ids[:8])
+            raise OptionError(
+                f"--nearest {printable(asked)}: is {len(ids)} tokens ({named}); give one of them by its id"
+            )
+        hint = did_you_mean(text, list(by_piece)[:20_000])
+        raise OptionError(
+            f"--nearest {printable(asked)}: the tokenizer has no such token{hint}; give a token's text or id"
+        )
+
+
+def check_id(digits: str, rows: int) -> int:
+    """The id, where there is such a row; raises OptionError."""
+    number = int(digits)
+    if number >= rows:
+        raise OptionError(f"--nearest {digits}: expected an id below {rows}, the number of rows")
+    return number
+
+
+def cut(text: str) -> str:
+    """`text` in at most 200 characters."""
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+
+
+def open_tokens(location: Path | None) -> tuple[Tokens | None, str]:
+    """(tokens, a sentence on where they are from) of the model at `location`, a folder or a file; (None, why) where
+    there is no tokenizer beside it that can be read, or where the model is far away.
+
+    Raises JobError where `tokenizers` is not installed though it is needed.
+    """
+    if location is None:
+        return None, f"{FILE} is not read from far away: tokens are shown by their ids alone"
+    path = (location if location.is_dir() else location.parent) / FILE
+    try:
+        if not path.is_file():
+            return None, f"{FILE} is not beside the model: tokens are shown by their ids alone"
+        if path.stat().st_size > _LARGEST:
+            return None, f"{FILE} is not read: {path.stat().st_size} bytes, expected at most {_LARGEST}"
+        Tokenizer = _tokenizer_class()  # noqa: N806
+        tokenizer = _guarded(path, lambda: Tokenizer.from_file(str(path)))
+        vocabulary = _guarded(path, lambda: tokenizer.get_vocab(with_added_tokens=True))
+        added = _guarded(path, tokenizer.get_added_tokens_decoder)
+    except (FormatError, OSError) as problem:
+        return None, f"{FILE} cannot be used, tokens are shown by their ids alone: {printable(str(problem), 300)}"
+    pieces = {number: piece for piece, number in vocabulary.items()}
+    special = frozenset(number for number, token in added.items() if token.special)
+    return Tokens(path, pieces, special, tokenizer), f"{FILE}: {len(pieces)} tokens"
+
+
+def _guarded(path: Path, call: Any) -> Any:
+    """What `call` returns; every failure of the library, a panic among them, as FormatError."""
+    try:
+        return call()
+    except Exception as problem:
+        raise FormatError(f"{path.name}: {' '.join(str(problem).split())[:300]}") from problem
+    except BaseException as problem:
+        if type(problem).__name__ == "PanicException":  # Rust's, which is not an Exception
+            raise FormatError(f"{path.name}: the tokenizers library gave up: {str(problem)[:200]}") from None
+        raise
+
+
+def _tokenizer_class() -> Any:
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as problem:
+        raise JobError(
+            f"{FILE}: reading it needs tokenizers, which is not installed: pip install 'netweight[embeddings]',"
+            " or give --skip-representatives"
+        ) from problem
+    return Tokenizer

@@ -1,0 +1,73 @@
+"""Rows in clusters: sizes and sums, from which the sums of squares within and between follow. Two parts merge."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Partition"]
+
+Array = np.ndarray[Any, Any]
+
+_NOTHING = 1e-13  # of the whole sum of squares: what rounding leaves where rows are equal to their centre
+
+
+@dataclass(frozen=True)
+class Partition:
+    """`counts` int64 [k] and `sums` float64 [k, cols] of the rows of each cluster; `squares`: of all their elements."""
+
+    counts: Array
+    sums: Array
+    squares: float
+
+    def merge(self, other: Partition) -> Partition:
+        """The statistic of both parts' rows."""
+        return Partition(self.counts + other.counts, self.sums + other.sums, self.squares + other.squares)
+
+    @property
+    def rows(self) -> int:
+        """Rows in all."""
+        return int(self.counts.sum())
+
+    @property
+    def total_ss(self) -> float:
+        """Sum of squared distances to the mean of all rows."""
+        whole = self.sums.sum(axis=0)
+        return max(0.0, self.squares - float(whole @ whole) / self.rows)
+
+    @property
+    def between_ss(self) -> float:
+        """Sum over the rows of the squared distance from their cluster's mean to the mean of all."""
+        whole, held = self.sums.sum(axis=0), self.counts > 0
+        each = np.einsum("ij,ij->i", self.sums[held], self.sums[held]) / self.counts[held]
+        return max(0.0, float(each.sum()) - float(whole @ whole) / self.rows)
+
+    @property
+    def within_ss(self) -> float:
+        """Sum of squared distances to the mean of the row's cluster; 0 where rounding alone is left."""
+        left = self.total_ss - self.between_ss
+        return left if left > _NOTHING * self.squares else 0.0
+
+    def f_ratio(self) -> float:
+        """One-way ANOVA's F over the clusters, both sums of squares taken over all columns:
+        (between / (k - 1)) / (within / (n - k)); infinite where nothing is left within, NaN where it is not defined.
+
+        Source: Calinski and Harabasz 1974. k counts the clusters that hold rows.
+        """
+        k, n = int((self.counts > 0).sum()), self.rows
+        if k < 2 or n <= k:
+            return math.nan
+        within, between = self.within_ss, self.between_ss
+        if within == 0:
+            return math.inf if between > 0 else math.nan
+        return (between / (k - 1)) / (within / (n - k))
+
+    def means(self, instead: Array) -> Array:
+        """The mean of each cluster, float64 [k, cols]; that of `instead` where a cluster holds nothing."""
+        held = self.counts > 0
+        found: Array = np.array(instead, np.float64)
+        found[held] = self.sums[held] / self.counts[held, None]
+        return found

@@ -1,0 +1,358 @@
+"""Models named by hub ids and URLs: where they are found, which commit is read, what is said where there is none."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hub_models import FIRST, SECOND, write_model
+from safetensors.numpy import save_file
+
+import netweight
+from netweight.checkpoint.open import open_checkpoint
+from netweight.checkpoint.reference import HubReference, UrlReference, at_commit, parse_reference
+from netweight.errors import FormatError, ModelNotFoundError, NetweightError, OutputError, ReadError
+from netweight.source import retry
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(retry, "_FIRST_WAIT", 0.01)
+
+
+def refused(ref, error: type[NetweightError], *said: str, **options) -> str:
+    with pytest.raises(error) as caught:
+        open_checkpoint(ref, **options)
+    text = str(caught.value)
+    assert all(part in text for part in said), text
+    assert "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("org/name", HubReference("org/name")),
+        ("org/name@v1.0", HubReference("org/name", "v1.0")),
+        ("org/name@refs/pr/3", HubReference("org/name", "refs/pr/3")),
+        ("hf://org/name", HubReference("org/name")),
+        ("hf://org/name@main", HubReference("org/name", "main")),
+        ("hf://org/name@refs/pr/3/a/b.bin", HubReference("org/name", "refs/pr/3", "a/b.bin")),
+        ("hf://org/na.me_2-x/sub/model.safetensors", HubReference("org/na.me_2-x", None, "sub/model.safetensors")),
+        ("s3://bucket/model", UrlReference("s3://bucket/model")),
+        ("simplecache::https://host/m.bin", UrlReference("simplecache::https://host/m.bin")),
+        ("name", None),
+        ("a/b/c", None),
+        ("../name", None),
+        ("./name", None),
+        ("/org/name", None),
+        ("org/name/", None),
+        ("org/..", None),
+        ("org/name@../x", None),
+        ("org\\name", None),
+        ("C:/name", None),
+        ("org/na\nme", None),
+        ("-org/name", None),
+    ],
+)
+def test_what_a_name_means(name, expected) -> None:
+    assert parse_reference(name) == expected
+
+
+@pytest.mark.parametrize("name", ["hf://", "hf://name", "hf://org/name@", "hf://org/name/../x", "hf://a b/c"])
+def test_broken_hub_urls(name) -> None:
+    refused(name, ModelNotFoundError, f"{name}: not a reference to a hub; expected hf://org/name or")
+
+
+def test_a_reference_at_a_commit() -> None:
+    assert at_commit("org/name@main", "f" * 40) == "hf://org/name@" + "f" * 40
+    assert at_commit("hf://org/name/sub", "0" * 40) == f"hf://org/name@{'0' * 40}/sub"
+    assert at_commit("some/folder/of/mine", "0" * 40) is None
+
+
+def test_the_same_model_by_every_name(hub, tmp_path) -> None:
+    tensors = write_model(tmp_path / "model")
+    commit = hub.publish("org/name", tmp_path / "model")
+    hub.publish("org/name", tmp_path / "model", revision="v1")
+    for ref in ("org/name", "org/name@main", "hf://org/name", "hf://org/name@main", f"org/name@{commit}"):
+        with open_checkpoint(ref) as opened:
+            assert (opened.ref, opened.revision, opened.location) == (ref, commit, None)
+            assert {name: t.shape for name, t in opened.items()} == {n: a.shape for n, a in tensors.items()}
+            assert opened.config["model_type"] == "llama"
+            assert opened.notes == ()
+    with open_checkpoint("org/name@v1") as opened:
+        assert opened.revision != commit
+        assert opened.files[0].path == f"hf://org/name@v1/{FIRST}"
+    with open_checkpoint(f"hf://org/name/{SECOND}") as opened:
+        assert [f.path for f in opened.files] == [f"hf://org/name/{SECOND}"]
+        assert np.array_equal(
+            opened["model.layers.3.mlp.up_proj.weight"].read(), tensors["model.layers.3.mlp.up_proj.weight"]
+        )
+    with open_checkpoint("hf://org/name/model.safetensors.index.json") as opened:
+        assert len(opened) == len(tensors)
+
+
+def test_a_model_in_a_folder_of_its_repository(hub, tmp_path) -> None:
+    tensors = write_model(tmp_path / "model" / "deep" / "er")
+    hub.publish("org/name", tmp_path / "model")
+    refused("org/name", ModelNotFoundError, "hf://org/name: holds no model", "its folders: 'deep'")
+    with open_checkpoint("hf://org/name/deep/er") as opened:
+        assert list(opened) == sorted(opened, key=list(opened).index)
+        assert set(opened) == set(tensors)
+        assert opened.config is not None
+    with open_checkpoint("hf://org/name/deep/er", download=True) as opened:
+        assert opened.location.is_dir()
+        assert set(opened) == set(tensors)
+    refused("hf://org/name/other", ModelNotFoundError, "hf://org/name/other: holds no model")
+
+
+def test_a_path_that_exists_wins(hub, tmp_path, monkeypatch) -> None:
+    write_model(tmp_path / "model")
+    hub.publish("org/name", tmp_path / "model")
+    (tmp_path / "org" / "name").mkdir(parents=True)
+    save_file({"local": np.ones(3, "f4")}, tmp_path / "org" / "name" / "model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    with open_checkpoint("org/name") as opened:
+        assert (list(opened), opened.revision, opened.location) == (["local"], None, Path("org/name"))
+    assert hub.count() == 0
+    with open_checkpoint("hf://org/name") as opened:
+        assert "local" not in opened
+    shutil.rmtree(tmp_path / "org" / "name")
+    with open_checkpoint("org/name") as opened:  # its parent is there, it itself is not
+        assert "local" not in opened
+
+
+def test_the_cache_is_filled_with_what_makes_up_the_model(hub, tmp_path) -> None:
+    tensors = write_model(tmp_path / "model")
+    (tmp_path / "model" / "pytorch_model.bin").write_bytes(bytes(1000))
+    (tmp_path / "model" / "model.gguf").write_bytes(bytes(1000))
+    commit = hub.publish("org/name", tmp_path / "model")
+    with open_checkpoint("org/name", download=True) as opened:
+        assert opened.revision == commit == opened.location.name
+        assert all(np.array_equal(opened[name].read(), values) for name, values in tensors.items())
+        opened.check_unchanged()
+    assert sorted(p.name for p in opened.location.iterdir()) == [
+        "config.json", FIRST, SECOND, "model.safetensors.index.json", "tokenizer.json"
+    ]  # fmt: skip
+    assert hub.sent("*/optimizer.pt") == hub.sent("*.bin") == 0
+    hub.clear()
+    for options in ({}, {"download": True}):
+        with open_checkpoint("org/name", **options) as again:
+            assert (again.revision, again.location) == (commit, opened.location)
+    assert hub.count() == 0
+
+
+def test_a_cache_that_has_a_part_is_completed(hub, tmp_path, monkeypatch) -> None:
+    from huggingface_hub import constants, hf_hub_download
+
+    tensors = write_model(tmp_path / "model")
+    hub.publish("org/name", tmp_path / "model")
+    hf_hub_download("org/name", "config.json")
+    with monkeypatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_OFFLINE", True)
+        text = refused("org/name", ModelNotFoundError, "holds no model", "HF_HUB_OFFLINE forbids to fetch the rest")
+        assert "hub's cache has of org/name" in text
+    hf_hub_download("org/name", "model.safetensors.index.json")
+    hf_hub_download("org/name", FIRST)
+    with monkeypatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_OFFLINE", True)
+        refused("org/name", FormatError, f"1 of its 2 shards are missing: '{SECOND}'", "HF_HUB_OFFLINE forbids")
+    with open_checkpoint("org/name") as opened:
+        assert (set(opened), opened.location) == (set(tensors), None)
+    hub.clear()
+    with open_checkpoint("org/name", download=True) as opened:
+        assert set(opened) == set(tensors)
+    assert hub.sent(f"*/{FIRST}") == 0
+
+
+def test_a_branch_that_moves_while_it_is_fetched(hub, tmp_path) -> None:
+    write_model(tmp_path / "model")
+    hub.publish("org/name", tmp_path / "model")
+    new = tmp_path / "new"
+    new.mkdir()
+    save_file({"w": np.ones(3, "f4")}, new / "model.safetensors")
+    commits = []
+
+    def move(request) -> None:
+        if request.path == "/api/models/org/name/revision/main" and not commits:
+            commits.append(hub.publish("org/name", new))
+
+    hub.before = move
+    with open_checkpoint("org/name", download=True) as opened:
+        assert (list(opened), [opened.revision]) == (["w"], commits)
+
+
+def test_results_say_which_commit_was_read(hub, tmp_path) -> None:
+    write_model(tmp_path / "base")
+    write_model(tmp_path / "tuned", add=0.25)
+    base, tuned = hub.publish("org/base", tmp_path / "base"), hub.publish("me/tuned", tmp_path / "tuned")
+    result = netweight.delta("org/base", ["me/tuned@main"], tmp_path / "out", remote=True)
+    inputs = result.to_dict()["inputs"]
+    assert [(i["ref"], i["path"], i["revision"]) for i in inputs] == [
+        ("org/base", "org/base", base), ("me/tuned@main", "me/tuned@main", tuned)
+    ]  # fmt: skip
+    assert (tmp_path / "out" / "tuned@main" / "per_param_stats.csv").is_file()
+    scanned = netweight.scan("org/base", output=tmp_path / "scan.csv", remote=True)
+    assert scanned.inputs[0]["revision"] == base
+    assert base in (tmp_path / "scan.csv").read_text()
+    local = netweight.delta(tmp_path / "base", [tmp_path / "tuned"]).to_dict()["inputs"]
+    assert [i["revision"] for i in local] == [None, None]
+    structure = netweight.structure("org/base", "me/tuned")
+    assert structure.structure["model_name"] == "base"
+    structure.write(tmp_path / "analysis")
+
+
+def test_a_merge_of_models_of_the_hub_is_verified_at_its_commits(hub, tmp_path) -> None:
+    write_model(tmp_path / "base")
+    write_model(tmp_path / "tuned", add=0.25)
+    base = hub.publish("org/base", tmp_path / "base")
+    hub.publish("me/tuned", tmp_path / "tuned")
+    merged = tmp_path / "merged"
+    netweight.merge(None, merged, base="org/base", models=["me/tuned"], weights=[0.5])
+    record = json.loads((merged / "netweight_merge.json").read_text())
+    assert next((i["path"], i["revision"]) for i in record["inputs"]) == ("org/base", base)
+    assert (merged / "tokenizer.json").read_text() == "{}"
+    hub.publish("org/base", tmp_path / "tuned")  # main moves on; the record does not
+    assert netweight.verify(merged).good
+
+
+def test_gated_private_missing(hub, tmp_path, monkeypatch) -> None:
+    write_model(tmp_path / "model")
+    hub.publish("org/name", tmp_path / "model")
+    nowhere = "there is no such file or folder here, and no such model on " + hub.url
+    refused("org/other", ModelNotFoundError, f"hf://org/other: {nowhere}", "set HF_TOKEN")
+    refused("org/name@v9", ModelNotFoundError, "hf://org/name@v9: the model has no revision 'v9'")
+    hub.repo("org/name").token = "hf_secret"
+    refused("org/name", ModelNotFoundError, nowhere)
+    hub.repo("org/name").gated = True
+    for options in ({}, {"download": True}):
+        text = refused("org/name", NetweightError, "set HF_TOKEN to a token", **options)
+        assert "hf_secret" not in text
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    hub.clear()
+    with open_checkpoint("org/name") as opened:
+        assert opened["model.embed_tokens.weight"].read().size == 512_000
+    asked = [r for r in hub.requests if r.path.startswith(("/api/models", "/org"))]
+    assert asked
+    assert all(r.authorized for r in asked)
+    assert not any(r.authorized for r in hub.requests if r.path.startswith("/cdn/"))
+
+
+def run(*args: object, env: dict[str, str], code: int = 0) -> subprocess.CompletedProcess:
+    done = subprocess.run(
+        [sys.executable, "-c", "from netweight.cli.main import main; main()", *map(str, args)],
+        capture_output=True, text=True, env=env, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def environment(hub, home: Path, **more: str) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
+    return {**kept, **hub.environment(home), "NO_COLOR": "1", **more}
+
+
+def test_offline_in_a_subprocess(hub, tmp_path) -> None:
+    write_model(tmp_path / "model")
+    commit = hub.publish("org/name", tmp_path / "model")
+    home = tmp_path / "home"
+    offline = environment(hub, home, HF_HUB_OFFLINE="1", HF_ENDPOINT="http://127.0.0.1:9")
+    failed = run("info", "org/name", env=offline, code=2)
+    assert failed.stderr.startswith(
+        "error: hf://org/name: there is no such file or folder here, it is not in the hub's"
+    )
+    assert failed.stderr.count("\n") == 1
+    assert hub.count() == 0
+    assert run("scan", "org/name", "--format", "quiet", env=environment(hub, home)).stderr == ""
+    said = json.loads(run("info", "org/name", "--format", "json", env=offline).stdout)
+    assert said["revision"] == commit
+    compared = run("compare", "org/name", f"org/name@{commit}", "--format", "json", env=offline)
+    assert json.loads(compared.stdout)["common_layers"]
+
+
+def test_a_read_only_cache_in_a_subprocess(hub, tmp_path) -> None:
+    write_model(tmp_path / "model")
+    hub.publish("org/name", tmp_path / "model")
+    hub.publish("org/other", tmp_path / "model")
+    home = tmp_path / "home"
+    env = environment(hub, home)
+    run("scan", "org/name", "--format", "quiet", env=env)
+    cache = home / "hf_home" / "hub"
+    folders = [cache, *(p for p in cache.rglob("*") if p.is_dir() and not p.is_symlink())]
+    for folder in folders:
+        folder.chmod(0o555)
+    try:
+        if os.access(cache, os.W_OK):
+            pytest.skip("this user may write everywhere")
+        hub.clear()
+        run("scan", "org/name", "--format", "quiet", env=env)
+        assert hub.sent() == 0
+        failed = run("scan", "org/other", "--format", "quiet", env=env, code=2)
+        assert "cannot be fetched into the hub's cache" in failed.stderr
+        assert failed.stderr.count("\n") == 1
+        run("scan", "org/other", "--remote", "--format", "quiet", env=env)
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
+
+
+def test_a_cache_that_cannot_be_written(hub, tmp_path, monkeypatch) -> None:
+    from huggingface_hub import constants
+
+    write_model(tmp_path / "model")
+    hub.publish("org/name", tmp_path / "model")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file" / "hub"))
+    refused("org/name", OutputError, "cannot be fetched into the hub's cache", "--remote", download=True)
+    assert len(open_checkpoint("org/name")) == 13
+
+
+def test_no_hub_in_reach(monkeypatch, tmp_path) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    refused(
+        "org/name", ReadError,
+        "hf://org/name: there is no such file or folder here: http://127.0.0.1:9: the server cannot be reached (",
+        "4 times in a row; try again later",
+    )  # fmt: skip
+
+
+def test_memory_urls(tmp_path) -> None:
+    import fsspec
+
+    tensors = write_model(tmp_path / "model")
+    system = fsspec.filesystem("memory")
+    system.put(str(tmp_path / "model"), "/netweight-test/model", recursive=True)
+    try:
+        for ref in ("memory://netweight-test/model", "memory://netweight-test/model/model.safetensors.index.json"):
+            with open_checkpoint(ref) as opened:
+                assert (opened.ref, opened.revision, opened.location) == (ref, None, None)
+                assert opened.config["hidden_size"] == 512
+                assert all(np.array_equal(opened[name].read(), values) for name, values in tensors.items())
+                opened.check_unchanged()
+        with open_checkpoint(f"memory://netweight-test/model/{FIRST}") as opened:
+            assert 0 < len(opened) < len(tensors)
+        refused("memory://netweight-test/nothing", ModelNotFoundError, "there is no such file or folder")
+        refused(f"memory://netweight-test/{FIRST}", ModelNotFoundError, f"memory://netweight-test/{FIRST}: there is no")
+        opened = open_checkpoint("memory://netweight-test/model")
+        system.pipe("/netweight-test/model/" + FIRST, b"another")
+        with pytest.raises(ReadError, match=f"memory://netweight-test/model/{FIRST}: changed since it was opened"):
+            opened.check_unchanged()
+        result = netweight.delta(tmp_path / "model", [f"memory://netweight-test/model/{SECOND}"])
+        assert {p.aligned.name for p in result.parameters} == set(list(tensors)[len(tensors) // 2 :])
+        assert result.to_dict()["inputs"][1]["path"] == f"memory://netweight-test/model/{SECOND}"
+    finally:
+        system.rm("/netweight-test", recursive=True)
+
+
+def test_urls_that_nothing_reads() -> None:
+    refused("nosuch://host/model", ModelNotFoundError, "nosuch://host/model: ", "rotocol")
