@@ -49,7 +49,7 @@ def test_every_command_and_option_has_help(name: str) -> None:
             assert option.help, f"{name} {option.opts}"
 
 
-ALL = "; there are info, structure, scan, compare, embeddings, delta, merge, verify, download, demo; see `netweight --help`"
+ALL = "; there are " + ", ".join(COMMANDS) + "; see `netweight --help`"
 MORE = "; see `netweight info --help`"
 
 
