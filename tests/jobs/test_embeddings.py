@@ -17,6 +17,7 @@ from sklearn.metrics import adjusted_rand_score, calinski_harabasz_score, silhou
 
 import netweight
 from netweight.errors import InputError, JobError, OptionError
+from netweight.jobs.embedding_place import find_embedding
 from netweight.jobs.embedding_search import choose
 
 FILES = {
@@ -147,6 +148,36 @@ def test_gpt2_has_positions_that_are_not_taken(tmp_path) -> None:
     assert found.parameter == "wte.weight"
     assert found.optimal_k == 2
     assert (found.output.state, found.output.output) == ("tied", None)
+
+
+def table(rows: int, cols: int) -> np.ndarray:
+    return np.zeros((rows, cols), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "model_type", "name", "state"),
+    [
+        ({"bert.embeddings.word_embeddings.weight": table(30, 4), "bert.embeddings.position_embeddings.weight":
+          table(99, 4), "bert.embeddings.token_type_embeddings.weight": table(2, 4)}, "bert",
+         "bert.embeddings.word_embeddings.weight", "tied"),
+        ({"model.decoder.embed_tokens.weight": table(30, 4), "model.encoder.embed_positions.weight": table(1500, 4)},
+         "whisper", "model.decoder.embed_tokens.weight", "tied"),
+        ({"gpt_neox.embed_in.weight": table(30, 4), "embed_out.weight": table(30, 4)}, "gpt_neox",
+         "gpt_neox.embed_in.weight", "compared"),
+        ({"language_model.model.embed_tokens.weight": table(30, 4),
+          "vision_tower.vision_model.embeddings.position_embedding.weight": table(577, 4)}, "llava",
+         "language_model.model.embed_tokens.weight", "none"),
+        ({"model.language_model.embed_tokens.weight": table(30, 4),
+          "model.language_model.embed_tokens_per_layer.weight": table(30, 64)}, "gemma3n",
+         "model.language_model.embed_tokens.weight", "tied"),
+        ({"emb.weight": table(30, 4), "head.weight": table(30, 4)}, "rwkv", "emb.weight", "compared"),
+    ],
+    ids=lambda v: v if isinstance(v, str) and "." not in v else "",
+)  # fmt: skip
+def test_which_tensor_it_is(tmp_path, arrays, model_type, name, state) -> None:
+    with netweight.open(save_model(tmp_path, arrays, {"model_type": model_type})) as checkpoint:
+        found = find_embedding(checkpoint)
+    assert (found.tensor.name, found.output.state) == (name, state)
 
 
 def test_only_positions(tmp_path) -> None:
@@ -329,7 +360,7 @@ def curve(gains: list[float], total: float, n: int):
     within = [total - g for g in np.cumsum(gains)]
     ks = range(2, len(gains) + 2)
     f = [((total - w) / (k - 1)) / (w / (n - k)) for k, w in zip(ks, within, strict=True)]
-    return ks, f, within, total
+    return ks, f, {1: total, **dict(zip(ks, within, strict=True))}
 
 
 def test_how_k_is_chosen() -> None:
@@ -346,4 +377,17 @@ def test_how_k_is_chosen() -> None:
     assert (last.k, last.rule) == (4, "peak")
     assert "a larger --max-k may find a larger F" in last.reason
     assert "a larger" not in choose(*curve([10, 20, 30], 100, 1000), asked=30).reason
-    assert choose([2], [5.0], [50.0], 100.0, asked=2).rule == "only"
+    assert choose([2], [5.0], {1: 100.0, 2: 50.0}, asked=2).rule == "only"
+
+
+def test_last_fits_that_find_nothing_are_no_break() -> None:
+    ks, f, inertia = curve([10 / i for i in range(1, 33)], 100, 1000)
+    inertia[33] = inertia[32] + 1
+    found = choose(list(ks)[:29], f[:29], inertia, asked=30)
+    assert found.rule == "elbow"
+
+
+def test_as_many_clusters_as_are_tried_at_most(tmp_path) -> None:
+    x, _ = planted(1500, 64, 6, apart=0.5)
+    found = netweight.embeddings(save_model(tmp_path, {NAME: x}), max_k=6)
+    assert (found.optimal_k, len(found.curve)) == (6, 5)

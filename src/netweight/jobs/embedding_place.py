@@ -55,7 +55,11 @@ def find_embedding(checkpoint: Checkpoint, include: Sequence[str] = (), exclude:
             f"{printable(checkpoint.ref)}: no token embedding among {len(checkpoint)} tensors: expected a matrix such"
             " as model.embed_tokens.weight or transformer.wte.weight; name it with --include"
         )
-    chosen = max(found, key=lambda p: (not p.stack and p.layer is None, checkpoint[p.name].size))
+    chosen = max(
+        found,
+        # Gemma's second table, with a part for every layer in each row, is the larger one
+        key=lambda p: (not p.stack and p.layer is None, "per_layer" not in p.name, checkpoint[p.name].size),
+    )
     tensor = checkpoint[chosen.name]
     if tensor.dtype.kind is not Kind.FLOAT:
         raise InputError(
@@ -88,6 +92,6 @@ def _head(
         if tensor.shape[1] != checkpoint[embedding.name].shape[1]:
             return None, Agreement("none", name, f"{name} has {tensor.shape[1]} columns, the embedding has others")
         return tensor, Agreement("compared", name, "")
-    if ties.absent == embedding.name:
+    if ties.absent is not None:
         return None, Agreement("tied", None, "the file holds no output: the embedding is it")
     return None, Agreement("none", None, "the file holds no output matrix")

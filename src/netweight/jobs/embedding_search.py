@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -47,6 +47,9 @@ TOLERANCE = 1e-4
 
 BREAK = 4.0
 """The contrast from which a k stands out: see `choose`."""
+
+BEYOND = 3
+"""How many more k are fitted than are tried, so that the last ones have neighbours with neighbours of their own."""
 
 
 @dataclass(frozen=True)
@@ -205,14 +208,15 @@ def partitions(
     return whole
 
 
-def choose(ks: Sequence[int], f: Sequence[float], within: Sequence[float], total: float, *, asked: int) -> Choice:
-    """The k that ANOVA speaks for; `within` and `total` are sums of squares, `asked` the largest k asked for.
+def choose(ks: Sequence[int], f: Sequence[float], inertia: Mapping[int, float], *, asked: int) -> Choice:
+    """The k that ANOVA speaks for. `inertia`: the sample's sums of squares within, by k, from that of one cluster to
+    some k BEYOND the last of `ks`; `asked`: the largest k asked for.
 
     In this order: the peak of F, where F rises to it from k = 2 and its contrast is BREAK at least, or no other k's is;
     the k of the largest contrast, where that is BREAK at least; the peak of F; and where F falls from the start without
     a break, as for embeddings whose rows form no separate groups, the elbow: the point farthest below the line between
     the ends of the curve (Satopaa and others 2011). The contrast of k is what the last two clusters up to k explain of
-    the sum of squares over what the next two explain.
+    the sample's sum of squares over what the next two explain.
     """
     known = [(k, value) for k, value in zip(ks, f, strict=True) if not math.isnan(value)]
     if len(known) < 2:
@@ -221,9 +225,9 @@ def choose(ks: Sequence[int], f: Sequence[float], within: Sequence[float], total
     peak, largest = max(known, key=lambda pair: (pair[1], -pair[0]))
     if math.isinf(largest):
         return Choice(peak, "peak", f"F is infinite at k = {peak}: nothing is left within the clusters")
-    contrasts = _contrasts(ks, within, total)
-    broken = max(contrasts, key=lambda k: (contrasts[k], -k))
-    is_break = contrasts[broken] >= BREAK
+    contrasts = _contrasts(ks, inertia)
+    broken = max(contrasts, key=lambda k: (contrasts[k], -k), default=peak)
+    is_break = contrasts.get(broken, 0.0) >= BREAK
     risen = peak != known[0][0]
     if risen and (contrasts.get(peak, 0.0) >= BREAK or not is_break):
         reason = f"F is largest at k = {peak}"
@@ -239,16 +243,21 @@ def choose(ks: Sequence[int], f: Sequence[float], within: Sequence[float], total
     return Choice(k, "elbow", f"F falls from k = {peak} on and no k stands out; its curve bends most at k = {k}")
 
 
-def _contrasts(ks: Sequence[int], within: Sequence[float], total: float) -> dict[int, float]:
-    """Of every k but the last: mean gain of the last two clusters up to k over that of the next two."""
-    left = {1: total, **dict(zip(ks, within, strict=True))}
-    for k in ks:
-        left[k] = min(left[k], left[k - 1])  # a fit that found less than the one before
+def _contrasts(ks: Sequence[int], inertia: Mapping[int, float]) -> dict[int, float]:
+    """Mean gain of the last two clusters up to each k over that of the next two, as far as `inertia` has them."""
+    left = {1: inertia[1]}
+    last = max(inertia)
+    for k in range(2, last + 1):
+        left[k] = min(inertia[k], left[k - 1])  # a fit that found less than the one before
     found = {}
-    for k in ks[:-1]:
-        low, high = max(1, k - 2), min(ks[-1], k + 2)
-        before, after = (left[low] - left[k]) / (k - low), (left[k] - left[high]) / (high - k)
-        found[k] = before / after if after > 0 else math.inf if before > 0 else 0.0
+    for k in ks:
+        low, high = max(1, k - 2), min(last, k + 2)
+        before = (left[low] - left[k]) / (k - low)
+        after = (left[k] - left[high]) / (high - k) if high > k else 0.0
+        if after > 0:
+            found[k] = before / after
+        elif high < last and before > 0:  # at the end, it is the last fit that found nothing
+            found[k] = math.inf
     return found
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import glob
 import os
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,29 +12,20 @@ from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.tensor import Checkpoint
 from netweight.errors import InputError, Interrupted, JobError, OptionError, printable
 from netweight.jobs.embedding_place import Place, find_embedding
-from netweight.jobs.embedding_rows import Rows, held_in_memory, measured
+from netweight.jobs.embedding_rows import Rows
 from netweight.jobs.embedding_tokens import Tokens, open_tokens
-from netweight.jobs.inputs import identity, locations
+from netweight.jobs.inputs import locations
 from netweight.run.memory import FLOOR, available_cores, default_budget
-from netweight.run.progress import Progress, Silent, compiling
+from netweight.run.progress import Progress, Silent
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from netweight.jobs.embedding_fit import Clusters
-    from netweight.jobs.embedding_result import Cluster, CurvePoint, Embeddings
-    from netweight.jobs.embedding_search import Choice
+    from netweight.jobs.embedding_result import Embeddings
     from netweight.run.execute import Executor
-
-    Array = np.ndarray[Any, Any]
 
 __all__ = ["Options", "Prepared", "embeddings", "prepare", "require_sklearn"]
 
 Reference = str | os.PathLike[str]
 
-_SILHOUETTE_ROWS = 5_000
-_NEAREST = 200  # rows in which a telling token is looked for
-_LOOK, _AFTER = 2, 20  # units of progress: the first look at all rows, what follows the clusters
 _LIBRARIES = 160 << 20  # bytes that scikit-learn takes beside those of FLOOR
 
 
@@ -165,221 +154,24 @@ def embeddings(
     of workers. Raises InputError and its kin before any data is read, JobError where scikit-learn or tokenizers is
     needed and not installed, or where all rows are alike, ReadError where bytes cannot be read or change meanwhile.
     """
+    from netweight.jobs.embedding_work import cluster_embedding
+
     options = options or Options(**settings)
     progress = progress or Silent()
     require_sklearn()
     with ExitStack() as stack:
         prepared = prepare(ref, options, stack)
         if output_dir is None:
-            return _run(prepared, options, progress, executor)
+            return cluster_embedding(prepared, options, progress, executor)
         from netweight.jobs.embedding_files import SCAN_ROW, write_embeddings
         from netweight.output.folder import ResultFolder
 
         folder = stack.enter_context(ResultFolder(Path(output_dir), locations([prepared.checkpoint]), "embeddings"))
         try:
-            result = _run(prepared, options, progress, executor)
+            result = cluster_embedding(prepared, options, progress, executor)
             write_embeddings(result, folder.stage, scan_row or SCAN_ROW)
         except KeyboardInterrupt:
             raise Interrupted(f"stopped; nothing in {printable(str(output_dir))} was changed") from None
         for note in folder.commit():
             progress.note(note)
         return result
-
-
-def _run(prepared: Prepared, options: Options, progress: Progress, executor: Executor | None) -> Embeddings:
-    """The work itself: a look at all rows, the search, the fit, what is said of the clusters, the row of the scan."""
-    import numpy as np
-
-    from netweight.jobs.embedding_fit import fit_rows, plane_of, silhouettes
-    from netweight.jobs.embedding_heads import agreement
-    from netweight.jobs.embedding_result import Embeddings
-    from netweight.jobs.embedding_search import one_thread_each
-    from netweight.jobs.embedding_unused import untrained
-    from netweight.kernels.cpu.cluster_loops import load
-    from netweight.run.threads import ThreadExecutor
-
-    place, tensor = prepared.place, prepared.place.tensor
-    if prepared.checkpoint.location is None:
-        tensor = held_in_memory(tensor)  # each iteration reads it
-    executor = executor or ThreadExecutor(prepared.workers)
-    steps = _Steps(progress, prepared, options)
-    with compiling(progress):
-        load()
-    with steps, one_thread_each():
-        facts = measured(tensor, executor)
-        rows = facts.rows
-        known = np.flatnonzero(np.isfinite(facts.norms))
-        rng = np.random.default_rng(options.random_state)
-        chosen = _some(known, options.sample, rng)
-        shown = _some(known, _SILHOUETTE_ROWS, rng)
-        steps.advance(_LOOK)
-        curve, choice, centres = _search(prepared, options, rows, rows.pick(chosen), executor, steps)
-        clusters = fit_rows(rows, centres, executor, steps.iterate)
-        steps.finish_fit()
-        sample = rows.pick(shown)
-        spread = silhouettes(sample, clusters.labels[shown], len(clusters.centres))
-        plane = plane_of(sample, shown, rows.scale)
-        del sample
-        unused = prepared.tokens.unused(tensor.shape[0]) if prepared.tokens is not None else {}
-        poor = untrained(rows, facts.norms, unused, executor)
-        output = place.output if place.head is None else agreement(rows, facts.norms, place.head, executor)
-        steps.advance(_AFTER)
-        texts = None if prepared.tokens is None else tuple(prepared.tokens.texts(list(range(tensor.shape[0]))))
-    scanned = _scan_row(prepared, options)
-    prepared.checkpoint.check_unchanged()
-    lost = tensor.shape[0] - len(known)
-    notes = [*prepared.notes, *([f"{lost} rows hold NaN or infinities and are left out"] if lost else [])]
-    return Embeddings(
-        ref=prepared.checkpoint.ref,
-        parameter=tensor.name,
-        dtype=tensor.dtype.name,
-        rows=tensor.shape[0],
-        cols=tensor.shape[1],
-        labels=clusters.labels,
-        distances=clusters.distances,
-        norms=facts.norms,
-        clusters=_clusters(clusters, spread.clusters, prepared.tokens, texts, options),
-        curve=curve,
-        choice=choice,
-        f=clusters.partition.f_ratio(),
-        iterations=clusters.iterations,
-        converged=clusters.converged,
-        searched=len(chosen),
-        silhouettes=spread,
-        plane=plane,
-        untrained=poor,
-        output=output,
-        scanned=scanned,
-        texts=texts,
-        tokenizer=prepared.tokenizer,
-        seed=options.random_state,
-        represented=not options.skip_representatives,
-        notes=tuple(notes),
-        inputs=[identity(prepared.checkpoint)],
-        locations=tuple(locations([prepared.checkpoint])),
-    )
-
-
-def _some(numbers: Array, count: int, rng: Any) -> Array:
-    """`count` of the numbers, ascending; all of them where there are no more."""
-    import numpy as np
-
-    return numbers if len(numbers) <= count else np.sort(rng.choice(numbers, count, replace=False))
-
-
-def _search(
-    prepared: Prepared, options: Options, rows: Rows, sample: Array, executor: Executor, steps: _Steps
-) -> tuple[tuple[CurvePoint, ...], Choice, Array]:
-    """F for every k, the k chosen, and the sample's centres for it."""
-    from netweight.jobs.embedding_result import CurvePoint
-    from netweight.jobs.embedding_search import choose, different_rows, fit_all, partitions
-
-    different = different_rows(sample, options.max_k)
-    most = min(options.max_k, different, len(sample) - 1)
-    if most < 2:
-        raise JobError(
-            f"{printable(prepared.checkpoint.ref)}: {printable(rows.tensor.name)}: clusters need at least 3 finite rows"
-            f" and 2 different ones, got {len(sample)} and {different}"
-        )
-    ks = range(2, most + 1)
-    fits = fit_all(sample, ks, options.random_state, executor, steps.advance)
-    found = partitions(rows, [fits[k].centres for k in ks], executor)
-    f, within = [p.f_ratio() for p in found], [p.within_ss for p in found]
-    choice = choose(ks, f, within, found[0].total_ss, asked=options.max_k)
-    curve = tuple(
-        CurvePoint(k, value, left / rows.scale / rows.scale, fits[k].iterations)
-        for k, value, left in zip(ks, f, within, strict=True)
-    )
-    return curve, choice, fits[choice.k].centres
-
-
-def _clusters(
-    found: Clusters,
-    silhouettes: Sequence[float],
-    tokens: Tokens | None,
-    texts: Sequence[str | None] | None,
-    options: Options,
-) -> tuple[Cluster, ...]:
-    import numpy as np
-
-    from netweight.jobs.embedding_result import Cluster, Representative
-
-    result = []
-    for number, count in enumerate(found.partition.counts.tolist()):
-        members = np.flatnonzero(found.labels == number)
-        apart = found.distances[members]
-        near = members[np.argsort(apart, kind="stable")[:_NEAREST]].tolist()
-        first = meaningful = None
-        named: list[Representative] = []
-        if not options.skip_representatives:
-            named = [
-                Representative(
-                    i,
-                    texts[i] if texts is not None else None,
-                    tokens.pieces.get(i) if tokens is not None else None,
-                    float(found.distances[i]),
-                )
-                for i in near[: options.n_representatives]
-            ]
-            first = named[0].text
-        if tokens is not None and texts is not None:
-            meaningful = next((texts[i] for i in near if tokens.is_word(i, texts[i])), None)
-        result.append(
-            Cluster(
-                number,
-                count,
-                100 * count / found.partition.rows,
-                float(apart.mean()),
-                silhouettes[number],
-                first,
-                meaningful,
-                tuple(named),
-            )
-        )
-    return tuple(result)
-
-
-def _scan_row(prepared: Prepared, options: Options) -> Any:
-    """The embedding's row as `scan` gives it."""
-    from netweight.jobs.scan import scan
-
-    return scan(
-        prepared.checkpoint.ref,
-        methods=("basic_stats", "spectral"),
-        include=(glob.escape(prepared.place.tensor.name),),
-        count_tied_twice=True,
-        split=False,
-        workers=options.workers,
-        memory=options.memory,
-        remote=options.remote,
-    )
-
-
-class _Steps:
-    """Progress in one unit for all phases: about what a fit to the sample takes, by its k."""
-
-    def __init__(self, progress: Progress, prepared: Prepared, options: Options) -> None:
-        from netweight.jobs.embedding_fit import MOST_ITERATIONS
-        from netweight.jobs.embedding_search import RESTARTS
-
-        self._progress = progress
-        self._iterations = MOST_ITERATIONS + 1  # of the fit to all rows, at most
-        search = (RESTARTS + 1) * sum(range(2, min(options.max_k, prepared.sampled - 1) + 1))
-        self._total = _LOOK + search + self._iterations + _AFTER
-
-    def __enter__(self) -> None:
-        self._progress.start(self._total, self._total)
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def advance(self, units: int) -> None:
-        self._progress.advance(units, units)
-
-    def iterate(self) -> None:
-        self._iterations -= 1
-        self.advance(1)
-
-    def finish_fit(self) -> None:
-        """What the iterations would have taken that were not needed."""
-        self.advance(self._iterations)
