@@ -53,6 +53,27 @@ def test_differences_without_further_bits_take_one_look():
     np.testing.assert_array_equal(values[0], np.sort(np.abs(other)))
 
 
+@pytest.mark.parametrize(("rank", "wanted"), [(0, 1), (2999, 1), (3000, 2), (4999, 2)])
+def test_a_rank_among_values_without_further_bits_takes_one_look(rank, wanted):
+    """All in one bin: 3,000 times 1, which has no further bits, and 2,000 values just above it."""
+    above = np.float32(1) + np.float32(2.0**-20) * np.arange(1, 2001, dtype=np.float32)
+    other = np.random.default_rng(0).permutation(np.concatenate([np.ones(3000, np.float32), above]))
+    what = subject((5000,), models=1)
+    values, looks = found_by(select_magnitudes(what, [[rank]]), np.stack([np.zeros_like(other), other]))
+    assert looks == wanted
+    assert values == ((float(np.sort(other)[rank]),),)
+
+
+def test_counts_of_more_than_four_thousand_million_values():
+    """Stretches are counted in 32 bits, a whole parameter in as many as it needs."""
+    look = next(select_magnitudes(subject((1 << 16, 1 << 17), models=1), [[1 << 32]]))
+    found = [look.empty(2) for _ in range(3)]
+    for stretch in found:
+        stretch.counts[0][0, 0x3F80] = stretch.finer[0][0, 0x3F80] = 3_000_000_000
+    total = look.merged([look.merged(found[:2]), found[2]])
+    assert total.counts[0][0, 0x3F80] == total.finer[0][0, 0x3F80] == 9_000_000_000
+
+
 def test_no_ranks_take_no_look():
     values, looks = found_by(select_magnitudes(subject((3,), models=2), [[], []]), np.zeros((3, 3), np.float32))
     assert values == ((), ())
