@@ -16,7 +16,7 @@ def test_every_task_runs_once(workers):
     tasks = deque(range(100))
     found = dict(ThreadExecutor(workers).run(lambda: tasks.popleft() if tasks else None, lambda n: n * n))
     assert found == {n: n * n for n in range(100)}
-    assert not [t for t in threading.enumerate() if t.name.startswith("netweight")]
+    assert not [t for t in threading.enumerate() if t.name.startswith("netweight_")]
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -61,7 +61,7 @@ def test_tasks_are_handed_out_only_a_few_ahead():
         next(run)
     assert asked <= 10 + 3 + 3
     run.close()
-    assert not [t for t in threading.enumerate() if t.name.startswith("netweight")]
+    assert not [t for t in threading.enumerate() if t.name.startswith("netweight_")]
 
 
 def test_an_error_is_raised_after_the_tasks_under_way():
@@ -80,7 +80,7 @@ def test_an_error_is_raised_after_the_tasks_under_way():
     assert count <= 4
     time.sleep(0.15)
     assert len(ended) == count
-    assert not [t for t in threading.enumerate() if t.name.startswith("netweight")]
+    assert not [t for t in threading.enumerate() if t.name.startswith("netweight_")]
 
 
 def test_nothing_to_do():
