@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from netweight.jobs.embedding_rows import Rows, Stretch, walk
-from netweight.jobs.embedding_search import TOLERANCE, partitions
+from netweight.jobs.embedding_search import partitions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +22,9 @@ __all__ = ["MOST_ITERATIONS", "Clusters", "Plane", "Silhouettes", "fit_rows", "p
 
 MOST_ITERATIONS = 100
 """Over all rows."""
+
+TOLERANCE = 1e-4
+"""The fit has converged where the centres' squared moves add up to less than this part of the mean variance."""
 
 NO_CLUSTER = -1
 """The label of a row that is not finite."""

@@ -25,7 +25,6 @@ __all__ = [
     "BREAK",
     "RESTARTS",
     "SEARCH_ITERATIONS",
-    "TOLERANCE",
     "Choice",
     "Fit",
     "choose",
@@ -39,11 +38,8 @@ RESTARTS = 2
 """Fits for each k from different first centres; one more begins with the centres of k + 1, two of them joined. The one
 with the least inertia counts."""
 
-SEARCH_ITERATIONS = 30
+SEARCH_ITERATIONS = 20
 """Of one fit to the sample, at most."""
-
-TOLERANCE = 1e-4
-"""A fit has converged where the centres' squared moves add up to less than this part of the mean variance."""
 
 BREAK = 4.0
 """The contrast from which a k stands out: see `choose`."""
@@ -150,7 +146,7 @@ def _fit(sample: Array, first: Array) -> Fit:
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(limits=1, user_api="openmp")
-    model = KMeans(len(first), init=first, n_init=1, max_iter=SEARCH_ITERATIONS, tol=TOLERANCE, algorithm="lloyd")
+    model = KMeans(len(first), init=first, n_init=1, max_iter=SEARCH_ITERATIONS, tol=0, algorithm="lloyd")
     model.fit(sample)
     counts = np.bincount(model.labels_, minlength=len(first))
     return Fit(len(first), model.cluster_centers_, counts, float(model.inertia_), int(model.n_iter_))
