@@ -131,6 +131,7 @@ class PreadFile(_LocalFile):
                 except OSError as problem:
                     raise self._failed(offset + done, problem) from None
                 if not got:
+                    self._compare(os.fstat(descriptor))  # cut short since it was opened: that is what to say
                     raise self._ended(offset, size, done)
                 done += got
 
@@ -178,6 +179,7 @@ class HandlePerThreadFile(_LocalFile):
                 while done < size:
                     got = handle.readinto(view[done:])
                     if not got:
+                        self._compare(os.fstat(handle.fileno()))
                         raise self._ended(offset, size, done)
                     done += got
             except OSError as problem:
