@@ -111,7 +111,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="4b")
     parser.add_argument("--max-k", type=int, default=30)
-    parser.add_argument("--ks", type=int, nargs="*", default=[2, 10, 30], help="k for scikit-learn's side")
+    parser.add_argument("--ks", type=int, nargs="*", default=[2, 10], help="k for scikit-learn's side")
     parser.add_argument("--workdir", type=Path, default=HERE / "data", metavar="DIR", help="where the model is made")
     parser.add_argument("--results", type=Path, default=HERE / "results", metavar="DIR")
     parser.add_argument("--runs", type=int, default=1, metavar="N", help="runs of netweight, none of them a warm-up")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from safetensors.numpy import save_file
 import netweight
 from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.reference import HubReference, UrlReference, at_commit, parse_reference
-from netweight.errors import FormatError, ModelNotFoundError, NetweightError, OutputError, ReadError
+from netweight.errors import FormatError, ModelNotFoundError, NetweightError, OptionError, OutputError, ReadError
 from netweight.source import retry
 
 
@@ -220,6 +221,77 @@ def test_a_merge_of_models_of_the_hub_is_verified_at_its_commits(hub, tmp_path) 
     assert (merged / "tokenizer.json").read_text() == "{}"
     hub.publish("org/base", tmp_path / "tuned")  # main moves on; the record does not
     assert netweight.verify(merged).good
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """What a merge wrote, without the two files that say when and from where."""
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.name != "netweight_merge.json"}
+
+
+@pytest.mark.parametrize("method", ["task_arithmetic", "ties"])
+def test_a_merge_by_ranges_is_the_merge_of_the_files(hub, tmp_path, method, monkeypatch) -> None:
+    write_model(tmp_path / "base", layers=2)
+    (tmp_path / "base" / "additional_chat_templates").mkdir()
+    (tmp_path / "base" / "additional_chat_templates" / "rag.jinja").write_text("r")
+    (tmp_path / "base" / "generation_config.json").write_text('{"top_k": 3}')
+    write_model(tmp_path / "tuned", layers=2, add=0.25)
+    hub.publish("org/base", tmp_path / "base")
+    hub.publish("me/tuned", tmp_path / "tuned")
+    settings = {} if method == "task_arithmetic" else {"density": 0.5}
+    far, near = tmp_path / "far", tmp_path / "near"
+    options = {"method": method, "weights": [0.5], "settings": settings, "workers": 2}
+    netweight.merge(None, far, base="org/base", models=["me/tuned"], **options, remote=True)
+    data = sum(t.nbytes for ref in ("org/base", "me/tuned") for t in netweight.open(ref).values())
+    assert hub.sent("*.safetensors") < (1.1 if method == "task_arithmetic" else 2.1) * data  # ties looks once before
+    cached = list((tmp_path / "cache").rglob("*.safetensors")) if (tmp_path / "cache").exists() else []
+    assert cached == []
+    netweight.merge(None, near, base="org/base", models=["me/tuned"], **options)
+    assert files_of(far) == files_of(near)
+    assert (far / "additional_chat_templates" / "rag.jinja").read_text() == "r"
+    assert netweight.verify(far, remote=True).good
+    from_disk = tmp_path / "from_disk"
+    netweight.merge(None, from_disk, base=tmp_path / "base", models=[tmp_path / "tuned"], **options)
+    assert (far / "model.safetensors").read_bytes() == (from_disk / "model.safetensors").read_bytes()
+
+
+def test_the_tokenizer_of_a_merge_comes_from_urls_too(hub, tmp_path) -> None:
+    import fsspec
+
+    write_model(tmp_path / "base", layers=1)
+    files = fsspec.filesystem("memory")
+    for path in (tmp_path / "base").iterdir():
+        files.pipe(f"/merge-far/{path.name}", path.read_bytes())
+    files.pipe("/merge-far/additional_chat_templates/rag.jinja", b"r")
+    hub.publish("org/base", tmp_path / "base")
+    here = f"{hub.url}/org/base/resolve/main"
+    for number, ref in enumerate(("memory://merge-far", here)):
+        out = tmp_path / f"out{number}"
+        result = netweight.merge(None, out, base=ref, models=[tmp_path / "base"], weights=[1.0])
+        assert (out / "tokenizer.json").read_text() == "{}"
+        assert (out / "additional_chat_templates" / "rag.jinja").exists() == (number == 0)
+        assert not any("tokenizer" in note for note in result.notes)
+
+
+def test_what_is_held_ahead_counts_as_memory(hub, tmp_path) -> None:
+    from netweight.source.remote import KEPT, PIECE, READ_AHEAD
+
+    write_model(tmp_path / "model")
+    hub.publish("org/name", tmp_path / "model")
+    write_model(tmp_path / "other", add=0.5)
+    ahead = READ_AHEAD + KEPT * PIECE
+    other, small = [tmp_path / "other"], {"memory": 1 << 20, "remote": True}
+    for job in (
+        lambda ref: netweight.scan(ref, **small),
+        lambda ref: netweight.delta(ref, other, **small),
+        lambda ref: netweight.compare(ref, other[0], **small),
+        lambda ref: netweight.merge(None, tmp_path / "out", base=ref, models=other, **small),
+    ):
+        need = []
+        for ref in ("org/name", tmp_path / "model"):
+            with pytest.raises(OptionError, match=r"needs at least (\d+) MiB for one worker") as caught:
+                job(ref)
+            need.append(int(re.search(r"at least (\d+) MiB", str(caught.value))[1]))
+        assert need[0] - need[1] == ahead >> 20
 
 
 def test_gated_private_missing(hub, tmp_path, monkeypatch) -> None:

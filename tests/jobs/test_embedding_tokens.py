@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 
 import netweight
+from netweight.checkpoint.place import LocalPlace
 from netweight.errors import OptionError
 from netweight.jobs.embedding_tokens import open_tokens
 
@@ -29,7 +30,7 @@ def byte_level(folder, extra: tuple[str, ...] = ()) -> None:
 
 def test_texts_of_a_byte_level_tokenizer(tmp_path) -> None:
     byte_level(tmp_path)
-    tokens, said = open_tokens(tmp_path)
+    tokens, said = open_tokens(LocalPlace(tmp_path))
     assert tokens is not None
     assert said == "tokenizer.json: 259 tokens"
     by_piece = {piece: i for i, piece in tokens.pieces.items()}
@@ -75,7 +76,7 @@ def test_no_tokenizer_and_broken_ones(tmp_path) -> None:
     assert len(found.clusters[0].representatives) == 10
     for text in ("", "{", "[]", "null", '{"model": {"type": "BPE"}}', "\x00" * 50, '{"model": ' + "[" * 5000):
         (model / "tokenizer.json").write_text(text)
-        tokens, said = open_tokens(model)
+        tokens, said = open_tokens(LocalPlace(model))
         assert tokens is None
         assert said.startswith("tokenizer.json cannot be used, tokens are shown by their ids alone: ")
         assert "\n" not in said

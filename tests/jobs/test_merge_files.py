@@ -1,7 +1,6 @@
 """A merge's folder is a model: transformers loads weights, config and tokenizer; what a checkpoint says stays text."""
 
 import json
-import os
 import re
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 import yaml
 from tiny_tokenizer import tiny_tokenizer
 
+from netweight.checkpoint.place import LocalPlace
 from netweight.dtypes import DTYPES
 from netweight.jobs import merge_files
 from netweight.jobs.merge_card import public_name
@@ -46,8 +46,8 @@ def written(stage, config=None, from_folder=None, tokenizer_folder=None, shards=
     return write_model_files(
         stage,
         config={"model_type": "llama"} if config is None else config,
-        from_folder=from_folder,
-        tokenizer_folder=tokenizer_folder,
+        from_place=from_folder and LocalPlace(from_folder),
+        tokenizer_place=tokenizer_folder and LocalPlace(tokenizer_folder),
         shards=shards,
         card="# card\n",
     )
@@ -89,7 +89,12 @@ def test_transformers_loads_it(tmp_path, tied, files):
                 writer.write(name, 0, np.ascontiguousarray(tensors[name]).tobytes())
             writer.finish()
         notes = write_model_files(
-            results.stage, config=config, from_folder=base, tokenizer_folder=base, shards=shards, card="# card\n"
+            results.stage,
+            config=config,
+            from_place=LocalPlace(base),
+            tokenizer_place=LocalPlace(base),
+            shards=shards,
+            card="# card\n",
         )
         assert notes == ()
         assert results.commit() == ()
@@ -141,9 +146,7 @@ def test_an_index_where_there_are_several_files(tmp_path, stage):
 
 
 def test_what_there_is_not_is_said(tmp_path, stage):
-    notes = write_model_files(
-        stage, config=None, from_folder=None, tokenizer_folder=None, shards=SHARDS, card="# card\n"
-    )
+    notes = write_model_files(stage, config=None, from_place=None, tokenizer_place=None, shards=SHARDS, card="# card\n")
     assert notes == ("no tokenizer: no input has a folder of its own; copy its files into the output",)
     assert tree(stage) == {"README.md": "# card\n"}
     base = fill(tmp_path / "base", {"generation_config.json": "[1]", "config.json": "{}"})
@@ -189,10 +192,7 @@ def test_links_that_lead_out_are_not_followed(tmp_path, stage):
     (base / "vocab.txt").symlink_to("nowhere")
     (base / "spiece.model").symlink_to("spiece.model")
     (base / "tokenizer.model").mkdir()
-    if hasattr(os, "mkfifo"):
-        os.mkfifo(base / "x.tiktoken")
-    else:
-        (base / "x.tiktoken").mkdir()
+    (base / "x.tiktoken").mkdir()
     notes = written(stage, {}, base, base)
     outside = f"is a link to {secret}, outside its folder; name that file itself"
     assert notes[:5] == (

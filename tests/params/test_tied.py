@@ -63,6 +63,11 @@ def test_position_embeddings_are_not_tied(make: Make) -> None:
     assert find_ties(make("m", {"wpe.weight": (99, 4), "wte.weight": (8, 4)}, config=config)).absent == "wte.weight"
 
 
+def test_gemmas_table_with_a_part_for_every_layer_is_not_the_one_that_is_tied(make: Make) -> None:
+    shapes = {EMBED: (8, 4), "model.embed_tokens_per_layer.weight": (8, 64)}
+    assert find_ties(make("m", shapes, config={"model_type": "gemma3n"})) == Ties({}, EMBED)
+
+
 def test_headers_alone_do_not_call_two_stored_tensors_one(make: Make) -> None:
     config = {"tie_word_embeddings": True}
     assert find_ties(make("m", BOTH, config=config)) == Ties({}, stored_twice=((HEAD, EMBED),))

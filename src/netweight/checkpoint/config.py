@@ -11,7 +11,7 @@ from netweight.errors import FormatError, NetweightError, printable
 from netweight.source.local import open_local
 from netweight.source.protocol import Source
 
-__all__ = ["MAX_CONFIG", "read_config", "read_json_object"]
+__all__ = ["MAX_CONFIG", "read_config", "read_json_in", "read_json_object"]
 
 MAX_CONFIG = 16 << 20  # bytes
 
@@ -29,6 +29,11 @@ def read_config(place: Place) -> tuple[dict[str, Any] | None, str | None]:
 def read_json_object(path: Path, limit: int) -> dict[str, Any]:
     """The JSON object in the file at `path`, of at most `limit` bytes; raises FormatError where it is none."""
     return _object_in(open_local(path), limit)
+
+
+def read_json_in(place: Place, name: str, limit: int) -> dict[str, Any]:
+    """The JSON object in the file `name` of `place`, of at most `limit` bytes; raises FormatError where it is none."""
+    return _object_in(place.open(name), limit)
 
 
 def _object_in(source: Source, limit: int) -> dict[str, Any]:

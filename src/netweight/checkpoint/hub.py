@@ -31,6 +31,7 @@ _MAIN = "main"
 _LISTINGS = 3  # a branch that moves while it is fetched is listed again
 _TOKENS = 30.0  # seconds that a listing may take
 _BESIDE = (".json", ".txt", ".model", ".jinja", ".tiktoken")  # config and tokenizer: what a model's folder needs
+_TEMPLATES = "additional_chat_templates/"
 _LARGEST_BESIDE = 256 << 20  # bytes
 
 
@@ -125,7 +126,7 @@ def fetch(place: HubPlace, chosen: Callable[[HubPlace], Sequence[str]]) -> tuple
 
 
 def _beside(name: str, prefix: str) -> bool:
-    tail = name.removeprefix(prefix)
+    tail = name.removeprefix(prefix).removeprefix(_TEMPLATES)
     return name.startswith(prefix) and "/" not in tail and tail.endswith(_BESIDE) and "index.json" not in tail
 
 

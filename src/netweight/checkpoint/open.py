@@ -169,6 +169,7 @@ def _open_selection(
         sources=tuple(part.source for part in parts),
         revision=revision,
         location=local,
+        place=place,
     )
 
 

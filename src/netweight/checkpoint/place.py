@@ -20,8 +20,15 @@ class Place(Protocol):
         """The path or URL, for messages; not yet made printable."""
         ...
 
-    def names(self) -> list[str]:
-        """The files in it, sorted, without those in its folders; raises ModelNotFoundError, ReadError."""
+    @property
+    def can_list(self) -> bool:
+        """Whether `names` knows all files; else only the usual ones, and `has` must be asked for others."""
+        ...
+
+    def names(self, folder: str = "") -> list[str]:
+        """The files in it, or in a folder of it, sorted, without those in folders below; raises ModelNotFoundError,
+        ReadError. There are none in a folder that is not there.
+        """
         ...
 
     def folders(self) -> list[str]:
@@ -52,10 +59,17 @@ class LocalPlace:
         """See Place."""
         return str(self.folder)
 
-    def names(self) -> list[str]:
+    @property
+    def can_list(self) -> bool:
         """See Place."""
+        return True
+
+    def names(self, folder: str = "") -> list[str]:
+        """See Place."""
+        if folder and not (self.folder / folder).is_dir():
+            return []
         try:
-            return sorted(path.name for path in self.folder.iterdir() if path.is_file() or path.is_symlink())
+            return sorted(p.name for p in (self.folder / folder).iterdir() if p.is_file() or p.is_symlink())
         except OSError as problem:
             raise ModelNotFoundError(f"{printable(self.label)}: cannot be listed: {problem.strerror}") from None
 

@@ -50,13 +50,18 @@ class HubPlace:
         """See Place."""
         return f"{self.reference.label}/{self.prefix}".rstrip("/")
 
-    def names(self) -> list[str]:
+    @property
+    def can_list(self) -> bool:
         """See Place."""
-        return sorted(name for name in self._below() if "/" not in name)
+        return True
+
+    def names(self, folder: str = "") -> list[str]:
+        """See Place."""
+        return sorted(name for name in self._below(f"{folder}/" if folder else "") if "/" not in name)
 
     def folders(self) -> list[str]:
         """See Place."""
-        return sorted({name.partition("/")[0] for name in self._below() if "/" in name})
+        return sorted({name.partition("/")[0] for name in self._below("") if "/" in name})
 
     def has(self, name: str) -> bool:
         """See Place."""
@@ -78,8 +83,9 @@ class HubPlace:
         ranges = HttpRanges(url, self.path(name), size=file.size, tag=file.tag, headers=build_hf_headers)
         return RemoteFile(ranges)
 
-    def _below(self) -> list[str]:
-        return [name.removeprefix(self.prefix) for name in self.files if name.startswith(self.prefix)]
+    def _below(self, folder: str) -> list[str]:
+        prefix = self.prefix + folder
+        return [name.removeprefix(prefix) for name in self.files if name.startswith(prefix)]
 
 
 class UrlPlace:
@@ -90,22 +96,27 @@ class UrlPlace:
         self._system = system
         self._path = path.rstrip("/")
         self._found: dict[str, Ranges | None] = {}
-        self._listed: tuple[list[str], list[str]] | None = None
+        self._listed: dict[str, tuple[list[str], list[str]]] = {}
 
     @property
     def label(self) -> str:
         """See Place."""
         return self._url
 
-    def names(self) -> list[str]:
+    @property
+    def can_list(self) -> bool:
+        """See Place."""
+        return self._system is not None
+
+    def names(self, folder: str = "") -> list[str]:
         """See Place; of a web server those of the usual names that are there."""
         if self._system is None:
-            return sorted(name for name in _LOOKED_FOR if self.has(name))
-        return self._list()[0]
+            return [] if folder else sorted(name for name in _LOOKED_FOR if self.has(name))
+        return self._list(folder)[0] if not folder or folder in self.folders() else []
 
     def folders(self) -> list[str]:
         """See Place."""
-        return [] if self._system is None else self._list()[1]
+        return [] if self._system is None else self._list("")[1]
 
     def has(self, name: str) -> bool:
         """See Place."""
@@ -134,22 +145,21 @@ class UrlPlace:
                 self._found[name] = None
         return self._found[name]
 
-    def _list(self) -> tuple[list[str], list[str]]:
-        if self._listed is None:
+    def _list(self, folder: str) -> tuple[list[str], list[str]]:
+        if folder not in self._listed:
+            shown = printable(f"{self._url}/{folder}".rstrip("/"))
             try:
-                entries = self._system.ls(self._path, detail=True)
+                entries = self._system.ls(f"{self._path}/{folder}".strip("/") if folder else self._path, detail=True)
             except FileNotFoundError:
-                raise ModelNotFoundError(f"{printable(self._url)}: there is no such file or folder") from None
+                raise ModelNotFoundError(f"{shown}: there is no such file or folder") from None
             except Exception as problem:  # drivers have exceptions of their own
-                raise ReadError(
-                    f"{printable(self._url)}: cannot be listed: {printable(str(problem) or repr(problem), 300)}"
-                ) from None
+                raise ReadError(f"{shown}: cannot be listed: {printable(str(problem) or repr(problem), 300)}") from None
             base = [(str(entry["name"]).rstrip("/").rpartition("/")[2], entry.get("type")) for entry in entries]
-            self._listed = (
+            self._listed[folder] = (
                 sorted(name for name, kind in base if kind != "directory"),
                 sorted(name for name, kind in base if kind == "directory"),
             )
-        return self._listed
+        return self._listed[folder]
 
 
 def place_of_url(url: str) -> tuple[UrlPlace, str]:

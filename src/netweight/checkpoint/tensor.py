@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from netweight.checkpoint.place import Place
 from netweight.checkpoint.strided import read_strided, span_of, swap_bytes
 from netweight.dtypes import DType
 from netweight.source.protocol import Source
@@ -120,7 +121,7 @@ class Checkpoint(Mapping[str, Tensor]):
     weights; `notes` are findings worth a line (hidden bytes, an index that disagrees with its shards); `shared` maps an
     alias to the tensor whose storage it is; `sources` are the open files. `revision` is the commit of a model of the
     hub, else None. `location` is the folder or file on this machine (of the hub: the snapshot in its cache), None where
-    the model is read from far away.
+    the model is read from far away. `place` is the folder that its files lie in, wherever that is.
     """
 
     def __init__(
@@ -139,6 +140,7 @@ class Checkpoint(Mapping[str, Tensor]):
         sources: tuple[Source, ...] = (),
         revision: str | None = None,
         location: Path | None = None,
+        place: Place | None = None,
     ) -> None:
         self.ref = ref
         self.format = format
@@ -152,6 +154,7 @@ class Checkpoint(Mapping[str, Tensor]):
         self.sources = sources
         self.revision = revision
         self.location = location
+        self.place = place
         self._tensors = tensors
 
     def __getitem__(self, name: str) -> Tensor:

@@ -134,7 +134,8 @@ def embeddings(model: str | None, named: str | None, output_dir: str | None, out
         return
     place, scan_row = _places(output_dir, rest["out_file"])
     fields = ("max_k", "sample", "random_state", "n_representatives", "skip_representatives", "workers", "memory")
-    options = Options(**{name: rest[name] for name in (*fields, "include", "exclude", "remote")})
+    given = {name: rest[name] for name in (*fields, "include", "exclude")}
+    options = Options(**given, remote=rest["remote"] or rest["dry_run"])
     if rest["dry_run"]:
         with ExitStack() as stack:
             show_plan(prepare(ref, options, stack), options, output_format)

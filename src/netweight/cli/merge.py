@@ -16,6 +16,7 @@ from netweight.cli.options import (
     device_options,
     format_option,
     parse_size,
+    remote_option,
     run_options,
     seed_option,
     verbose_option,
@@ -96,6 +97,7 @@ def _shard_size(ctx: click.Context, param: click.Parameter, value: str) -> int: 
 @click.option("--overwrite", is_flag=True, help="Replace an earlier merge in DIR.")
 @click.option("--no-fsync", is_flag=True, help="Leave it to the system when the files reach the disk.")
 @partial(run_options, dry_run="Show weights, norms and what the merge will do; reads base and models, writes nothing.")
+@remote_option
 @device_options
 @format_option
 @verbose_option
@@ -147,6 +149,7 @@ def _options(rest: dict[str, Any]) -> Options:
         seed=rest["seed"],
         overwrite=rest["overwrite"],
         sync=not rest["no_fsync"],
+        remote=rest["remote"],
     )
 
 

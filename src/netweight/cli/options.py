@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -157,14 +158,21 @@ def run_options(command: F, *, dry_run: str = _DRY_RUN) -> F:
     )(command)
 
 
-def format_option(command: F) -> F:
-    """--format human|json|quiet."""
+def _quietly(ctx: click.Context, param: click.Parameter, value: str) -> str:  # noqa: ARG001 - click's signature
+    if value == "quiet":
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # huggingface_hub, which is loaded later, has bars of its own
+    return value
+
+
+def format_option(command: F, further: Sequence[str] = ()) -> F:
+    """--format human|json|quiet, and what else a command can print."""
     return click.option(
         "--format",
         "output_format",
-        type=click.Choice(["human", "json", "quiet"]),
+        type=click.Choice(["human", "json", *further, "quiet"]),
         default="human",
         show_default=True,
+        callback=_quietly,
         help="What to print on stdout.",
     )(command)
 

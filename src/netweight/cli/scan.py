@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +14,7 @@ from netweight.cli.options import (
     SpaceSeparated,
     device_options,
     filter_options,
+    format_option,
     remote_option,
     run_options,
     seed_option,
@@ -67,14 +69,7 @@ __all__ = ["scan"]
 @click.option("--revision", metavar="REV", help="Recorded in the results.")
 @click.option("--parallel", is_flag=True, hidden=True)
 @click.option("--no-gpu", cls=Aliased, aliases=("--no_gpu",), is_flag=True, hidden=True)
-@click.option(
-    "--format",
-    "output_format",
-    type=click.Choice(["human", "json", "csv", "quiet"]),
-    default="human",
-    show_default=True,
-    help="What to print on stdout.",
-)
+@partial(format_option, further=["csv"])
 @filter_options
 @remote_option
 @run_options

@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from netweight.cli.options import filter_options, format_option, parse_size, verbose_option
+from netweight.cli.options import filter_options, format_option, parse_size, remote_option, verbose_option
 from netweight.errors import OptionError, printable
 
 __all__ = ["verify"]
@@ -31,6 +31,7 @@ _LISTED = 10
     help="Memory to stay within, e.g. 512MB, 1GiB. [default: 1GiB or 1/4 of RAM]",
 )
 @filter_options
+@remote_option
 @format_option
 @verbose_option
 def verify(
@@ -41,6 +42,7 @@ def verify(
     include: tuple[str, ...],
     exclude: tuple[str, ...],
     output_format: str,
+    remote: bool,  # noqa: FBT001 - click's way
     verbose: bool,  # noqa: FBT001 - click's way
 ) -> int:
     """Compute the parameters of the folder MERGED, which `netweight merge` made, once more from the inputs that it
@@ -66,6 +68,7 @@ def verify(
         moved=places,
         workers=workers,
         memory=memory,
+        remote=remote,
         progress=progress_for(output_format),
     )
     if output_format == "json":

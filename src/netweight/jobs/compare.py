@@ -13,7 +13,7 @@ from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.tensor import Checkpoint, Skipped
 from netweight.errors import Interrupted, OptionError, did_you_mean, printable
 from netweight.jobs.compare_scans import compare_results
-from netweight.jobs.inputs import identity, locations, stamps
+from netweight.jobs.inputs import far_bytes, identity, locations, stamps
 from netweight.params.pairing import Pair, Pairing, pair_up
 from netweight.run.memory import FLOOR, default_budget, fit_workers
 from netweight.run.plan import STRETCH, Plan, digest_of
@@ -111,8 +111,9 @@ def prepare(a: Reference, b: Reference, methods: str | Sequence[str], options: O
 
         sides = plan_sides(first, second, pairing.pairs, chosen, kernels)
         each = max(each, sides.scratch)
-    workers = fit_workers(options.workers, options.memory, each)
-    budget = default_budget() if options.memory is None else options.memory
+    far = far_bytes((first, second))
+    workers = fit_workers(options.workers, options.memory, each, FLOOR + far)
+    budget = (default_budget() if options.memory is None else options.memory) - far
     tasks = plan_pairs(pairing.pairs)
     digest = digest_of(
         {
@@ -142,7 +143,7 @@ def prepare(a: Reference, b: Reference, methods: str | Sequence[str], options: O
             tensors=sum(1 for p in pairing.pairs if not p.reason),
             skipped=len(pairing.skipped) + sum(1 for p in pairing.pairs if p.reason),
             workers=workers,
-            memory=FLOOR + max(workers * each, each + largest),
+            memory=FLOOR + far + max(workers * each, each + largest),
             digest=digest,
         ),
         budget,

@@ -16,7 +16,7 @@ from netweight.checkpoint.announce import announce_tensors
 from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.tensor import Checkpoint
 from netweight.errors import Interrupted, OptionError, printable
-from netweight.jobs.inputs import identity, locations, path_of, stamps
+from netweight.jobs.inputs import far_bytes, identity, locations, path_of, stamps
 from netweight.jobs.model_names import model_names
 from netweight.params.align import Aligned, Alignment, align
 from netweight.run.memory import FLOOR, fit_workers
@@ -91,7 +91,8 @@ def prepare(base: Reference, models: Sequence[Reference], options: Options, stac
         count_tied_twice=options.count_tied_twice,
     )
     each = CpuKernels().working_bytes(len(models))
-    workers = fit_workers(options.workers, options.memory, each)
+    fixed = FLOOR + far_bytes(opened)
+    workers = fit_workers(options.workers, options.memory, each, fixed)
     tasks = plan_tasks(alignment.parameters)
     digest = digest_of(
         {
@@ -116,7 +117,7 @@ def prepare(base: Reference, models: Sequence[Reference], options: Options, stac
             tensors=len(alignment.parameters),
             skipped=sum(len(s) for s in alignment.skipped),
             workers=workers,
-            memory=FLOOR + workers * each,
+            memory=fixed + workers * each,
             digest=digest,
         ),
         notes=(*notes, *alignment.notes),

@@ -106,7 +106,7 @@ def nearest_tokens(
     with ExitStack() as stack:
         checkpoint = stack.enter_context(open_checkpoint(ref, download=not remote))
         place = find_embedding(checkpoint, include, exclude)
-        words, said = open_tokens(checkpoint.location)
+        words, said = open_tokens(checkpoint.place)
         tensor = place.tensor if checkpoint.location is not None else held_in_memory(place.tensor)
         total = tensor.shape[0]
         asked: list[int] = []

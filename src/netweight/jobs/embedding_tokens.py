@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from netweight.errors import FormatError, JobError, OptionError, did_you_mean, printable
+from netweight.errors import FormatError, InputError, JobError, OptionError, ReadError, did_you_mean, printable
+
+if TYPE_CHECKING:
+    from netweight.checkpoint.place import Place
 
 __all__ = ["Tokens", "cut", "open_tokens"]
 
@@ -26,7 +28,6 @@ _LONE_SCRIPTS = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL")
 class Tokens:
     """The tokens of a model's rows: `pieces` maps an id to the vocabulary's own spelling; `special` ids are no text."""
 
-    path: Path
     pieces: dict[int, str]
     special: frozenset[int]
     tokenizer: Any
@@ -39,9 +40,7 @@ class Tokens:
         found = dict(
             zip(
                 known,
-                _guarded(
-                    self.path, lambda: self.tokenizer.decode_batch([[i] for i in known], skip_special_tokens=False)
-                ),
+                _guarded(lambda: self.tokenizer.decode_batch([[i] for i in known], skip_special_tokens=False)),
                 strict=True,
             )
         )
@@ -88,8 +87,8 @@ class Tokens:
         by_piece = {piece: number for number, piece in self.pieces.items()}
         if text in by_piece:
             return check_id(str(by_piece[text]), rows)
-        ids = _guarded(self.path, lambda: self.tokenizer.encode(text, add_special_tokens=False).ids)
-        decoded = _guarded(self.path, lambda: self.tokenizer.decode(ids, skip_special_tokens=False))
+        ids = _guarded(lambda: self.tokenizer.encode(text, add_special_tokens=False).ids)
+        decoded = _guarded(lambda: self.tokenizer.decode(ids, skip_special_tokens=False))
         unknown = decoded.strip().casefold() != text.strip().casefold()  # the token for what is none
         if len(ids) == 1 and not unknown:
             return check_id(str(ids[0]), rows)
@@ -117,40 +116,41 @@ def cut(text: str) -> str:
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
-def open_tokens(location: Path | None) -> tuple[Tokens | None, str]:
-    """(tokens, a sentence on where they are from) of the model at `location`, a folder or a file; (None, why) where
-    there is no tokenizer beside it that can be read, or where the model is far away.
+def open_tokens(place: Place | None) -> tuple[Tokens | None, str]:
+    """(tokens, a sentence on where they are from) of the model whose files lie in `place`; (None, why) where there is
+    no tokenizer beside it that can be read.
 
     Raises JobError where `tokenizers` is not installed though it is needed.
     """
-    if location is None:
-        return None, f"{FILE} is not read from far away: tokens are shown by their ids alone"
-    path = (location if location.is_dir() else location.parent) / FILE
     try:
-        if not path.is_file():
+        if place is None or not place.has(FILE):
             return None, f"{FILE} is not beside the model: tokens are shown by their ids alone"
-        if path.stat().st_size > _LARGEST:
-            return None, f"{FILE} is not read: {path.stat().st_size} bytes, expected at most {_LARGEST}"
+        source = place.open(FILE)
+        if source.size > _LARGEST:
+            return None, f"{FILE} is not read: {source.size} bytes, expected at most {_LARGEST}"
         Tokenizer = _tokenizer_class()  # noqa: N806
-        tokenizer = _guarded(path, lambda: Tokenizer.from_file(str(path)))
-        vocabulary = _guarded(path, lambda: tokenizer.get_vocab(with_added_tokens=True))
-        added = _guarded(path, tokenizer.get_added_tokens_decoder)
-    except (FormatError, OSError) as problem:
+        data = bytearray(source.size)
+        source.read_into(0, memoryview(data))
+        source.close()
+        tokenizer = _guarded(lambda: Tokenizer.from_buffer(bytes(data)))
+        vocabulary = _guarded(lambda: tokenizer.get_vocab(with_added_tokens=True))
+        added = _guarded(tokenizer.get_added_tokens_decoder)
+    except (InputError, ReadError) as problem:
         return None, f"{FILE} cannot be used, tokens are shown by their ids alone: {printable(str(problem), 300)}"
     pieces = {number: piece for piece, number in vocabulary.items()}
     special = frozenset(number for number, token in added.items() if token.special)
-    return Tokens(path, pieces, special, tokenizer), f"{FILE}: {len(pieces)} tokens"
+    return Tokens(pieces, special, tokenizer), f"{FILE}: {len(pieces)} tokens"
 
 
-def _guarded(path: Path, call: Any) -> Any:
+def _guarded(call: Any) -> Any:
     """What `call` returns; every failure of the library, a panic among them, as FormatError."""
     try:
         return call()
     except Exception as problem:
-        raise FormatError(f"{path.name}: {' '.join(str(problem).split())[:300]}") from problem
+        raise FormatError(f"{FILE}: {' '.join(str(problem).split())[:300]}") from problem
     except BaseException as problem:
         if type(problem).__name__ == "PanicException":  # Rust's, which is not an Exception
-            raise FormatError(f"{path.name}: the tokenizers library gave up: {str(problem)[:200]}") from None
+            raise FormatError(f"{FILE}: the tokenizers library gave up: {str(problem)[:200]}") from None
         raise
 
 

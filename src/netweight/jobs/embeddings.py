@@ -100,7 +100,7 @@ def prepare(ref: Reference, options: Options, stack: ExitStack) -> Prepared:
     if options.skip_representatives:
         tokens, said = None, "not read: --skip-representatives"
     else:
-        tokens, said = open_tokens(checkpoint.location)
+        tokens, said = open_tokens(checkpoint.place)
     sampled = min(options.sample, rows)
     far = checkpoint.location is None
     workers, memory = _fit_memory(Rows(place.tensor), sampled, options, held=place.tensor.nbytes if far else 0)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from netweight.checkpoint.tensor import Checkpoint, CheckpointFile
+from netweight.source.remote import KEPT, PIECE, READ_AHEAD
 
-__all__ = ["identity", "locations", "path_of", "stamp_of", "stamps"]
+__all__ = ["far_bytes", "identity", "locations", "path_of", "stamp_of", "stamps"]
 
 
 def identity(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -22,6 +23,12 @@ def identity(checkpoint: Checkpoint) -> dict[str, Any]:
         "files": [{"name": Path(f.path).name, "size": f.size, "header_digest": f.digest} for f in checkpoint.files],
         "revision": checkpoint.revision,
     }
+
+
+def far_bytes(checkpoints: Iterable[Checkpoint]) -> int:
+    """Memory for what is fetched ahead of those that are not on this machine, in bytes."""
+    far = sum(1 for checkpoint in checkpoints if checkpoint.location is None)
+    return READ_AHEAD + far * KEPT * PIECE if far else 0
 
 
 def path_of(checkpoint: Checkpoint) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from netweight.checkpoint.open import open_checkpoint
 from netweight.errors import InputError, Interrupted, OptionError, OutputError, printable
-from netweight.jobs.inputs import locations, stamps
+from netweight.jobs.inputs import far_bytes, locations, stamps
 from netweight.jobs.merge_request import Options, Request, Weights, make_request
 from netweight.run.memory import FLOOR, fit_workers
 from netweight.run.plan import digest_of
@@ -93,12 +93,13 @@ def prepare(request: Request, options: Options, stack: ExitStack, moved: Mapping
 
     places = moved or {}
     named = [places.get(ref, ref) for ref in request.recipe.references()]
-    opened = [stack.enter_context(open_checkpoint(ref, download=True)) for ref in named]
+    opened = [stack.enter_context(open_checkpoint(ref, download=not options.remote)) for ref in named]
     _each_once(opened)
     plan = plan_merge(request.recipe, opened, PlanOptions(options.vocab, options.missing, options.seed))
     shards = plan_shards({t.name: TensorEntry(t.dtype, t.shape) for t in plan.targets}, options.max_shard_size)
     each = working_bytes(plan.targets)
-    workers = fit_workers(options.workers, options.memory, each)
+    fixed = FLOOR + far_bytes(opened)
+    workers = fit_workers(options.workers, options.memory, each, fixed)
     digest = digest_of(
         {
             "job": "merge",
@@ -110,7 +111,7 @@ def prepare(request: Request, options: Options, stack: ExitStack, moved: Mapping
             "options": [options.vocab, options.missing, options.seed, options.max_shard_size],
         }
     )
-    return Prepared(request, options, plan, shards, workers, FLOOR + workers * each, digest)
+    return Prepared(request, options, plan, shards, workers, fixed + workers * each, digest)
 
 
 def _each_once(checkpoints: Sequence[Checkpoint]) -> None:

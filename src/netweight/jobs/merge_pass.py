@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import numpy as np
 import xxhash
 
+from netweight.checkpoint.announce import announce_tensors
 from netweight.dtypes import DTYPES, DType
 from netweight.errors import ReadError, printable
 from netweight.merging.course import Copy, Look, Measured, NativeLook, NativeWrite, Write
@@ -352,6 +353,7 @@ def run_courses(
     `course_of` makes the course of a target; one that returns `Measured` writes nothing. Raises ReadError where bytes
     cannot be read, JobError where the sink refuses, OptionError where a method cannot do what it is asked to.
     """
+    announce_tensors(piece.tensor for target in targets for source in target.inputs for piece in source.pieces)
     courses = _Courses(targets, course_of)
     results: Iterator[tuple[_Step, Any]] = executor.run(courses.next_step, _Worker(kernels, sink))
     for step, found in results:

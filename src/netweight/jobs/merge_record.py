@@ -59,12 +59,11 @@ def write_records(
         models=[(m["model"], m["weight"], m["l2"]) for m in weights["models"]] if weights else (),
         recipe=recipe,
     )
-    folders = [None if c.location is None else _folder(c.location) for c in plan.checkpoints]
     found = write_model_files(
         stage,
         config=plan.config,
-        from_folder=folders[plan.config_from],
-        tokenizer_folder=folders[plan.tokenizer_from],
+        from_place=plan.checkpoints[plan.config_from].place,
+        tokenizer_place=plan.checkpoints[plan.tokenizer_from].place,
         shards=prepared.shards,
         card=card,
     )
@@ -97,10 +96,6 @@ def _path_from(output: Path, checkpoint: Checkpoint) -> str:
     if checkpoint.location is None or checkpoint.revision is not None:
         return checkpoint.ref
     return os.path.relpath(checkpoint.location.resolve(), output.resolve())
-
-
-def _folder(place: Path) -> Path:
-    return place if place.is_dir() else place.parent
 
 
 def _comments(prepared: Prepared, weighting: Weighting | None) -> list[str]:

@@ -24,7 +24,8 @@ class Options:
     """How `merge` runs. `workers` and `memory` (bytes) as for other jobs; `max_shard_size` in bytes; `vocab`: what to
     do where vocabularies differ (None: refuse, "base", "union-rows"); `missing`: what to do where a model lacks a
     parameter ("error", "base"); `overwrite`: replace an earlier merge; `sync`: bring everything to the disk before
-    the result appears; `seed` of the random methods.
+    the result appears; `seed` of the random methods; `remote`: read models of a hub by ranges (default: bring them into
+    the hub's cache).
     """
 
     workers: int | None = None
@@ -35,6 +36,7 @@ class Options:
     seed: int = 0
     overwrite: bool = False
     sync: bool = True
+    remote: bool = False
 
     def __post_init__(self) -> None:
         """Raises OptionError for a seed or a size that is no whole number, or too small."""

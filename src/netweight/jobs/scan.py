@@ -14,7 +14,7 @@ from netweight.checkpoint.announce import announce_parts
 from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.tensor import Checkpoint, Skipped
 from netweight.errors import Interrupted, OptionError, did_you_mean, printable
-from netweight.jobs.inputs import identity, locations, stamps
+from netweight.jobs.inputs import far_bytes, identity, locations, stamps
 from netweight.run.memory import FLOOR, default_budget, fit_workers
 from netweight.run.plan import Plan, PlannedTask, digest_of
 from netweight.run.progress import Progress, Silent, compiling
@@ -115,8 +115,9 @@ def prepare(ref: Reference, measures: Sequence[Measure], options: Options, stack
     )
     kernels = CpuKernels()
     each = scratch_bytes(kernels, measures)
-    workers = fit_workers(options.workers, options.memory, each)
-    budget = default_budget() if options.memory is None else options.memory
+    far = far_bytes((checkpoint,))
+    workers = fit_workers(options.workers, options.memory, each, FLOOR + far)
+    budget = (default_budget() if options.memory is None else options.memory) - far
     loads = loads_of(subjects, measures, kernels, options.rank_k)
     crews = crews_of(loads, measures, kernels, workers, budget)
     digest = digest_of(
@@ -151,6 +152,7 @@ def prepare(ref: Reference, measures: Sequence[Measure], options: Options, stack
             skipped=len(skipped),
             workers=workers,
             memory=FLOOR
+            + far
             + max([n * (each + max(load.memory for load in crew)) for n, crew in crews.items()], default=each),
             digest=digest,
         ),

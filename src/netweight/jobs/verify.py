@@ -68,6 +68,7 @@ def verify(
     moved: Mapping[str, str] | None = None,
     workers: int | None = None,
     memory: int | None = None,
+    remote: bool = False,
     progress: Progress | None = None,
     executor: Executor | None = None,
 ) -> Verified:
@@ -75,8 +76,11 @@ def verify(
     record names, and compare them with its files, bit for bit.
 
     Inputs are looked for under their absolute paths, then as they lay to `merged` when it was made, then from the
-    current folder; `moved` maps a reference to where it is now. Raises FormatError where the record is not one of a
-    merge, ModelNotFoundError where an input is not to be found, or is another model than then.
+    current folder; `moved` maps a reference to where it is now. `remote`: read inputs that are models of a hub by
+    ranges (default: bring them into the hub's cache).
+
+    Raises FormatError where the record is not one of a merge, ModelNotFoundError where an input is not to be found, or
+    is another model than then.
     """
     from netweight.kernels.cpu.merging import CpuMergeKernels
     from netweight.merging.recipe import parse_recipe
@@ -90,7 +94,7 @@ def verify(
         stored = stack.enter_context(open_checkpoint(folder))
         recipe = parse_recipe(record["recipe"], str(folder / RECORD))
         places = _places(folder, record, recipe.references(), moved or {})
-        options = Options(workers=workers, memory=memory, **record["options"])
+        options = Options(workers=workers, memory=memory, remote=remote, **record["options"])
         prepared = prepare(Request(recipe), options, stack, places)
         checkpoints = prepared.plan.checkpoints
         _same_inputs(record, checkpoints)

@@ -95,10 +95,12 @@ def find_ties(
 
 
 def _token_embedding(parameters: Mapping[str, Parameter], checkpoint: Checkpoint) -> str | None:
-    """The largest matrix of token embeddings outside the blocks and outside other towers."""
+    """The largest matrix of token embeddings outside the blocks and outside other towers. Gemma's second table, whose
+    rows have a part for every layer, is larger, and tied to nothing.
+    """
     found = [p for p in parameters.values() if p.slot == "token_embedding" and p.role == "embedding" and not p.stack]
     matrices = [p.name for p in found if p.layer is None and len(checkpoint[p.name].shape) == 2]
-    return max(matrices, key=lambda name: checkpoint[name].size, default=None)
+    return max(matrices, key=lambda name: ("per_layer" not in name, checkpoint[name].size), default=None)
 
 
 def _config_ties(config: Mapping[str, Any] | None) -> bool:

@@ -26,17 +26,18 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def fit_workers(wanted: int | None, budget: int | None, each: int) -> int:
-    """Workers that fit `budget` bytes at `each` bytes a worker; `wanted` (default: every core) is the most there are.
+def fit_workers(wanted: int | None, budget: int | None, each: int, fixed: int = FLOOR) -> int:
+    """Workers that fit `budget` bytes at `each` bytes a worker beside the `fixed` ones; `wanted` (default: every core)
+    is the most there are.
 
     Raises OptionError where not even one fits, or where `wanted` is below one.
     """
     if wanted is not None and wanted < 1:
         raise OptionError(f"--workers {wanted}: expected 1 or more")
     allowed = default_budget() if budget is None else budget
-    fitting = (allowed - FLOOR) // each
+    fitting = (allowed - fixed) // each
     if fitting < 1:
-        need = -(-(FLOOR + each) >> 20)
+        need = -(-(fixed + each) >> 20)
         raise OptionError(
             f"--memory {allowed >> 20} MiB: this job needs at least {need} MiB for one worker;"
             f" give --memory {need + 1}MiB"

@@ -18,7 +18,7 @@ from netweight.errors import ReadError, printable
 from netweight.source.protocol import FileState, Source
 from netweight.source.ranges import Ranges
 
-__all__ = ["HEAD", "PIECE", "READ_AHEAD", "RemoteFile", "announce"]
+__all__ = ["HEAD", "KEPT", "PIECE", "READ_AHEAD", "RemoteFile", "announce"]
 
 HEAD = 1 << 16
 """Bytes from a file's start that the first read there brings: enough for most headers of shards."""
@@ -29,8 +29,10 @@ PIECE = 1 << 22
 READ_AHEAD = 1 << 26
 """Bytes that all files together hold or wait for before anybody has begun to read them."""
 
+KEPT = 4 + 2 * (os.cpu_count() or 1)
+"""Pieces of a file that were read in part and are held: every worker may be in another."""
+
 _THREADS = 8
-_KEPT = 4 + 2 * (os.cpu_count() or 1)  # pieces of a file that were read in part: every worker may be in another
 _SMALL = 1 << 20  # neighbours of this size or less are fetched together
 
 
@@ -165,12 +167,20 @@ class RemoteFile:
             for _, start, stop, anchor in sorted(groups):
                 begin = max(start, self._head_size())
                 if self._overlaps(known, begin, stop):
+                    self._want_again(known, begin, stop)
                     continue
                 cuts = [at for at in range(anchor + PIECE, stop, PIECE) if at > begin]
                 for first, last in pairwise([begin, *cuts, stop]):
                     if first < last:
                         self._append(_Piece(first, last))
             self._pieces.sort(key=_start_of)
+
+    def _want_again(self, pieces: list[_Piece], start: int, stop: int) -> None:
+        """What was read is read once more: it is worth fetching ahead again."""
+        for piece in pieces[max(0, bisect_right(pieces, start, key=_start_of) - 1) :]:
+            if piece.start >= stop:
+                break
+            piece.spent = False
 
     def _append(self, piece: _Piece) -> None:
         if self._last is not None:
@@ -285,7 +295,7 @@ class RemoteFile:
     def _forget_old(self) -> None:
         """Where reads leave gaps, pieces are never read to their end: those read last are kept."""
         idle = [p for p in self._held.values() if not p.ahead and not p.users]
-        for piece in idle[: max(0, len(idle) - _KEPT)]:
+        for piece in idle[: max(0, len(idle) - KEPT)]:
             self._let_go(piece)
 
     def _let_go(self, piece: _Piece) -> None:
