@@ -63,6 +63,21 @@ def test_position_embeddings_are_not_tied(make: Make) -> None:
     assert find_ties(make("m", {"wpe.weight": (99, 4), "wte.weight": (8, 4)}, config=config)).absent == "wte.weight"
 
 
+@pytest.mark.parametrize(
+    ("architectures", "absent"),
+    [
+        (["BertModel"], None),
+        (["BertForMaskedLM"], EMBED),
+        (["GPT2LMHeadModel"], EMBED),
+        ([], EMBED),
+        ("BertModel", EMBED),
+    ],
+)
+def test_a_model_without_any_head_has_none_that_is_tied(make: Make, architectures: Any, absent: str | None) -> None:
+    config = {"model_type": "bert", "architectures": architectures}
+    assert find_ties(make("m", {EMBED: (8, 4)}, config=config)).absent == absent
+
+
 def test_gemmas_table_with_a_part_for_every_layer_is_not_the_one_that_is_tied(make: Make) -> None:
     shapes = {EMBED: (8, 4), "model.embed_tokens_per_layer.weight": (8, 64)}
     assert find_ties(make("m", shapes, config={"model_type": "gemma3n"})) == Ties({}, EMBED)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from netweight.jobs.embedding_rows import Rows, Stretch, walk
 from netweight.statistics.partition import Partition
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
+T = TypeVar("T")
+
 __all__ = [
     "BREAK",
     "RESTARTS",
@@ -28,10 +30,13 @@ __all__ = [
     "Choice",
     "Fit",
     "choose",
+    "contrasts",
     "different_rows",
     "fit_all",
+    "fit_from",
     "one_thread_each",
     "partitions",
+    "pop",
 ]
 
 RESTARTS = 2
@@ -120,7 +125,7 @@ def fit_all(
     tasks = [(k, restart) for k in sorted(ks, reverse=True) for restart in range(RESTARTS)]  # the longest first
     left = iter(tasks)
     best: dict[int, tuple[float, int, Fit]] = {}
-    work = executor.run(lambda: next(left, None), lambda task: _fit(sample, begun[task[1]][: task[0]]))
+    work = executor.run(lambda: next(left, None), lambda task: fit_from(sample, begun[task[1]][: task[0]]))
     for (k, restart), found in work:
         if k not in best or (found.inertia, restart) < best[k][:2]:
             best[k] = (found.inertia, restart, found)
@@ -129,17 +134,18 @@ def fit_all(
     for k in sorted(ks, reverse=True)[1:]:
         # Where k-means++ missed a cluster, a larger k has found it, and has split another one, which is joined again.
         one = [_joined(fits[k + 1])]
-        for _, found in executor.run(partial(_pop, one), partial(_fit, sample)):
+        for _, found in executor.run(partial(pop, one), partial(fit_from, sample)):
             fits[k] = min(fits[k], found, key=lambda fit: fit.inertia)
         done(k)
     return fits
 
 
-def _pop(tasks: list[Array]) -> Array | None:
+def pop(tasks: list[T]) -> T | None:
+    """The next task of an executor; None where there is none."""
     return tasks.pop() if tasks else None
 
 
-def _fit(sample: Array, first: Array) -> Fit:
+def fit_from(sample: Array, first: Array) -> Fit:
     """Lloyd's iterations from the centres `first`, on the calling thread alone."""
     import numpy as np
     from sklearn.cluster import KMeans
@@ -221,25 +227,25 @@ def choose(ks: Sequence[int], f: Sequence[float], inertia: Mapping[int, float], 
     peak, largest = max(known, key=lambda pair: (pair[1], -pair[0]))
     if math.isinf(largest):
         return Choice(peak, "peak", f"F is infinite at k = {peak}: nothing is left within the clusters")
-    contrasts = _contrasts(ks, inertia)
-    broken = max(contrasts, key=lambda k: (contrasts[k], -k), default=peak)
-    is_break = contrasts.get(broken, 0.0) >= BREAK
+    sharp = contrasts(ks, inertia)
+    broken = max(sharp, key=lambda k: (sharp[k], -k), default=peak)
+    is_break = sharp.get(broken, 0.0) >= BREAK
     risen = peak != known[0][0]
-    if risen and (contrasts.get(peak, 0.0) >= BREAK or not is_break):
+    if risen and (sharp.get(peak, 0.0) >= BREAK or not is_break):
         reason = f"F is largest at k = {peak}"
         if peak == asked:
             reason += ", the largest k that was tried: a larger --max-k may find a larger F"
         return Choice(peak, "peak", reason)
     if is_break:
         falls = "" if broken == peak else f", though F is largest at k = {peak}"
-        times = "infinitely many" if math.isinf(contrasts[broken]) else f"{contrasts[broken]:.3g}"
+        times = "infinitely many" if math.isinf(sharp[broken]) else f"{sharp[broken]:.3g}"
         reason = f"a cluster up to k = {broken} explains {times} times what further ones do{falls}"
         return Choice(broken, "break", reason)
     k = _elbow(known)
     return Choice(k, "elbow", f"F falls from k = {peak} on and no k stands out; its curve bends most at k = {k}")
 
 
-def _contrasts(ks: Sequence[int], inertia: Mapping[int, float]) -> dict[int, float]:
+def contrasts(ks: Sequence[int], inertia: Mapping[int, float]) -> dict[int, float]:
     """Mean gain of the last two clusters up to each k over that of the next two, as far as `inertia` has them."""
     left = {1: inertia[1]}
     last = max(inertia)

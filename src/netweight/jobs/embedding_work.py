@@ -124,6 +124,7 @@ def _search(
 
     from netweight.jobs.embedding_result import CurvePoint
     from netweight.jobs.embedding_search import BEYOND, choose, different_rows, fit_all, partitions
+    from netweight.jobs.embedding_splits import settle
 
     different = different_rows(sample, options.max_k + BEYOND)
     most = min(options.max_k, different, len(sample) - 1)
@@ -135,9 +136,10 @@ def _search(
     ks = range(2, most + 1)
     fitted = range(2, min(options.max_k + BEYOND, different, len(sample) - 1) + 1)
     fits = fit_all(sample, fitted, options.random_state, executor, steps.advance)
+    whole = float(np.einsum("ij,ij->", apart := sample - sample.mean(axis=0), apart, dtype=np.float64))
+    settle(sample, fits, ks, whole, options.random_state, executor)
     found = partitions(rows, [fits[k].centres for k in ks], executor)
     f, within = [p.f_ratio() for p in found], [p.within_ss for p in found]
-    whole = float(np.einsum("ij,ij->", apart := sample - sample.mean(axis=0), apart, dtype=np.float64))
     choice = choose(ks, f, {1: whole, **{k: fits[k].inertia for k in fitted}}, asked=options.max_k)
     curve = tuple(
         CurvePoint(k, value, left / rows.scale / rows.scale, fits[k].iterations)

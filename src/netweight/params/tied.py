@@ -77,6 +77,7 @@ def find_ties(
         others = [p.name for p in parameters.values() if p.slot == "head" and p.group == "lm_head"]
         # BERT's `cls.predictions` is what comes before its head, which is the embedding.
         of_tokens = not others or any(".predictions." in name for name in others)
+        of_tokens = of_tokens and not _is_headless(checkpoint.config)
         return Ties(aliases, absent=embedding if of_tokens else None)
     twice = []
     for head in heads:
@@ -101,6 +102,13 @@ def _token_embedding(parameters: Mapping[str, Parameter], checkpoint: Checkpoint
     found = [p for p in parameters.values() if p.slot == "token_embedding" and p.role == "embedding" and not p.stack]
     matrices = [p.name for p in found if p.layer is None and len(checkpoint[p.name].shape) == 2]
     return max(matrices, key=lambda name: ("per_layer" not in name, checkpoint[name].size), default=None)
+
+
+def _is_headless(config: Mapping[str, Any] | None) -> bool:
+    """Whether config names classes of transformers without any head, such as BertModel; GPT2LMHeadModel has one."""
+    named = (config or {}).get("architectures")
+    classes = named if isinstance(named, list) else []
+    return bool(classes) and all(isinstance(c, str) and c.endswith("Model") and "Head" not in c for c in classes)
 
 
 def _config_ties(config: Mapping[str, Any] | None) -> bool:
