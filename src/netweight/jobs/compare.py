@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from netweight.checkpoint.announce import announce_tensors
@@ -13,7 +13,7 @@ from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.tensor import Checkpoint, Skipped
 from netweight.errors import Interrupted, OptionError, did_you_mean, printable
 from netweight.jobs.compare_scans import compare_results
-from netweight.jobs.inputs import far_bytes, identity, locations, stamps
+from netweight.jobs.inputs import far_bytes, globs, identity, locations, stamps
 from netweight.params.pairing import Pair, Pairing, pair_up
 from netweight.run.memory import FLOOR, default_budget, fit_workers
 from netweight.run.plan import STRETCH, Plan, digest_of
@@ -45,10 +45,14 @@ class Options:
 
     workers: int | None = None
     memory: int | None = None
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
+    include: str | Sequence[str] = ()
+    exclude: str | Sequence[str] = ()
     count_tied_twice: bool = False
     remote: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "include", globs(self.include))
+        object.__setattr__(self, "exclude", globs(self.exclude))
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,7 @@ def compare(
     """
     from netweight.jobs.compare_files import check_output, write_comparison
 
-    options = options or Options(**settings)
+    options = replace(options or Options(), **settings)
     progress = progress or Silent()
     with ExitStack() as stack:
         target = None if output is None else check_output(output)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from netweight.checkpoint.announce import announce_tensors
 from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.tensor import Checkpoint
 from netweight.errors import Interrupted, OptionError, printable
-from netweight.jobs.inputs import far_bytes, identity, locations, path_of, stamps
+from netweight.jobs.inputs import far_bytes, globs, identity, locations, path_of, references, stamps
 from netweight.jobs.model_names import model_names
 from netweight.params.align import Aligned, Alignment, align
 from netweight.run.memory import FLOOR, fit_workers
@@ -44,10 +44,14 @@ class Options:
 
     workers: int | None = None
     memory: int | None = None
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
+    include: str | Sequence[str] = ()
+    exclude: str | Sequence[str] = ()
     count_tied_twice: bool = False
     remote: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "include", globs(self.include))
+        object.__setattr__(self, "exclude", globs(self.exclude))
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Prepared:
         return locations((self.base, *self.models))
 
 
-def prepare(base: Reference, models: Sequence[Reference], options: Options, stack: ExitStack) -> Prepared:
+def prepare(base: Reference, models: Reference | Sequence[Reference], options: Options, stack: ExitStack) -> Prepared:
     """Open everything and plan the run; the checkpoints are closed with `stack`. Reads headers only.
 
     Raises OptionError for options that cannot be, FormatError and ModelNotFoundError for what is not a checkpoint,
@@ -80,9 +84,10 @@ def prepare(base: Reference, models: Sequence[Reference], options: Options, stac
     from netweight.jobs.difference_pass import plan_tasks
     from netweight.kernels.cpu import CpuKernels
 
-    if not models:
+    if not references(models):
         raise OptionError("--models: expected one or more fine-tuned models, got none")
-    opened = [stack.enter_context(open_checkpoint(ref, download=not options.remote)) for ref in (base, *models)]
+    named = (base, *references(models))
+    opened = [stack.enter_context(open_checkpoint(ref, download=not options.remote)) for ref in named]
     alignment = align(
         opened[0],
         opened[1:],
@@ -90,7 +95,7 @@ def prepare(base: Reference, models: Sequence[Reference], options: Options, stac
         exclude=options.exclude,
         count_tied_twice=options.count_tied_twice,
     )
-    each = CpuKernels().working_bytes(len(models))
+    each = CpuKernels().working_bytes(len(named) - 1)
     fixed = FLOOR + far_bytes(opened)
     workers = fit_workers(options.workers, options.memory, each, fixed)
     tasks = plan_tasks(alignment.parameters)
@@ -126,7 +131,7 @@ def prepare(base: Reference, models: Sequence[Reference], options: Options, stac
 
 def delta(
     base: Reference,
-    models: Sequence[Reference],
+    models: Reference | Sequence[Reference],
     outdir: Reference | None = None,
     *,
     options: Options | None = None,
@@ -145,7 +150,7 @@ def delta(
     accumulated in float64, over the finite values; what could not be measured is listed with its reason. Raises
     InputError and its kin before any data is read, ReadError where bytes cannot be read or change meanwhile.
     """
-    options = options or Options(**settings)
+    options = replace(options or Options(), **settings)
     progress = progress or Silent()
     with ExitStack() as stack:
         prepared = prepare(base, models, options, stack)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from netweight.errors import Interrupted, OptionError, OutputError, printable
 from netweight.jobs.download_progress import DownloadProgress, Silent
+from netweight.jobs.inputs import globs
 from netweight.run.plan import digest_of
 from netweight.version import __version__
 
@@ -128,8 +129,8 @@ def download(
     out: str | os.PathLike[str],
     *,
     revision: str | None = None,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     workers: int | None = None,
     progress: DownloadProgress | None = None,
 ) -> Downloaded:
@@ -152,6 +153,7 @@ def download(
         raise OptionError("--out: expected the folder that the model goes into, got an empty name")
     if workers is not None and workers < 1:
         raise OptionError(f"--workers: expected 1 or more, got {workers}")
+    include, exclude = globs(include), globs(exclude)
     progress = progress or Silent()
     try:
         target = Path(out)

@@ -14,6 +14,7 @@ from netweight.errors import OptionError, printable
 from netweight.jobs.embedding_place import find_embedding
 from netweight.jobs.embedding_rows import Rows, Stretch, held_in_memory, measured, walk
 from netweight.jobs.embedding_tokens import check_id, open_tokens
+from netweight.jobs.inputs import globs
 from netweight.output.frame import Frame, Framed
 from netweight.output.table import Column
 from netweight.run.memory import available_cores
@@ -81,11 +82,11 @@ class Neighbours(Framed):
 
 def nearest_tokens(
     ref: str | os.PathLike[str],
-    tokens: Sequence[str | int],
+    tokens: str | int | Sequence[str | int],
     *,
     count: int = 10,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     workers: int | None = None,
     remote: bool = False,
     executor: Executor | None = None,
@@ -105,12 +106,12 @@ def nearest_tokens(
         raise OptionError(f"--neighbours {count}: expected 1 or more")
     with ExitStack() as stack:
         checkpoint = stack.enter_context(open_checkpoint(ref, download=not remote))
-        place = find_embedding(checkpoint, include, exclude)
+        place = find_embedding(checkpoint, globs(include), globs(exclude))
         words, said = open_tokens(checkpoint.place)
         tensor = place.tensor if checkpoint.location is not None else held_in_memory(place.tensor)
         total = tensor.shape[0]
         asked: list[int] = []
-        for token in tokens:
+        for token in [tokens] if isinstance(tokens, (str, int)) else tokens:
             if words is not None:
                 asked.append(words.find(str(token), total))
             elif str(token).isascii() and str(token).isdigit():

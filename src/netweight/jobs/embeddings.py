@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,8 @@ from netweight.errors import InputError, Interrupted, JobError, OptionError, pri
 from netweight.jobs.embedding_place import Place, find_embedding
 from netweight.jobs.embedding_rows import Rows
 from netweight.jobs.embedding_tokens import Tokens, open_tokens
-from netweight.jobs.inputs import locations
-from netweight.run.memory import FLOOR, available_cores, default_budget
+from netweight.jobs.inputs import far_bytes, globs, locations
+from netweight.run.memory import FLOOR, available_cores, default_budget, mebibytes
 from netweight.run.progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -45,11 +46,13 @@ class Options:
     skip_representatives: bool = False
     workers: int | None = None
     memory: int | None = None
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
+    include: str | Sequence[str] = ()
+    exclude: str | Sequence[str] = ()
     remote: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "include", globs(self.include))
+        object.__setattr__(self, "exclude", globs(self.exclude))
         for name, least in (("max_k", 2), ("sample", 3), ("n_representatives", 1), ("random_state", 0)):
             value = getattr(self, name)
             if value < least:
@@ -103,7 +106,9 @@ def prepare(ref: Reference, options: Options, stack: ExitStack) -> Prepared:
         tokens, said = open_tokens(checkpoint.place)
     sampled = min(options.sample, rows)
     far = checkpoint.location is None
-    workers, memory = _fit_memory(Rows(place.tensor), sampled, options, held=place.tensor.nbytes if far else 0)
+    workers, memory = _fit_memory(
+        Rows(place.tensor), sampled, options, held=place.tensor.nbytes + far_bytes([checkpoint]) if far else 0
+    )
     notes = [
         note if note.startswith(checkpoint.ref) else f"{printable(checkpoint.ref)}: {note}" for note in checkpoint.notes
     ]
@@ -126,8 +131,8 @@ def _fit_memory(rows: Rows, sampled: int, options: Options, *, held: int) -> tup
     if fitting < 1 and options.memory is not None:
         need = -(-(fixed + each) >> 20)
         raise OptionError(
-            f"--memory {allowed >> 20} MiB: a sample of {sampled} rows of {rows.cols} columns needs at least {need} MiB"
-            f" for one worker; give --memory {need + 1}MiB, or a smaller --sample or --max-k"
+            f"--memory {mebibytes(allowed)} MiB: a sample of {sampled} rows of {rows.cols} columns needs at least"
+            f" {need} MiB for one worker; give --memory {need + 1}MiB, or a smaller --sample or --max-k"
         )
     workers = max(1, min(options.workers or available_cores(), fitting))
     return workers, fixed + workers * each
@@ -156,7 +161,7 @@ def embeddings(
     """
     from netweight.jobs.embedding_work import cluster_embedding
 
-    options = options or Options(**settings)
+    options = replace(options or Options(), **settings)
     progress = progress or Silent()
     require_sklearn()
     with ExitStack() as stack:

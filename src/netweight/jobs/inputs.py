@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from netweight.checkpoint.tensor import Checkpoint, CheckpointFile
 from netweight.source.remote import KEPT, PIECE, READ_AHEAD
 
-__all__ = ["far_bytes", "identity", "locations", "path_of", "stamp_of", "stamps"]
+__all__ = ["far_bytes", "globs", "identity", "locations", "path_of", "references", "stamp_of", "stamps"]
 
 
 def identity(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -23,6 +24,18 @@ def identity(checkpoint: Checkpoint) -> dict[str, Any]:
         "files": [{"name": Path(f.path).name, "size": f.size, "header_digest": f.digest} for f in checkpoint.files],
         "revision": checkpoint.revision,
     }
+
+
+def globs(given: str | Iterable[str]) -> tuple[str, ...]:
+    """Globs as a tuple; a plain string is one glob, not its letters."""
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def references(
+    given: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+) -> list[str | os.PathLike[str]]:
+    """Models as a list; a plain path is one model, not its letters."""
+    return [given] if isinstance(given, (str, os.PathLike)) else list(given)
 
 
 def far_bytes(checkpoints: Iterable[Checkpoint]) -> int:

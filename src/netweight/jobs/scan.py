@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from netweight.checkpoint.announce import announce_parts
 from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.tensor import Checkpoint, Skipped
 from netweight.errors import Interrupted, OptionError, did_you_mean, printable
-from netweight.jobs.inputs import far_bytes, identity, locations, stamps
+from netweight.jobs.inputs import far_bytes, globs, identity, locations, stamps
 from netweight.run.memory import FLOOR, default_budget, fit_workers
 from netweight.run.plan import Plan, PlannedTask, digest_of
 from netweight.run.progress import Progress, Silent, compiling
@@ -53,13 +53,17 @@ class Options:
 
     workers: int | None = None
     memory: int | None = None
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
+    include: str | Sequence[str] = ()
+    exclude: str | Sequence[str] = ()
     count_tied_twice: bool = False
     weights_only: bool = False
     split: bool = True
     rank_k: int | None = None
     remote: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "include", globs(self.include))
+        object.__setattr__(self, "exclude", globs(self.exclude))
 
 
 @dataclass(frozen=True)
@@ -190,7 +194,7 @@ def scan(
     """
     from netweight.jobs.scan_files import check_output, write_results
 
-    options = options or Options(**settings)
+    options = replace(options or Options(), **settings)
     progress = progress or Silent()
     measures = choose(methods, output)
     if resume and output is None:

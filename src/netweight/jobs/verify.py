@@ -17,7 +17,7 @@ from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.reference import at_commit
 from netweight.checkpoint.tensor import Checkpoint
 from netweight.errors import FormatError, ModelNotFoundError, OptionError, did_you_mean, printable
-from netweight.jobs.inputs import identity
+from netweight.jobs.inputs import globs, identity
 from netweight.jobs.merge import course_of, prepare, prepare_kernels
 from netweight.jobs.merge_pass import Finished, run_courses
 from netweight.jobs.merge_plan import MISSING
@@ -86,7 +86,7 @@ def verify(
     from netweight.merging.recipe import parse_recipe
     from netweight.run.threads import ThreadExecutor
 
-    include, exclude = ((globs,) if isinstance(globs, str) else globs for globs in (include, exclude))
+    include, exclude = globs(include), globs(exclude)
     folder = Path(merged)
     record = _record(folder)
     progress = progress or Silent()

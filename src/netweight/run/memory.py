@@ -6,7 +6,7 @@ import os
 
 from netweight.errors import OptionError
 
-__all__ = ["FLOOR", "available_cores", "default_budget", "fit_workers"]
+__all__ = ["FLOOR", "available_cores", "default_budget", "fit_workers", "mebibytes"]
 
 FLOOR = 320 << 20
 """Bytes that the interpreter and its libraries take before any tensor is read (numba, matplotlib and Arrow loaded)."""
@@ -26,6 +26,11 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def mebibytes(size: int) -> str:
+    """`size` bytes in MiB, as a message shows what was asked for."""
+    return str(size >> 20) if size >= 1 << 20 else f"{size / (1 << 20):.2g}"
+
+
 def fit_workers(wanted: int | None, budget: int | None, each: int, fixed: int = FLOOR) -> int:
     """Workers that fit `budget` bytes at `each` bytes a worker beside the `fixed` ones; `wanted` (default: every core)
     is the most there are.
@@ -39,7 +44,7 @@ def fit_workers(wanted: int | None, budget: int | None, each: int, fixed: int = 
     if fitting < 1:
         need = -(-(fixed + each) >> 20)
         raise OptionError(
-            f"--memory {allowed >> 20} MiB: this job needs at least {need} MiB for one worker;"
+            f"--memory {mebibytes(allowed)} MiB: this job needs at least {need} MiB for one worker;"
             f" give --memory {need + 1}MiB"
         )
     return min(wanted or available_cores(), fitting)
