@@ -17,7 +17,7 @@ import numpy as np
 import xxhash
 
 from netweight.checkpoint.announce import announce_tensors
-from netweight.dtypes import DTYPES, DType
+from netweight.dtypes import DTYPES, DType, Kind
 from netweight.errors import ReadError, printable
 from netweight.merging.course import Copy, Look, Measured, NativeLook, NativeWrite, Write
 from netweight.merging.target import Input, Target
@@ -38,6 +38,7 @@ BLOCK = 1 << 16
 _NATIVE_BYTES = 16  # an input's block for every element of BLOCK: only tiles of it have to fit the first caches
 _MOST_STRETCHES = 64  # of one parameter: what looks find in each is kept until all are done
 _COPIED = 1 << 20  # bytes copied at a time
+_EXPONENTS = {"BF16": 0x7F80, "F16": 0x7C00}
 _WIDE = {32: DTYPES["F32"], 64: DTYPES["F64"]}
 
 
@@ -243,7 +244,7 @@ class _Worker:
         target, bits = step.target, step.target.dtype.bits
         digest = xxhash.xxh3_128()
         per = _COPIED * 8 // bits
-        first = 0
+        first = nonfinite = 0
         for piece in target.inputs[number].pieces:
             last = min(step.stop, first + piece.count)
             for start in range(max(step.start, first), last, per):
@@ -251,10 +252,21 @@ class _Worker:
                 raw = self._raw(count * bits // 8)
                 _read(piece.tensor, piece.start + start - first, raw.data)
                 digest.update(raw.data)
+                nonfinite += _nonfinite(raw, target.dtype)
                 self._sink.write(target.name, start * bits // 8, raw.data)
             first += piece.count
         found = digest.digest()
-        return _Written(found, tuple(found if i == number else None for i in range(len(target.inputs))), 0)
+        return _Written(found, tuple(found if i == number else None for i in range(len(target.inputs))), nonfinite)
+
+
+def _nonfinite(raw: Array, dtype: DType) -> int:
+    """How many of the elements in `raw` are NaN or infinite."""
+    if dtype.kind is not Kind.FLOAT or dtype.bits < 8:
+        return 0
+    if dtype.name in _EXPONENTS:  # ml_dtypes converts every element to ask
+        exponent = np.uint16(_EXPONENTS[dtype.name])
+        return int(np.count_nonzero((raw.view(np.uint16) & exponent) == exponent))
+    return len(raw) * 8 // dtype.bits - int(np.count_nonzero(np.isfinite(raw.view(dtype.to_numpy()))))
 
 
 def _read(tensor: Any, start: int, out: memoryview) -> None:
