@@ -55,8 +55,7 @@ class TorchKernels:
     """
 
     def __init__(self, device: str) -> None:
-        found = torch.device(device)
-        self.device = torch.device(found.type, 0) if found.index is None and found.type != "cpu" else found
+        self.device = torch.device(device if ":" in device or device == "cpu" else f"{device}:0")
 
     @property
     def name(self) -> str:
@@ -114,15 +113,19 @@ class TorchKernels:
 
     def values(self) -> ValuesAccumulator:
         """See the protocol."""
+        if self._cpu is not None:
+            return self._cpu.values()
         from netweight.kernels.gpu.values import TorchValues  # noqa: PLC0415
 
-        return TorchValues(self.device, lane_bytes(self.device)) if self._cpu is None else self._cpu.values()
+        return TorchValues(self.device, lane_bytes(self.device))
 
     def channels(self) -> ChannelAccumulator:
         """See the protocol."""
+        if self._cpu is not None:
+            return self._cpu.channels()
         from netweight.kernels.gpu.channels import TorchChannels  # noqa: PLC0415
 
-        return TorchChannels(self.device) if self._cpu is None else self._cpu.channels()
+        return TorchChannels(self.device)
 
     def working_bytes(self, models: int) -> int:
         """See the protocol; of the host: its buffers and what is handed over, on the CPU also what is computed."""

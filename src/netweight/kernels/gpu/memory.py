@@ -101,5 +101,5 @@ def fitting_block(device: torch.device, bytes_per_element: int, most: int = 1 <<
     if device.type == "cpu" or not hasattr(module, "mem_get_info"):
         return most
     with guarded(device):
-        free = module.mem_get_info(device)[0] + module.memory_reserved(device) - module.memory_allocated(device)
+        free: int = module.mem_get_info(device)[0] + module.memory_reserved(device) - module.memory_allocated(device)
     return max(LEAST, min(most, free // _SHARE // bytes_per_element) // CHUNK * CHUNK)

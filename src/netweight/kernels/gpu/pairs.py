@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import inf
 
 import torch
 
@@ -19,7 +20,7 @@ __all__ = ["DEVICE_BYTES", "TorchPairs"]
 DEVICE_BYTES = 128
 """What a pair needs on the device while it is looked at, besides its own bytes."""
 
-_NOTHING = PairPartial(0, 0, 0, 0, 0, *[0.0] * 8, minimum=float("inf"), maximum=float("-inf"))
+_NOTHING = PairPartial(0, 0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, inf, -inf)
 
 
 def _look(a: torch.Tensor, b: torch.Tensor) -> PairPartial:
@@ -43,10 +44,25 @@ def _look(a: torch.Tensor, b: torch.Tensor) -> PairPartial:
     sums = [x.sum(), y.sum(), z.sum(), (x * x).sum(), (y * y).sum(), (z * z).sum(), (x * y).sum()]
     found = torch.stack([*means, *sums, *extremes]).tolist()
     near, left, squares, (product, absolute, least, most) = found[:3], found[3:6], found[6:9], found[9:]
-    m2 = [max(q - s * (s / n), 0.0) for q, s in zip(squares, left, strict=True)]
-    mean = [center + s / n for center, s in zip(near, left, strict=True)]  # s: what rounding left of the mean
-    comoment = product - left[0] * (left[1] / n)
-    return PairPartial(n, lost, identical, significant, flipped, *mean, *m2, comoment, absolute, least, most)
+    mean_a, mean_b, mean_d = (center + s / n for center, s in zip(near, left, strict=True))  # s: rounding of the centre
+    m2_a, m2_b, m2_d = (max(q - s * (s / n), 0.0) for q, s in zip(squares, left, strict=True))
+    return PairPartial(
+        n=n,
+        n_nonfinite=lost,
+        n_identical=identical,
+        n_significant=significant,
+        n_flipped=flipped,
+        mean_a=mean_a,
+        mean_b=mean_b,
+        mean_d=mean_d,
+        m2_a=m2_a,
+        m2_b=m2_b,
+        m2_d=m2_d,
+        comoment=product - left[0] * (left[1] / n),
+        absolute=absolute,
+        minimum=least,
+        maximum=most,
+    )
 
 
 def _merge(held: PairPartial, new: PairPartial) -> PairPartial:

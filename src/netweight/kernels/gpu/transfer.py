@@ -45,9 +45,10 @@ class CudaCopies:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream: Any = torch.cuda.Stream(device)
-        self._arrived: list[Any] = [torch.cuda.Event() for _ in range(SLOTS)]
-        self._seen: list[Any] = [torch.cuda.Event() for _ in range(SLOTS)]
+        cuda: Any = torch.cuda  # its streams and events carry no types
+        self._stream = cuda.Stream(device)
+        self._arrived = [cuda.Event() for _ in range(SLOTS)]
+        self._seen = [cuda.Event() for _ in range(SLOTS)]
         for turn in range(SLOTS):
             self.after(turn)
 
