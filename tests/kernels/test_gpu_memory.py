@@ -53,11 +53,6 @@ def test_what_failures_become(raised, becomes, text):
         assert caught.value is raised
 
 
-def test_on_the_cpu_a_runtime_error_is_no_device_of_ours():
-    with pytest.raises(RuntimeError, match="CUDA error"), guarded(CPU):
-        raise RuntimeError("CUDA error: initialization")
-
-
 @pytest.mark.parametrize("count", [0, 1, 99, 100, 101, 1000, 12_345])
 @pytest.mark.parametrize("fits", [10, 37, 99, 640, 5000])
 def test_pieces_cover_everything_once(released, count, fits):

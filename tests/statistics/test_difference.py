@@ -135,7 +135,7 @@ def arrays(draw):
     return found, names
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(arrays())
 def test_every_kind_of_value(statistics_of, case):
     found_arrays, names = case

@@ -40,10 +40,9 @@ def guarded(device: torch.device) -> Iterator[None]:
         yield
     except RuntimeError as error:
         said = " ".join(str(error).split("\n", 1)[0].split())
-        ours = device.type != "cpu" or isinstance(error, (torch.OutOfMemoryError, lost))
-        if isinstance(error, torch.OutOfMemoryError) or (ours and _FULL.search(said)):
+        if isinstance(error, torch.OutOfMemoryError) or _FULL.search(said):
             raise DeviceOutOfMemory(f"{device}: the device's memory is full: {said}") from error
-        if isinstance(error, lost) or (ours and _BROKEN.search(said)):
+        if isinstance(error, lost) or _BROKEN.search(said):
             raise DeviceLost(f"{device}: the device failed: {said}") from error
         raise
 
