@@ -25,13 +25,13 @@ def _feed(accumulator, arrays, start, stop, block):
         accumulator.add(last - first)
 
 
-def statistics_of(base, models, names, *, stretch=1 << 24, block=None, order=None):
+def statistics_of(base, models, names, *, stretch=1 << 24, block=None, order=None, kernels=KERNELS):
     """`base` and `models`: flat arrays or None; `names`: their element types. Returns filled DifferenceStatistics."""
     dtypes = [None if a is None else DTYPES[n] for a, n in zip([base, *models], names, strict=True)]
     arrays = [base, *models]
     size = next(len(a) for a in arrays if a is not None)
     spans = [(s, min(s + stretch, size)) for s in range(0, max(size, 1), stretch)]
-    accumulator = KERNELS.differences(len(models))
+    accumulator = kernels.differences(len(models))
     statistics = DifferenceStatistics(len(models), len(spans))
     for number in order or range(len(spans)):
         kept = statistics.kept()
@@ -41,7 +41,7 @@ def statistics_of(base, models, names, *, stretch=1 << 24, block=None, order=Non
     looks = 0
     while (wanted := statistics.unresolved()) is not None:
         level, prefixes = wanted
-        refine = KERNELS.refine(len(models))
+        refine = kernels.refine(len(models))
         refine.start(dtypes, prefixes, level)
         _feed(refine, arrays, 0, size, refine.block)
         statistics.refine(refine.counts())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import ml_dtypes
 import numpy as np
@@ -10,12 +11,17 @@ import pytest
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streaming import statistics_of
+from streaming import statistics_of as statistics_by
 
 from netweight.dtypes import DTYPES
 from netweight.statistics.difference import PROBABILITIES, DifferenceStatistics
 
 FLOATS = ["F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"]
+
+
+@pytest.fixture(scope="module")
+def statistics_of(kernels):
+    return partial(statistics_by, kernels=kernels)
 
 
 def upcast(array, wide):
@@ -85,7 +91,7 @@ def random_array(name, size, rng, scale=0.02):
 
 @pytest.mark.parametrize("base_name", FLOATS)
 @pytest.mark.parametrize("name", FLOATS)
-def test_every_pair_of_types(base_name, name):
+def test_every_pair_of_types(statistics_of, base_name, name):
     rng = np.random.default_rng(7)
     base, model = random_array(base_name, 30_011, rng), random_array(name, 30_011, rng)
     found = statistics_of(base, [model], [base_name, name])
@@ -95,7 +101,7 @@ def test_every_pair_of_types(base_name, name):
 
 
 @pytest.mark.parametrize("name", FLOATS)
-def test_a_tensor_alone(name):
+def test_a_tensor_alone(statistics_of, name):
     model = random_array(name, 20_000, np.random.default_rng(1))
     check(statistics_of(None, [model], [None, name]).distribution(0), difference(None, model))
 
@@ -129,9 +135,9 @@ def arrays(draw):
     return found, names
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(arrays())
-def test_every_kind_of_value(case):
+def test_every_kind_of_value(statistics_of, case):
     found_arrays, names = case
     base, models = found_arrays[0], found_arrays[1:]
     found = statistics_of(base, models, names)
@@ -150,7 +156,7 @@ def test_every_kind_of_value(case):
                     assert close(gram[i, j], float(product.sum()), float(np.abs(product).sum()) + 1e-290, 1e-12)
 
 
-def test_float32_needs_a_second_look_and_float64_more():
+def test_float32_needs_a_second_look_and_float64_more(statistics_of):
     rng = np.random.default_rng(3)
     size = (1 << 20) + 12_345  # more residual values than are handed over
     for name, looks in (("F32", 1), ("F64", 3)):
@@ -160,7 +166,8 @@ def test_float32_needs_a_second_look_and_float64_more():
         check(found.distribution(0), difference(base, model))
 
 
-def test_bfloat16_differences_need_one_look_however_they_are_cut():
+def test_bfloat16_differences_need_one_look_however_they_are_cut(statistics_of, kernels):
+    """Sums are those of any cutting: bit for bit on the CPU, whose chunks are fixed, elsewhere but for rounding."""
     rng = np.random.default_rng(4)
     size = 400_000
     base = random_array("BF16", size, rng)
@@ -174,11 +181,15 @@ def test_bfloat16_differences_need_one_look_however_they_are_cut():
         check(whole.distribution(i), difference(base, model))
     for block in (8192, 65536):
         again = statistics_of(base, models, ["BF16"] * 4, stretch=1 << 16, block=block, order=[6, 0, 3, 1, 2, 5, 4])
-        assert [again.distribution(i) for i in range(3)] == [whole.distribution(i) for i in range(3)]
-        assert again.gram().tobytes() == whole.gram().tobytes()
+        if kernels.name == "cpu":
+            assert [again.distribution(i) for i in range(3)] == [whole.distribution(i) for i in range(3)]
+            assert again.gram().tobytes() == whole.gram().tobytes()
+        for i, model in enumerate(models):
+            check(again.distribution(i), difference(base, model))
+        assert np.allclose(again.gram(), whole.gram(), rtol=1e-9, atol=1e-15)
 
 
-def test_stretches_that_differ_still_give_exact_quantiles():
+def test_stretches_that_differ_still_give_exact_quantiles(statistics_of):
     """The first stretch says nothing of the later ones: what was not handed over is found by a second look."""
     rng = np.random.default_rng(5)
     first, rest = rng.standard_normal(1 << 16) * 1e-6, rng.standard_normal(3 << 16) + 5.0
@@ -188,7 +199,7 @@ def test_stretches_that_differ_still_give_exact_quantiles():
     check(found.distribution(0), model)
 
 
-def test_a_frozen_model_and_an_absent_one():
+def test_a_frozen_model_and_an_absent_one(statistics_of):
     rng = np.random.default_rng(6)
     base = random_array("BF16", 50_000, rng)
     moved = (base.astype(np.float32) * 1.01).astype(ml_dtypes.bfloat16)
