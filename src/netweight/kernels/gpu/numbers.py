@@ -37,8 +37,7 @@ def scalar(value: float, like: torch.Tensor) -> torch.Tensor:
     torch multiplies by the reciprocal where it divides by a number of Python's, or by one on the host, which rounds
     twice; so numbers travel.
     """
-    with np.errstate(over="ignore", under="ignore"):
-        return torch.full((), value, dtype=torch.float64).to(like.dtype).to(like.device)
+    return torch.full((), value, dtype=torch.float64).to(like.dtype).to(like.device)
 
 
 def integers(raw: torch.Tensor, bits: int) -> torch.Tensor:

@@ -21,6 +21,10 @@ def chunk_sums(values: torch.Tensor) -> torch.Tensor:
     return sums if whole == n else torch.cat([sums, values[:, whole:].sum(1, keepdim=True)], 1)
 
 
+def _segments(terms: torch.Tensor) -> torch.Tensor:
+    return torch.unflatten(terms, 1, (-1, _SEGMENT)).sum(2)
+
+
 class RunningSum:
     """Sums of `rows` kinds of terms, given in their order; the device keeps them, so that nothing waits for it."""
 
@@ -39,21 +43,18 @@ class RunningSum:
         if self._count >= _MOST:
             joined = torch.cat(self._waiting, 1)
             whole = self._count // _SEGMENT * _SEGMENT
-            sums, rest = self._summed(joined[:, :whole]), joined[:, whole:].clone()
+            sums, rest = _segments(joined[:, :whole]), joined[:, whole:].clone()
             self._segments.append(sums)
             self._waiting, self._count = [rest], rest.shape[1]
         self._waiting.append(terms)
         self._count += terms.shape[1]
-
-    def _summed(self, terms: torch.Tensor) -> torch.Tensor:
-        return torch.unflatten(terms, 1, (-1, _SEGMENT)).sum(2)
 
     def total(self) -> F64Array:
         """float64 [rows]."""
         sums = list(self._segments)
         if self._count:
             joined = torch.cat(self._waiting, 1)
-            sums.append(self._summed(pad(joined, (0, -self._count % _SEGMENT))))
+            sums.append(_segments(pad(joined, (0, -self._count % _SEGMENT))))
         if not sums:
             return torch.zeros(self._rows, dtype=torch.float64).numpy()
         terms = torch.cat(sums, 1).cpu().numpy()
