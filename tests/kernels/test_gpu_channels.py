@@ -60,9 +60,8 @@ def check(backend, array, name):
         if kind == "int8" and len(x) == 1:
             assert error is None
         else:
-            # what is left of exact quotients in float32 (torch: float64) counts as none
-            relative, least = (1e-9, 1e-25) if backend.exact else (3e-5, 1e-9)
-            assert error == pytest.approx(expected, rel=relative, abs=least * energy), kind
+            # what is left of exact quotients in float32 counts as none
+            assert error == pytest.approx(expected, rel=1e-9 if backend.exact else 3e-5, abs=1e-9 * energy), kind
     assert (found.fours, found.sparse_fours) == fours(x)
     assert found.dead_rows == (np.abs(x).max(axis=1) <= 1e-6).sum()
     if len(x) == 1:
@@ -84,6 +83,21 @@ def test_shapes(backend, name, shape):
 @pytest.mark.parametrize("kind", ["heavy", "sparse", "constant", "ternary", "zero", "offset", "mixed"])
 def test_kinds(backend, name, kind):
     check(backend, sample(kind, name, (10, 700), seed=1), name)
+
+
+@pytest.mark.parametrize("name", ["F32", "F64"])
+def test_what_is_left_of_exact_quotients_is_no_error(backend, name):
+    """Multiples of a step that binary numbers do not hold, and of one whose scale float64 cannot hold as it is."""
+    rng = np.random.default_rng(8)
+    for step in (0.1, 1e-300 if name == "F64" else 0.3):
+        errors = {}
+        for levels, low in ((7, -7), (15, 0), (127, -127)):
+            multiples = rng.integers(low, levels + 1, (6, 512))
+            multiples[:, ::16], multiples[:, 1::16] = low, levels  # in every group
+            found = swept(backend, (multiples * step).astype(DTYPES[name].to_numpy()), name)
+            errors[levels] = [getattr(found, f"{e}_error") for e in ERRORS]
+        assert errors[7][1::2] == errors[15][2::2] == [0, 0]
+        assert errors[127][0] == 0
 
 
 @pytest.mark.parametrize("name", ["BF16", "F16", "F32", "F64", "F8_E4M3"])

@@ -11,7 +11,19 @@ import pytest
 from accumulator_backends import BACKENDS, DEVICES, Backend, needs_torch, short_of_memory
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_merge_kernels import combined, counted, kinds, merged, same_bits, seeds, some_prefixes, specials, stack, trims
+from test_merge_kernels import (
+    combined,
+    counted,
+    kinds,
+    merged,
+    same_bits,
+    seeds,
+    some_prefixes,
+    specials,
+    splitmix64,
+    stack,
+    trims,
+)
 
 from netweight.dtypes import DTYPES
 from netweight.kernels.faults import DeviceOutOfMemory
@@ -126,6 +138,23 @@ def test_the_generator_is_splitmix64(device):
     expected = [6457827717110365317 >> 32, 3203168211198807973 >> 32]
     assert drawn(1234567, 0, 2, torch.device(device)).tolist() == expected
     assert drawn(1234567, 1, 1, torch.device(device)).tolist() == expected[1:]
+
+
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_numbers_at_the_probability_itself(kernels, probabilities):
+    """An element is kept where its number is below the probability, not where it is equal."""
+    # 24 bits, so that float32 holds the probability
+    key = next(k for k in range(10**6) if splitmix64(k, 5, 1)[0] % 256 == 0)
+    number = int(splitmix64(key, 5, 1)[0])
+    x = np.array([[1.0], [2.0]], np.float32)
+    for more, kept in ((0, False), (256, True)) if probabilities else ((0, False), (1, True)):
+        chance = (number + more) / 2**32
+        out = np.empty(1, np.float32)
+        how = {"elect": False, "normalize": False, "scale": 1.0}
+        each = [Trim(1.0, keep=1.0 if probabilities else chance, key=key)]
+        keep = np.array([[chance]], np.float32) if probabilities else None
+        kernels.merge_differences(x, each, 5, out=out, keep=keep, **how)
+        assert (out[0] != 1.0) == kept
 
 
 @settings(max_examples=20, deadline=None)

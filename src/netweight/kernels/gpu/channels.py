@@ -1,7 +1,7 @@
 """`ChannelAccumulator` in torch: rows in chunks of PIECE columns, everything in float64.
 
-The CPU's loops compute quotients of all but 64-bit floats in float32: errors of theirs below 1e-6 of a step count as
-none there, and are seen here. Sums do not depend on how rows are divided into blocks and pieces.
+The CPU's loops compute quotients of all but 64-bit floats in float32, so that their errors differ from these by some
+1e-5. Sums do not depend on how rows are divided into blocks and pieces.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 
 from netweight.dtypes import DType
 from netweight.kernels.channels import DEAD, PIECE, ChannelPartial
-from netweight.kernels.gpu.groups import int4_errors, int8_errors
+from netweight.kernels.gpu.groups import Precision, int4_errors, int8_errors
 from netweight.kernels.gpu.memory import guarded, in_pieces
 from netweight.kernels.gpu.numbers import floats, has_float64, upload
 from netweight.kernels.gpu.sums import RunningSum
@@ -20,11 +20,13 @@ from netweight.kernels.protocol import F64Array, U8Array
 __all__ = ["TorchChannels"]
 
 
-def _settled(errors: torch.Tensor, largest: torch.Tensor, length: int) -> torch.Tensor:
+def _settled(errors: torch.Tensor, largest: torch.Tensor, length: int, precision: Precision) -> torch.Tensor:
     """int8 errors in units of scales as errors of rows of `length`; none where they are rounding of quotients."""
-    resolution = 4.0 * 127.0 * 2.0**-52
+    epsilon = torch.where(precision.holds(largest), torch.full_like(largest, precision.epsilon), 2.0**-52)
+    resolution = 4.0 * 127.0 * epsilon
     scale = largest / torch.full_like(largest, 127.0)
-    return torch.where((largest > 0) & (errors > length * resolution * resolution), errors * scale * scale, 0.0)
+    counts = (largest > 0) & (errors > length * resolution * resolution)
+    return torch.where(counts, errors * scale * scale, 0.0)
 
 
 class TorchChannels:
@@ -43,6 +45,7 @@ class TorchChannels:
         self._dtype, self._cols, self._vector = dtype, cols, rows == 1
         self._first = self._second = 0  # elements of the row at hand that were given, and given again
         self._fours = 0
+        self._precision = Precision.of(dtype)
         self._int4.clear()
         self._int8.clear()
         with guarded(self._device):
@@ -69,9 +72,9 @@ class TorchChannels:
             errors = None
             if not self._vector:
                 columns = torch.maximum(columns, magnitudes.amax(0))
-                errors = _settled(int8_errors(x, largest).sum(1), largest, self._cols)
+                errors = _settled(int8_errors(x, largest).sum(1), largest, self._cols, self._precision)
             del magnitudes
-            self._int4.add(int4_errors(x).flatten(1))
+            self._int4.add(int4_errors(x, self._precision).flatten(1))
             if errors is not None:
                 self._int8.add(errors[None])
             self._counts, self._columns = counts, columns
@@ -112,7 +115,7 @@ class TorchChannels:
             ends = first + x.shape[1] == self._cols
             dead = (largest <= DEAD).sum() if ends else torch.zeros_like(self._counts[0])
             counts = self._counts + torch.stack([dead, _sparse_fours(x)])
-            self._int4.add(int4_errors(x).flatten(1))
+            self._int4.add(int4_errors(x, self._precision).flatten(1))
             if not self._vector:
                 columns = self._columns[first : first + x.shape[1]]
                 torch.maximum(columns, magnitudes[0], out=columns)
@@ -142,7 +145,7 @@ class TorchChannels:
             self._second += count
             if self._second == self._cols:
                 errors = torch.cat(self._units, 1).sum(1)
-                self._int8.add(_settled(errors, self._largest, self._cols)[None])
+                self._int8.add(_settled(errors, self._largest, self._cols, self._precision)[None])
                 self._units = []
                 self._first = self._second = 0
 
