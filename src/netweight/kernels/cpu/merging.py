@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from functools import cache, lru_cache
-from math import fsum
+from functools import cache
 from threading import local
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from netweight.dtypes import DType, Kind
 from netweight.kernels.cpu import magnitudes, merge_grams, merge_loops, rounding
+from netweight.kernels.merge_terms import combination, trimming
 from netweight.kernels.merging import Trim
 from netweight.kernels.protocol import F64Array, U8Array, U32Array
 
@@ -62,57 +62,6 @@ def _narrow_eighths(dtype: DType) -> tuple[U8Array, U8Array]:
     with np.errstate(invalid="ignore", over="ignore"):
         patterns = values.astype(dtype.to_numpy()).view(np.uint8)
     return patterns, (~np.isfinite(_wide_eighths(dtype))).astype(np.uint8)
-
-
-def _inward(trim: Trim, kind: np.dtype[Any]) -> tuple[Any, Any]:
-    """`low` and `high` as the nearest numbers of the type that are within them, so that comparing is exact."""
-    with np.errstate(over="ignore", under="ignore"):
-        low, high = kind.type(trim.low), kind.type(trim.high)
-    if float(low) < trim.low:
-        low = np.nextafter(low, kind.type(np.inf))
-    if float(high) > trim.high:
-        high = np.nextafter(high, kind.type(-np.inf))
-    return low, high
-
-
-@lru_cache(maxsize=1024)
-def _combination(pivot: int, scale: float, factors: tuple[float, ...], kind: np.dtype[Any]) -> tuple[Any, Array, Array]:
-    """scale, rows and their factors, as merge_loops.combine takes them."""
-    rows = [i for i, factor in enumerate(factors) if i != pivot and factor != 0]
-    with np.errstate(over="ignore", under="ignore"):
-        return kind.type(scale), np.array(rows, np.int64), np.array([factors[i] for i in rows], kind)
-
-
-@lru_cache(maxsize=1024)
-def _trimming(
-    trims: tuple[Trim, ...], kind: np.dtype[Any], *, elect: bool, normalize: bool, scale: float, chances: bool
-) -> tuple[Array, Array, Array, Array, Array, Any, Any] | None:
-    """What merge_loops.merge_differences takes besides the data; None where nothing is added to the base."""
-    rows = [m + 1 for m, trim in enumerate(trims) if trim.weight != 0]
-    weight = fsum(trim.weight for trim in trims)
-    if not rows or (normalize and not elect and weight == 0):
-        return None
-    numbers = np.empty((5, len(rows)), kind)
-    draws = np.zeros(len(rows), np.uint8)
-    most = np.zeros(len(rows), np.uint32)
-    keys = np.array([trims[row - 1].key & (1 << 64) - 1 for row in rows], np.uint64)
-    for k, row in enumerate(rows):
-        trim = trims[row - 1]
-        low, high = _inward(trim, kind)
-        kept = round(trim.keep * 2.0**32)
-        if chances:
-            draws[k] = 2
-        elif kept <= 0:
-            high = kind.type(-1)
-        elif kept < 1 << 32:
-            draws[k], most[k] = 1, kept - 1
-        with np.errstate(over="ignore", under="ignore"):
-            numbers[:, k] = low, high, trim.factor, trim.weight, trim.weight if normalize else 0.0
-    divisor = 1.0
-    if normalize:
-        divisor = 0.0 if elect else weight
-    with np.errstate(over="ignore", under="ignore"):
-        return np.array(rows, np.int64), numbers, draws, keys, most, kind.type(divisor), kind.type(scale)
 
 
 class CpuMergeKernels:
@@ -202,7 +151,7 @@ class CpuMergeKernels:
 
     def combine(self, x: Array, pivot: int, scale: float, factors: Sequence[float], out: Array) -> None:
         """See the protocol; inputs whose factor is 0 are not looked at, whatever they hold."""
-        merge_loops.combine(_rows(x), False, pivot, *_combination(pivot, scale, tuple(factors), x.dtype), out)
+        merge_loops.combine(_rows(x), False, pivot, *combination(pivot, scale, tuple(factors), x.dtype), out)
 
     def count_magnitudes(
         self,
@@ -262,7 +211,7 @@ class CpuMergeKernels:
         keep: Array | None = None,
     ) -> None:
         """See the protocol. Models of weight 0 are not looked at; with `elect`, NaN where the sum of all is NaN."""
-        settings = _trimming(
+        settings = trimming(
             tuple(trims), x.dtype, elect=elect, normalize=normalize, scale=scale, chances=keep is not None
         )
         if settings is None:
@@ -301,8 +250,8 @@ class CpuMergeKernels:
         self, native: Array, dtype: DType, pivot: int, scale: float, factors: Sequence[float], out: Array
     ) -> int:
         """See the protocol."""
-        combination = _combination(pivot, scale, tuple(factors), _WIDE)
-        return merge_loops.combine(_rows(native), dtype.name == "F16", pivot, *combination, out)
+        terms = combination(pivot, scale, tuple(factors), _WIDE)
+        return merge_loops.combine(_rows(native), dtype.name == "F16", pivot, *terms, out)
 
     def merge_differences_native(
         self,
@@ -318,7 +267,7 @@ class CpuMergeKernels:
     ) -> int:
         """See the protocol."""
         half = dtype.name == "F16"
-        settings = _trimming(tuple(trims), _WIDE, elect=elect, normalize=normalize, scale=scale, chances=False)
+        settings = trimming(tuple(trims), _WIDE, elect=elect, normalize=normalize, scale=scale, chances=False)
         if settings is None:
-            return merge_loops.combine(_rows(native), half, 0, *_combination(0, 1.0, (1.0,), _WIDE), out)
+            return merge_loops.combine(_rows(native), half, 0, *combination(0, 1.0, (1.0,), _WIDE), out)
         return merge_loops.merge_differences(_rows(native), half, *settings, _NO_CHANCES, np.uint64(start), elect, out)
