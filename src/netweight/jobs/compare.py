@@ -17,7 +17,7 @@ from netweight.jobs.inputs import far_bytes, identity, locations, stamps
 from netweight.params.pairing import Pair, Pairing, pair_up
 from netweight.run.devices import Choice, choose_for, spectral_effort
 from netweight.run.memory import FLOOR, fit_workers
-from netweight.run.plan import STRETCH, Plan, digest_of, largest_first
+from netweight.run.plan import STRETCH, Plan, digest_of
 from netweight.run.progress import Progress, Silent, compiling
 from netweight.run.spread import Placed, each, place, ready, told
 from netweight.version import __version__
@@ -267,12 +267,9 @@ def _measure(
     with compiling(progress):
         ready(kernels, lambda one: warm_up(prepared.pairing.pairs, one))
     announce_tensors(side for pair in prepared.pairing.pairs if not pair.reason for side in (pair.a, pair.b))
-    tasks = prepared.plan.tasks
-    if len(prepared.choice[0].devices) > 1:
-        tasks = tuple(largest_first(tasks))
     found: dict[str, PairStatistics] = {}
     failed: dict[str, Skipped] = {}
-    for pair, result in measure_pairs(prepared.pairing.pairs, tasks, executor, kernels, progress):
+    for pair, result in measure_pairs(prepared.pairing.pairs, prepared.plan.tasks, executor, kernels, progress):
         if isinstance(result, Skipped):
             failed[pair.name] = result
             progress.note(f"{printable(pair.name)}: {result.reason}")

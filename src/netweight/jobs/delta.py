@@ -21,7 +21,7 @@ from netweight.jobs.model_names import model_names
 from netweight.params.align import Aligned, Alignment, align
 from netweight.run.devices import Choice, choose_for
 from netweight.run.memory import FLOOR, fit_workers
-from netweight.run.plan import STRETCH, Plan, digest_of, largest_first
+from netweight.run.plan import STRETCH, Plan, digest_of
 from netweight.run.progress import Progress, Silent, compiling
 from netweight.run.spread import Placed, each, place, ready, told
 from netweight.version import __version__
@@ -264,8 +264,6 @@ def _measure(
 
     parameters = [a for a in prepared.alignment.parameters if a.name not in done]
     tasks = [t for t in prepared.plan.tasks if t.name not in done]
-    if len(prepared.choice.devices) > 1:
-        tasks = largest_first(tasks)
     drift = find("drift")
     with compiling(progress):
         types = {tuple(None if t is None else t.dtype for t in (a.base, *a.models)) for a in parameters}

@@ -21,9 +21,9 @@ from netweight.errors import ReadError, printable
 from netweight.kernels.protocol import DifferencePartial, Kernels, U8Array, U32Array, U64Array
 from netweight.params.align import Aligned
 from netweight.run.execute import Executor
-from netweight.run.plan import PlannedTask, stretches
+from netweight.run.plan import PlannedTask, largest_first, stretches
 from netweight.run.progress import Progress
-from netweight.run.spread import Placed, noting, work_on
+from netweight.run.spread import Placed, noting, several, work_on
 from netweight.statistics.difference import DifferenceStatistics
 
 __all__ = ["FirstLook", "SecondLook", "measure_differences", "plan_tasks"]
@@ -178,7 +178,7 @@ def measure_differences(
     Raises ReadError where bytes cannot be read, with the tensor's name.
     """
     named = {a.name: a for a in parameters}
-    course = _Pass(parameters, tasks)
+    course = _Pass(parameters, largest_first(tasks) if several(kernels) else tasks)
     worker = work_on(kernels, partial(_Worker, parameters), _name)
     results: Iterator[tuple[Look, Found]] = executor.run(course.next_look, worker)
     for look, found in noting(results, worker, kernels, progress.note):

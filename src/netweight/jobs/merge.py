@@ -237,7 +237,7 @@ def _merge(
         with journal, ShardWriter(folder.stage, prepared.shards, keep=resume, sync=options.sync) as writer:
             weighting, plan = _weighted(prepared, executor, kernels, progress, journal, done)
             finished = _restored(plan, writer, done, executor, progress) if resume else {}
-            _write(prepared, plan, writer, finished, executor, kernels, progress, journal)
+            _write(plan, writer, finished, executor, kernels, progress, journal)
             writer.finish()
     except InputError:  # no room, or norms that the mode cannot use: a run with --resume would end as this one
         if not resume:
@@ -273,7 +273,7 @@ def _weighted(
     elif prepared.measures:
         prepare_kernels(plan, kernels, progress)
         known = {key.removeprefix("gram "): value["gram"] for key, value in done.items() if key.startswith("gram ")}
-        grams = measure_grams(in_turn(plan.targets, prepared), executor, kernels, progress, journal, known)
+        grams = measure_grams(plan.targets, executor, kernels, progress, journal, known)
     weighting = weigh(request.weights, prepared.names(), plan.targets, grams)
     recipe = request.with_weights(weighting.weights)
     return weighting, plan_merge(recipe, plan.checkpoints, PlanOptions(options.vocab, options.missing, options.seed))
@@ -298,7 +298,7 @@ def foresee(
     else:
         prepare_kernels(plan, kernels, progress)
         executor = executor or ThreadExecutor(prepared.workers)
-        grams = measure_grams(in_turn(plan.targets, prepared), executor, kernels, progress)
+        grams = measure_grams(plan.targets, executor, kernels, progress)
     if request.weights is None:
         return described(plan.targets, grams), plan
     return weigh(request.weights, prepared.names(), plan.targets, grams), plan
@@ -311,11 +311,6 @@ def merge_kernels(prepared: Prepared, progress: Progress) -> MergeKernels | Plac
     for note in prepared.choice.notes:
         progress.note(note)
     return place(prepared.choice, merge_kernels_for, prepared.workers)
-
-
-def in_turn(targets: Sequence[Target], prepared: Prepared) -> Sequence[Target]:
-    """The largest first where several devices compute, so that they end at about the same time."""
-    return sorted(targets, key=lambda t: -t.size) if len(prepared.choice.devices) > 1 else targets
 
 
 def prepare_kernels(plan: MergePlan, kernels: MergeKernels | Placed[MergeKernels], progress: Progress) -> None:
@@ -366,7 +361,6 @@ def _restored(
 
 
 def _write(
-    prepared: Prepared,
     plan: MergePlan,
     writer: ShardWriter,
     finished: dict[str, Finished],
@@ -383,7 +377,7 @@ def _write(
     prepare_kernels(plan, kernels, progress)
     progress.start(len(plan.targets), total, len(finished), total - left)
     try:
-        for one in run_courses(in_turn(rest, prepared), course_of, executor, kernels, writer, progress):
+        for one in run_courses(rest, course_of, executor, kernels, writer, progress):
             finished[one.target.name] = one
             record = {"digest": one.digest, "inputs": list(one.inputs), "nonfinite": one.nonfinite}
             journal.append(f"done {one.target.name}", record)

@@ -24,7 +24,7 @@ from netweight.merging.course import Copy, Look, Measured, NativeLook, NativeWri
 from netweight.merging.target import Input, Target
 from netweight.run.plan import STRETCH
 from netweight.run.progress import Progress
-from netweight.run.spread import Placed, noting, work_on
+from netweight.run.spread import Placed, noting, several, work_on
 
 if TYPE_CHECKING:
     from netweight.kernels.merging import MergeKernels
@@ -360,6 +360,8 @@ def run_courses(
     cannot be read, JobError where the sink refuses, OptionError where a method cannot do what it is asked to.
     """
     announce_tensors(piece.tensor for target in targets for source in target.inputs for piece in source.pieces)
+    if several(kernels):
+        targets = sorted(targets, key=lambda t: -t.size)
     courses = _Courses(targets, course_of)
     worker = work_on(kernels, partial(_Worker, sink=sink), _name)
     results: Iterator[tuple[_Step, Any]] = executor.run(courses.next_step, worker)

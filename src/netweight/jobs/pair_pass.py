@@ -13,9 +13,9 @@ from netweight.kernels.pairs import PairAccumulator, PairPartial
 from netweight.kernels.protocol import Kernels
 from netweight.params.pairing import Pair
 from netweight.run.execute import Executor
-from netweight.run.plan import PlannedTask, stretches
+from netweight.run.plan import PlannedTask, largest_first, stretches
 from netweight.run.progress import Progress
-from netweight.run.spread import Placed, noting, work_on
+from netweight.run.spread import Placed, noting, several, work_on
 from netweight.statistics.pairs import PairStatistics
 
 __all__ = ["measure_pairs", "plan_pairs", "warm_up"]
@@ -84,7 +84,7 @@ def measure_pairs(
 ) -> Iterator[tuple[Pair, PairStatistics | Skipped]]:
     """Yield every pair's statistics, or the reason why there are none, as they are complete, in no fixed order."""
     named = {p.name: p for p in pairs}
-    waiting = iter(tasks)
+    waiting = iter(largest_first(tasks) if several(kernels) else tasks)
     open_stretches: dict[str, int] = {}
     for task in tasks:
         open_stretches[task.name] = open_stretches.get(task.name, 0) + 1

@@ -18,7 +18,7 @@ from netweight.checkpoint.reference import at_commit
 from netweight.checkpoint.tensor import Checkpoint
 from netweight.errors import FormatError, ModelNotFoundError, OptionError, did_you_mean, printable
 from netweight.jobs.inputs import identity
-from netweight.jobs.merge import course_of, in_turn, merge_kernels, prepare, prepare_kernels
+from netweight.jobs.merge import course_of, merge_kernels, prepare, prepare_kernels
 from netweight.jobs.merge_pass import Finished, run_courses
 from netweight.jobs.merge_plan import MISSING
 from netweight.jobs.merge_record import RECORD, SCHEMA
@@ -137,7 +137,7 @@ def verify(
         progress.start(len(rest), sum(i.nbytes for t in rest for i in t.inputs))
         try:
             executor = executor or ThreadExecutor(prepared.workers)
-            for one in run_courses(in_turn(rest, prepared), course_of, executor, kernels, comparison, progress):
+            for one in run_courses(rest, course_of, executor, kernels, comparison, progress):
                 name = one.target.name
                 noted = record["parameters"].get(name)
                 verdicts[name] = _verdict(one, comparison.count(name), noted, checkpoints)

@@ -15,7 +15,7 @@ from netweight.kernels.faults import DeviceLost, DeviceOutOfMemory
 if TYPE_CHECKING:
     from netweight.run.devices import Choice
 
-__all__ = ["Placed", "Spread", "each", "noting", "place", "ready", "told", "work_on"]
+__all__ = ["Placed", "Spread", "each", "noting", "place", "ready", "several", "told", "work_on"]
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -134,6 +134,11 @@ def place(choice: Choice, make: Callable[[str], K], at_once: int = 1) -> K | Pla
 def each(kernels: K | Placed[K]) -> list[K]:
     """All of them, the fallback last."""
     return [*kernels.by_device.values(), kernels.fallback] if isinstance(kernels, Placed) else [kernels]
+
+
+def several(kernels: Any) -> bool:
+    """Whether more than one device computes: tasks are then handed out with the largest first."""
+    return isinstance(kernels, Placed) and len(kernels.by_device) > 1
 
 
 def ready(kernels: K | Placed[K], prepare: Callable[[K], None]) -> None:
