@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from netweight.jobs.compare_result import find_most_changed_layers
     from netweight.jobs.delta import delta
     from netweight.jobs.demo import demo
+    from netweight.jobs.devices import devices
     from netweight.jobs.download import download
     from netweight.jobs.embedding_nearest import nearest_tokens
     from netweight.jobs.embeddings import embeddings
@@ -39,6 +40,7 @@ __all__ = [
     "compare",
     "delta",
     "demo",
+    "devices",
     "download",
     "embeddings",
     "find_most_changed_layers",
@@ -57,6 +59,7 @@ _JOBS = {
     "compare": "compare",
     "delta": "delta",
     "demo": "demo",
+    "devices": "devices",
     "download": "download",
     "embeddings": "embeddings",
     "find_most_changed_layers": "compare_result",

@@ -185,7 +185,7 @@ def test_dry_run(models, capsys, no_data):
         (["--methods", "spectra"], "--methods: no method 'spectra' (did you mean 'spectral'?)"),
         (["--include", "nothing*"], "is left by --include nothing*"),
         (["--output", "result.xlsx"], "expected a name that ends in .json, .csv, .parquet"),
-        (["--device", "cuda"], "--device cuda: GPUs come with a later version"),
+        (["--device", "cuda:99"], "--device cuda:99: there is no such "),
         (["--top-changes", "-1"], "--top-changes"),
         (["third"], "compare takes two models, A and B"),
         (["--model1", "x"], "compare takes two models, A and B"),

@@ -125,7 +125,7 @@ def test_the_default_folder_and_repeated_options(models, capsys, tmp_path, monke
         (["--memory", "1MB"], "this job needs at least"),
         (["--workers", "0"], "--workers"),
         (["--include", "nothing*"], "is left by --include nothing*"),
-        (["--device", "cuda"], "--device cuda: GPUs come with a later version"),
+        (["--device", "cuda:99"], "--device cuda:99: there is no such "),
         (["--nonsense"], "--nonsense"),
     ],
 )

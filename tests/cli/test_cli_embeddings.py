@@ -111,6 +111,15 @@ def test_dry_run(model, here, capsys) -> None:
     assert not list(here.iterdir())
 
 
+def test_a_gpu_is_answered_with_a_note(model, here, capsys) -> None:
+    run(model, "--dry-run", "--device", "cuda:1")
+    assert "note: --device cuda:1: clusters are computed on the CPU" in capsys.readouterr().out.splitlines()
+    run(model, "--nearest", "word3", "--multi-gpu")
+    assert capsys.readouterr().err == "note: --multi-gpu: neighbours are found on the CPU\n"
+    run(model, "--dry-run", "--device", "cpu")
+    assert "on the CPU" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -118,7 +127,7 @@ def test_dry_run(model, here, capsys) -> None:
         (["m", "--model", "m"], "MODEL is given twice"),
         (["nowhere"], "nowhere: there is no such file or folder"),
         (["nowhere", "--max-k", "1"], "Invalid value for '--max-k'"),
-        (["nowhere", "--device", "cuda"], "GPUs come with a later version"),
+        (["nowhere", "--device", "gpu"], "--device: expected auto, cpu, cuda, cuda:N"),
     ],
 )
 def test_bad_input_is_one_line(here, capsys, words, message) -> None:

@@ -109,7 +109,7 @@ def test_wrong_calls_are_one_line(model, tmp_path, capsys) -> None:
         ([model, "--memory", "1MB"], "this job needs at least"),
         ([tmp_path / "nothing"], "nothing"),
         ([model, "--include", "*.q_prj.*"], "no parameter of"),
-        ([model, "--device", "cuda:1"], "GPUs come with a later version"),
+        ([model, "--device", "cuda:99"], "--device cuda:99: there is no such "),
     ):
         run(*words, code=2)
         shown = capsys.readouterr()

@@ -189,9 +189,7 @@ def test_files_that_cannot_be_with_their_model(
         (["--models-dir", ".", "--base", "no", "--dry-run"], "no: there is no such file or folder"),
         (["m", "--include", "a"], "structure counts whole models: --include and --exclude do not go with it; leave"),
         (["m", "--exclude", "a"], "structure counts whole models: --include and --exclude do not go with it; leave"),
-        (["m", "--device", "cuda"], "--device cuda: GPUs come with a later version; leave the option out, or use"),
-        (["m", "--device", "gpu"], "--device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
-        (["m", "--multi-gpu"], "--multi-gpu: GPUs come with a later version; leave the option out"),
+        (["m", "--device", "gpu"], "--device: expected auto, cpu, cuda, cuda:N, mps, xpu or xpu:N, got 'gpu'"),
         (["m", "--memory", "much"], "--memory: expected a size such as 512MB, 1GiB or 2g, got 'much'"),
         (
             ["--models-dir", ".", "--merge-results", "--reanalyze"],

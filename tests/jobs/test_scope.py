@@ -139,5 +139,10 @@ def test_sequential_gives_the_same_as_parallel(models) -> None:
 
 def test_devices(models) -> None:
     assert repr(Scope(models[0], device="auto")) == f"Scope({str(models[0])!r}, device='auto')"
-    with pytest.raises(OptionError, match="--device cuda: GPUs come with a later version"):
-        Scope(models[0], device="cuda")
+    assert str(Scope(models[0], device="cpu").scan("basic_stats")) == str(Scope(models[0]).scan("basic_stats"))
+    with pytest.raises(OptionError, match="--device: expected auto, cpu, cuda, cuda:N, mps, xpu or xpu:N, got 'gpu'"):
+        Scope(models[0], device="gpu")
+    elsewhere = Scope(models[0], device="cuda:99")
+    for ask in (lambda: elsewhere.scan("basic_stats"), lambda: elsewhere.compare_with(models[1])):
+        with pytest.raises(OptionError, match="--device cuda:99: there is no such "):
+            ask()

@@ -44,7 +44,7 @@ def test_a_plan():
     assert made.nbytes == 70
     assert made.to_dict() == {
         "job": "delta", "tensors": 2, "skipped": 1, "tasks": 2, "bytes_to_read": 70, "workers": 3,
-        "expected_memory": 1000, "digest": "d",
+        "expected_memory": 1000, "digest": "d", "device": "cpu", "device_reason": "",
     }  # fmt: skip
     with pytest.raises(dataclasses.FrozenInstanceError):
         made.tensors = 5

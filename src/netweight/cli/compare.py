@@ -92,6 +92,8 @@ def compare(
         exclude=rest["exclude"],
         count_tied_twice=rest["count_tied_twice"],
         remote=rest["remote"] or rest["dry_run"],
+        device=rest["device"],
+        multi_gpu=rest["multi_gpu"],
     )
     if rest["dry_run"]:
         from netweight.jobs.scan_files import check_output

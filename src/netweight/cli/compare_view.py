@@ -54,6 +54,7 @@ def show_plan(prepared: Prepared, *, verbose: bool) -> None:
     )
     click.echo(f"to read    {human_bytes(prepared.nbytes)} in {len(plan.tasks)} tasks")
     click.echo(f"memory     about {human_bytes(plan.memory)} with {plan.workers} workers")
+    click.echo(f"device     {plan.device}: {plan.device_reason}")
     if verbose:
         for task in plan.tasks:
             click.echo(f"  {printable(task.name)} [{task.start}:{task.stop}]  {human_bytes(task.nbytes)}")

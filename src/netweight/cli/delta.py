@@ -71,6 +71,8 @@ def delta(
         exclude=rest["exclude"],
         count_tied_twice=rest["count_tied_twice"],
         remote=rest["remote"] or rest["dry_run"],
+        device=rest["device"],
+        multi_gpu=rest["multi_gpu"],
     )
     if rest["dry_run"]:
         with ExitStack() as stack:
@@ -102,6 +104,7 @@ def _show_plan(prepared: Prepared, output_format: str, *, verbose: bool) -> None
         click.echo(f"tensors    {plan.tensors} to measure, {plan.skipped} left out")
         click.echo(f"to read    {human_bytes(plan.nbytes)} in {len(plan.tasks)} tasks")
         click.echo(f"memory     about {human_bytes(plan.memory)} with {plan.workers} workers")
+        click.echo(f"device     {plan.device}: {plan.device_reason}")
         if verbose:
             for task in plan.tasks:
                 span = f"[{task.start}:{task.stop}]"

@@ -18,6 +18,7 @@ from netweight.cli.options import (
     format_option,
     parse_size,
     remote_option,
+    say_without_gpu,
     verbose_option,
 )
 from netweight.errors import OptionError, printable
@@ -135,7 +136,12 @@ def embeddings(model: str | None, named: str | None, output_dir: str | None, out
     place, scan_row = _places(output_dir, rest["out_file"])
     fields = ("max_k", "sample", "random_state", "n_representatives", "skip_representatives", "workers", "memory")
     given = {name: rest[name] for name in (*fields, "include", "exclude")}
-    options = Options(**given, remote=rest["remote"] or rest["dry_run"])
+    options = Options(
+        **given,
+        remote=rest["remote"] or rest["dry_run"],
+        device=rest["device"],
+        multi_gpu=rest["multi_gpu"],
+    )
     if rest["dry_run"]:
         with ExitStack() as stack:
             show_plan(prepare(ref, options, stack), options, output_format)
@@ -163,6 +169,7 @@ def _places(output_dir: str | None, out_file: str | None) -> tuple[str, str | No
 def _nearest(ref: str, output_format: str, rest: dict[str, Any]) -> None:
     from netweight.jobs.embedding_nearest import nearest_tokens
 
+    say_without_gpu(rest, "neighbours are found", output_format)
     found = nearest_tokens(
         ref,
         rest["nearest"],

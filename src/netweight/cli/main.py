@@ -27,6 +27,7 @@ COMMANDS = {
     "delta": ("netweight.cli.delta:delta", "What fine-tunes changed: task vectors, and how alike they are."),
     "merge": ("netweight.cli.merge:merge", "Merge models: 18 methods, mergekit's recipes, crash-safe."),
     "verify": ("netweight.cli.verify:verify", "Compute a merged model again, and compare it with its files."),
+    "devices": ("netweight.cli.devices:devices", "What there is to compute on, and what is used for which work."),
     "download": ("netweight.cli.download:download", "Fetch a model from the hub: resumed, verified, whole."),
     "demo": ("netweight.cli.demo:demo", "Make small models, and run the other commands on them."),
 }

@@ -150,6 +150,8 @@ def _options(rest: dict[str, Any]) -> Options:
         overwrite=rest["overwrite"],
         sync=not rest["no_fsync"],
         remote=rest["remote"],
+        device=rest["device"],
+        multi_gpu=rest["multi_gpu"],
     )
 
 

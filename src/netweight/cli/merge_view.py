@@ -63,6 +63,7 @@ def show_plan(
         where = f" to {printable(output, 300)} ({_free(Path(output))} free)" if output else ""
         click.echo(f"to write   {human_bytes(prepared.written)} in {_files(len(prepared.shards))}{where}")
         click.echo(f"memory     about {human_bytes(prepared.memory)} with {prepared.workers} workers")
+        click.echo(f"device     {prepared.choice.name}: {prepared.choice.why}")
         if verbose:
             for target in plan.targets:
                 click.echo(
@@ -120,6 +121,8 @@ def _planned(prepared: Prepared, weights: Mapping[str, Any] | None, plan: MergeP
         "files": [{"name": s.name, "bytes": s.size} for s in prepared.shards],
         "workers": prepared.workers,
         "expected_memory": prepared.memory,
+        "device": prepared.choice.name,
+        "device_reason": prepared.choice.why,
         "weights": weights,
         "recipe": write_recipe(plan.recipe),
         "dropped": [{"name": s.name, "reason": s.reason} for s in plan.dropped],

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
 
 from netweight.errors import OptionError, printable
-from netweight.run.device import check_device
+from netweight.run.devices import check_device, without_gpu
 
 __all__ = [
     "Aliased",
@@ -21,6 +21,7 @@ __all__ = [
     "parse_size",
     "remote_option",
     "run_options",
+    "say_without_gpu",
     "seed_option",
     "verbose_option",
 ]
@@ -106,28 +107,24 @@ def _check_device(ctx: click.Context, param: click.Parameter, value: str) -> str
     return check_device(value)
 
 
-def _check_multi_gpu(ctx: click.Context, param: click.Parameter, value: bool) -> bool:  # noqa: ARG001, FBT001
-    if value:
-        raise OptionError("--multi-gpu: GPUs come with a later version; leave the option out")
-    return value
-
-
 def device_options(command: F) -> F:
-    """--device and --multi-gpu; this version computes on the CPU."""
-    command = click.option(
-        "--multi-gpu",
-        is_flag=True,
-        callback=_check_multi_gpu,
-        help="Spread the models over all GPUs (a later version).",
-    )(command)
+    """--device and --multi-gpu."""
+    command = click.option("--multi-gpu", is_flag=True, help="Spread the work over all GPUs.")(command)
     return click.option(
         "--device",
         default="auto",
         show_default=True,
         metavar="auto|cpu|cuda|cuda:N",
         callback=_check_device,
-        help="Where to compute; this version computes on the CPU.",
+        help="Where to compute; also mps, xpu and xpu:N. `netweight devices` says what is there.",
     )(command)
+
+
+def say_without_gpu(given: Mapping[str, Any], what: str, output_format: str) -> None:
+    """The note, on stderr, of a command that takes device_options and computes on the CPU alone."""
+    note = without_gpu(given["device"], given["multi_gpu"], what)
+    if note is not None and output_format != "quiet":
+        click.echo(f"note: {note}", err=True)
 
 
 def filter_options(command: F) -> F:

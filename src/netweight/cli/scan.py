@@ -103,6 +103,8 @@ def scan(model: str | None, named: str | None, output_format: str, **rest: Any) 
         split=not rest["no_split"],
         rank_k=rest["rank_k"],
         remote=rest["remote"] or rest["dry_run"],
+        device=_device(rest["device"], no_gpu=rest["no_gpu"]),
+        multi_gpu=rest["multi_gpu"],
     )
     methods = rest["methods"] or None
     if methods is None and output_format == "csv":
@@ -132,6 +134,13 @@ def scan(model: str | None, named: str | None, output_format: str, **rest: Any) 
     _show(result, output_format, **rest)
     if result.failed:
         raise SystemExit(1)
+
+
+def _device(name: str, *, no_gpu: bool) -> str:
+    """What another tool's --no_gpu means."""
+    if no_gpu and name not in ("auto", "cpu"):
+        raise OptionError(f"--no-gpu and --device {name}: leave one of the two out")
+    return "cpu" if no_gpu else name
 
 
 def _show(result: ScanResults, output_format: str, **rest: Any) -> None:
@@ -177,6 +186,7 @@ def _show_plan(prepared: Prepared, output_format: str, *, verbose: bool) -> None
         click.echo(f"matrices   {plan.tensors} to measure, {plan.skipped} tensors left out")
         click.echo(f"to read    {human_bytes(plan.nbytes)}")
         click.echo(f"memory     about {human_bytes(plan.memory)} with {plan.workers} workers")
+        click.echo(f"device     {plan.device}: {plan.device_reason}")
         if verbose:
             for task in plan.tasks:
                 click.echo(f"  {printable(task.name)}  {human_bytes(task.nbytes)}")

@@ -14,6 +14,7 @@ from netweight.cli.options import (
     format_option,
     parse_size,
     remote_option,
+    say_without_gpu,
     seed_option,
     verbose_option,
 )
@@ -96,6 +97,7 @@ def structure(
     others go on, and the exit code is 1.
     """
     given = model if model is not None else model_option
+    say_without_gpu(rest, "headers and zeros are read", output_format)
     if models_dir is not None and given is not None:
         raise OptionError("structure takes one MODEL or --models-dir DIR, not both; leave one out")
     if models_dir is not None:

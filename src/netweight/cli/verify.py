@@ -7,7 +7,14 @@ import sys
 
 import click
 
-from netweight.cli.options import filter_options, format_option, parse_size, remote_option, verbose_option
+from netweight.cli.options import (
+    device_options,
+    filter_options,
+    format_option,
+    parse_size,
+    remote_option,
+    verbose_option,
+)
 from netweight.errors import OptionError, printable
 
 __all__ = ["verify"]
@@ -32,6 +39,7 @@ _LISTED = 10
 )
 @filter_options
 @remote_option
+@device_options
 @format_option
 @verbose_option
 def verify(
@@ -43,6 +51,8 @@ def verify(
     exclude: tuple[str, ...],
     output_format: str,
     remote: bool,  # noqa: FBT001 - click's way
+    device: str,
+    multi_gpu: bool,  # noqa: FBT001 - click's way
     verbose: bool,  # noqa: FBT001 - click's way
 ) -> int:
     """Compute the parameters of the folder MERGED, which `netweight merge` made, once more from the inputs that it
@@ -69,6 +79,8 @@ def verify(
         workers=workers,
         memory=memory,
         remote=remote,
+        device=device,
+        multi_gpu=multi_gpu,
         progress=progress_for(output_format),
     )
     if output_format == "json":

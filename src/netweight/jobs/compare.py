@@ -15,9 +15,11 @@ from netweight.errors import Interrupted, OptionError, did_you_mean, printable
 from netweight.jobs.compare_scans import compare_results
 from netweight.jobs.inputs import far_bytes, globs, identity, locations, stamps
 from netweight.params.pairing import Pair, Pairing, pair_up
-from netweight.run.memory import FLOOR, default_budget, fit_workers
+from netweight.run.devices import Choice, choose_for, spectral_effort
+from netweight.run.memory import FLOOR, fit_workers
 from netweight.run.plan import STRETCH, Plan, digest_of
 from netweight.run.progress import Progress, Silent, compiling
+from netweight.run.spread import Placed, each, place, ready, told
 from netweight.version import __version__
 
 if TYPE_CHECKING:
@@ -40,7 +42,8 @@ class Options:
     """How `compare` runs: `workers` (default: every core that memory allows), `memory` in bytes (default: the smaller
     of 1 GiB and a quarter of the machine's; one spectrum is always computed, however large), globs on parameter names,
     and whether tied weights count twice. `remote`: read models of a hub by ranges (default: bring them into the hub's
-    cache first).
+    cache first). `device`: where to compute ("auto", "cpu", "cuda", "cuda:N", "mps", "xpu", "xpu:N"; auto: a GPU for
+    the spectra of large models); `multi_gpu`: on all GPUs.
     """
 
     workers: int | None = None
@@ -49,6 +52,8 @@ class Options:
     exclude: str | Sequence[str] = ()
     count_tied_twice: bool = False
     remote: bool = False
+    device: str = "auto"
+    multi_gpu: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "include", globs(self.include))
@@ -59,7 +64,8 @@ class Options:
 class Prepared:
     """Both checkpoints opened, their parameters paired, tasks listed; no tensor data read.
 
-    `sides`: the matrices to be scanned on each side, None where basic_stats is all that was asked for.
+    `sides`: the matrices to be scanned on each side, None where basic_stats is all that was asked for. `choice`: the
+    devices for the weights side by side, and for the sides.
     """
 
     a: Checkpoint
@@ -70,6 +76,7 @@ class Prepared:
     plan: Plan
     budget: int
     notes: tuple[str, ...]
+    choice: tuple[Choice, Choice]
 
     @property
     def nbytes(self) -> int:
@@ -96,7 +103,7 @@ def prepare(a: Reference, b: Reference, methods: str | Sequence[str], options: O
     InputError where the models share no parameter.
     """
     from netweight.jobs.pair_pass import plan_pairs
-    from netweight.kernels.cpu import CpuKernels
+    from netweight.kernels.choose import kernels_for
 
     chosen = choose(methods)
     first, second = (stack.enter_context(open_checkpoint(ref, download=not options.remote)) for ref in (a, b))
@@ -107,17 +114,22 @@ def prepare(a: Reference, b: Reference, methods: str | Sequence[str], options: O
         exclude=options.exclude,
         count_tied_twice=options.count_tied_twice,
     )
-    kernels = CpuKernels()
-    each = kernels.pairs().nbytes
+    by_pairs = on_sides = choose_for(options, "statistics")
+    one = max(kernels.pairs().nbytes for kernels in each(place(by_pairs, kernels_for)))
     sides = None
     if len(chosen) > 1:
         from netweight.jobs.compare_sides import plan_sides
 
-        sides = plan_sides(first, second, pairing.pairs, chosen, kernels)
-        each = max(each, sides.scratch)
-    far = far_bytes((first, second))
-    workers = fit_workers(options.workers, options.memory, each, FLOOR + far)
-    budget = (default_budget() if options.memory is None else options.memory) - far
+        effort = _effort(pairing.pairs, chosen)
+        on_sides = choose_for(options, "spectra" if effort else "statistics", effort)
+        planned = [plan_sides(first, second, pairing.pairs, chosen, k) for k in each(place(on_sides, kernels_for))]
+        sides = planned[0]
+        one = max(one, *(p.scratch for p in planned))
+    choice = on_sides if on_sides.gpu else by_pairs
+    beside = choice.libraries + far_bytes((first, second))
+    allowed = choice.budget(options.memory)
+    workers = fit_workers(choice.workers(options.workers), allowed, one, FLOOR + beside)
+    budget = allowed - beside
     tasks = plan_pairs(pairing.pairs)
     digest = digest_of(
         {
@@ -129,6 +141,7 @@ def prepare(a: Reference, b: Reference, methods: str | Sequence[str], options: O
             "exclude": options.exclude,
             "count_tied_twice": options.count_tied_twice,
             "stretch": STRETCH,
+            "backend": [by_pairs.backend, on_sides.backend],
         }
     )
     notes = [
@@ -147,12 +160,24 @@ def prepare(a: Reference, b: Reference, methods: str | Sequence[str], options: O
             tensors=sum(1 for p in pairing.pairs if not p.reason),
             skipped=len(pairing.skipped) + sum(1 for p in pairing.pairs if p.reason),
             workers=workers,
-            memory=FLOOR + far + max(workers * each, each + largest),
+            memory=FLOOR + beside + max(workers * one, one + largest),
             digest=digest,
+            device=choice.name,
+            device_reason=choice.why if sides is None else on_sides.why,
         ),
         budget,
         (*notes, *pairing.notes),
+        (by_pairs, on_sides),
     )
+
+
+def _effort(pairs: Sequence[Pair], methods: Sequence[str]) -> float:
+    """What the spectra of both sides take, 0 where none is asked for."""
+    from netweight.measures.registry import find, needed
+
+    if "spectrum" not in needed([find(name) for name in methods if name != METHODS[0]]):
+        return 0.0
+    return sum(spectral_effort(side.shape) for p in pairs if not p.reason for side in (p.a, p.b))
 
 
 def compare(
@@ -200,10 +225,14 @@ def compare(
 
 def _run(prepared: Prepared, progress: Progress, executor: Executor | None) -> Comparison:
     from netweight.jobs.compare_result import Comparison
-    from netweight.kernels.cpu import CpuKernels
+    from netweight.kernels.choose import kernels_for
     from netweight.run.threads import ThreadExecutor
 
-    kernels = CpuKernels()
+    by_pairs, on_sides = prepared.choice
+    for note in dict.fromkeys((*by_pairs.notes, *on_sides.notes)):
+        progress.note(note)
+    kernels = place(by_pairs, kernels_for, prepared.plan.workers)
+    sides_kernels = place(on_sides, kernels_for)
     executor = executor or ThreadExecutor(prepared.plan.workers)
     with _shown(progress, prepared):
         found, failed = _measure(prepared, executor, kernels, progress)
@@ -213,7 +242,7 @@ def _run(prepared: Prepared, progress: Progress, executor: Executor | None) -> C
 
             with compiling(progress):
                 between, unread = measure_sides(
-                    prepared.sides, executor, kernels, progress, budget=prepared.budget, methods=prepared.methods
+                    prepared.sides, executor, sides_kernels, progress, budget=prepared.budget, methods=prepared.methods
                 )
             failed |= {name: entry for name, entry in unread.items() if name not in failed}
     for checkpoint in (prepared.a, prepared.b):
@@ -228,18 +257,19 @@ def _run(prepared: Prepared, progress: Progress, executor: Executor | None) -> C
         only_in_b=prepared.pairing.only_in_b,
         skipped=(*prepared.pairing.skipped, *(Skipped(p.name, p.reason) for p in pairs if p.reason)),
         failed=[failed[p.name] for p in pairs if p.name in failed],
-        notes=prepared.notes,
+        notes=(*prepared.notes, *told(kernels), *told(sides_kernels)),
         inputs=[identity(c) for c in (prepared.a, prepared.b)],
+        device=prepared.plan.device,
     )
 
 
 def _measure(
-    prepared: Prepared, executor: Executor, kernels: Kernels, progress: Progress
+    prepared: Prepared, executor: Executor, kernels: Kernels | Placed[Kernels], progress: Progress
 ) -> tuple[dict[str, PairStatistics], dict[str, Skipped]]:
     from netweight.jobs.pair_pass import measure_pairs, warm_up
 
     with compiling(progress):
-        warm_up(prepared.pairing.pairs, kernels)
+        ready(kernels, lambda one: warm_up(prepared.pairing.pairs, one))
     announce_tensors(side for pair in prepared.pairing.pairs if not pair.reason for side in (pair.a, pair.b))
     found: dict[str, PairStatistics] = {}
     failed: dict[str, Skipped] = {}

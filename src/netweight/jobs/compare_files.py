@@ -24,7 +24,7 @@ def write_comparison(result: Comparison, path: Path) -> None:
             write_csv(path, result.columns, result.frame.rows)
         case _:
             about = result.to_dict()
-            kept = ("only_in_model1", "only_in_model2", "skipped", "notes", "totals")
+            kept = ("only_in_model1", "only_in_model2", "skipped", "device", "notes", "totals")
             write_parquet(
                 path,
                 result.columns,

@@ -63,7 +63,7 @@ class Comparison(Framed, dict[str, Any]):
     layer_0 ...: sums}) over what was compared; `identical`, `frozen` and `adapted`: names of parameters whose every
     value is finite and the same, whose norm is within 1%, and beyond 10% (measures.change); `skipped`: what was left
     out, with its reason; `failed`: those whose bytes could not be read; `notes`: findings worth a line; `inputs`: the
-    identity of the files.
+    identity of the files; `device`: where it was computed.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class Comparison(Framed, dict[str, Any]):
         failed: Sequence[Skipped] = (),
         notes: Sequence[str] = (),
         inputs: Sequence[Mapping[str, Any]] = (),
+        device: str = "cpu",
     ) -> None:
         super().__init__(
             common_layers=[p.name for p in parameters],
@@ -93,6 +94,7 @@ class Comparison(Framed, dict[str, Any]):
         self.failed = tuple(failed)
         self.notes = tuple(notes)
         self.inputs = tuple(inputs)
+        self.device = device
         measured = [(p, p.metrics) for p in parameters if p.metrics["comparable"]]
         # NaN at one place of both may hide different bits, and NaN on one side a change: neither counts as the same
         self.identical = tuple(p.name for p, m in measured if m["identical_percentage"] == 100 and not m["n_nonfinite"])
@@ -141,6 +143,7 @@ class Comparison(Framed, dict[str, Any]):
             "frozen_layers": list(self.frozen),
             "adapted_layers": list(self.adapted),
             "skipped": [{"name": s.name, "reason": s.reason} for s in (*self.skipped, *self.failed)],
+            "device": self.device,
             "notes": list(self.notes),
             "inputs": list(self.inputs),
         }

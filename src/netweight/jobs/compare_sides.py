@@ -19,6 +19,7 @@ from netweight.params.pairing import Pair
 from netweight.params.role import Parameter
 from netweight.run.execute import Executor
 from netweight.run.progress import Progress
+from netweight.run.spread import Placed
 
 __all__ = ["Sides", "measure_sides", "plan_sides"]
 
@@ -71,7 +72,13 @@ def _subjects(parameter: Parameter, tensor: Tensor, layout: Layout) -> list[Subj
 
 
 def measure_sides(
-    sides: Sides, executor: Executor, kernels: Kernels, progress: Progress, *, budget: int, methods: Sequence[str]
+    sides: Sides,
+    executor: Executor,
+    kernels: Kernels | Placed[Kernels],
+    progress: Progress,
+    *,
+    budget: int,
+    methods: Sequence[str],
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Skipped]]:
     """({parameter: {field: value}} of measures.change.derive_between, {parameter: why its bytes could not be read}).
 
@@ -79,7 +86,7 @@ def measure_sides(
     """
     scanned: dict[str, dict[str, list[dict[str, Any]]]] = {}  # by parameter and part: A's and B's
     failed: dict[str, Skipped] = {}
-    results = measure_subjects(sides.loads, sides.measures, executor, kernels, budget=budget)
+    results = measure_subjects(sides.loads, sides.measures, executor, kernels, budget=budget, note=progress.note)
     for subject, measured in results:
         name, label, side = sides.subjects[id(subject)]
         if isinstance(measured, Skipped):

@@ -19,9 +19,11 @@ from netweight.errors import Interrupted, OptionError, printable
 from netweight.jobs.inputs import far_bytes, globs, identity, locations, path_of, references, stamps
 from netweight.jobs.model_names import model_names
 from netweight.params.align import Aligned, Alignment, align
+from netweight.run.devices import Choice, choose_for
 from netweight.run.memory import FLOOR, fit_workers
 from netweight.run.plan import STRETCH, Plan, digest_of
 from netweight.run.progress import Progress, Silent, compiling
+from netweight.run.spread import Placed, each, place, ready, told
 from netweight.version import __version__
 
 if TYPE_CHECKING:
@@ -39,7 +41,8 @@ Reference = str | os.PathLike[str]
 class Options:
     """How `delta` runs: `workers` (default: every core that memory allows), `memory` in bytes (default: the smaller of
     1 GiB and a quarter of the machine's), globs on parameter names, and whether tied weights count twice. `remote`:
-    read models of a hub by ranges (default: bring them into the hub's cache first).
+    read models of a hub by ranges (default: bring them into the hub's cache first). `device`: where to compute ("auto",
+    "cpu", "cuda", "cuda:N", "mps", "xpu", "xpu:N"); `multi_gpu`: on all GPUs.
     """
 
     workers: int | None = None
@@ -48,6 +51,8 @@ class Options:
     exclude: str | Sequence[str] = ()
     count_tied_twice: bool = False
     remote: bool = False
+    device: str = "auto"
+    multi_gpu: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "include", globs(self.include))
@@ -64,6 +69,7 @@ class Prepared:
     alignment: Alignment
     plan: Plan
     notes: tuple[str, ...]
+    choice: Choice
 
     def inputs(self) -> list[dict[str, Any]]:
         """The identity of base and models."""
@@ -82,10 +88,11 @@ def prepare(base: Reference, models: Reference | Sequence[Reference], options: O
     """
     from netweight.jobs.delta_files import RESERVED
     from netweight.jobs.difference_pass import plan_tasks
-    from netweight.kernels.cpu import CpuKernels
+    from netweight.kernels.choose import kernels_for
 
     if not references(models):
         raise OptionError("--models: expected one or more fine-tuned models, got none")
+    choice = choose_for(options, "statistics")
     named = (base, *references(models))
     opened = [stack.enter_context(open_checkpoint(ref, download=not options.remote)) for ref in named]
     alignment = align(
@@ -95,9 +102,9 @@ def prepare(base: Reference, models: Reference | Sequence[Reference], options: O
         exclude=options.exclude,
         count_tied_twice=options.count_tied_twice,
     )
-    each = CpuKernels().working_bytes(len(named) - 1)
-    fixed = FLOOR + far_bytes(opened)
-    workers = fit_workers(options.workers, options.memory, each, fixed)
+    one = max(kernels.working_bytes(len(named) - 1) for kernels in each(place(choice, kernels_for)))
+    fixed = FLOOR + choice.libraries + far_bytes(opened)
+    workers = fit_workers(choice.workers(options.workers), choice.budget(options.memory), one, fixed)
     tasks = plan_tasks(alignment.parameters)
     digest = digest_of(
         {
@@ -108,6 +115,7 @@ def prepare(base: Reference, models: Reference | Sequence[Reference], options: O
             "exclude": options.exclude,
             "count_tied_twice": options.count_tied_twice,
             "stretch": STRETCH,
+            "backend": choice.backend,
         }
     )
     notes = [f"{printable(c.ref)}: {note}" for c in opened for note in c.notes]
@@ -122,10 +130,13 @@ def prepare(base: Reference, models: Reference | Sequence[Reference], options: O
             tensors=len(alignment.parameters),
             skipped=sum(len(s) for s in alignment.skipped),
             workers=workers,
-            memory=fixed + workers * each,
+            memory=fixed + workers * one,
             digest=digest,
+            device=choice.name,
+            device_reason=choice.why,
         ),
         notes=(*notes, *alignment.notes),
+        choice=choice,
     )
 
 
@@ -195,9 +206,12 @@ def _run(
 ) -> Delta:
     """The measuring itself; what `journal` holds already (`done`) is not measured again."""
     from netweight.jobs.delta_result import Delta
-    from netweight.kernels.cpu import CpuKernels
+    from netweight.kernels.choose import kernels_for
     from netweight.run.threads import ThreadExecutor
 
+    for note in prepared.choice.notes:
+        progress.note(note)
+    kernels = place(prepared.choice, kernels_for, prepared.plan.workers)
     found = {}
     for a in prepared.alignment.parameters:
         if a.name in done:
@@ -207,7 +221,7 @@ def _run(
             executor = executor or ThreadExecutor(prepared.plan.workers)
             left = [a for a in prepared.alignment.parameters if a.name not in found]
             announce_tensors(tensor for a in left for tensor in (a.base, *a.models))
-            for measured in _measure(prepared, set(found), executor, CpuKernels(), progress):
+            for measured in _measure(prepared, set(found), executor, kernels, progress):
                 name = measured.aligned.name
                 found[name] = measured
                 if journal is not None:
@@ -220,8 +234,9 @@ def _run(
         [m.ref for m in prepared.models],
         [found[a.name] for a in prepared.alignment.parameters],
         prepared.alignment.skipped,
-        prepared.notes,
+        (*prepared.notes, *told(kernels)),
         prepared.inputs(),
+        device=prepared.plan.device,
     )
 
 
@@ -242,17 +257,22 @@ def _restored(aligned: Aligned, record: dict[str, Any]) -> ParameterDelta:
 
 
 def _measure(
-    prepared: Prepared, ready: set[str], executor: Executor, kernels: Kernels, progress: Progress
+    prepared: Prepared,
+    done: set[str],
+    executor: Executor,
+    kernels: Kernels | Placed[Kernels],
+    progress: Progress,
 ) -> Iterator[ParameterDelta]:
     from netweight.jobs.delta_result import ParameterDelta
     from netweight.jobs.difference_pass import measure_differences
     from netweight.measures.registry import find
 
-    parameters = [a for a in prepared.alignment.parameters if a.name not in ready]
-    tasks = [t for t in prepared.plan.tasks if t.name not in ready]
+    parameters = [a for a in prepared.alignment.parameters if a.name not in done]
+    tasks = [t for t in prepared.plan.tasks if t.name not in done]
     drift = find("drift")
     with compiling(progress):
-        kernels.prepare({tuple(None if t is None else t.dtype for t in (a.base, *a.models)) for a in parameters})
+        types = {tuple(None if t is None else t.dtype for t in (a.base, *a.models)) for a in parameters}
+        ready(kernels, lambda one: one.prepare(types))
     for aligned, statistics in measure_differences(parameters, tasks, executor, kernels, progress):
         base_l2 = statistics.base_l2()
         rows = tuple(

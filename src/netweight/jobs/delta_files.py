@@ -54,7 +54,13 @@ def write_delta(result: Delta, folder: Path) -> None:
     square = [Column("", "", "the model's name", "text"), *(Column(n, "", "cosine", "number") for n in names)]
     write_csv(folder / "pairwise_cosines.csv", square, [(n, *r) for n, r in zip(names, result.cosines, strict=True)])
     cosine_heatmap(folder / "pairwise_cosines.png", names, result.cosines)
-    write_parquet(folder / "delta.parquet", COLUMNS, result.frame.rows, inputs=list(result.inputs))
+    write_parquet(
+        folder / "delta.parquet",
+        COLUMNS,
+        result.frame.rows,
+        inputs=list(result.inputs),
+        metadata={"netweight.device": result.device},
+    )
 
 
 def _descending(at: int, row: Row) -> float:

@@ -107,7 +107,7 @@ class Delta(Framed):
 
     `models`: a ModelDelta each, in the order given; `frame`: a row for each model and parameter; `cosines`: [N][N]
     floats, None where a task vector is zero; `parameters`: the rows by parameter; `notes`: findings worth a line;
-    `inputs`: the identity of every file that was read, base first.
+    `inputs`: the identity of every file that was read, base first; `device`: where it was computed.
     """
 
     def __init__(
@@ -119,8 +119,10 @@ class Delta(Framed):
         skipped: Sequence[tuple[Skipped, ...]],
         notes: Sequence[str],
         inputs: Sequence[Mapping[str, Any]],
+        device: str = "cpu",
     ) -> None:
         self.base = base
+        self.device = device
         self.parameters = tuple(parameters)
         self.notes = tuple(notes)
         self.inputs = tuple(inputs)
@@ -213,6 +215,7 @@ class Delta(Framed):
                 m.name: dict(zip([n.name for n in self.models], row, strict=True))
                 for m, row in zip(self.models, self.cosines, strict=True)
             },
+            "device": self.device,
             "notes": list(self.notes),
             "inputs": list(self.inputs),
         }

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,9 @@ from netweight.errors import ReadError, printable
 from netweight.kernels.protocol import DifferencePartial, Kernels, U8Array, U32Array, U64Array
 from netweight.params.align import Aligned
 from netweight.run.execute import Executor
-from netweight.run.plan import PlannedTask, stretches
+from netweight.run.plan import PlannedTask, largest_first, stretches
 from netweight.run.progress import Progress
+from netweight.run.spread import Placed, noting, several, work_on
 from netweight.statistics.difference import DifferenceStatistics
 
 __all__ = ["FirstLook", "SecondLook", "measure_differences", "plan_tasks"]
@@ -112,6 +114,10 @@ class _Worker:
             accumulator.add(count)
 
 
+def _name(look: Look) -> str:
+    return look.stretch.name
+
+
 class _Pass:
     """What the caller's thread knows: which looks are next, and what has been found of each parameter."""
 
@@ -164,7 +170,7 @@ def measure_differences(
     parameters: Sequence[Aligned],
     tasks: Sequence[PlannedTask],
     executor: Executor,
-    kernels: Kernels,
+    kernels: Kernels | Placed[Kernels],
     progress: Progress,
 ) -> Iterator[tuple[Aligned, DifferenceStatistics]]:
     """Yield every parameter's statistics as they are complete, in no fixed order.
@@ -172,10 +178,10 @@ def measure_differences(
     Raises ReadError where bytes cannot be read, with the tensor's name.
     """
     named = {a.name: a for a in parameters}
-    course = _Pass(parameters, tasks)
-    worker = _Worker(parameters, kernels)
+    course = _Pass(parameters, largest_first(tasks) if several(kernels) else tasks)
+    worker = work_on(kernels, partial(_Worker, parameters), _name)
     results: Iterator[tuple[Look, Found]] = executor.run(course.next_look, worker)
-    for look, found in results:
+    for look, found in noting(results, worker, kernels, progress.note):
         finished = course.take(look, found)
         nbytes = look.stretch.nbytes if isinstance(look, FirstLook) else 0
         progress.advance(0 if finished is None else 1, nbytes)

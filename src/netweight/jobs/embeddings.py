@@ -16,6 +16,7 @@ from netweight.jobs.embedding_place import Place, find_embedding
 from netweight.jobs.embedding_rows import Rows
 from netweight.jobs.embedding_tokens import Tokens, open_tokens
 from netweight.jobs.inputs import far_bytes, globs, locations
+from netweight.run.devices import without_gpu
 from netweight.run.memory import FLOOR, available_cores, default_budget, mebibytes
 from netweight.run.progress import Progress, Silent
 
@@ -36,7 +37,8 @@ class Options:
     and the first centres. `n_representatives` rows of each cluster are named, none with `skip_representatives`, which
     needs no tokenizer. `workers` (default: every core that memory allows), `memory` in bytes (default: the smaller of
     2 GiB and a quarter of the machine's), globs on parameter names. `remote`: the model of a hub is not fetched into
-    the cache; its embedding is then held in memory.
+    the cache; its embedding is then held in memory. `device` and `multi_gpu` are accepted, and answered with a note:
+    k-means is computed on the CPU.
     """
 
     max_k: int = 30
@@ -49,6 +51,8 @@ class Options:
     include: str | Sequence[str] = ()
     exclude: str | Sequence[str] = ()
     remote: bool = False
+    device: str = "auto"
+    multi_gpu: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "include", globs(self.include))
@@ -115,6 +119,8 @@ def prepare(ref: Reference, options: Options, stack: ExitStack) -> Prepared:
     notes += [f"another token embedding was not taken: {printable(name)}" for name in place.others]
     if tokens is None and not options.skip_representatives:
         notes.append(said)
+    if (ignored := without_gpu(options.device, options.multi_gpu, "clusters are computed")) is not None:
+        notes.append(ignored)
     return Prepared(checkpoint, place, tokens, said, sampled, workers, memory, tuple(notes))
 
 

@@ -13,9 +13,11 @@ from netweight.checkpoint.open import open_checkpoint
 from netweight.errors import InputError, Interrupted, OptionError, OutputError, printable
 from netweight.jobs.inputs import far_bytes, locations, stamps
 from netweight.jobs.merge_request import Options, Request, Weights, make_request
+from netweight.run.devices import Choice, choose_for
 from netweight.run.memory import FLOOR, fit_workers
 from netweight.run.plan import digest_of
 from netweight.run.progress import Progress, Silent, compiling
+from netweight.run.spread import Placed, place, ready, told
 from netweight.version import __version__
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ class Prepared:
     workers: int
     memory: int
     digest: str
+    choice: Choice
 
     @property
     def read(self) -> int:
@@ -97,9 +100,10 @@ def prepare(request: Request, options: Options, stack: ExitStack, moved: Mapping
     _each_once(opened)
     plan = plan_merge(request.recipe, opened, PlanOptions(options.vocab, options.missing, options.seed))
     shards = plan_shards({t.name: TensorEntry(t.dtype, t.shape) for t in plan.targets}, options.max_shard_size)
+    choice = choose_for(options, "merge")
     each = working_bytes(plan.targets)
-    fixed = FLOOR + far_bytes(opened)
-    workers = fit_workers(options.workers, options.memory, each, fixed)
+    fixed = FLOOR + choice.libraries + far_bytes(opened)
+    workers = fit_workers(choice.workers(options.workers), choice.budget(options.memory), each, fixed)
     digest = digest_of(
         {
             "job": "merge",
@@ -109,9 +113,10 @@ def prepare(request: Request, options: Options, stack: ExitStack, moved: Mapping
             "weights": request.weights.to_dict() if request.weights else None,
             "norms": request.weights.norms if request.weights else None,
             "options": [options.vocab, options.missing, options.seed, options.max_shard_size],
+            "backend": choice.backend,
         }
     )
-    return Prepared(request, options, plan, shards, workers, fixed + workers * each, digest)
+    return Prepared(request, options, plan, shards, workers, fixed + workers * each, digest, choice)
 
 
 def _each_once(checkpoints: Sequence[Checkpoint]) -> None:
@@ -215,7 +220,6 @@ def _merge(
     executor: Executor | None,
 ) -> Merged:
     from netweight.jobs.merge_record import write_records
-    from netweight.kernels.cpu.merging import CpuMergeKernels
     from netweight.output.shard_writer import ShardWriter
     from netweight.run.journal import Journal
     from netweight.run.threads import ThreadExecutor
@@ -226,7 +230,7 @@ def _merge(
         journal, done = Journal.resume(folder.journal_path, prepared.digest)
     else:
         journal = Journal.create(folder.journal_path, prepared.digest)
-    kernels = CpuMergeKernels()
+    kernels = merge_kernels(prepared, progress)
     executor = executor or ThreadExecutor(prepared.workers)
     try:
         # room is made first: a disk that is too small is found before anything is read
@@ -241,7 +245,8 @@ def _merge(
         raise
     for checkpoint in plan.checkpoints:
         checkpoint.check_unchanged()
-    result = write_records(folder.stage, prepared, plan, weighting, [finished[t.name] for t in plan.targets], output)
+    done_in_order = [finished[t.name] for t in plan.targets]
+    result = write_records(folder.stage, prepared, plan, weighting, done_in_order, output, told(kernels))
     for note in (*result.notes, *folder.commit()):
         progress.note(note)
     return result
@@ -250,7 +255,7 @@ def _merge(
 def _weighted(
     prepared: Prepared,
     executor: Executor,
-    kernels: MergeKernels,
+    kernels: MergeKernels | Placed[MergeKernels],
     progress: Progress,
     journal: Journal | None,
     done: Mapping[str, Any],
@@ -281,29 +286,39 @@ def foresee(
     Where base and models have task vectors, they are read once for it, unless a `delta` result has their norms.
     """
     from netweight.jobs.merge_weights import described, difference_targets, measure_grams, read_grams, weigh
-    from netweight.kernels.cpu.merging import CpuMergeKernels
     from netweight.run.threads import ThreadExecutor
 
     request, plan = prepared.request, prepared.plan
     progress = progress or Silent()
-    kernels = CpuMergeKernels()
+    kernels = merge_kernels(prepared, progress)
     if not difference_targets(plan.targets):
         return _weighted(prepared, ThreadExecutor(1), kernels, progress, None, {})
     if request.weights is not None and request.weights.delta is not None:
         grams = read_grams(request.weights.delta, plan.checkpoints, plan.targets)
     else:
         prepare_kernels(plan, kernels, progress)
-        grams = measure_grams(plan.targets, executor or ThreadExecutor(prepared.workers), kernels, progress)
+        executor = executor or ThreadExecutor(prepared.workers)
+        grams = measure_grams(plan.targets, executor, kernels, progress)
     if request.weights is None:
         return described(plan.targets, grams), plan
     return weigh(request.weights, prepared.names(), plan.targets, grams), plan
 
 
-def prepare_kernels(plan: MergePlan, kernels: MergeKernels, progress: Progress) -> None:
+def merge_kernels(prepared: Prepared, progress: Progress) -> MergeKernels | Placed[MergeKernels]:
+    """The kernels of the devices chosen, which are said on `progress`."""
+    from netweight.kernels.choose import merge_kernels_for
+
+    for note in prepared.choice.notes:
+        progress.note(note)
+    return place(prepared.choice, merge_kernels_for, prepared.workers)
+
+
+def prepare_kernels(plan: MergePlan, kernels: MergeKernels | Placed[MergeKernels], progress: Progress) -> None:
     dtypes = {p.tensor.dtype for t in plan.targets if t.subject for i in t.inputs for p in i.pieces}
     dtypes |= {t.dtype for t in plan.targets if t.subject}
     with compiling(progress):
-        kernels.prepare(dtypes, {t.subject.bits for t in plan.targets if t.subject})
+        bits = {t.subject.bits for t in plan.targets if t.subject}
+        ready(kernels, lambda one: one.prepare(dtypes, bits))
 
 
 def course_of(target: Target) -> Any:
@@ -350,7 +365,7 @@ def _write(
     writer: ShardWriter,
     finished: dict[str, Finished],
     executor: Executor,
-    kernels: MergeKernels,
+    kernels: MergeKernels | Placed[MergeKernels],
     progress: Progress,
     journal: Journal,
 ) -> None:

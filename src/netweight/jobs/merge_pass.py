@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
@@ -23,6 +24,7 @@ from netweight.merging.course import Copy, Look, Measured, NativeLook, NativeWri
 from netweight.merging.target import Input, Target
 from netweight.run.plan import STRETCH
 from netweight.run.progress import Progress
+from netweight.run.spread import Placed, noting, several, work_on
 
 if TYPE_CHECKING:
     from netweight.kernels.merging import MergeKernels
@@ -352,11 +354,15 @@ def _finished(target: Target, parts: Sequence[_Written]) -> Finished:
     )
 
 
+def _name(step: _Step) -> str:
+    return step.target.name
+
+
 def run_courses(
     targets: Sequence[Target],
     course_of: Callable[[Target], Any],
     executor: Executor,
-    kernels: MergeKernels,
+    kernels: MergeKernels | Placed[MergeKernels],
     sink: Sink | None,
     progress: Progress,
 ) -> Iterator[Finished]:
@@ -366,9 +372,12 @@ def run_courses(
     cannot be read, JobError where the sink refuses, OptionError where a method cannot do what it is asked to.
     """
     announce_tensors(piece.tensor for target in targets for source in target.inputs for piece in source.pieces)
+    if several(kernels):
+        targets = sorted(targets, key=lambda t: -t.size)
     courses = _Courses(targets, course_of)
-    results: Iterator[tuple[_Step, Any]] = executor.run(courses.next_step, _Worker(kernels, sink))
-    for step, found in results:
+    worker = work_on(kernels, partial(_Worker, sink=sink), _name)
+    results: Iterator[tuple[_Step, Any]] = executor.run(courses.next_step, worker)
+    for step, found in noting(results, worker, kernels, progress.note):
         finished = courses.take(step, found)
         share = sum(i.nbytes for i in step.target.inputs) * (step.stop - step.start) // max(step.target.size, 1)
         progress.advance(0 if finished is None else 1, share if sink is None or isinstance(found, _Written) else 0)

@@ -38,8 +38,11 @@ def write_records(
     weighting: Weighting | None,
     finished: Sequence[Finished],
     output: Path,
+    told: Sequence[str] = (),
 ) -> Merged:
-    """Write everything but the weights into `stage`, and return the result; raises OSError where the disk refuses."""
+    """Write everything but the weights into `stage`, and return the result; `told`: what happened to devices. Raises
+    OSError where the disk refuses.
+    """
     from netweight.jobs.merge_files import model_card, write_model_files
     from netweight.merging.recipe import write_recipe
     from netweight.output.table import write_json
@@ -47,7 +50,7 @@ def write_records(
     comments = [f"netweight {__version__}", *_comments(prepared, weighting)]
     recipe = write_recipe(plan.recipe, comments)
     bad = [one for one in finished if one.nonfinite]
-    notes = list(plan.notes)
+    notes = [*plan.notes, *told]
     if bad:
         count = sum(one.nonfinite for one in bad)
         notes.append(f"{count} elements of {len(bad)} parameters are NaN or infinite, first in {bad[0].target.name}")
@@ -68,10 +71,12 @@ def write_records(
         card=card,
     )
     notes += found
+    libraries = ("numba", "numpy", "ml_dtypes", "xxhash", *(("torch",) if prepared.choice.gpu else ()))
     record = {
         "netweight": __version__,
         "schema": SCHEMA,
-        "libraries": {name: importlib.metadata.version(name) for name in ("numba", "numpy", "ml_dtypes", "xxhash")},
+        "libraries": {name: importlib.metadata.version(name) for name in libraries},
+        "device": prepared.choice.name,
         "recipe": recipe,
         "options": {
             "vocab": prepared.options.vocab,

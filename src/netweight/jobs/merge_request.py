@@ -25,7 +25,8 @@ class Options:
     do where vocabularies differ (None: refuse, "base", "union-rows"); `missing`: what to do where a model lacks a
     parameter ("error", "base"); `overwrite`: replace an earlier merge; `sync`: bring everything to the disk before
     the result appears; `seed` of the random methods; `remote`: read models of a hub by ranges (default: bring them into
-    the hub's cache).
+    the hub's cache). `device`: where to compute ("auto", "cpu", "cuda", "cuda:N", "mps", "xpu", "xpu:N"); `multi_gpu`:
+    on all GPUs.
     """
 
     workers: int | None = None
@@ -37,6 +38,8 @@ class Options:
     overwrite: bool = False
     sync: bool = True
     remote: bool = False
+    device: str = "auto"
+    multi_gpu: bool = False
 
     def __post_init__(self) -> None:
         """Raises OptionError for a seed or a size that is no whole number, or too small."""

@@ -21,6 +21,7 @@ from netweight.merging.looks import GramLook
 from netweight.merging.target import Target
 from netweight.params.role import classify_all
 from netweight.run.progress import Progress
+from netweight.run.spread import Placed
 
 if TYPE_CHECKING:
     from netweight.kernels.merging import MergeKernels
@@ -61,7 +62,7 @@ def _gram_course() -> Course:
 def measure_grams(
     targets: Sequence[Target],
     executor: Executor,
-    kernels: MergeKernels,
+    kernels: MergeKernels | Placed[MergeKernels],
     progress: Progress,
     journal: Journal | None = None,
     done: Mapping[str, Any] | None = None,

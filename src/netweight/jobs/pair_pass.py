@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from netweight.checkpoint.matrix import read
 from netweight.checkpoint.tensor import Skipped
@@ -12,8 +13,9 @@ from netweight.kernels.pairs import PairAccumulator, PairPartial
 from netweight.kernels.protocol import Kernels
 from netweight.params.pairing import Pair
 from netweight.run.execute import Executor
-from netweight.run.plan import PlannedTask, stretches
+from netweight.run.plan import PlannedTask, largest_first, stretches
 from netweight.run.progress import Progress
+from netweight.run.spread import Placed, noting, several, work_on
 from netweight.statistics.pairs import PairStatistics
 
 __all__ = ["measure_pairs", "plan_pairs", "warm_up"]
@@ -69,16 +71,20 @@ class _Worker:
         return accumulator.partial()
 
 
+def _name(task: PlannedTask) -> str:
+    return task.name
+
+
 def measure_pairs(
     pairs: Sequence[Pair],
     tasks: Sequence[PlannedTask],
     executor: Executor,
-    kernels: Kernels,
+    kernels: Kernels | Placed[Kernels],
     progress: Progress,
 ) -> Iterator[tuple[Pair, PairStatistics | Skipped]]:
     """Yield every pair's statistics, or the reason why there are none, as they are complete, in no fixed order."""
     named = {p.name: p for p in pairs}
-    waiting = iter(tasks)
+    waiting = iter(largest_first(tasks) if several(kernels) else tasks)
     open_stretches: dict[str, int] = {}
     for task in tasks:
         open_stretches[task.name] = open_stretches.get(task.name, 0) + 1
@@ -88,8 +94,9 @@ def measure_pairs(
     def next_task() -> PlannedTask | None:
         return next((task for task in waiting if task.name not in failed), None)
 
-    results: Iterator[tuple[PlannedTask, Found]] = executor.run(next_task, _Worker(pairs, kernels))
-    for task, result in results:
+    worker = work_on(kernels, partial(_Worker, pairs), _name)
+    results: Iterator[tuple[PlannedTask, Found]] = executor.run(next_task, worker)
+    for task, result in noting(results, worker, kernels, progress.note):
         name = task.name
         if name in failed:
             continue

@@ -15,9 +15,11 @@ from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.tensor import Checkpoint, Skipped
 from netweight.errors import Interrupted, OptionError, did_you_mean, printable
 from netweight.jobs.inputs import far_bytes, globs, identity, locations, stamps
-from netweight.run.memory import FLOOR, default_budget, fit_workers
+from netweight.run.devices import Choice, choose_for
+from netweight.run.memory import FLOOR, fit_workers
 from netweight.run.plan import Plan, PlannedTask, digest_of
 from netweight.run.progress import Progress, Silent, compiling
+from netweight.run.spread import each, place, told
 from netweight.version import __version__
 
 if TYPE_CHECKING:
@@ -48,7 +50,8 @@ class Options:
 
     `count_tied_twice`: tied weights under each of their names; `weights_only`: no vectors, biases and scales;
     `split`: also the projections inside fused ones; `rank_k`: only so many leading singular values. `remote`: read a
-    model of a hub by ranges (default: bring it into the hub's cache first).
+    model of a hub by ranges (default: bring it into the hub's cache first). `device`: where to compute ("auto", "cpu",
+    "cuda", "cuda:N", "mps", "xpu", "xpu:N"; auto: a GPU for the spectra of large models); `multi_gpu`: on all GPUs.
     """
 
     workers: int | None = None
@@ -60,6 +63,8 @@ class Options:
     split: bool = True
     rank_k: int | None = None
     remote: bool = False
+    device: str = "auto"
+    multi_gpu: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "include", globs(self.include))
@@ -78,6 +83,7 @@ class Prepared:
     plan: Plan
     budget: int
     notes: tuple[str, ...]
+    choice: Choice
 
 
 def choose(methods: str | Sequence[str] | None, output: Reference | None) -> tuple[Measure, ...]:
@@ -102,9 +108,9 @@ def prepare(ref: Reference, measures: Sequence[Measure], options: Options, stack
     Raises OptionError for options that cannot be, FormatError and ModelNotFoundError for what is not a checkpoint.
     """
     from netweight.jobs.matrix_pass import scratch_bytes
-    from netweight.jobs.scan_pass import crews_of, loads_of
+    from netweight.jobs.scan_pass import crews_of, effort_of, loads_of
     from netweight.jobs.scan_plan import find_subjects
-    from netweight.kernels.cpu import CpuKernels
+    from netweight.kernels.choose import kernels_for
 
     if options.rank_k is not None and options.rank_k < 1:
         raise OptionError(f"--rank-k {options.rank_k}: expected 1 or more")
@@ -117,13 +123,16 @@ def prepare(ref: Reference, measures: Sequence[Measure], options: Options, stack
         weights_only=options.weights_only,
         split=options.split,
     )
-    kernels = CpuKernels()
-    each = scratch_bytes(kernels, measures)
-    far = far_bytes((checkpoint,))
-    workers = fit_workers(options.workers, options.memory, each, FLOOR + far)
-    budget = (default_budget() if options.memory is None else options.memory) - far
-    loads = loads_of(subjects, measures, kernels, options.rank_k)
-    crews = crews_of(loads, measures, kernels, workers, budget)
+    effort = effort_of(subjects, measures)
+    choice = choose_for(options, "spectra" if effort else "statistics", effort)
+    backends = each(place(choice, kernels_for))
+    one = max(scratch_bytes(kernels, measures) for kernels in backends)
+    beside = choice.libraries + far_bytes((checkpoint,))
+    allowed = choice.budget(options.memory)
+    workers = fit_workers(choice.workers(options.workers), allowed, one, FLOOR + beside)
+    budget = allowed - beside
+    loads = loads_of(subjects, measures, backends[0], options.rank_k)
+    crews = crews_of(loads, measures, backends[0], workers, budget)
     digest = digest_of(
         {
             "job": "scan",
@@ -138,6 +147,7 @@ def prepare(ref: Reference, measures: Sequence[Measure], options: Options, stack
             "rank_k": options.rank_k,
             # the last bits of spectra depend on the BLAS threads that one takes
             "threads": {str(n): workers // n for n in crews if workers // n > 1},
+            "backend": choice.backend,
         }
     )
     notes = [
@@ -156,12 +166,15 @@ def prepare(ref: Reference, measures: Sequence[Measure], options: Options, stack
             skipped=len(skipped),
             workers=workers,
             memory=FLOOR
-            + far
-            + max([n * (each + max(load.memory for load in crew)) for n, crew in crews.items()], default=each),
+            + beside
+            + max([n * (one + max(load.memory for load in crew)) for n, crew in crews.items()], default=one),
             digest=digest,
+            device=choice.name,
+            device_reason=choice.why,
         ),
         budget,
         tuple(notes),
+        choice,
     )
 
 
@@ -279,10 +292,12 @@ def _run(
     """The measuring itself; what `journal` holds already (`done`) is not measured again."""
     from netweight.jobs.scan_pass import measure_subjects
     from netweight.jobs.scan_result import ScanResults
-    from netweight.kernels.cpu import CpuKernels
+    from netweight.kernels.choose import kernels_for
     from netweight.run.threads import ThreadExecutor
 
-    kernels = CpuKernels()
+    for note in prepared.choice.notes:
+        progress.note(note)
+    kernels = place(prepared.choice, kernels_for)
     found = dict(done)
     failed: dict[str, Skipped] = {}
     loads = [load for load in prepared.loads if load.subject.name not in found]
@@ -295,6 +310,7 @@ def _run(
             kernels,
             budget=prepared.budget,
             leading=options.rank_k,
+            note=progress.note,
         )
         for subject, measured in results:
             if isinstance(measured, Skipped):
@@ -312,9 +328,10 @@ def _run(
         ref=prepared.checkpoint.ref,
         skipped=prepared.skipped,
         failed=[failed[subject.name] for subject in prepared.subjects if subject.name in failed],
-        notes=prepared.notes,
+        notes=(*prepared.notes, *told(kernels)),
         inputs=[identity(prepared.checkpoint)],
         created_at=began,
+        device=prepared.plan.device,
         **about,
     )
 

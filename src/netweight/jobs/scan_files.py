@@ -75,6 +75,7 @@ def write_results(result: ScanResults, path: Path) -> None:
                     "netweight.created_at": result.created_at,
                     "netweight.model_id": result.model_id or "",
                     "netweight.revision": result.revision or "",
+                    "netweight.device": result.device,
                 },
             )
 

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from netweight.checkpoint.matrix import Matrix
@@ -17,12 +18,14 @@ from netweight.jobs.scan_plan import Subject
 from netweight.kernels.protocol import Kernels
 from netweight.measures.registry import Measure, needed
 from netweight.run.blas import blas_threads
+from netweight.run.devices import spectral_effort
 from netweight.run.execute import Executor
 from netweight.run.memory import FLOOR
+from netweight.run.spread import Placed, each, noting, work_on
 from netweight.statistics.channels import CHANNELS
 from netweight.statistics.spectrum import Spectrum
 
-__all__ = ["Found", "Load", "crews_of", "loads_of", "measure_matrix", "measure_subjects"]
+__all__ = ["Found", "Load", "crews_of", "effort_of", "loads_of", "measure_matrix", "measure_subjects"]
 
 Found = dict[str, dict[str, Any]] | Skipped
 """{measure: {field: value}}, or why there is none."""
@@ -89,6 +92,13 @@ def loads_of(
     return sorted(found, key=lambda load: -load.work)
 
 
+def effort_of(subjects: Sequence[Subject], measures: Sequence[Measure]) -> float:
+    """What the spectra of all subjects take, 0 where none is asked for; see `run.devices.spectral_effort`."""
+    if _SPECTRUM not in needed(measures):
+        return 0.0
+    return sum(spectral_effort(subject.part.stored_shape) for subject in subjects)
+
+
 def crews_of(
     loads: Sequence[Load], measures: Sequence[Measure], kernels: Kernels, workers: int, budget: int
 ) -> dict[int, list[Load]]:
@@ -136,25 +146,32 @@ def _oriented(found: dict[str, dict[str, Any]], *, transposed: bool) -> dict[str
     return {**found, "sparsity": fields | swapped}
 
 
+def _name(load: Load) -> str:
+    return load.subject.name
+
+
 def measure_subjects(
     loads: Sequence[Load],
     measures: Sequence[Measure],
     executor: Executor,
-    kernels: Kernels,
+    kernels: Kernels | Placed[Kernels],
     *,
     budget: int,
     leading: int | None = None,
+    note: Callable[[str], None] = lambda _: None,
 ) -> Iterator[tuple[Subject, Found]]:
     """Yield every subject's measures, or the reason why it has none, as they are done.
 
     As many are measured at a time as `budget` bytes of memory allow, one always; where fewer spectra fit than there are
-    workers, each takes several BLAS threads, so that there are never more threads than workers were asked for.
+    workers, each takes several BLAS threads, so that there are never more threads than workers were asked for. What
+    happens to devices goes to `note`.
     """
-    worker = _Worker(measures, kernels, leading)
+    worker = work_on(kernels, partial(_Worker, measures, leading=leading), _name)
+    host = each(kernels)[0]
     spectral = _SPECTRUM in needed(measures)
-    for at_once, crew in crews_of(loads, measures, kernels, executor.workers, budget).items():
+    for at_once, crew in crews_of(loads, measures, host, executor.workers, budget).items():
         with blas_threads(executor.workers // at_once) if spectral else nullcontext():
-            yield from _in_turn(crew, at_once, executor, worker)
+            yield from noting(_in_turn(crew, at_once, executor, worker), worker, kernels, note)
 
 
 def _in_turn(

@@ -80,7 +80,7 @@ class ScanResults(Framed, dict[str, dict[str, dict[str, Any]]]):
     A number that is not defined is NaN here, a ratio to zero infinite; the files hold null instead, with the reason
     beside it. `rows`: a ScanRow each; `skipped`: what was not measured, with its reason; `failed`: those of them whose
     bytes could not be read; `notes`: findings worth a line; `inputs`: the identity of the files; `measures`: what was
-    asked for; `created_at`: when the run began, ISO 8601 in UTC.
+    asked for; `created_at`: when the run began, ISO 8601 in UTC; `device`: where it was computed.
     """
 
     def __init__(
@@ -96,6 +96,7 @@ class ScanResults(Framed, dict[str, dict[str, dict[str, Any]]]):
         created_at: str = "",
         model_id: str | None = None,
         revision: str | None = None,
+        device: str = "cpu",
     ) -> None:
         super().__init__({row.name: row.measures for row in rows})
         self.rows = tuple(rows)
@@ -108,6 +109,7 @@ class ScanResults(Framed, dict[str, dict[str, dict[str, Any]]]):
         self.created_at = created_at
         self.model_id = model_id
         self.revision = revision
+        self.device = device
 
     @property
     def columns(self) -> tuple[Column, ...]:

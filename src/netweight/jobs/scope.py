@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from netweight.run.device import check_device
+from netweight.run.devices import check_device
 
 if TYPE_CHECKING:
     from netweight.jobs.compare_result import Comparison
@@ -20,7 +20,7 @@ Reference = str | os.PathLike[str]
 class Scope:
     """A model, by reference: nothing is opened before it is measured.
 
-    `device`: where to compute, "cpu" or "auto" (raises OptionError for others).
+    `device`: where to compute, "auto", "cpu", "cuda", "cuda:N", "mps", "xpu" or "xpu:N"; raises OptionError for others.
     """
 
     def __init__(self, ref: Reference, device: str = "cpu") -> None:
@@ -45,6 +45,7 @@ class Scope:
         from netweight.jobs.scan import scan
 
         workers = num_workers if parallel else 1
+        settings = {"device": self.device, **settings}
         self._last = scan(self.ref, methods=methods, workers=workers, weights_only=weights_only, **settings)
         return self._last
 
@@ -74,7 +75,7 @@ class Scope:
                 names,
                 names=(self.ref, "the given results"),
             )
-        return compare(self.ref, other, methods=methods, **settings)
+        return compare(self.ref, other, methods=methods, **{"device": self.device, **settings})
 
     def _vectors(self) -> set[str]:
         """What a scan of the weight matrices alone leaves out."""

@@ -18,7 +18,7 @@ from netweight.checkpoint.reference import at_commit
 from netweight.checkpoint.tensor import Checkpoint
 from netweight.errors import FormatError, ModelNotFoundError, OptionError, did_you_mean, printable
 from netweight.jobs.inputs import globs, identity
-from netweight.jobs.merge import course_of, prepare, prepare_kernels
+from netweight.jobs.merge import course_of, merge_kernels, prepare, prepare_kernels
 from netweight.jobs.merge_pass import Finished, run_courses
 from netweight.jobs.merge_plan import MISSING
 from netweight.jobs.merge_record import RECORD, SCHEMA
@@ -27,10 +27,12 @@ from netweight.jobs.merge_vocabulary import VOCAB
 from netweight.jobs.verify_result import Verdict, Verified
 from netweight.params.align import unwanted_reason
 from netweight.run.progress import Progress, Silent
+from netweight.run.spread import told
 from netweight.source.local import open_local
 
 if TYPE_CHECKING:
     from netweight.merging.target import Target
+    from netweight.run.devices import Choice
     from netweight.run.execute import Executor
 
 __all__ = ["verify"]
@@ -40,24 +42,43 @@ _LARGEST = 1 << 29  # bytes of a record: some 200,000 parameters of eight models
 
 @dataclass
 class _Comparison:
-    """A sink that compares what is computed with what is stored; `differing` counts elements by parameter."""
+    """A sink that compares what is computed with what is stored; `differing` holds {offset: elements} by parameter.
+
+    A step that a device could not finish is done again from its first byte, by the same thread: what it has counted is
+    then forgotten.
+    """
 
     stored: Checkpoint
     targets: Mapping[str, Target]
-    differing: dict[str, int] = field(default_factory=dict)
+    differing: dict[str, dict[int, int]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    own: threading.local = field(default_factory=threading.local)
 
     def write(self, name: str, offset: int, data: memoryview) -> None:
         tensor, target = self.stored[name], self.targets[name]
         found = bytearray(len(data))
         tensor.read_into(offset * 8 // target.dtype.bits, memoryview(found))
+        self._again(name, offset, offset + len(data))
         if found == data:
             return
         width = max(1, target.dtype.bits // 8)
         unequal = np.frombuffer(found, np.uint8) != np.frombuffer(data, np.uint8)
         count = int(np.count_nonzero(unequal.reshape(-1, width).any(axis=1)))
         with self.lock:
-            self.differing[name] = self.differing.get(name, 0) + count
+            self.differing.setdefault(name, {})[offset] = count
+
+    def count(self, name: str) -> int:
+        """Elements of a parameter whose bits differ."""
+        return sum(self.differing.get(name, {}).values())
+
+    def _again(self, name: str, offset: int, end: int) -> None:
+        last, reached = getattr(self.own, "last", ("", 0))
+        if last == name and offset < reached:
+            with self.lock:
+                counts = self.differing.get(name, {})
+                for place in [place for place in counts if offset <= place < reached]:
+                    del counts[place]
+        self.own.last = name, end
 
 
 def verify(
@@ -69,6 +90,8 @@ def verify(
     workers: int | None = None,
     memory: int | None = None,
     remote: bool = False,
+    device: str = "auto",
+    multi_gpu: bool = False,
     progress: Progress | None = None,
     executor: Executor | None = None,
 ) -> Verified:
@@ -77,12 +100,12 @@ def verify(
 
     Inputs are looked for under their absolute paths, then as they lay to `merged` when it was made, then from the
     current folder; `moved` maps a reference to where it is now. `remote`: read inputs that are models of a hub by
-    ranges (default: bring them into the hub's cache).
+    ranges (default: bring them into the hub's cache). `device` and `multi_gpu` as for merge: the bits of what a GPU has
+    merged are those of a GPU of its kind.
 
     Raises FormatError where the record is not one of a merge, ModelNotFoundError where an input is not to be found, or
     is another model than then.
     """
-    from netweight.kernels.cpu.merging import CpuMergeKernels
     from netweight.merging.recipe import parse_recipe
     from netweight.run.threads import ThreadExecutor
 
@@ -94,7 +117,9 @@ def verify(
         stored = stack.enter_context(open_checkpoint(folder))
         recipe = parse_recipe(record["recipe"], str(folder / RECORD))
         places = _places(folder, record, recipe.references(), moved or {})
-        options = Options(workers=workers, memory=memory, remote=remote, **record["options"])
+        options = Options(
+            workers=workers, memory=memory, remote=remote, device=device, multi_gpu=multi_gpu, **record["options"]
+        )
         prepared = prepare(Request(recipe), options, stack, places)
         checkpoints = prepared.plan.checkpoints
         _same_inputs(record, checkpoints)
@@ -105,7 +130,8 @@ def verify(
             raise OptionError(f"no parameter of {printable(str(folder))} is left by --include and --exclude{hint}")
         verdicts = {t.name: v for t in wanted if (v := _unlike(t, stored)) is not None}
         rest = [t for t in wanted if t.name not in verdicts]
-        kernels = CpuMergeKernels()
+        kernels = merge_kernels(prepared, progress)
+        _note_device(record.get("device"), prepared.choice, progress)
         prepare_kernels(prepared.plan, kernels, progress)
         comparison = _Comparison(stored, {t.name: t for t in rest})
         progress.start(len(rest), sum(i.nbytes for t in rest for i in t.inputs))
@@ -114,14 +140,25 @@ def verify(
             for one in run_courses(rest, course_of, executor, kernels, comparison, progress):
                 name = one.target.name
                 noted = record["parameters"].get(name)
-                verdicts[name] = _verdict(one, comparison.differing.get(name, 0), noted, checkpoints)
+                verdicts[name] = _verdict(one, comparison.count(name), noted, checkpoints)
         finally:
             progress.stop()
         for checkpoint in (stored, *checkpoints):
             checkpoint.check_unchanged()
         planned = {t.name for t in prepared.plan.targets}
         extra = [Verdict(name, "not of the recipe") for name in stored if name not in planned]
-        return Verified(folder, [verdicts[t.name] for t in wanted] + extra, len(prepared.plan.targets))
+        found = [verdicts[t.name] for t in wanted] + extra
+        return Verified(folder, found, len(prepared.plan.targets), prepared.choice.name, told(kernels))
+
+
+def _note_device(merged_on: Any, choice: Choice, progress: Progress) -> None:
+    """Where a GPU has merged and the CPU verifies, or the other way round, last bits may differ."""
+    if isinstance(merged_on, str) and (merged_on == "cpu") == choice.gpu:
+        there = printable(merged_on.partition(",")[0], 20)
+        progress.note(
+            f"merged on {printable(merged_on, 60)}, verified on {choice.name}: last bits may differ; --device {there}"
+            " verifies as it was merged"
+        )
 
 
 @dataclass(frozen=True, slots=True)

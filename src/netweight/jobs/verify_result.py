@@ -36,13 +36,22 @@ class Verdict:
 
 class Verified(Framed):
     """The result of `netweight.verify`: `good` where every verdict is "same"; `planned` counts all parameters of the
-    recipe, also those that were not asked for.
+    recipe, also those that were not asked for; `device`: where it was computed; `notes`: what happened to devices.
     """
 
-    def __init__(self, folder: Path, verdicts: Sequence[Verdict], planned: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        verdicts: Sequence[Verdict],
+        planned: int,
+        device: str = "cpu",
+        notes: Sequence[str] = (),
+    ) -> None:
         self.folder = folder
         self.verdicts = tuple(verdicts)
         self.planned = planned
+        self.device = device
+        self.notes = tuple(notes)
 
     @property
     def good(self) -> bool:
@@ -61,6 +70,8 @@ class Verified(Framed):
             "good": self.good,
             "checked": len(self.verdicts),
             "parameters": self.planned,
+            "device": self.device,
+            "notes": list(self.notes),
             "verdicts": {
                 v.name: {"verdict": v.verdict, "differing": v.differing, "reason": v.reason} for v in self.verdicts
             },

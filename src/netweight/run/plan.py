@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["STRETCH", "Plan", "PlannedTask", "digest_of", "stretches"]
+__all__ = ["STRETCH", "Plan", "PlannedTask", "digest_of", "largest_first", "stretches"]
 
 STRETCH = 1 << 24
 """Elements of a tensor that one task takes: fixed, since sums are formed by stretch; 32 MiB of a 16-bit tensor."""
@@ -25,7 +26,9 @@ class PlannedTask:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a job will do. `memory` is the expected peak in bytes; `digest` names the plan's inputs and options."""
+    """What a job will do. `memory` is the expected peak in bytes; `digest` names the plan's inputs and options;
+    `device` is where it computes, and why there.
+    """
 
     job: str
     tasks: tuple[PlannedTask, ...]
@@ -34,6 +37,8 @@ class Plan:
     workers: int
     memory: int
     digest: str
+    device: str = "cpu"
+    device_reason: str = ""
 
     @property
     def nbytes(self) -> int:
@@ -51,12 +56,25 @@ class Plan:
             "workers": self.workers,
             "expected_memory": self.memory,
             "digest": self.digest,
+            "device": self.device,
+            "device_reason": self.device_reason,
         }
 
 
 def stretches(size: int) -> list[tuple[int, int]]:
     """(start, stop) of the stretches of `size` elements; one empty stretch where there are none."""
     return [(start, min(start + STRETCH, size)) for start in range(0, max(size, 1), STRETCH)]
+
+
+def largest_first(tasks: Sequence[PlannedTask]) -> list[PlannedTask]:
+    """The tasks of the parameter with the most bytes first, so that several devices end at about the same time; those
+    of one parameter stay together and in order, since what is known of a parameter is held until it is done.
+    """
+    sizes: dict[str, int] = {}
+    for task in tasks:
+        sizes[task.name] = sizes.get(task.name, 0) + task.nbytes
+    places = {name: place for place, name in enumerate(sizes)}
+    return sorted(tasks, key=lambda task: (-sizes[task.name], places[task.name]))
 
 
 def digest_of(description: object) -> str:

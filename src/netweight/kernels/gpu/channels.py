@@ -12,8 +12,8 @@ import torch
 from netweight.dtypes import DType
 from netweight.kernels.channels import DEAD, PIECE, ChannelPartial
 from netweight.kernels.gpu.groups import Precision, int4_errors, int8_errors
-from netweight.kernels.gpu.memory import guarded, in_pieces
-from netweight.kernels.gpu.numbers import floats, has_float64, upload
+from netweight.kernels.gpu.memory import guarded, has_float64, in_pieces
+from netweight.kernels.gpu.numbers import floats, upload
 from netweight.kernels.gpu.sums import RunningSum
 from netweight.kernels.protocol import F64Array, U8Array
 

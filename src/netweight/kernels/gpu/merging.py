@@ -17,9 +17,9 @@ import torch
 from netweight.dtypes import DType, Kind
 from netweight.kernels.cpu.merging import CpuMergeKernels
 from netweight.kernels.gpu.magnitudes import count_deeper, count_leading, magnitude_bits
-from netweight.kernels.gpu.memory import guarded, in_pieces
+from netweight.kernels.gpu.memory import guarded, has_float64, in_pieces
 from netweight.kernels.gpu.merge_arithmetic import combined, elected, merged
-from netweight.kernels.gpu.numbers import has_float64, upload
+from netweight.kernels.gpu.numbers import upload
 from netweight.kernels.merge_terms import combination, trimming
 from netweight.kernels.merging import Trim
 from netweight.kernels.protocol import CHUNK, F64Array, U8Array, U32Array

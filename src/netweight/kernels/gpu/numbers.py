@@ -10,16 +10,11 @@ import torch
 
 from netweight.dtypes import DType
 
-__all__ = ["floats", "has_float64", "integers", "scalar", "upload"]
+__all__ = ["floats", "integers", "scalar", "upload"]
 
 Array = np.ndarray[Any, Any]
 
 _VIEWS = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
-
-
-def has_float64(device: torch.device) -> bool:
-    """Whether the device computes in float64; Apple's GPUs do not."""
-    return device.type != "mps"
 
 
 def upload(array: Array, device: torch.device) -> torch.Tensor:

@@ -1,0 +1,64 @@
+"""`netweight devices`: what there is to compute on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from netweight.cli.options import format_option
+from netweight.cli.text import human_bytes
+from netweight.errors import printable
+
+if TYPE_CHECKING:
+    from netweight.jobs.devices import Devices
+
+__all__ = ["devices"]
+
+
+@click.command(short_help="What there is to compute on, and what is used for which work.")
+@format_option
+def devices(output_format: str) -> None:
+    """List the CPU and the GPUs that torch sees, with their memory, and say which of them --device auto takes, and why:
+    for statistics (delta, compare, scan), for the spectra of large models (scan and compare with spectral or tail), and
+    for merge and verify. GPUs need torch: pip install 'netweight[torch]'.
+    """
+    from netweight.jobs.devices import devices as find
+
+    found = find()
+    if output_format == "json":
+        json.dump(found.to_dict(), sys.stdout, indent=2, allow_nan=False, ensure_ascii=True)
+        click.echo()
+    elif output_format == "human":
+        _show(found)
+
+
+def _show(found: Devices) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from netweight.jobs.console import print_trimmed, stdout_console
+
+    console = stdout_console()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("device", no_wrap=True)
+    table.add_column("what it is", overflow="fold")
+    for name in ("memory", "free"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("float64", no_wrap=True)
+    for d in found.devices:
+        sizes = ["" if size is None else human_bytes(size) for size in (d.memory_total, d.memory_free)]
+        table.add_row(d.name, Text(printable(d.model)), *sizes, "full speed" if d.doubles else "slow or none")
+    print_trimmed(console, table)
+    if found.problem:
+        print_trimmed(console, Text(f"no GPU: {found.problem}"))
+    click.echo()
+    chosen = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("work", "auto takes"):
+        chosen.add_column(name, no_wrap=True)
+    chosen.add_column("because", overflow="fold")
+    for work, choice in found.auto.items():
+        chosen.add_row(work, choice.name, Text(choice.why))
+    print_trimmed(console, chosen)
