@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from netweight.jobs.download import download
     from netweight.jobs.embedding_nearest import nearest_tokens
     from netweight.jobs.embeddings import embeddings
+    from netweight.jobs.estimate import estimate
     from netweight.jobs.info import info
     from netweight.jobs.merge import merge
     from netweight.jobs.scan import scan
@@ -41,6 +42,7 @@ __all__ = [
     "demo",
     "download",
     "embeddings",
+    "estimate",
     "find_most_changed_layers",
     "info",
     "merge",
@@ -59,6 +61,7 @@ _JOBS = {
     "demo": "demo",
     "download": "download",
     "embeddings": "embeddings",
+    "estimate": "estimate",
     "find_most_changed_layers": "compare_result",
     "info": "info",
     "merge": "merge",

@@ -28,6 +28,7 @@ COMMANDS = {
     "merge": ("netweight.cli.merge:merge", "Merge models: 18 methods, mergekit's recipes, crash-safe."),
     "verify": ("netweight.cli.verify:verify", "Compute a merged model again, and compare it with its files."),
     "download": ("netweight.cli.download:download", "Fetch a model from the hub: resumed, verified, whole."),
+    "estimate": ("netweight.cli.estimate:estimate", "How long a job would take on this machine, and what it reads."),
     "demo": ("netweight.cli.demo:demo", "Make small models, and run the other commands on them."),
 }
 

@@ -1,0 +1,43 @@
+"""The GPUs that an estimate can be made for, and the backends that measure their rates."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__all__ = ["HOW_TO", "backends", "find_gpus"]
+
+HOW_TO = "none found; with one, pip install 'netweight[torch]' and give --device"
+"""What is said where nothing is known of a GPU."""
+
+
+def find_gpus(asked: str, *, multi: bool) -> tuple[tuple[tuple[str, ...], ...], str]:
+    """(groups of devices that work together, what to say where there are none): each GPU alone where `asked` is auto,
+    else the one asked for; all of them together with `multi`. Nothing, and nothing to say, for the CPU.
+
+    Raises OptionError for a device that is not there.
+    """
+    if asked == "cpu":
+        return (), ""
+    try:
+        devices = import_module("netweight.run.devices")
+    except ModuleNotFoundError:
+        return (), HOW_TO
+    if asked != "auto" or multi:
+        chosen = devices.choose(asked, multi, "spectra")
+        return ((chosen.devices,), "") if chosen.gpu else ((), HOW_TO)
+    if not devices.driver_is_there():
+        return (), HOW_TO
+    found = devices.survey()
+    return tuple((gpu.name,) for gpu in found.gpus), "" if found.gpus else f"none can be used: {found.problem}"
+
+
+def backends(device: str) -> tuple[Any, Any]:
+    """(kernels, merge kernels) of a device; raises OptionError where a library is missing."""
+    if device == "cpu":
+        from netweight.kernels.cpu import CpuKernels
+        from netweight.kernels.cpu.merging import CpuMergeKernels
+
+        return CpuKernels(), CpuMergeKernels()
+    chosen = import_module("netweight.kernels.choose")
+    return chosen.kernels_for(device), chosen.merge_kernels_for(device)
