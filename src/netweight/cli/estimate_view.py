@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
-
-import click
 
 from netweight.cli.text import human_bytes, human_count
 from netweight.errors import printable
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
     from netweight.jobs.estimate_result import DeviceTime, Estimate, Reading, WorkTime
 
 __all__ = ["human_seconds", "show_estimate"]
@@ -35,25 +37,36 @@ def human_seconds(seconds: float) -> str:
 
 
 def show_estimate(found: Estimate) -> None:
-    """Print it for people, at 80 columns."""
+    """Print it for people, at the terminal's width."""
     from rich.console import Console
     from rich.text import Text
 
     console = Console(highlight=False, markup=False, emoji=False)
-    cpu = found.devices[0]
-    for label, value in _facts(found):
-        click.echo(f"{label:<11}{value}")
-    if cpu.work or found.bytes_to_read:
-        console.print()
+    _show_rows(console, [(label, Text(value)) for label, value in _facts(found)])
+    console.print()
     for device in found.devices:
         _show_work(console, device, found.reading, found.bytes_to_write)
+    rows = []
     for device in found.devices:
-        console.print(Text(f"{_label(device):<11}about {human_seconds(device.seconds)}", style="bold"))
-        click.echo(f"{'':<11}{_parts(device)}")
+        label = "time" if device.device == "cpu" else device.device
+        rows.append((label, Text(f"about {human_seconds(device.seconds)}", style="bold")))
+        rows.append(("", Text(_parts(device))))
     if found.gpu:
-        click.echo(f"{'GPU':<11}{printable(found.gpu, 300)}")
+        rows.append(("GPU", Text(printable(found.gpu, 300))))
+    _show_rows(console, rows)
     for note in found.notes:
-        click.echo(f"note: {printable(note, 400)}")
+        console.print(Text(f"note: {printable(note, 400)}"))
+
+
+def _show_rows(console: Console, rows: Sequence[tuple[str, Text]]) -> None:
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True, min_width=9)
+    grid.add_column(overflow="fold")
+    for label, value in rows:
+        grid.add_row(label, value)
+    console.print(grid)
 
 
 def _facts(found: Estimate) -> list[tuple[str, str]]:
@@ -79,11 +92,9 @@ def _held(reading: Reading) -> str:
     return f", {100 * reading.held:.0f}% of it in the system's memory now"
 
 
-def _show_work(console: object, device: DeviceTime, reading: Reading, written: int) -> None:
-    from rich.console import Console
+def _show_work(console: Console, device: DeviceTime, reading: Reading, written: int) -> None:
     from rich.table import Table
 
-    assert isinstance(console, Console)  # noqa: S101 - rich is imported when it is needed
     if not device.work and not reading.local:
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -121,10 +132,6 @@ def _amount(number: int, unit: str) -> str:
         return human_bytes(number)
     text = human_count(number)
     return f"{text}{'' if text[-1].isalpha() else ' '}{_SHORT[unit]}".rstrip()
-
-
-def _label(device: DeviceTime) -> str:
-    return "time" if device.device == "cpu" else device.device
 
 
 def _parts(device: DeviceTime) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 __all__ = ["HOW_TO", "backends", "find_gpus"]
 
-HOW_TO = "none found; with one, pip install 'netweight[torch]' and give --device"
+HOW_TO = "none found; where there is one: pip install 'netweight[torch]'"
 """What is said where nothing is known of a GPU."""
 
 

@@ -33,7 +33,7 @@ def merge_load(prepared: Prepared) -> Load:
     steps = []
     for kind, items in kinds.found():
         each = flops_of.merge_flops(len(kind[1])) if kind[0] else 0
-        name = f"merge {kind[0] or 'copy'} {names_of((*kind[1], kind[2]))}"
+        name = f"merge {kind[0] or 'copy'} {names_of(kind[1])} to {kind[2]}"
         steps.append(Step(name, "element", items, each * total(items), _probe(examples[kind], norms=False)))
     heaviest = longest_stretch(steps, (t.size for t in prepared.plan.targets))
     notes = [*prepared.plan.notes]

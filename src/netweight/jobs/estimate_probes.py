@@ -36,6 +36,8 @@ R = TypeVar("R")
 _COLS = 1024
 _SIZES = (1 << 10, 1 << 17, 1 << 21)  # elements of an item; the last ones leave the first caches
 _SHORT = (64, 512, 1280)  # sides of a matrix: the last one takes the way of large ones
+_ON_GPU = 4096  # a side that keeps a GPU busy
+_FAST = ("torch cuda", "torch xpu")  # names of backends with float64 of their own
 _PATIENCE = 0.12  # seconds for the repetitions of one point
 
 
@@ -97,11 +99,11 @@ def probe_spectrum(measures: Sequence[Measure], kernels: Kernels) -> tuple[Rate,
     dtype = DTYPES["BF16"]
     grams, values = [], []
     with blas_threads(1):
-        for short in _SHORT:
+        for short in (*_SHORT, _ON_GPU) if kernels.name.startswith(_FAST) else _SHORT:
             tensor = made_tensor(dtype, (2 * short, short))
             block = tensor.read().view("u1").reshape(-1)
             taken: list[tuple[float, float]] = []
-            for _ in range(2 if short == _SHORT[-1] else 4):  # the first run may load what it calls
+            for _ in range(2 if short >= _SHORT[-1] else 4):  # the first run may load what it calls
                 begun = time.perf_counter()
                 accumulator = kernels.spectrum(dtype, 2 * short, short)
                 accumulator.add(block, 2 * short)
