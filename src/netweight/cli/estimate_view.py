@@ -99,7 +99,7 @@ def _show_work(console: Console, device: DeviceTime, reading: Reading, written: 
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column(f"on {device.device}", overflow="fold", ratio=1)
-    for name in ("amount", "a second", "one thread"):
+    for name in ("amount", "a second", "one thread" if device.device == "cpu" else "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
     for work in device.work:
         table.add_row(work.name, *_cells(work))

@@ -94,7 +94,7 @@ def estimate(
     it cannot be written, JobError where the job does not start.
     """
     from netweight.jobs.estimate_book import Book, read_files
-    from netweight.jobs.estimate_devices import backends, find_gpus
+    from netweight.jobs.estimate_devices import find_gpus
     from netweight.jobs.estimate_plans import load_of
     from netweight.jobs.estimate_rates import host, read_rates, write_rates
 
@@ -103,19 +103,21 @@ def estimate(
     known, origin = ({}, host()) if path is None else read_rates(path)
     book = Book(known, progress or Silent())
     with ExitStack() as stack:
-        backends("cpu")  # the loading of libraries belongs to the start, which is measured by itself
         begun = time.perf_counter()
         load = load_of(asked, "cpu", stack)
         opening = time.perf_counter() - begun
+        if not any(checkpoint.location is None for checkpoint in load.checkpoints):
+            opening = _again(asked)
+        begun = time.perf_counter()
+        groups, gpu = find_gpus(asked.device, multi=asked.multi_gpu) if load.on_gpu else ((), "")
+        finding = time.perf_counter() - begun
         reading = read_files(load, asked.output, book)
         book.measure("cpu", load)
         start = opening + book.start(asked.job, asked.methods, load, deep=asked.deep)
         devices = [_time(load, ("cpu",), start, reading, book)]
-        begun = time.perf_counter()
-        groups, gpu = find_gpus(asked.device, multi=asked.multi_gpu) if load.on_gpu else ((), "")
         for group in groups:
             other = load_of(asked, group[0], stack, multi=len(group) > 1)
-            loading = book.measure(group[0], other, since=begun)
+            loading = book.measure(group[0], other, finding=finding)
             devices.append(_time(other, group, start + loading, reading, book))
     if path is not None and book.measured:
         write_rates(path, book.rates)
@@ -135,6 +137,16 @@ def estimate(
         host() if book.measured else origin,
         (*load.notes, *_notes(load, reading, origin)),
     )
+
+
+def _again(asked: Asked) -> float:
+    """Seconds of opening and planning without the loading of libraries, which the start has in it."""
+    from netweight.jobs.estimate_plans import load_of
+
+    with ExitStack() as stack:
+        begun = time.perf_counter()
+        load_of(asked, "cpu", stack)
+        return time.perf_counter() - begun
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:

@@ -43,23 +43,24 @@ class Book:
         """Of a step that `measure` has seen."""
         return self.rates[f"{device}/{step.name}"]
 
-    def measure(self, device: str, load: Load, since: float | None = None) -> float:
-        """See to the rates of all steps; returns the seconds that the device's libraries took to load, counted from
-        `since` (a time.perf_counter), 0.0 for a CPU.
+    def measure(self, device: str, load: Load, finding: float | None = None) -> float:
+        """See to the rates of all steps; returns the seconds that a GPU's libraries take to load: those of `finding` it
+        and those of its kernels, 0.0 for the CPU, which was not to be found (None).
         """
         missing = [step for step in load.steps if f"{device}/{step.name}" not in self.rates]
         loading = f"{device}/loading"
-        if missing or (since is not None and loading not in self.rates):
+        if missing or (finding is not None and loading not in self.rates):
+            begun = time.perf_counter()
             kernels = backends(device)
-            if since is not None:
-                self._set(loading, Rate("start", ((1.0, time.perf_counter() - since),)))
+            if finding is not None:
+                self._set(loading, Rate("start", ((1.0, finding + time.perf_counter() - begun),)))
             done: dict[Probe, tuple[Rate, ...]] = {}
             for step in missing:
                 if step.probe not in done:
                     with compiling(self._progress):
                         done[step.probe] = step.probe(*kernels)
                 self._set(f"{device}/{step.name}", done[step.probe][step.place])
-        return 0.0 if since is None else self.rates[loading].seconds(1.0)
+        return 0.0 if finding is None else self.rates[loading].seconds(1.0)
 
     def start(self, job: str, methods: Sequence[str], load: Load, *, deep: bool) -> float:
         """Seconds from calling the program to its first task."""
