@@ -40,6 +40,7 @@ def test_importing_loads_nothing_heavy():
         ["--version"],
         *([name, "--help"] for name in ("info", "delta", "compare", "merge", "verify", "devices", "download", "demo")),
         ["embeddings", "--help"],
+        ["estimate", "--help"],
     ],
 )
 def test_help_loads_nothing_heavy(args):
@@ -68,8 +69,8 @@ def test_delta_loads_no_torch(tmp_path):
 def test_exported_names():
     assert netweight.__all__ == [
         "Checkpoint", "NetweightError", "Scope", "Skipped", "Tensor", "__version__", "compare", "delta", "demo",
-            "devices", "download", "embeddings", "find_most_changed_layers", "info", "merge", "nearest_tokens", "open",
-            "scan", "structure", "structure_many", "verify",
+            "devices", "download", "embeddings", "estimate", "find_most_changed_layers", "info", "merge", "nearest_tokens",
+            "open", "scan", "structure", "structure_many", "verify",
         ]  # fmt: skip
     assert dir(netweight) == sorted(netweight.__all__)
     for name in netweight.__all__:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from netweight.jobs.download import download
     from netweight.jobs.embedding_nearest import nearest_tokens
     from netweight.jobs.embeddings import embeddings
+    from netweight.jobs.estimate import estimate
     from netweight.jobs.info import info
     from netweight.jobs.merge import merge
     from netweight.jobs.scan import scan
@@ -43,6 +44,7 @@ __all__ = [
     "devices",
     "download",
     "embeddings",
+    "estimate",
     "find_most_changed_layers",
     "info",
     "merge",
@@ -62,6 +64,7 @@ _JOBS = {
     "devices": "devices",
     "download": "download",
     "embeddings": "embeddings",
+    "estimate": "estimate",
     "find_most_changed_layers": "compare_result",
     "info": "info",
     "merge": "merge",
