@@ -21,6 +21,7 @@ __all__ = [
     "check_device",
     "choose",
     "choose_for",
+    "driver_is_there",
     "spectral_effort",
     "survey",
     "without_gpu",
