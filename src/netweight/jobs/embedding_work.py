@@ -205,6 +205,7 @@ def _scan_row(prepared: Prepared, options: Options) -> Any:
         workers=options.workers,
         memory=options.memory,
         remote=options.remote,
+        device="cpu",
     )
 
 
