@@ -99,7 +99,8 @@ def prepare(base: Reference, models: Sequence[Reference], options: Options, stac
     )
     one = max(kernels.working_bytes(len(models)) for kernels in each(place(choice, kernels_for)))
     fixed = FLOOR + choice.libraries + far_bytes(opened)
-    workers = fit_workers(choice.workers(options.workers), choice.budget(options.memory), one, fixed)
+    room = choice.fitted(options)
+    workers = fit_workers(room.workers, room.memory, one, fixed)
     tasks = plan_tasks(alignment.parameters)
     digest = digest_of(
         {
