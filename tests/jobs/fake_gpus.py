@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
+from netweight.kernels import choose
 from netweight.kernels.cpu import CpuKernels
 from netweight.kernels.cpu.merging import CpuMergeKernels
 from netweight.run import devices
@@ -47,6 +48,7 @@ def fake_gpus(
     module.TorchKernels = kernels  # type: ignore[attr-defined]
     module.TorchMergeKernels = merging  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "netweight.kernels.gpu", module)
+    monkeypatch.setattr(choose, "find_spec", lambda name: module)
     found = tuple(gpu(n) for n in range(count)) if gpus is None else tuple(gpus)
     problem = "" if found else "torch sees none"
     monkeypatch.setattr(devices, "survey", lambda **_: Survey((CPU, *found), problem))

@@ -156,5 +156,5 @@ def test_text_forms(run):
     assert html.count("<table>") == 2
     assert "m1" in html
     found = result.to_dict()
-    assert list(found) == ["base", "models", "pairwise_cosines", "notes", "inputs"]
+    assert list(found) == ["base", "models", "pairwise_cosines", "device", "notes", "inputs"]
     assert found["pairwise_cosines"]["m0"]["m1"] == result.cosines[0][1]

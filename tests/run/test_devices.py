@@ -145,6 +145,12 @@ def test_ray_computes_on_cpus(nobody_asks):
     assert choose_for(Options("cpu", executor_name="threads"), "merge").why == "asked for"
 
 
+@dataclass(frozen=True)
+class Room:
+    workers: int | None = None
+    memory: int | None = None
+
+
 @pytest.mark.parametrize(
     ("shape", "effort"),
     [
@@ -169,8 +175,16 @@ def test_workers_and_memory():
     assert [two.workers(n) for n in (1, 4, 7)] == [4, 4, 7]
     assert one.workers(None) == max(2, min(available_cores(), 4))
     assert two.workers(None) == max(4, min(available_cores(), 8))
-    assert (cpu.libraries, cpu.budget(None), cpu.budget(5)) == (0, default_budget(), 5)
-    assert (one.libraries, one.budget(None), one.budget(5)) == (1 << 30, default_budget(4 << 30), 5)
+    assert (cpu.libraries, one.libraries) == (0, 1 << 30)
+
+
+def test_options_that_fit_the_devices():
+    plain, asked = Room(), Room(workers=1, memory=5)
+    assert Choice().fitted(plain) is plain
+    assert Choice().fitted(asked) is asked
+    gpu_alone = Choice(("cuda:0",))
+    assert gpu_alone.fitted(plain) == Room(gpu_alone.workers(None), default_budget(4 << 30))
+    assert gpu_alone.fitted(asked) == Room(2, 5)
 
 
 def test_work_for_the_cpu_alone():

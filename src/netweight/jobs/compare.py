@@ -16,7 +16,7 @@ from netweight.jobs.compare_scans import compare_results
 from netweight.jobs.inputs import far_bytes, globs, identity, locations, stamps
 from netweight.params.pairing import Pair, Pairing, pair_up
 from netweight.run.devices import Choice, choose_for, spectral_effort
-from netweight.run.memory import FLOOR, fit_workers
+from netweight.run.memory import FLOOR, default_budget, fit_workers
 from netweight.run.plan import STRETCH, Plan, digest_of
 from netweight.run.progress import Progress, Silent, compiling
 from netweight.run.spread import Placed, each, place, ready, told
@@ -127,9 +127,9 @@ def prepare(a: Reference, b: Reference, methods: str | Sequence[str], options: O
         one = max(one, *(p.scratch for p in planned))
     choice = on_sides if on_sides.gpu else by_pairs
     beside = choice.libraries + far_bytes((first, second))
-    allowed = choice.budget(options.memory)
-    workers = fit_workers(choice.workers(options.workers), allowed, one, FLOOR + beside)
-    budget = allowed - beside
+    room = choice.fitted(options)
+    workers = fit_workers(room.workers, room.memory, one, FLOOR + beside)
+    budget = (default_budget() if room.memory is None else room.memory) - beside
     tasks = plan_pairs(pairing.pairs)
     digest = digest_of(
         {

@@ -104,7 +104,8 @@ def prepare(base: Reference, models: Reference | Sequence[Reference], options: O
     )
     one = max(kernels.working_bytes(len(named) - 1) for kernels in each(place(choice, kernels_for)))
     fixed = FLOOR + choice.libraries + far_bytes(opened)
-    workers = fit_workers(choice.workers(options.workers), choice.budget(options.memory), one, fixed)
+    room = choice.fitted(options)
+    workers = fit_workers(room.workers, room.memory, one, fixed)
     tasks = plan_tasks(alignment.parameters)
     digest = digest_of(
         {

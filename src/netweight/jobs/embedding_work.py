@@ -207,6 +207,7 @@ def _scan_row(prepared: Prepared, options: Options) -> Any:
         workers=options.workers,
         memory=options.memory,
         remote=options.remote,
+        device="cpu",
     )
 
 

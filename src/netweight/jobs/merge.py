@@ -103,7 +103,8 @@ def prepare(request: Request, options: Options, stack: ExitStack, moved: Mapping
     choice = choose_for(options, "merge")
     each = working_bytes(plan.targets)
     fixed = FLOOR + choice.libraries + far_bytes(opened)
-    workers = fit_workers(choice.workers(options.workers), choice.budget(options.memory), each, fixed)
+    room = choice.fitted(options)
+    workers = fit_workers(room.workers, room.memory, each, fixed)
     digest = digest_of(
         {
             "job": "merge",

@@ -45,17 +45,20 @@ _WIDE = {32: DTYPES["F32"], 64: DTYPES["F64"]}
 
 
 class Sink(Protocol):
-    """Where the output's bytes go; called from any thread."""
+    """Where the output's bytes go; called from any thread, or from other processes where it pickles."""
 
-    def write(self, name: str, offset: int, data: memoryview) -> None:
-        """Bytes of the tensor `name` from byte `offset` of its data."""
+    def write(self, name: str, offset: int, data: memoryview) -> int | None:
+        """Bytes of the tensor `name` from byte `offset` of its data. A sink that only compares says how many elements
+        differ from what it has.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Finished:
     """One parameter: digests of the output and of every input that was read for it (None: it was not needed), how many
-    elements of the output are not finite, and the value of a course that only measures.
+    elements of the output are not finite, the value of a course that only measures, and how many elements differ from
+    what a sink that compares has.
     """
 
     target: Target
@@ -63,6 +66,7 @@ class Finished:
     inputs: tuple[str | None, ...] = ()
     nonfinite: int = 0
     value: Any = None
+    differing: int = 0
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ class _Written:
     digest: bytes
     inputs: tuple[bytes | None, ...]
     nonfinite: int
+    differing: int
 
 
 @dataclass(frozen=True)
@@ -225,7 +230,7 @@ class _Worker:
         hashes = [xxhash.xxh3_128() for _ in inputs]
         digest = xxhash.xxh3_128()
         width = target.dtype.bits // 8
-        nonfinite = 0
+        nonfinite = differing = 0
         for start, x in self._blocks(step, inputs, hashes, native, whole_rows=act.whole_rows):
             count = x.shape[1]
             packed = self._buffer("packed", count * width)[: count * width]
@@ -236,9 +241,9 @@ class _Worker:
             else:
                 nonfinite += fused.native_block(x, native, start, packed.view(x.dtype), self._kernels)
             digest.update(packed.data)
-            self._sink.write(target.name, start * width, packed.data)
+            differing += self._sink.write(target.name, start * width, packed.data) or 0
         read = dict(zip(inputs, (h.digest() for h in hashes), strict=True))
-        return _Written(digest.digest(), tuple(read.get(i) for i in range(len(target.inputs))), nonfinite)
+        return _Written(digest.digest(), tuple(read.get(i) for i in range(len(target.inputs))), nonfinite, differing)
 
     def _copy(self, step: _Step, number: int) -> _Written:
         """The input's bytes as they are."""
@@ -246,7 +251,7 @@ class _Worker:
         target, bits = step.target, step.target.dtype.bits
         digest = xxhash.xxh3_128()
         per = _COPIED * 8 // bits
-        first = nonfinite = 0
+        first = nonfinite = differing = 0
         for piece in target.inputs[number].pieces:
             last = min(step.stop, first + piece.count)
             for start in range(max(step.start, first), last, per):
@@ -255,10 +260,11 @@ class _Worker:
                 _read(piece.tensor, piece.start + start - first, raw.data)
                 digest.update(raw.data)
                 nonfinite += _nonfinite(raw, target.dtype)
-                self._sink.write(target.name, start * bits // 8, raw.data)
+                differing += self._sink.write(target.name, start * bits // 8, raw.data) or 0
             first += piece.count
         found = digest.digest()
-        return _Written(found, tuple(found if i == number else None for i in range(len(target.inputs))), nonfinite)
+        inputs = tuple(found if i == number else None for i in range(len(target.inputs)))
+        return _Written(found, inputs, nonfinite, differing)
 
 
 def _nonfinite(raw: Array, dtype: DType) -> int:
@@ -350,7 +356,11 @@ def _finished(target: Target, parts: Sequence[_Written]) -> Finished:
         digests = [part.inputs[i] for part in parts]
         inputs.append(tensor_digest([d for d in digests if d is not None]) if None not in digests else None)
     return Finished(
-        target, tensor_digest([part.digest for part in parts]), tuple(inputs), sum(part.nonfinite for part in parts)
+        target,
+        tensor_digest([part.digest for part in parts]),
+        tuple(inputs),
+        sum(part.nonfinite for part in parts),
+        differing=sum(part.differing for part in parts),
     )
 
 

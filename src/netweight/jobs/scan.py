@@ -16,7 +16,7 @@ from netweight.checkpoint.tensor import Checkpoint, Skipped
 from netweight.errors import Interrupted, OptionError, did_you_mean, printable
 from netweight.jobs.inputs import far_bytes, globs, identity, locations, stamps
 from netweight.run.devices import Choice, choose_for
-from netweight.run.memory import FLOOR, fit_workers
+from netweight.run.memory import FLOOR, default_budget, fit_workers
 from netweight.run.plan import Plan, PlannedTask, digest_of
 from netweight.run.progress import Progress, Silent, compiling
 from netweight.run.spread import each, place, told
@@ -128,9 +128,9 @@ def prepare(ref: Reference, measures: Sequence[Measure], options: Options, stack
     backends = each(place(choice, kernels_for))
     one = max(scratch_bytes(kernels, measures) for kernels in backends)
     beside = choice.libraries + far_bytes((checkpoint,))
-    allowed = choice.budget(options.memory)
-    workers = fit_workers(choice.workers(options.workers), allowed, one, FLOOR + beside)
-    budget = allowed - beside
+    room = choice.fitted(options)
+    workers = fit_workers(room.workers, room.memory, one, FLOOR + beside)
+    budget = (default_budget() if room.memory is None else room.memory) - beside
     loads = loads_of(subjects, measures, backends[0], options.rank_k)
     crews = crews_of(loads, measures, backends[0], workers, budget)
     digest = digest_of(

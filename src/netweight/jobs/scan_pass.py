@@ -166,10 +166,10 @@ def measure_subjects(
     workers, each takes several BLAS threads, so that there are never more threads than workers were asked for. What
     happens to devices goes to `note`.
     """
-    worker = work_on(kernels, partial(_Worker, measures, leading=leading), _name)
     host = each(kernels)[0]
     spectral = _SPECTRUM in needed(measures)
     for at_once, crew in crews_of(loads, measures, host, executor.workers, budget).items():
+        worker = work_on(kernels, partial(_Worker, measures, leading=leading), _name)
         with blas_threads(executor.workers // at_once) if spectral else nullcontext():
             yield from noting(_in_turn(crew, at_once, executor, worker), worker, kernels, note)
 

@@ -23,7 +23,7 @@ class Scope:
     `device`: where to compute, "auto", "cpu", "cuda", "cuda:N", "mps", "xpu" or "xpu:N"; raises OptionError for others.
     """
 
-    def __init__(self, ref: Reference, device: str = "cpu") -> None:
+    def __init__(self, ref: Reference, device: str = "auto") -> None:
         self.ref = os.fspath(ref)
         self.device = check_device(device)
         self._last: ScanResults | None = None

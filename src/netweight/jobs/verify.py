@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.reference import at_commit
-from netweight.checkpoint.tensor import Checkpoint
+from netweight.checkpoint.tensor import Checkpoint, Tensor
 from netweight.errors import FormatError, ModelNotFoundError, OptionError, did_you_mean, printable
 from netweight.jobs.inputs import globs, identity
 from netweight.jobs.merge import course_of, merge_kernels, prepare, prepare_kernels
@@ -40,45 +39,22 @@ __all__ = ["verify"]
 _LARGEST = 1 << 29  # bytes of a record: some 200,000 parameters of eight models
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Comparison:
-    """A sink that compares what is computed with what is stored; `differing` holds {offset: elements} by parameter.
+    """A sink that compares what is computed with what is stored."""
 
-    A step that a device could not finish is done again from its first byte, by the same thread: what it has counted is
-    then forgotten.
-    """
+    stored: Mapping[str, Tensor]
 
-    stored: Checkpoint
-    targets: Mapping[str, Target]
-    differing: dict[str, dict[int, int]] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    own: threading.local = field(default_factory=threading.local)
-
-    def write(self, name: str, offset: int, data: memoryview) -> None:
-        tensor, target = self.stored[name], self.targets[name]
+    def write(self, name: str, offset: int, data: memoryview) -> int:
+        """How many elements differ."""
+        tensor = self.stored[name]
         found = bytearray(len(data))
-        tensor.read_into(offset * 8 // target.dtype.bits, memoryview(found))
-        self._again(name, offset, offset + len(data))
+        tensor.read_into(offset * 8 // tensor.dtype.bits, memoryview(found))
         if found == data:
-            return
-        width = max(1, target.dtype.bits // 8)
+            return 0
+        width = max(1, tensor.dtype.bits // 8)
         unequal = np.frombuffer(found, np.uint8) != np.frombuffer(data, np.uint8)
-        count = int(np.count_nonzero(unequal.reshape(-1, width).any(axis=1)))
-        with self.lock:
-            self.differing.setdefault(name, {})[offset] = count
-
-    def count(self, name: str) -> int:
-        """Elements of a parameter whose bits differ."""
-        return sum(self.differing.get(name, {}).values())
-
-    def _again(self, name: str, offset: int, end: int) -> None:
-        last, reached = getattr(self.own, "last", ("", 0))
-        if last == name and offset < reached:
-            with self.lock:
-                counts = self.differing.get(name, {})
-                for place in [place for place in counts if offset <= place < reached]:
-                    del counts[place]
-        self.own.last = name, end
+        return int(np.count_nonzero(unequal.reshape(-1, width).any(axis=1)))
 
 
 def verify(
@@ -133,14 +109,14 @@ def verify(
         kernels = merge_kernels(prepared, progress)
         _note_device(record.get("device"), prepared.choice, progress)
         prepare_kernels(prepared.plan, kernels, progress)
-        comparison = _Comparison(stored, {t.name: t for t in rest})
+        comparison = _Comparison({t.name: stored[t.name] for t in rest})
         progress.start(len(rest), sum(i.nbytes for t in rest for i in t.inputs))
         try:
             executor = executor or ThreadExecutor(prepared.workers)
             for one in run_courses(rest, course_of, executor, kernels, comparison, progress):
                 name = one.target.name
                 noted = record["parameters"].get(name)
-                verdicts[name] = _verdict(one, comparison.count(name), noted, checkpoints)
+                verdicts[name] = _verdict(one, one.differing, noted, checkpoints)
         finally:
             progress.stop()
         for checkpoint in (stored, *checkpoints):

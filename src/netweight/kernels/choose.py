@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from netweight.errors import OptionError
@@ -39,12 +40,9 @@ def merge_kernels_for(device: str) -> MergeKernels:
 
 def _torch_backend(device: str) -> Any:
     """By its name, so that nobody loads torch who does not ask for it."""
-    try:
-        return import_module("netweight.kernels.gpu")
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "torch":
-            raise
+    if find_spec("torch") is None:
         raise OptionError(
             f"--device {device}: needs torch, which is not installed: pip install 'netweight[torch]'; or use"
             " --device cpu"
-        ) from error
+        )
+    return import_module("netweight.kernels.gpu")

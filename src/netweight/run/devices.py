@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol, TypeVar
 
 from netweight.errors import OptionError, printable
 from netweight.run.device_survey import Device, Survey, check_device, driver_is_there, survey
@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 Work = Literal["statistics", "spectra", "merge"]
+O = TypeVar("O")
 
 WORTH = 1e12
 """Effort (see `spectral_effort`) of spectra from which on a GPU is worth its start: 5 to 25 s of two CPU cores as
@@ -95,11 +96,16 @@ class Choice:
         least = _FED * len(self.devices)
         return max(least, min(available_cores(), _EACH * len(self.devices)) if asked is None else asked)
 
-    def budget(self, memory: int | None) -> int:
-        """Bytes that the job may take, where `memory` is what was asked for."""
-        if memory is not None:
-            return memory
-        return default_budget(_GPU_BUDGET) if self.gpu else default_budget()
+    def fitted(self, options: O) -> O:
+        """A job's options (`workers`, `memory`) with as many workers as feed the GPUs, and memory for their libraries,
+        where these were not asked for; as they are for the CPU.
+        """
+        if not self.gpu:
+            return options
+        given: Any = options
+        memory = default_budget(_GPU_BUDGET) if given.memory is None else given.memory
+        fitted: O = replace(given, workers=self.workers(given.workers), memory=memory)
+        return fitted
 
 
 ON_CPU = Choice()
