@@ -7,7 +7,14 @@ import sys
 
 import click
 
-from netweight.cli.options import filter_options, format_option, parse_size, remote_option, verbose_option
+from netweight.cli.options import (
+    executor_options,
+    filter_options,
+    format_option,
+    parse_size,
+    remote_option,
+    verbose_option,
+)
 from netweight.errors import OptionError, printable
 
 __all__ = ["verify"]
@@ -32,6 +39,7 @@ _LISTED = 10
 )
 @filter_options
 @remote_option
+@executor_options
 @format_option
 @verbose_option
 def verify(
@@ -43,6 +51,8 @@ def verify(
     exclude: tuple[str, ...],
     output_format: str,
     remote: bool,  # noqa: FBT001 - click's way
+    executor_name: str,
+    ray_address: str | None,
     verbose: bool,  # noqa: FBT001 - click's way
 ) -> int:
     """Compute the parameters of the folder MERGED, which `netweight merge` made, once more from the inputs that it
@@ -70,6 +80,8 @@ def verify(
         memory=memory,
         remote=remote,
         progress=progress_for(output_format),
+        executor_name=executor_name,
+        ray_address=ray_address,
     )
     if output_format == "json":
         json.dump(result.to_dict(), sys.stdout, indent=2, allow_nan=False, ensure_ascii=True)

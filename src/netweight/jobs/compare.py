@@ -15,7 +15,8 @@ from netweight.errors import Interrupted, OptionError, did_you_mean, printable
 from netweight.jobs.compare_scans import compare_results
 from netweight.jobs.inputs import far_bytes, identity, locations, stamps
 from netweight.params.pairing import Pair, Pairing, pair_up
-from netweight.run.memory import FLOOR, default_budget, fit_workers
+from netweight.run.executors import crew, matrix_budget, planned_executor
+from netweight.run.memory import FLOOR
 from netweight.run.plan import STRETCH, Plan, digest_of
 from netweight.run.progress import Progress, Silent, compiling
 from netweight.version import __version__
@@ -41,6 +42,9 @@ class Options:
     of 1 GiB and a quarter of the machine's; one spectrum is always computed, however large), globs on parameter names,
     and whether tied weights count twice. `remote`: read models of a hub by ranges (default: bring them into the hub's
     cache first).
+
+    `executor_name`: "threads", or "ray" for processes of the cluster at `ray_address` (HOST:PORT, or "auto"), which is
+    one on this machine by default; `memory` is then what each process may take.
     """
 
     workers: int | None = None
@@ -49,6 +53,8 @@ class Options:
     exclude: tuple[str, ...] = ()
     count_tied_twice: bool = False
     remote: bool = False
+    executor_name: str = "threads"
+    ray_address: str | None = None
 
 
 @dataclass(frozen=True)
@@ -112,8 +118,8 @@ def prepare(a: Reference, b: Reference, methods: str | Sequence[str], options: O
         sides = plan_sides(first, second, pairing.pairs, chosen, kernels)
         each = max(each, sides.scratch)
     far = far_bytes((first, second))
-    workers = fit_workers(options.workers, options.memory, each, FLOOR + far)
-    budget = (default_budget() if options.memory is None else options.memory) - far
+    workers, memory = crew(options, each, FLOOR + far)
+    budget = matrix_budget(options, far)
     tasks = plan_pairs(pairing.pairs)
     digest = digest_of(
         {
@@ -143,7 +149,9 @@ def prepare(a: Reference, b: Reference, methods: str | Sequence[str], options: O
             tensors=sum(1 for p in pairing.pairs if not p.reason),
             skipped=len(pairing.skipped) + sum(1 for p in pairing.pairs if p.reason),
             workers=workers,
-            memory=FLOOR + far + max(workers * each, each + largest),
+            memory=max(memory, FLOOR + far + each + largest)
+            if options.executor_name == "threads"
+            else memory + workers * largest,
             digest=digest,
         ),
         budget,
@@ -181,6 +189,8 @@ def compare(
     with ExitStack() as stack:
         target = None if output is None else check_output(output)
         prepared = prepare(a, b, methods, options, stack)
+        plan = prepared.plan
+        executor = executor or stack.enter_context(planned_executor(options, plan.workers, plan.memory))
         if target is None:
             return _run(prepared, progress, executor)
         from netweight.output.result_file import ResultFile
@@ -194,13 +204,11 @@ def compare(
         return result
 
 
-def _run(prepared: Prepared, progress: Progress, executor: Executor | None) -> Comparison:
+def _run(prepared: Prepared, progress: Progress, executor: Executor) -> Comparison:
     from netweight.jobs.compare_result import Comparison
     from netweight.kernels.cpu import CpuKernels
-    from netweight.run.threads import ThreadExecutor
 
     kernels = CpuKernels()
-    executor = executor or ThreadExecutor(prepared.plan.workers)
     with _shown(progress, prepared):
         found, failed = _measure(prepared, executor, kernels, progress)
         between: dict[str, dict[str, Any]] = {}

@@ -19,7 +19,8 @@ from netweight.errors import Interrupted, OptionError, printable
 from netweight.jobs.inputs import far_bytes, identity, locations, path_of, stamps
 from netweight.jobs.model_names import model_names
 from netweight.params.align import Aligned, Alignment, align
-from netweight.run.memory import FLOOR, fit_workers
+from netweight.run.executors import crew, planned_executor
+from netweight.run.memory import FLOOR
 from netweight.run.plan import STRETCH, Plan, digest_of
 from netweight.run.progress import Progress, Silent, compiling
 from netweight.version import __version__
@@ -40,6 +41,9 @@ class Options:
     """How `delta` runs: `workers` (default: every core that memory allows), `memory` in bytes (default: the smaller of
     1 GiB and a quarter of the machine's), globs on parameter names, and whether tied weights count twice. `remote`:
     read models of a hub by ranges (default: bring them into the hub's cache first).
+
+    `executor_name`: "threads", or "ray" for processes of the cluster at `ray_address` (HOST:PORT, or "auto"), which is
+    one on this machine by default; `memory` is then what each process may take.
     """
 
     workers: int | None = None
@@ -48,6 +52,8 @@ class Options:
     exclude: tuple[str, ...] = ()
     count_tied_twice: bool = False
     remote: bool = False
+    executor_name: str = "threads"
+    ray_address: str | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,7 @@ def prepare(base: Reference, models: Sequence[Reference], options: Options, stac
     )
     each = CpuKernels().working_bytes(len(models))
     fixed = FLOOR + far_bytes(opened)
-    workers = fit_workers(options.workers, options.memory, each, fixed)
+    workers, memory = crew(options, each, fixed)
     tasks = plan_tasks(alignment.parameters)
     digest = digest_of(
         {
@@ -117,7 +123,7 @@ def prepare(base: Reference, models: Sequence[Reference], options: Options, stac
             tensors=len(alignment.parameters),
             skipped=sum(len(s) for s in alignment.skipped),
             workers=workers,
-            memory=fixed + workers * each,
+            memory=memory,
             digest=digest,
         ),
         notes=(*notes, *alignment.notes),
@@ -149,6 +155,8 @@ def delta(
     progress = progress or Silent()
     with ExitStack() as stack:
         prepared = prepare(base, models, options, stack)
+        plan = prepared.plan
+        executor = executor or stack.enter_context(planned_executor(options, plan.workers, plan.memory))
         if outdir is None:
             return _run(prepared, progress, None, {}, executor)
         from netweight.jobs.delta_files import preload, write_delta
@@ -186,12 +194,11 @@ def _run(
     progress: Progress,
     journal: Journal | None,
     done: dict[str, dict[str, Any]],
-    executor: Executor | None,
+    executor: Executor,
 ) -> Delta:
     """The measuring itself; what `journal` holds already (`done`) is not measured again."""
     from netweight.jobs.delta_result import Delta
     from netweight.kernels.cpu import CpuKernels
-    from netweight.run.threads import ThreadExecutor
 
     found = {}
     for a in prepared.alignment.parameters:
@@ -199,7 +206,6 @@ def _run(
             found[a.name] = _restored(a, done[a.name])
     with _shown(progress, prepared, found):
         if len(found) < prepared.plan.tensors:
-            executor = executor or ThreadExecutor(prepared.plan.workers)
             left = [a for a in prepared.alignment.parameters if a.name not in found]
             announce_tensors(tensor for a in left for tensor in (a.base, *a.models))
             for measured in _measure(prepared, set(found), executor, CpuKernels(), progress):

@@ -13,7 +13,8 @@ from netweight.checkpoint.open import open_checkpoint
 from netweight.errors import InputError, Interrupted, OptionError, OutputError, printable
 from netweight.jobs.inputs import far_bytes, locations, stamps
 from netweight.jobs.merge_request import Options, Request, Weights, make_request
-from netweight.run.memory import FLOOR, fit_workers
+from netweight.run.executors import crew, planned_executor
+from netweight.run.memory import FLOOR
 from netweight.run.plan import digest_of
 from netweight.run.progress import Progress, Silent, compiling
 from netweight.version import __version__
@@ -99,7 +100,7 @@ def prepare(request: Request, options: Options, stack: ExitStack, moved: Mapping
     shards = plan_shards({t.name: TensorEntry(t.dtype, t.shape) for t in plan.targets}, options.max_shard_size)
     each = working_bytes(plan.targets)
     fixed = FLOOR + far_bytes(opened)
-    workers = fit_workers(options.workers, options.memory, each, fixed)
+    workers, memory = crew(options, each, fixed)
     digest = digest_of(
         {
             "job": "merge",
@@ -111,7 +112,7 @@ def prepare(request: Request, options: Options, stack: ExitStack, moved: Mapping
             "options": [options.vocab, options.missing, options.seed, options.max_shard_size],
         }
     )
-    return Prepared(request, options, plan, shards, workers, fixed + workers * each, digest)
+    return Prepared(request, options, plan, shards, workers, memory, digest)
 
 
 def _each_once(checkpoints: Sequence[Checkpoint]) -> None:
@@ -178,6 +179,7 @@ def merge_request(
     progress = progress or Silent()
     with ExitStack() as stack:
         prepared = prepare(request, options, stack)
+        executor = executor or stack.enter_context(planned_executor(options, prepared.workers, prepared.memory))
         folder = result_folder(prepared, output, resume=resume)
         try:
             with folder:
@@ -212,13 +214,12 @@ def _merge(
     *,
     resume: bool,
     progress: Progress,
-    executor: Executor | None,
+    executor: Executor,
 ) -> Merged:
     from netweight.jobs.merge_record import write_records
     from netweight.kernels.cpu.merging import CpuMergeKernels
     from netweight.output.shard_writer import ShardWriter
     from netweight.run.journal import Journal
-    from netweight.run.threads import ThreadExecutor
 
     options = prepared.options
     done: dict[str, dict[str, Any]] = {}
@@ -227,7 +228,6 @@ def _merge(
     else:
         journal = Journal.create(folder.journal_path, prepared.digest)
     kernels = CpuMergeKernels()
-    executor = executor or ThreadExecutor(prepared.workers)
     try:
         # room is made first: a disk that is too small is found before anything is read
         with journal, ShardWriter(folder.stage, prepared.shards, keep=resume, sync=options.sync) as writer:
@@ -293,7 +293,9 @@ def foresee(
         grams = read_grams(request.weights.delta, plan.checkpoints, plan.targets)
     else:
         prepare_kernels(plan, kernels, progress)
-        grams = measure_grams(plan.targets, executor or ThreadExecutor(prepared.workers), kernels, progress)
+        with ExitStack() as stack:
+            wanted = planned_executor(prepared.options, prepared.workers, prepared.memory)
+            grams = measure_grams(plan.targets, executor or stack.enter_context(wanted), kernels, progress)
     if request.weights is None:
         return described(plan.targets, grams), plan
     return weigh(request.weights, prepared.names(), plan.targets, grams), plan

@@ -7,7 +7,6 @@ fixed by its size, and what looks find is merged in their order, so that no numb
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import xxhash
 from netweight.checkpoint.announce import announce_tensors
 from netweight.dtypes import DTYPES, DType
 from netweight.errors import ReadError, printable
+from netweight.jobs.far_work import FarWork
 from netweight.merging.course import Copy, Look, Measured, NativeLook, NativeWrite, Write
 from netweight.merging.target import Input, Target
 from netweight.run.plan import STRETCH
@@ -42,17 +42,20 @@ _WIDE = {32: DTYPES["F32"], 64: DTYPES["F64"]}
 
 
 class Sink(Protocol):
-    """Where the output's bytes go; called from any thread."""
+    """Where the output's bytes go; called from any thread, or from other processes where it pickles."""
 
-    def write(self, name: str, offset: int, data: memoryview) -> None:
-        """Bytes of the tensor `name` from byte `offset` of its data."""
+    def write(self, name: str, offset: int, data: memoryview) -> int | None:
+        """Bytes of the tensor `name` from byte `offset` of its data. A sink that only compares says how many elements
+        differ from what it has.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Finished:
     """One parameter: digests of the output and of every input that was read for it (None: it was not needed), how many
-    elements of the output are not finite, and the value of a course that only measures.
+    elements of the output are not finite, the value of a course that only measures, and how many elements differ from
+    what a sink that compares has.
     """
 
     target: Target
@@ -60,6 +63,7 @@ class Finished:
     inputs: tuple[str | None, ...] = ()
     nonfinite: int = 0
     value: Any = None
+    differing: int = 0
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ class _Written:
     digest: bytes
     inputs: tuple[bytes | None, ...]
     nonfinite: int
+    differing: int
 
 
 @dataclass(frozen=True)
@@ -123,16 +128,38 @@ def working_bytes(targets: Sequence[Target]) -> int:
     return most + 2 * _COPIED
 
 
-class _Worker:
+class _Worker(FarWork):
     """Does steps; every thread has buffers of its own."""
 
     def __init__(self, kernels: MergeKernels, sink: Sink | None) -> None:
         self._kernels = kernels
         self._sink = sink
-        self._own = threading.local()
+        super().__init__()
 
     def __call__(self, step: _Step) -> Any:
         act = step.act
+        if self.far:
+            self._prefetch(step)
+        found = self._do(step, act)
+        if self.far and isinstance(found, _Written):
+            settle = getattr(self._sink, "settle", None)
+            if settle is not None:
+                settle(step.target.name)
+        return found
+
+    def _prefetch(self, step: _Step) -> None:
+        """Nobody has said in this process what will be read."""
+        act = step.act
+        used = (act.input,) if isinstance(act, Copy) else act.inputs if isinstance(act, Write) else None
+        for source in (s for i, s in enumerate(step.target.inputs) if used is None or i in used):
+            first = 0
+            for piece in source.pieces:
+                a, b = max(step.start, first), min(step.stop, first + piece.count)
+                if a < b:
+                    piece.tensor.prefetch(piece.start + a - first, b - a)
+                first += piece.count
+
+    def _do(self, step: _Step, act: Look | Write | Copy) -> Any:
         if isinstance(act, Copy):
             source = step.target.inputs[act.input].pieces
             if all(piece.tensor.dtype == step.target.dtype for piece in source):
@@ -222,7 +249,7 @@ class _Worker:
         hashes = [xxhash.xxh3_128() for _ in inputs]
         digest = xxhash.xxh3_128()
         width = target.dtype.bits // 8
-        nonfinite = 0
+        nonfinite = differing = 0
         for start, x in self._blocks(step, inputs, hashes, native, whole_rows=act.whole_rows):
             count = x.shape[1]
             packed = self._buffer("packed", count * width)[: count * width]
@@ -233,9 +260,9 @@ class _Worker:
             else:
                 nonfinite += fused.native_block(x, native, start, packed.view(x.dtype), self._kernels)
             digest.update(packed.data)
-            self._sink.write(target.name, start * width, packed.data)
+            differing += self._sink.write(target.name, start * width, packed.data) or 0
         read = dict(zip(inputs, (h.digest() for h in hashes), strict=True))
-        return _Written(digest.digest(), tuple(read.get(i) for i in range(len(target.inputs))), nonfinite)
+        return _Written(digest.digest(), tuple(read.get(i) for i in range(len(target.inputs))), nonfinite, differing)
 
     def _copy(self, step: _Step, number: int) -> _Written:
         """The input's bytes as they are."""
@@ -243,7 +270,7 @@ class _Worker:
         target, bits = step.target, step.target.dtype.bits
         digest = xxhash.xxh3_128()
         per = _COPIED * 8 // bits
-        first = 0
+        first = differing = 0
         for piece in target.inputs[number].pieces:
             last = min(step.stop, first + piece.count)
             for start in range(max(step.start, first), last, per):
@@ -251,10 +278,11 @@ class _Worker:
                 raw = self._raw(count * bits // 8)
                 _read(piece.tensor, piece.start + start - first, raw.data)
                 digest.update(raw.data)
-                self._sink.write(target.name, start * bits // 8, raw.data)
+                differing += self._sink.write(target.name, start * bits // 8, raw.data) or 0
             first += piece.count
         found = digest.digest()
-        return _Written(found, tuple(found if i == number else None for i in range(len(target.inputs))), 0)
+        inputs = tuple(found if i == number else None for i in range(len(target.inputs)))
+        return _Written(found, inputs, 0, differing)
 
 
 def _read(tensor: Any, start: int, out: memoryview) -> None:
@@ -336,7 +364,11 @@ def _finished(target: Target, parts: Sequence[_Written]) -> Finished:
         digests = [part.inputs[i] for part in parts]
         inputs.append(tensor_digest([d for d in digests if d is not None]) if None not in digests else None)
     return Finished(
-        target, tensor_digest([part.digest for part in parts]), tuple(inputs), sum(part.nonfinite for part in parts)
+        target,
+        tensor_digest([part.digest for part in parts]),
+        tuple(inputs),
+        sum(part.nonfinite for part in parts),
+        differing=sum(part.differing for part in parts),
     )
 
 

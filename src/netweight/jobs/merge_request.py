@@ -26,6 +26,9 @@ class Options:
     parameter ("error", "base"); `overwrite`: replace an earlier merge; `sync`: bring everything to the disk before
     the result appears; `seed` of the random methods; `remote`: read models of a hub by ranges (default: bring them into
     the hub's cache).
+
+    `executor_name`: "threads", or "ray" for processes of the cluster at `ray_address` (HOST:PORT, or "auto"), which is
+    one on this machine by default; `memory` is then what each process may take.
     """
 
     workers: int | None = None
@@ -37,6 +40,8 @@ class Options:
     overwrite: bool = False
     sync: bool = True
     remote: bool = False
+    executor_name: str = "threads"
+    ray_address: str | None = None
 
     def __post_init__(self) -> None:
         """Raises OptionError for a seed or a size that is no whole number, or too small."""

@@ -15,7 +15,8 @@ from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.tensor import Checkpoint, Skipped
 from netweight.errors import Interrupted, OptionError, did_you_mean, printable
 from netweight.jobs.inputs import far_bytes, identity, locations, stamps
-from netweight.run.memory import FLOOR, default_budget, fit_workers
+from netweight.run.executors import crew, matrix_budget, planned_executor
+from netweight.run.memory import FLOOR
 from netweight.run.plan import Plan, PlannedTask, digest_of
 from netweight.run.progress import Progress, Silent, compiling
 from netweight.version import __version__
@@ -49,6 +50,9 @@ class Options:
     `count_tied_twice`: tied weights under each of their names; `weights_only`: no vectors, biases and scales;
     `split`: also the projections inside fused ones; `rank_k`: only so many leading singular values. `remote`: read a
     model of a hub by ranges (default: bring it into the hub's cache first).
+
+    `executor_name`: "threads", or "ray" for processes of the cluster at `ray_address` (HOST:PORT, or "auto"), which is
+    one on this machine by default; `memory` is then what each process may take.
     """
 
     workers: int | None = None
@@ -60,6 +64,8 @@ class Options:
     split: bool = True
     rank_k: int | None = None
     remote: bool = False
+    executor_name: str = "threads"
+    ray_address: str | None = None
 
 
 @dataclass(frozen=True)
@@ -116,8 +122,8 @@ def prepare(ref: Reference, measures: Sequence[Measure], options: Options, stack
     kernels = CpuKernels()
     each = scratch_bytes(kernels, measures)
     far = far_bytes((checkpoint,))
-    workers = fit_workers(options.workers, options.memory, each, FLOOR + far)
-    budget = (default_budget() if options.memory is None else options.memory) - far
+    workers, memory = crew(options, each, FLOOR + far)
+    budget = matrix_budget(options, far)
     loads = loads_of(subjects, measures, kernels, options.rank_k)
     crews = crews_of(loads, measures, kernels, workers, budget)
     digest = digest_of(
@@ -153,7 +159,9 @@ def prepare(ref: Reference, measures: Sequence[Measure], options: Options, stack
             workers=workers,
             memory=FLOOR
             + far
-            + max([n * (each + max(load.memory for load in crew)) for n, crew in crews.items()], default=each),
+            + max([n * (each + max(load.memory for load in c)) for n, c in crews.items()], default=each)
+            if options.executor_name == "threads"
+            else memory + workers * max((load.memory for load in loads), default=0),
             digest=digest,
         ),
         budget,
@@ -204,6 +212,8 @@ def scan(
             if plots is None:
                 raise OptionError("--plot-tensors: chooses what is drawn; give --plots DIR as well")
             check_globs([subject.name for subject in prepared.subjects], plot_tensors)
+        plan = prepared.plan
+        executor = executor or stack.enter_context(planned_executor(options, plan.workers, plan.memory))
         about = {"model_id": model_id, "revision": revision or prepared.checkpoint.revision}
         place: ResultFile | None = None
         if target is not None:
@@ -230,7 +240,7 @@ def _journalled(
     progress: Progress,
     place: ResultFile | None,
     resume: bool,  # noqa: FBT001
-    executor: Executor | None,
+    executor: Executor,
     about: dict[str, str | None],
 ) -> ScanResults:
     """The measuring, with a journal beside the output file where there is one."""
@@ -268,7 +278,7 @@ def _run(
     progress: Progress,
     journal: Journal | None,
     done: dict[str, dict[str, Any]],
-    executor: Executor | None,
+    executor: Executor,
     began: str,
     about: dict[str, str | None],
 ) -> ScanResults:
@@ -276,7 +286,6 @@ def _run(
     from netweight.jobs.scan_pass import measure_subjects
     from netweight.jobs.scan_result import ScanResults
     from netweight.kernels.cpu import CpuKernels
-    from netweight.run.threads import ThreadExecutor
 
     kernels = CpuKernels()
     found = dict(done)
@@ -287,7 +296,7 @@ def _run(
         results = measure_subjects(
             loads,
             prepared.measures,
-            executor or ThreadExecutor(prepared.plan.workers),
+            executor,
             kernels,
             budget=prepared.budget,
             leading=options.rank_k,

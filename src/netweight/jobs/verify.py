@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.reference import at_commit
-from netweight.checkpoint.tensor import Checkpoint
+from netweight.checkpoint.tensor import Checkpoint, Tensor
 from netweight.errors import FormatError, ModelNotFoundError, OptionError, did_you_mean, printable
 from netweight.jobs.inputs import identity
 from netweight.jobs.merge import course_of, prepare, prepare_kernels
@@ -26,6 +25,7 @@ from netweight.jobs.merge_request import Options, Request
 from netweight.jobs.merge_vocabulary import VOCAB
 from netweight.jobs.verify_result import Verdict, Verified
 from netweight.params.align import unwanted_reason
+from netweight.run.executors import planned_executor
 from netweight.run.progress import Progress, Silent
 from netweight.source.local import open_local
 
@@ -38,26 +38,22 @@ __all__ = ["verify"]
 _LARGEST = 1 << 29  # bytes of a record: some 200,000 parameters of eight models
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Comparison:
-    """A sink that compares what is computed with what is stored; `differing` counts elements by parameter."""
+    """A sink that compares what is computed with what is stored."""
 
-    stored: Checkpoint
-    targets: Mapping[str, Target]
-    differing: dict[str, int] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    stored: Mapping[str, Tensor]
 
-    def write(self, name: str, offset: int, data: memoryview) -> None:
-        tensor, target = self.stored[name], self.targets[name]
+    def write(self, name: str, offset: int, data: memoryview) -> int:
+        """How many elements differ."""
+        tensor = self.stored[name]
         found = bytearray(len(data))
-        tensor.read_into(offset * 8 // target.dtype.bits, memoryview(found))
+        tensor.read_into(offset * 8 // tensor.dtype.bits, memoryview(found))
         if found == data:
-            return
-        width = max(1, target.dtype.bits // 8)
+            return 0
+        width = max(1, tensor.dtype.bits // 8)
         unequal = np.frombuffer(found, np.uint8) != np.frombuffer(data, np.uint8)
-        count = int(np.count_nonzero(unequal.reshape(-1, width).any(axis=1)))
-        with self.lock:
-            self.differing[name] = self.differing.get(name, 0) + count
+        return int(np.count_nonzero(unequal.reshape(-1, width).any(axis=1)))
 
 
 def verify(
@@ -71,20 +67,21 @@ def verify(
     remote: bool = False,
     progress: Progress | None = None,
     executor: Executor | None = None,
+    executor_name: str = "threads",
+    ray_address: str | None = None,
 ) -> Verified:
     """Compute the parameters of the folder `merged` (those that the globs let through; all) from the inputs that its
     record names, and compare them with its files, bit for bit.
 
     Inputs are looked for under their absolute paths, then as they lay to `merged` when it was made, then from the
     current folder; `moved` maps a reference to where it is now. `remote`: read inputs that are models of a hub by
-    ranges (default: bring them into the hub's cache).
+    ranges (default: bring them into the hub's cache). `executor_name` and `ray_address` as in the options of a merge.
 
     Raises FormatError where the record is not one of a merge, ModelNotFoundError where an input is not to be found, or
     is another model than then.
     """
     from netweight.kernels.cpu.merging import CpuMergeKernels
     from netweight.merging.recipe import parse_recipe
-    from netweight.run.threads import ThreadExecutor
 
     include, exclude = ((globs,) if isinstance(globs, str) else globs for globs in (include, exclude))
     folder = Path(merged)
@@ -94,7 +91,14 @@ def verify(
         stored = stack.enter_context(open_checkpoint(folder))
         recipe = parse_recipe(record["recipe"], str(folder / RECORD))
         places = _places(folder, record, recipe.references(), moved or {})
-        options = Options(workers=workers, memory=memory, remote=remote, **record["options"])
+        options = Options(
+            workers=workers,
+            memory=memory,
+            remote=remote,
+            executor_name=executor_name,
+            ray_address=ray_address,
+            **record["options"],
+        )
         prepared = prepare(Request(recipe), options, stack, places)
         checkpoints = prepared.plan.checkpoints
         _same_inputs(record, checkpoints)
@@ -107,14 +111,15 @@ def verify(
         rest = [t for t in wanted if t.name not in verdicts]
         kernels = CpuMergeKernels()
         prepare_kernels(prepared.plan, kernels, progress)
-        comparison = _Comparison(stored, {t.name: t for t in rest})
+        comparison = _Comparison({t.name: stored[t.name] for t in rest})
+        if executor is None:
+            executor = stack.enter_context(planned_executor(options, prepared.workers, prepared.memory))
         progress.start(len(rest), sum(i.nbytes for t in rest for i in t.inputs))
         try:
-            executor = executor or ThreadExecutor(prepared.workers)
             for one in run_courses(rest, course_of, executor, kernels, comparison, progress):
                 name = one.target.name
                 noted = record["parameters"].get(name)
-                verdicts[name] = _verdict(one, comparison.differing.get(name, 0), noted, checkpoints)
+                verdicts[name] = _verdict(one, one.differing, noted, checkpoints)
         finally:
             progress.stop()
         for checkpoint in (stored, *checkpoints):

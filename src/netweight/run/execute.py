@@ -28,3 +28,7 @@ class Executor(Protocol):
         with nothing under way. An exception of `work` is raised here, after the tasks under way have ended.
         """
         ...
+
+    def close(self) -> None:
+        """Give back what it holds between runs; closing twice is allowed."""
+        ...
