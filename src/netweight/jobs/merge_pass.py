@@ -20,7 +20,7 @@ from netweight.dtypes import DTYPES, DType
 from netweight.errors import ReadError, printable
 from netweight.jobs.far_work import FarWork
 from netweight.merging.course import Copy, Look, Measured, NativeLook, NativeWrite, Write
-from netweight.merging.target import Input, Target
+from netweight.merging.target import Input, Target, prefetch
 from netweight.run.plan import STRETCH
 from netweight.run.progress import Progress
 
@@ -138,26 +138,15 @@ class _Worker(FarWork):
 
     def __call__(self, step: _Step) -> Any:
         act = step.act
-        if self.far:
-            self._prefetch(step)
+        if self.far:  # nobody has said in this process what will be read
+            used = (act.input,) if isinstance(act, Copy) else act.inputs if isinstance(act, Write) else None
+            prefetch(step.target, used, step.start, step.stop)
         found = self._do(step, act)
         if self.far and isinstance(found, _Written):
             settle = getattr(self._sink, "settle", None)
             if settle is not None:
                 settle(step.target.name)
         return found
-
-    def _prefetch(self, step: _Step) -> None:
-        """Nobody has said in this process what will be read."""
-        act = step.act
-        used = (act.input,) if isinstance(act, Copy) else act.inputs if isinstance(act, Write) else None
-        for source in (s for i, s in enumerate(step.target.inputs) if used is None or i in used):
-            first = 0
-            for piece in source.pieces:
-                a, b = max(step.start, first), min(step.stop, first + piece.count)
-                if a < b:
-                    piece.tensor.prefetch(piece.start + a - first, b - a)
-                first += piece.count
 
     def _do(self, step: _Step, act: Look | Write | Copy) -> Any:
         if isinstance(act, Copy):

@@ -12,7 +12,9 @@ R = TypeVar("R")
 
 
 class Executor(Protocol):
-    """Runs tasks, several at a time."""
+    """Runs tasks, several at a time. One whose workers do not see each other's memory has a false attribute
+    `shares_memory`: work that leaves something behind in it cannot be given to that.
+    """
 
     @property
     def workers(self) -> int:

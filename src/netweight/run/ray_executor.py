@@ -68,9 +68,13 @@ class RayExecutor:
     bytes each, on the cluster at `address`, or on one that is started on this machine and ends with `close`.
 
     Work and tasks must pickle, and everything they name must be reachable from every node under the same name.
-    `moved` counts the bytes that tasks and results had. A worker that is lost, with its node or alone, is replaced, and
-    its tasks are done again; a task that loses its worker ATTEMPTS times raises JobError with its name.
+    `moved` counts the bytes that work, tasks and results had, `lost` the workers that were. A worker that is lost, with
+    its node or alone, is replaced, and its tasks are done again; a task that loses its worker ATTEMPTS times raises
+    JobError with its name.
     """
+
+    shares_memory = False
+    """What work changes in its own process, nobody else sees."""
 
     def __init__(self, workers: int | None = None, address: str | None = None, *, memory: int = 0) -> None:
         if workers is not None and workers < 1:
@@ -88,6 +92,7 @@ class RayExecutor:
         self._reason = ""
         self._seen = 0.0  # when there was a worker
         self.moved = 0
+        self.lost = 0
 
     @property
     def workers(self) -> int:
@@ -230,6 +235,7 @@ class RayExecutor:
             facts = self._answer(ref)
         except _Lost as loss:
             self._crew.remove(member)
+            self.lost += 1
             self._failed += 1
             self._reason = str(loss)
             if self._failed < ATTEMPTS * self.workers:
@@ -254,6 +260,7 @@ class RayExecutor:
     ) -> None:
         """The worker is lost: what it had is to be done again, and somebody else comes."""
         self._crew.remove(member)
+        self.lost += 1
         with suppress(Exception):  # it may be there and out of reach; if not, there is nothing to end
             self._ray.kill(member.actor, no_restart=True)
         errands = [flying.pop(ref)[1] for ref in member.flying]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -14,6 +15,7 @@ S = TypeVar("S")
 _MOST = 4096  # a source that is not read from holds a few hundred bytes
 _known: OrderedDict[Hashable, Any] = OrderedDict()
 _lock = threading.Lock()
+atexit.register(_known.clear)  # destructors need what a module holds, and the end takes that away first
 
 
 def once(key: Hashable, make: Callable[[], S]) -> S:
