@@ -1,7 +1,7 @@
 """What a cluster costs: the time that one task takes beyond its work, and the bytes that go from process to process.
 
-Starts a Ray cluster on this machine, makes two small bfloat16 models, and measures their difference and their merge with
-it. Prints one line a figure, and leaves with 1 where a bound is broken:
+Starts a Ray cluster on this machine, makes two small bfloat16 models, and measures their difference and their merge
+with it. Prints one line a figure, and leaves with 1 where a bound is broken:
 
     python benchmarks/ray_overhead.py [--workers 2] [--megabytes 128]
 """
@@ -28,16 +28,13 @@ WIDTH = 2048
 
 def overhead(executor: RayExecutor) -> float:
     """Seconds a task, of tasks that do nothing but carry what a small stretch's would."""
-    list(executor.run(iter([1, 2, 3, None]).__next__, len_of))  # workers are there
+    first = iter(range(10 * executor.workers))
+    list(executor.run(lambda: next(first, None), lambda _: time.sleep(0.1)))  # workers are there
     tasks = iter(range(TASKS))
     began = time.perf_counter()
     done = sum(1 for _ in executor.run(lambda: next(tasks, None), lambda _: bytes(2000)))
     assert done == TASKS
     return (time.perf_counter() - began) / TASKS
-
-
-def len_of(task: int) -> int:
-    return task.bit_length()
 
 
 def write_models(folder: Path, megabytes: int) -> int:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import pickle
 from collections import deque
 
-import cloudpickle
-
 
 class FarExecutor:
     """Work, tasks and results cross as bytes; `moved` counts them. Four tasks are out at a time, and the last one that
@@ -32,6 +30,6 @@ class FarExecutor:
         pass
 
     def _sent(self, value):
-        blob = cloudpickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+        blob = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
         self.moved += len(blob)
         return pickle.loads(blob)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from dataclasses import dataclass
 
@@ -10,10 +11,11 @@ import pytest
 from netweight.errors import OptionError
 from netweight.run import executors
 from netweight.run.executors import check_executor, crew, executor_for, matrix_budget, planned_executor
-from netweight.run.ray_cluster import check_address
+from netweight.run.ray_cluster import _undisturbed, check_address
 from netweight.run.threads import ThreadExecutor
 
 MIB = 1 << 20
+NO_ADDRESS = "--ray-address: expected HOST:PORT of the head node or auto"
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,7 @@ class Chosen:
         (
             "ray",
             "ray://host:10001",
-            "--ray-address: expected HOST:PORT of the head node or auto, got 'ray://host:10001'; run on a machine that is"
-            " a node of the cluster",
+            f"{NO_ADDRESS}, got 'ray://host:10001'; run on a machine that is a node of the cluster",
         ),
     ],
 )
@@ -51,7 +52,7 @@ def test_addresses(address):
 
 @pytest.mark.parametrize("address", ["", "host", ":6379", "host:port", "host:123456", "ho st:1", "http://host:1"])
 def test_what_is_no_address(address):
-    with pytest.raises(OptionError, match="^--ray-address: expected HOST:PORT of the head node or auto, got "):
+    with pytest.raises(OptionError, match=r"^--ray-address: expected HOST:PORT of the head node or auto, got "):
         check_address(address)
 
 
@@ -95,3 +96,16 @@ def test_the_plan_s_workers(monkeypatch):
 def test_the_budget_of_matrices():
     assert matrix_budget(Chosen(memory=500), 100) == 400
     assert matrix_budget(Chosen("ray", memory=500), 100) == sys.maxsize
+
+
+def test_ctrl_c_waits_for_a_cluster_that_is_starting():
+    reached = []
+    with pytest.raises(KeyboardInterrupt), _undisturbed():
+        signal.raise_signal(signal.SIGINT)
+        reached.append("started")
+    assert reached == ["started"]
+    with pytest.raises(KeyboardInterrupt), _undisturbed():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("the second is heard at once")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

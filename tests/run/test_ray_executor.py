@@ -121,6 +121,13 @@ def test_workers_have_folders_and_processes_of_their_own(ray_executor, nodes):
     assert str(Path.cwd()) not in {folder for folder, _ in found.values()}
 
 
+def test_a_task_costs_little(ray_executor):
+    tasks = deque(range(500))
+    began = time.perf_counter()
+    assert len(list(ray_executor.run(lambda: tasks.popleft() if tasks else None, lambda _: bytes(2000)))) == 500
+    assert (time.perf_counter() - began) / 500 < 0.005
+
+
 def test_a_task_that_ends_its_worker_is_named_after_three_times(ray_executor):
     class Named:
         def __init__(self, name):
@@ -265,8 +272,7 @@ def test_a_cluster_that_does_not_answer():
 
 def _not_connected(call):
     """As in a process that no other test has connected."""
-    import ray
-
+    ray = pytest.importorskip("ray")
     usual, ray.is_initialized = ray.is_initialized, lambda: False
     try:
         return call()

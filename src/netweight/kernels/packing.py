@@ -22,8 +22,8 @@ def pack(array: Array) -> Packed:
 
 
 def unpack(packed: Packed) -> Array:
-    """The array again, equal to the last bit, and writable."""
+    """The array again, equal to the last bit; writable, as loops are compiled for."""
     kind, shape, data = packed
     dtype = np.dtype(kind)
     planes = np.frombuffer(zlib.decompress(data), np.uint8).reshape(dtype.itemsize, -1)
-    return np.ascontiguousarray(planes.T).view(dtype).reshape(shape)
+    return np.array(planes.T, order="C").view(dtype).reshape(shape)

@@ -6,12 +6,17 @@ import importlib
 import logging
 import os
 import re
+import signal
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from netweight.errors import OptionError, printable
 
-__all__ = ["check_address", "connect", "load_ray"]
+__all__ = ["check_address", "connect", "disconnect", "load_ray"]
 
 _OBJECTS = 128 << 20  # bytes of shared memory for a local cluster: work and results are small
 _SECONDS = 5.0
@@ -53,12 +58,42 @@ def connect(address: str | None, cpus: int) -> tuple[Any, bool]:
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.CRITICAL}
-    if address is None:
-        ray.init(address="local", num_cpus=cpus, object_store_memory=_OBJECTS, **quiet)
-    else:
-        _join(ray, address, quiet)
+    try:
+        with _undisturbed():
+            if address is None:
+                ray.init(address="local", num_cpus=cpus, object_store_memory=_OBJECTS, **quiet)
+            else:
+                _join(ray, address, quiet)
+    except KeyboardInterrupt:
+        ray.shutdown()
+        raise
     _hush()
     return ray, True
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-C is heard at the end of the block, some seconds: half a cluster could not be ended. The second is heard at
+    once.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    usual = signal.getsignal(signal.SIGINT)
+    heard = False
+
+    def later(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - as handlers are called
+        nonlocal heard
+        heard = True
+        signal.signal(signal.SIGINT, usual)
+
+    signal.signal(signal.SIGINT, later)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    if heard:
+        raise KeyboardInterrupt
 
 
 def _join(ray: Any, address: str, quiet: dict[str, Any]) -> None:
@@ -80,8 +115,23 @@ def _join(ray: Any, address: str, quiet: dict[str, Any]) -> None:
         ) from None
 
 
+def disconnect(ray: Any) -> None:
+    """Leave the cluster that `connect` joined, or end the one that it started."""
+    ray.shutdown()
+    if _usual:
+        _printer().print_to_stdstream = _usual.pop()
+
+
+_usual: list[Any] = []
+
+
+def _printer() -> Any:
+    return importlib.import_module("ray._private.worker")
+
+
 def _hush() -> None:
     """Ray prints what happens to nodes on stdout, `log_to_driver` or not, where results of a command go."""
-    worker: Any = importlib.import_module("ray._private.worker")
+    worker = _printer()
     if hasattr(worker, "print_to_stdstream"):
+        _usual.append(worker.print_to_stdstream)
         worker.print_to_stdstream = lambda *_, **__: None

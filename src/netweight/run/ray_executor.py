@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 
 from netweight.errors import JobError, printable
 from netweight.run.memory import available_cores
-from netweight.run.ray_cluster import check_address, connect
+from netweight.run.ray_cluster import check_address, connect, disconnect
 from netweight.run.ray_worker import Facts, TaskRunner
 from netweight.version import __version__
 
@@ -141,7 +141,7 @@ class RayExecutor:
         self._dismiss()
         if self._ours:
             self._ours = False
-            self._ray.shutdown()
+            disconnect(self._ray)
         self._ray = None
         self._work = None
 
