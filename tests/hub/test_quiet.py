@@ -23,6 +23,7 @@ def test_bars_while_a_model_is_fetched(hub, tmp_path, output_format) -> None:
     terminal, end = pty.openpty()
     termios.tcsetwinsize(end, (24, 80))
     environment = os.environ | hub.environment(tmp_path / "home")
+    environment.pop("HF_HUB_DISABLE_PROGRESS_BARS", None)  # another test may have asked for quiet
     process = subprocess.Popen(command, stdout=end, stderr=end, env=environment)
     os.close(end)
     said = bytearray()

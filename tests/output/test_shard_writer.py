@@ -378,3 +378,39 @@ def test_a_limit_on_the_size_of_files(tmp_path):
         "smaller --max-shard-size, or choose another output folder\n"
     ), done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_another_process_writes_into_the_same_files(tmp_path):
+    import pickle
+
+    shards = plan_shards({"a": TensorEntry(DTYPES["U8"], (4,)), "b": TensorEntry(DTYPES["U8"], (3,))}, 4)
+    with ShardWriter(tmp_path, shards, keep=False, sync=False) as writer:
+        far = pickle.loads(pickle.dumps(writer))
+        with far:
+            far.write("a", 1, b"xyz")
+            far.write("b", 0, b"123")
+            far.settle("a")
+            far.settle("b")
+        found = bytearray(3)
+        writer.read("b", 0, memoryview(found))
+        writer.write("a", 0, b"w")
+        writer.finish()
+    assert found == b"123"
+    assert [(tmp_path / shard.name).read_bytes()[len(shard.header) :] for shard in shards] == [b"wxyz", b"123"]
+
+
+def test_a_node_that_does_not_see_the_output(tmp_path):
+    import pickle
+    import socket
+
+    shards = plan_shards({"a": TensorEntry(DTYPES["U8"], (4,))}, 4)
+    with ShardWriter(tmp_path, shards, keep=False, sync=False) as writer:
+        far = pickle.loads(pickle.dumps(writer))
+        (tmp_path / shards[0].name).unlink()
+        with pytest.raises(JobError) as caught:
+            far.write("a", 0, b"xyz")
+    assert str(caught.value) == (
+        f"{tmp_path / shards[0].name}: cannot be written: No such file or directory; every node must see the output"
+        f" folder under the same path, {socket.gethostname()} too, then run again with --resume"
+    )
+    assert not (tmp_path / shards[0].name).exists()

@@ -142,7 +142,7 @@ def test_read_ahead_has_its_bounds_and_is_given_back(small) -> None:
 
 
 def test_pieces_that_are_read_in_part_do_not_pile_up(small, monkeypatch) -> None:
-    monkeypatch.setattr(remote, "_KEPT", 3)
+    monkeypatch.setattr(remote, "KEPT", 3)
     monkeypatch.setattr(remote, "_room", remote._Room(0))
     ranges = Ranges()
     file = RemoteFile(ranges)

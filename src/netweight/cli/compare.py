@@ -12,6 +12,7 @@ from netweight.cli.compare_view import show_comparison, show_plan
 from netweight.cli.options import (
     SpaceSeparated,
     device_options,
+    executor_options,
     filter_options,
     format_option,
     parse_size,
@@ -58,6 +59,7 @@ __all__ = ["compare"]
     help="Memory to stay within, e.g. 512MB, 1GiB. [default: 1GiB or 1/4 of RAM]",
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be read, and how much memory it takes; read no data.")
+@executor_options
 @device_options
 @format_option
 @verbose_option
@@ -94,6 +96,8 @@ def compare(
         remote=rest["remote"] or rest["dry_run"],
         device=rest["device"],
         multi_gpu=rest["multi_gpu"],
+        executor_name=rest["executor_name"],
+        ray_address=rest["ray_address"],
     )
     if rest["dry_run"]:
         from netweight.jobs.scan_files import check_output

@@ -11,6 +11,7 @@ import click
 from netweight.cli.options import (
     SpaceSeparated,
     device_options,
+    executor_options,
     filter_options,
     format_option,
     remote_option,
@@ -40,6 +41,7 @@ _LISTED = 6
 @filter_options
 @remote_option
 @run_options
+@executor_options
 @device_options
 @format_option
 @verbose_option
@@ -73,6 +75,8 @@ def delta(
         remote=rest["remote"] or rest["dry_run"],
         device=rest["device"],
         multi_gpu=rest["multi_gpu"],
+        executor_name=rest["executor_name"],
+        ray_address=rest["ray_address"],
     )
     if rest["dry_run"]:
         with ExitStack() as stack:

@@ -14,6 +14,7 @@ from netweight.cli.options import (
     Aliased,
     SpaceSeparated,
     device_options,
+    executor_options,
     format_option,
     parse_size,
     remote_option,
@@ -98,6 +99,7 @@ def _shard_size(ctx: click.Context, param: click.Parameter, value: str) -> int: 
 @click.option("--no-fsync", is_flag=True, help="Leave it to the system when the files reach the disk.")
 @partial(run_options, dry_run="Show weights, norms and what the merge will do; reads base and models, writes nothing.")
 @remote_option
+@executor_options
 @device_options
 @format_option
 @verbose_option
@@ -152,6 +154,8 @@ def _options(rest: dict[str, Any]) -> Options:
         remote=rest["remote"],
         device=rest["device"],
         multi_gpu=rest["multi_gpu"],
+        executor_name=rest["executor_name"],
+        ray_address=rest["ray_address"],
     )
 
 

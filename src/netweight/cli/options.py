@@ -16,6 +16,7 @@ __all__ = [
     "Aliased",
     "SpaceSeparated",
     "device_options",
+    "executor_options",
     "filter_options",
     "format_option",
     "parse_size",
@@ -152,6 +153,23 @@ def run_options(command: F, *, dry_run: str = _DRY_RUN) -> F:
     )(command)
     return click.option(
         "--workers", type=click.IntRange(min=1), metavar="N", help="Threads. The results do not depend on it."
+    )(command)
+
+
+def executor_options(command: F) -> F:
+    """--executor and --ray-address, for commands that stream tensors."""
+    command = click.option(
+        "--ray-address",
+        metavar="ADDR",
+        help="The cluster for --executor ray: HOST:PORT, or auto. [default: this machine]",
+    )(command)
+    return click.option(
+        "--executor",
+        "executor_name",
+        type=click.Choice(["threads", "ray"]),
+        default="threads",
+        show_default=True,
+        help="Who does the work: threads, or processes of a Ray cluster.",
     )(command)
 
 

@@ -13,6 +13,7 @@ from netweight.cli.options import (
     Aliased,
     SpaceSeparated,
     device_options,
+    executor_options,
     filter_options,
     format_option,
     remote_option,
@@ -73,6 +74,7 @@ __all__ = ["scan"]
 @filter_options
 @remote_option
 @run_options
+@executor_options
 @device_options
 @verbose_option
 @seed_option
@@ -105,6 +107,8 @@ def scan(model: str | None, named: str | None, output_format: str, **rest: Any) 
         remote=rest["remote"] or rest["dry_run"],
         device=_device(rest["device"], no_gpu=rest["no_gpu"]),
         multi_gpu=rest["multi_gpu"],
+        executor_name=rest["executor_name"],
+        ray_address=rest["ray_address"],
     )
     methods = rest["methods"] or None
     if methods is None and output_format == "csv":

@@ -9,6 +9,7 @@ import click
 
 from netweight.cli.options import (
     device_options,
+    executor_options,
     filter_options,
     format_option,
     parse_size,
@@ -40,6 +41,7 @@ _LISTED = 10
 @filter_options
 @remote_option
 @device_options
+@executor_options
 @format_option
 @verbose_option
 def verify(
@@ -53,6 +55,8 @@ def verify(
     remote: bool,  # noqa: FBT001 - click's way
     device: str,
     multi_gpu: bool,  # noqa: FBT001 - click's way
+    executor_name: str,
+    ray_address: str | None,
     verbose: bool,  # noqa: FBT001 - click's way
 ) -> int:
     """Compute the parameters of the folder MERGED, which `netweight merge` made, once more from the inputs that it
@@ -82,6 +86,8 @@ def verify(
         device=device,
         multi_gpu=multi_gpu,
         progress=progress_for(output_format),
+        executor_name=executor_name,
+        ray_address=ray_address,
     )
     if output_format == "json":
         json.dump(result.to_dict(), sys.stdout, indent=2, allow_nan=False, ensure_ascii=True)

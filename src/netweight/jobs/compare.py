@@ -16,7 +16,8 @@ from netweight.jobs.compare_scans import compare_results
 from netweight.jobs.inputs import far_bytes, globs, identity, locations, stamps
 from netweight.params.pairing import Pair, Pairing, pair_up
 from netweight.run.devices import Choice, choose_for, spectral_effort
-from netweight.run.memory import FLOOR, default_budget, fit_workers
+from netweight.run.executors import crew, matrix_budget, planned_executor
+from netweight.run.memory import FLOOR
 from netweight.run.plan import STRETCH, Plan, digest_of
 from netweight.run.progress import Progress, Silent, compiling
 from netweight.run.spread import Placed, each, place, ready, told
@@ -44,6 +45,9 @@ class Options:
     and whether tied weights count twice. `remote`: read models of a hub by ranges (default: bring them into the hub's
     cache first). `device`: where to compute ("auto", "cpu", "cuda", "cuda:N", "mps", "xpu", "xpu:N"; auto: a GPU for
     the spectra of large models); `multi_gpu`: on all GPUs.
+
+    `executor_name`: "threads", or "ray" for processes of the cluster at `ray_address` (HOST:PORT, or "auto"), which is
+    one on this machine by default; `memory` is then what each process may take.
     """
 
     workers: int | None = None
@@ -54,6 +58,8 @@ class Options:
     remote: bool = False
     device: str = "auto"
     multi_gpu: bool = False
+    executor_name: str = "threads"
+    ray_address: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "include", globs(self.include))
@@ -128,8 +134,8 @@ def prepare(a: Reference, b: Reference, methods: str | Sequence[str], options: O
     choice = on_sides if on_sides.gpu else by_pairs
     beside = choice.libraries + far_bytes((first, second))
     room = choice.fitted(options)
-    workers = fit_workers(room.workers, room.memory, one, FLOOR + beside)
-    budget = (default_budget() if room.memory is None else room.memory) - beside
+    workers, memory = crew(room, one, FLOOR + beside)
+    budget = matrix_budget(room, beside)
     tasks = plan_pairs(pairing.pairs)
     digest = digest_of(
         {
@@ -160,7 +166,9 @@ def prepare(a: Reference, b: Reference, methods: str | Sequence[str], options: O
             tensors=sum(1 for p in pairing.pairs if not p.reason),
             skipped=len(pairing.skipped) + sum(1 for p in pairing.pairs if p.reason),
             workers=workers,
-            memory=FLOOR + beside + max(workers * one, one + largest),
+            memory=max(memory, FLOOR + beside + one + largest)
+            if options.executor_name == "threads"
+            else memory + workers * largest,
             digest=digest,
             device=choice.name,
             device_reason=choice.why if sides is None else on_sides.why,
@@ -210,6 +218,8 @@ def compare(
     with ExitStack() as stack:
         target = None if output is None else check_output(output)
         prepared = prepare(a, b, methods, options, stack)
+        plan = prepared.plan
+        executor = executor or stack.enter_context(planned_executor(options, plan.workers, plan.memory))
         if target is None:
             return _run(prepared, progress, executor)
         from netweight.output.result_file import ResultFile
@@ -223,17 +233,15 @@ def compare(
         return result
 
 
-def _run(prepared: Prepared, progress: Progress, executor: Executor | None) -> Comparison:
+def _run(prepared: Prepared, progress: Progress, executor: Executor) -> Comparison:
     from netweight.jobs.compare_result import Comparison
     from netweight.kernels.choose import kernels_for
-    from netweight.run.threads import ThreadExecutor
 
     by_pairs, on_sides = prepared.choice
     for note in dict.fromkeys((*by_pairs.notes, *on_sides.notes)):
         progress.note(note)
     kernels = place(by_pairs, kernels_for, prepared.plan.workers)
     sides_kernels = place(on_sides, kernels_for)
-    executor = executor or ThreadExecutor(prepared.plan.workers)
     with _shown(progress, prepared):
         found, failed = _measure(prepared, executor, kernels, progress)
         between: dict[str, dict[str, Any]] = {}

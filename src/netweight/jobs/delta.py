@@ -20,7 +20,8 @@ from netweight.jobs.inputs import far_bytes, globs, identity, locations, path_of
 from netweight.jobs.model_names import model_names
 from netweight.params.align import Aligned, Alignment, align
 from netweight.run.devices import Choice, choose_for
-from netweight.run.memory import FLOOR, fit_workers
+from netweight.run.executors import crew, planned_executor
+from netweight.run.memory import FLOOR
 from netweight.run.plan import STRETCH, Plan, digest_of
 from netweight.run.progress import Progress, Silent, compiling
 from netweight.run.spread import Placed, each, place, ready, told
@@ -43,6 +44,9 @@ class Options:
     1 GiB and a quarter of the machine's), globs on parameter names, and whether tied weights count twice. `remote`:
     read models of a hub by ranges (default: bring them into the hub's cache first). `device`: where to compute ("auto",
     "cpu", "cuda", "cuda:N", "mps", "xpu", "xpu:N"); `multi_gpu`: on all GPUs.
+
+    `executor_name`: "threads", or "ray" for processes of the cluster at `ray_address` (HOST:PORT, or "auto"), which is
+    one on this machine by default; `memory` is then what each process may take.
     """
 
     workers: int | None = None
@@ -53,6 +57,8 @@ class Options:
     remote: bool = False
     device: str = "auto"
     multi_gpu: bool = False
+    executor_name: str = "threads"
+    ray_address: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "include", globs(self.include))
@@ -104,8 +110,7 @@ def prepare(base: Reference, models: Reference | Sequence[Reference], options: O
     )
     one = max(kernels.working_bytes(len(named) - 1) for kernels in each(place(choice, kernels_for)))
     fixed = FLOOR + choice.libraries + far_bytes(opened)
-    room = choice.fitted(options)
-    workers = fit_workers(room.workers, room.memory, one, fixed)
+    workers, memory = crew(choice.fitted(options), one, fixed)
     tasks = plan_tasks(alignment.parameters)
     digest = digest_of(
         {
@@ -131,7 +136,7 @@ def prepare(base: Reference, models: Reference | Sequence[Reference], options: O
             tensors=len(alignment.parameters),
             skipped=sum(len(s) for s in alignment.skipped),
             workers=workers,
-            memory=fixed + workers * one,
+            memory=memory,
             digest=digest,
             device=choice.name,
             device_reason=choice.why,
@@ -166,6 +171,8 @@ def delta(
     progress = progress or Silent()
     with ExitStack() as stack:
         prepared = prepare(base, models, options, stack)
+        plan = prepared.plan
+        executor = executor or stack.enter_context(planned_executor(options, plan.workers, plan.memory))
         if outdir is None:
             return _run(prepared, progress, None, {}, executor)
         from netweight.jobs.delta_files import preload, write_delta
@@ -203,12 +210,11 @@ def _run(
     progress: Progress,
     journal: Journal | None,
     done: dict[str, dict[str, Any]],
-    executor: Executor | None,
+    executor: Executor,
 ) -> Delta:
     """The measuring itself; what `journal` holds already (`done`) is not measured again."""
     from netweight.jobs.delta_result import Delta
     from netweight.kernels.choose import kernels_for
-    from netweight.run.threads import ThreadExecutor
 
     for note in prepared.choice.notes:
         progress.note(note)
@@ -219,7 +225,6 @@ def _run(
             found[a.name] = _restored(a, done[a.name])
     with _shown(progress, prepared, found):
         if len(found) < prepared.plan.tensors:
-            executor = executor or ThreadExecutor(prepared.plan.workers)
             left = [a for a in prepared.alignment.parameters if a.name not in found]
             announce_tensors(tensor for a in left for tensor in (a.base, *a.models))
             for measured in _measure(prepared, set(found), executor, kernels, progress):

@@ -7,7 +7,6 @@ than a million elements, mostly), and right after the first, while the data are 
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,14 +16,17 @@ from typing import Any
 import numpy as np
 
 from netweight.checkpoint.tensor import Tensor
+from netweight.dtypes import DType
 from netweight.errors import ReadError, printable
+from netweight.jobs.far_work import FarWork
+from netweight.kernels.packing import Packed, pack, unpack
 from netweight.kernels.protocol import DifferencePartial, Kernels, U8Array, U32Array, U64Array
 from netweight.params.align import Aligned
 from netweight.run.execute import Executor
 from netweight.run.plan import PlannedTask, largest_first, stretches
 from netweight.run.progress import Progress
 from netweight.run.spread import Placed, noting, several, work_on
-from netweight.statistics.difference import DifferenceStatistics
+from netweight.statistics.difference import DifferenceStatistics, Settled, narrowed
 
 __all__ = ["FirstLook", "SecondLook", "measure_differences", "plan_tasks"]
 
@@ -36,6 +38,13 @@ class FirstLook:
     stretch: PlannedTask
     kept: U8Array
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _first_look, (self.stretch, pack(self.kept))
+
+
+def _first_look(stretch: PlannedTask, kept: Packed) -> FirstLook:
+    return FirstLook(stretch, unpack(kept))
+
 
 @dataclass(frozen=True)
 class SecondLook:
@@ -46,8 +55,37 @@ class SecondLook:
     prefixes: Sequence[U64Array]
 
 
+@dataclass(frozen=True)
+class Recount:
+    """Per model uint32 [prefixes, 65536], what a second look counted."""
+
+    counts: tuple[U32Array, ...]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpacked, tuple(map(pack, self.counts))
+
+
+def _unpacked(*packed: Packed) -> Recount:
+    return Recount(tuple(map(unpack, packed)))
+
+
+@dataclass(frozen=True)
+class _Narrowed:
+    """What a first look found, with residual values of the bins `kept` only."""
+
+    partial: DifferencePartial
+    kept: U8Array
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _widened, (self.partial, pack(self.kept))
+
+
+def _widened(partial: DifferencePartial, kept: Packed) -> _Narrowed:
+    return _Narrowed(partial, unpack(kept))
+
+
 Look = FirstLook | SecondLook
-Found = DifferencePartial | tuple[U32Array, ...]
+Found = DifferencePartial | _Narrowed | Settled | Recount
 
 
 def _tensors(aligned: Aligned) -> list[Tensor | None]:
@@ -64,14 +102,14 @@ def plan_tasks(parameters: Sequence[Aligned]) -> tuple[PlannedTask, ...]:
     return tuple(tasks)
 
 
-class _Worker:
+class _Worker(FarWork):
     """Reads stretches and looks at them; every thread has accumulators of its own."""
 
     def __init__(self, parameters: Sequence[Aligned], kernels: Kernels) -> None:
         self._parameters = {a.name: a for a in parameters}
         self._kernels = kernels
         self._models = max((len(a.models) for a in parameters), default=0)
-        self._own = threading.local()
+        super().__init__()
 
     def __call__(self, look: Look) -> Found:
         tensors = _tensors(self._parameters[look.stretch.name])
@@ -81,12 +119,29 @@ class _Worker:
             first.start(dtypes, look.kept)
             self._feed(first, tensors, look.stretch)
             partial: DifferencePartial = first.partial()
-            return partial
+            return self._small(look, dtypes, partial) if self.far else partial
+        return self._again(look.stretch, dtypes, look.level, look.prefixes)
+
+    def _again(
+        self, stretch: PlannedTask, dtypes: Sequence[DType | None], level: int, prefixes: Sequence[U64Array]
+    ) -> Recount:
         second = self._accumulator("refine")
-        second.start(dtypes, look.prefixes, look.level)
-        self._feed(second, tensors, look.stretch)
-        counts: tuple[U32Array, ...] = second.counts()
-        return counts
+        second.start(dtypes, prefixes, level)
+        self._feed(second, _tensors(self._parameters[stretch.name]), stretch)
+        return Recount(second.counts())
+
+    def _small(
+        self, look: FirstLook, dtypes: Sequence[DType | None], partial: DifferencePartial
+    ) -> Settled | _Narrowed:
+        """What goes back over a wire: of a whole parameter all that follows from it, which is next to nothing."""
+        stretch = look.stretch
+        if (stretch.start, stretch.stop) != (0, self._parameters[stretch.name].base.size):
+            return _Narrowed(*narrowed(partial, look.kept))
+        statistics = DifferenceStatistics(len(dtypes) - 1)
+        statistics.add(stretch.number, partial, look.kept)
+        while (wanted := statistics.unresolved()) is not None:
+            statistics.refine([c.astype(np.uint64) for c in self._again(stretch, dtypes, *wanted).counts])
+        return Settled.of(statistics)
 
     def _accumulator(self, kind: str) -> Any:
         if not hasattr(self._own, kind):
@@ -142,19 +197,23 @@ class _Pass:
             self._statistics[task.name] = DifferenceStatistics(models, len(self._stretches[task.name]))
         return FirstLook(task, self._statistics[task.name].kept())
 
-    def take(self, look: Look, found: Found) -> DifferenceStatistics | None:
+    def take(self, look: Look, found: Found) -> DifferenceStatistics | Settled | None:
         """The parameter's statistics where `found` was the last that they needed."""
         name = look.stretch.name
+        if isinstance(found, Settled):
+            del self._statistics[name]
+            return found
         statistics = self._statistics[name]
         if isinstance(look, FirstLook):
-            assert isinstance(found, DifferencePartial)  # noqa: S101 - a first look finds nothing else
-            statistics.add(look.stretch.number, found, look.kept)
+            assert isinstance(found, DifferencePartial | _Narrowed)  # noqa: S101 - a first look finds nothing else
+            partial, kept = (found.partial, found.kept) if isinstance(found, _Narrowed) else (found, look.kept)
+            statistics.add(look.stretch.number, partial, kept)
             if not statistics.complete:
                 return None
         else:
-            assert isinstance(found, tuple)  # noqa: S101 - nor does a second one
+            assert isinstance(found, Recount)  # noqa: S101 - nor does a second one
             counts = self._recounts.setdefault(name, [])
-            counts.append(found)
+            counts.append(found.counts)
             if len(counts) < len(self._stretches[name]):
                 return None
             recounts = zip(*self._recounts.pop(name), strict=True)
@@ -172,7 +231,7 @@ def measure_differences(
     executor: Executor,
     kernels: Kernels | Placed[Kernels],
     progress: Progress,
-) -> Iterator[tuple[Aligned, DifferenceStatistics]]:
+) -> Iterator[tuple[Aligned, DifferenceStatistics | Settled]]:
     """Yield every parameter's statistics as they are complete, in no fixed order.
 
     Raises ReadError where bytes cannot be read, with the tensor's name.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from netweight.checkpoint.matrix import read
 from netweight.checkpoint.tensor import Tensor
+from netweight.errors import OptionError
 from netweight.source.protocol import Source
 
 if TYPE_CHECKING:
@@ -181,7 +182,12 @@ def held_in_memory(tensor: Tensor) -> Tensor:
 
 
 def walk(rows: Rows, work: Callable[[Stretch], R], executor: Executor) -> Iterator[R]:
-    """work(stretch) for all stretches of `rows`, in their order, however many workers there are."""
+    """work(stretch) for all stretches of `rows`, in their order, however many workers there are.
+
+    Raises OptionError for an executor whose workers do not share memory, which `work` may fill.
+    """
+    if not getattr(executor, "shares_memory", True):
+        raise OptionError("embeddings: expected an executor whose workers share memory, such as threads; leave it out")
     tasks = list(enumerate(rows.stretches()))
     waiting: dict[int, R] = {}
     left = iter(tasks)

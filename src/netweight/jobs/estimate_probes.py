@@ -74,6 +74,9 @@ class _Serial:
         while (task := next_task()) is not None:
             yield task, work(task)
 
+    def close(self) -> None:
+        """There is nothing to end."""
+
 
 def probe_values(dtype: DType, measures: Sequence[Measure], kernels: Kernels) -> Rate:
     """`scan` without spectra: one reading of a matrix, and what the measures make of it. Unit: an element."""

@@ -14,7 +14,8 @@ from netweight.errors import InputError, Interrupted, OptionError, OutputError, 
 from netweight.jobs.inputs import far_bytes, locations, stamps
 from netweight.jobs.merge_request import Options, Request, Weights, make_request
 from netweight.run.devices import Choice, choose_for
-from netweight.run.memory import FLOOR, fit_workers
+from netweight.run.executors import crew, planned_executor
+from netweight.run.memory import FLOOR
 from netweight.run.plan import digest_of
 from netweight.run.progress import Progress, Silent, compiling
 from netweight.run.spread import Placed, place, ready, told
@@ -103,8 +104,7 @@ def prepare(request: Request, options: Options, stack: ExitStack, moved: Mapping
     choice = choose_for(options, "merge")
     each = working_bytes(plan.targets)
     fixed = FLOOR + choice.libraries + far_bytes(opened)
-    room = choice.fitted(options)
-    workers = fit_workers(room.workers, room.memory, each, fixed)
+    workers, memory = crew(choice.fitted(options), each, fixed)
     digest = digest_of(
         {
             "job": "merge",
@@ -117,7 +117,7 @@ def prepare(request: Request, options: Options, stack: ExitStack, moved: Mapping
             "backend": choice.backend,
         }
     )
-    return Prepared(request, options, plan, shards, workers, fixed + workers * each, digest, choice)
+    return Prepared(request, options, plan, shards, workers, memory, digest, choice)
 
 
 def _each_once(checkpoints: Sequence[Checkpoint]) -> None:
@@ -184,6 +184,7 @@ def merge_request(
     progress = progress or Silent()
     with ExitStack() as stack:
         prepared = prepare(request, options, stack)
+        executor = executor or stack.enter_context(planned_executor(options, prepared.workers, prepared.memory))
         folder = result_folder(prepared, output, resume=resume)
         try:
             with folder:
@@ -218,12 +219,11 @@ def _merge(
     *,
     resume: bool,
     progress: Progress,
-    executor: Executor | None,
+    executor: Executor,
 ) -> Merged:
     from netweight.jobs.merge_record import write_records
     from netweight.output.shard_writer import ShardWriter
     from netweight.run.journal import Journal
-    from netweight.run.threads import ThreadExecutor
 
     options = prepared.options
     done: dict[str, dict[str, Any]] = {}
@@ -232,7 +232,6 @@ def _merge(
     else:
         journal = Journal.create(folder.journal_path, prepared.digest)
     kernels = merge_kernels(prepared, progress)
-    executor = executor or ThreadExecutor(prepared.workers)
     try:
         # room is made first: a disk that is too small is found before anything is read
         with journal, ShardWriter(folder.stage, prepared.shards, keep=resume, sync=options.sync) as writer:
@@ -298,8 +297,9 @@ def foresee(
         grams = read_grams(request.weights.delta, plan.checkpoints, plan.targets)
     else:
         prepare_kernels(plan, kernels, progress)
-        executor = executor or ThreadExecutor(prepared.workers)
-        grams = measure_grams(plan.targets, executor, kernels, progress)
+        with ExitStack() as stack:
+            wanted = planned_executor(prepared.options, prepared.workers, prepared.memory)
+            grams = measure_grams(plan.targets, executor or stack.enter_context(wanted), kernels, progress)
     if request.weights is None:
         return described(plan.targets, grams), plan
     return weigh(request.weights, prepared.names(), plan.targets, grams), plan

@@ -7,7 +7,6 @@ fixed by its size, and what looks find is merged in their order, so that no numb
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,10 +17,12 @@ import numpy as np
 import xxhash
 
 from netweight.checkpoint.announce import announce_tensors
-from netweight.dtypes import DTYPES, DType, Kind
+from netweight.dtypes import DTYPES, DType
 from netweight.errors import ReadError, printable
+from netweight.jobs.far_work import FarWork
+from netweight.kernels.finite import count_nonfinite
 from netweight.merging.course import Copy, Look, Measured, NativeLook, NativeWrite, Write
-from netweight.merging.target import Input, Target
+from netweight.merging.target import Input, Target, prefetch
 from netweight.run.plan import STRETCH
 from netweight.run.progress import Progress
 from netweight.run.spread import Placed, noting, several, work_on
@@ -40,7 +41,6 @@ BLOCK = 1 << 16
 _NATIVE_BYTES = 16  # an input's block for every element of BLOCK: only tiles of it have to fit the first caches
 _MOST_STRETCHES = 64  # of one parameter: what looks find in each is kept until all are done
 _COPIED = 1 << 20  # bytes copied at a time
-_EXPONENTS = {"BF16": 0x7F80, "F16": 0x7C00}
 _WIDE = {32: DTYPES["F32"], 64: DTYPES["F64"]}
 
 
@@ -131,16 +131,27 @@ def working_bytes(targets: Sequence[Target]) -> int:
     return most + 2 * _COPIED
 
 
-class _Worker:
+class _Worker(FarWork):
     """Does steps; every thread has buffers of its own."""
 
     def __init__(self, kernels: MergeKernels, sink: Sink | None) -> None:
         self._kernels = kernels
         self._sink = sink
-        self._own = threading.local()
+        super().__init__()
 
     def __call__(self, step: _Step) -> Any:
         act = step.act
+        if self.far:  # nobody has said in this process what will be read
+            used = (act.input,) if isinstance(act, Copy) else act.inputs if isinstance(act, Write) else None
+            prefetch(step.target, used, step.start, step.stop)
+        found = self._do(step, act)
+        if self.far and isinstance(found, _Written):
+            settle = getattr(self._sink, "settle", None)
+            if settle is not None:
+                settle(step.target.name)
+        return found
+
+    def _do(self, step: _Step, act: Look | Write | Copy) -> Any:
         if isinstance(act, Copy):
             source = step.target.inputs[act.input].pieces
             if all(piece.tensor.dtype == step.target.dtype for piece in source):
@@ -259,22 +270,12 @@ class _Worker:
                 raw = self._raw(count * bits // 8)
                 _read(piece.tensor, piece.start + start - first, raw.data)
                 digest.update(raw.data)
-                nonfinite += _nonfinite(raw, target.dtype)
+                nonfinite += count_nonfinite(raw, target.dtype)
                 differing += self._sink.write(target.name, start * bits // 8, raw.data) or 0
             first += piece.count
         found = digest.digest()
         inputs = tuple(found if i == number else None for i in range(len(target.inputs)))
         return _Written(found, inputs, nonfinite, differing)
-
-
-def _nonfinite(raw: Array, dtype: DType) -> int:
-    """How many of the elements in `raw` are NaN or infinite."""
-    if dtype.kind is not Kind.FLOAT or dtype.bits < 8:
-        return 0
-    if dtype.name in _EXPONENTS:  # ml_dtypes converts every element to ask
-        exponent = np.uint16(_EXPONENTS[dtype.name])
-        return int(np.count_nonzero((raw.view(np.uint16) & exponent) == exponent))
-    return len(raw) * 8 // dtype.bits - int(np.count_nonzero(np.isfinite(raw.view(dtype.to_numpy()))))
 
 
 def _read(tensor: Any, start: int, out: memoryview) -> None:

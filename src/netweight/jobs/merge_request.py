@@ -27,6 +27,9 @@ class Options:
     the result appears; `seed` of the random methods; `remote`: read models of a hub by ranges (default: bring them into
     the hub's cache). `device`: where to compute ("auto", "cpu", "cuda", "cuda:N", "mps", "xpu", "xpu:N"); `multi_gpu`:
     on all GPUs.
+
+    `executor_name`: "threads", or "ray" for processes of the cluster at `ray_address` (HOST:PORT, or "auto"), which is
+    one on this machine by default; `memory` is then what each process may take.
     """
 
     workers: int | None = None
@@ -40,6 +43,8 @@ class Options:
     remote: bool = False
     device: str = "auto"
     multi_gpu: bool = False
+    executor_name: str = "threads"
+    ray_address: str | None = None
 
     def __post_init__(self) -> None:
         """Raises OptionError for a seed or a size that is no whole number, or too small."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
 
 from netweight.checkpoint.matrix import read
 from netweight.checkpoint.tensor import Skipped
 from netweight.errors import ReadError
+from netweight.jobs.far_work import FarWork
 from netweight.kernels.pairs import PairAccumulator, PairPartial
 from netweight.kernels.protocol import Kernels
 from netweight.params.pairing import Pair
@@ -42,13 +42,13 @@ def warm_up(pairs: Sequence[Pair], kernels: Kernels) -> None:
         accumulator.add(0)
 
 
-class _Worker:
+class _Worker(FarWork):
     """Reads stretches of both sides; every thread has an accumulator of its own."""
 
     def __init__(self, pairs: Sequence[Pair], kernels: Kernels) -> None:
         self._pairs = {p.name: p for p in pairs}
         self._kernels = kernels
-        self._own = threading.local()
+        super().__init__()
 
     def __call__(self, task: PlannedTask) -> Found:
         """A tensor that cannot be read is an answer: it must not stop the others."""

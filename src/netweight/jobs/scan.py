@@ -16,7 +16,8 @@ from netweight.checkpoint.tensor import Checkpoint, Skipped
 from netweight.errors import Interrupted, OptionError, did_you_mean, printable
 from netweight.jobs.inputs import far_bytes, globs, identity, locations, stamps
 from netweight.run.devices import Choice, choose_for
-from netweight.run.memory import FLOOR, default_budget, fit_workers
+from netweight.run.executors import crew, matrix_budget, planned_executor
+from netweight.run.memory import FLOOR
 from netweight.run.plan import Plan, PlannedTask, digest_of
 from netweight.run.progress import Progress, Silent, compiling
 from netweight.run.spread import each, place, told
@@ -52,6 +53,9 @@ class Options:
     `split`: also the projections inside fused ones; `rank_k`: only so many leading singular values. `remote`: read a
     model of a hub by ranges (default: bring it into the hub's cache first). `device`: where to compute ("auto", "cpu",
     "cuda", "cuda:N", "mps", "xpu", "xpu:N"; auto: a GPU for the spectra of large models); `multi_gpu`: on all GPUs.
+
+    `executor_name`: "threads", or "ray" for processes of the cluster at `ray_address` (HOST:PORT, or "auto"), which is
+    one on this machine by default; `memory` is then what each process may take.
     """
 
     workers: int | None = None
@@ -65,6 +69,8 @@ class Options:
     remote: bool = False
     device: str = "auto"
     multi_gpu: bool = False
+    executor_name: str = "threads"
+    ray_address: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "include", globs(self.include))
@@ -129,8 +135,8 @@ def prepare(ref: Reference, measures: Sequence[Measure], options: Options, stack
     one = max(scratch_bytes(kernels, measures) for kernels in backends)
     beside = choice.libraries + far_bytes((checkpoint,))
     room = choice.fitted(options)
-    workers = fit_workers(room.workers, room.memory, one, FLOOR + beside)
-    budget = (default_budget() if room.memory is None else room.memory) - beside
+    workers, memory = crew(room, one, FLOOR + beside)
+    budget = matrix_budget(room, beside)
     loads = loads_of(subjects, measures, backends[0], options.rank_k)
     crews = crews_of(loads, measures, backends[0], workers, budget)
     digest = digest_of(
@@ -167,7 +173,9 @@ def prepare(ref: Reference, measures: Sequence[Measure], options: Options, stack
             workers=workers,
             memory=FLOOR
             + beside
-            + max([n * (one + max(load.memory for load in crew)) for n, crew in crews.items()], default=one),
+            + max([n * (one + max(load.memory for load in c)) for n, c in crews.items()], default=one)
+            if options.executor_name == "threads"
+            else memory + workers * max((load.memory for load in loads), default=0),
             digest=digest,
             device=choice.name,
             device_reason=choice.why,
@@ -221,6 +229,8 @@ def scan(
             if plots is None:
                 raise OptionError("--plot-tensors: chooses what is drawn; give --plots DIR as well")
             check_globs([subject.name for subject in prepared.subjects], plot_tensors)
+        plan = prepared.plan
+        executor = executor or stack.enter_context(planned_executor(options, plan.workers, plan.memory))
         about = {"model_id": model_id, "revision": revision or prepared.checkpoint.revision}
         place: ResultFile | None = None
         if target is not None:
@@ -247,7 +257,7 @@ def _journalled(
     progress: Progress,
     place: ResultFile | None,
     resume: bool,  # noqa: FBT001
-    executor: Executor | None,
+    executor: Executor,
     about: dict[str, str | None],
 ) -> ScanResults:
     """The measuring, with a journal beside the output file where there is one."""
@@ -285,7 +295,7 @@ def _run(
     progress: Progress,
     journal: Journal | None,
     done: dict[str, dict[str, Any]],
-    executor: Executor | None,
+    executor: Executor,
     began: str,
     about: dict[str, str | None],
 ) -> ScanResults:
@@ -293,7 +303,6 @@ def _run(
     from netweight.jobs.scan_pass import measure_subjects
     from netweight.jobs.scan_result import ScanResults
     from netweight.kernels.choose import kernels_for
-    from netweight.run.threads import ThreadExecutor
 
     for note in prepared.choice.notes:
         progress.note(note)
@@ -306,7 +315,7 @@ def _run(
         results = measure_subjects(
             loads,
             prepared.measures,
-            executor or ThreadExecutor(prepared.plan.workers),
+            executor,
             kernels,
             budget=prepared.budget,
             leading=options.rank_k,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -10,14 +9,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from netweight.checkpoint.announce import announce_parts
 from netweight.checkpoint.matrix import Matrix
 from netweight.checkpoint.tensor import Skipped
 from netweight.errors import ReadError
+from netweight.jobs.far_work import FarWork
 from netweight.jobs.matrix_pass import LONGEST_ROW, Scratch, gather, scratch_bytes
 from netweight.jobs.scan_plan import Subject
 from netweight.kernels.protocol import Kernels
 from netweight.measures.registry import Measure, needed
-from netweight.run.blas import blas_threads
+from netweight.run.blas import blas_threads, keep_blas_threads
 from netweight.run.devices import spectral_effort
 from netweight.run.execute import Executor
 from netweight.run.memory import FLOOR
@@ -110,19 +111,24 @@ def crews_of(
     return dict(sorted(found.items()))
 
 
-class _Worker:
+class _Worker(FarWork):
     """Measures subjects; every thread has a scratch of its own."""
 
-    def __init__(self, measures: Sequence[Measure], kernels: Kernels, leading: int | None) -> None:
+    def __init__(self, measures: Sequence[Measure], kernels: Kernels, leading: int | None, threads: int | None) -> None:
         self._measures = measures
         self._kernels = kernels
         self._leading = leading
-        self._own = threading.local()
+        self._threads = threads  # that a spectrum takes, None where there is none
+        super().__init__()
 
     def __call__(self, load: Load) -> Found:
         if not hasattr(self._own, "scratch"):
             self._own.scratch = Scratch(self._kernels)
+            if self.far and self._threads:
+                keep_blas_threads(self._threads)
         subject = load.subject
+        if self.far:
+            announce_parts([(subject.tensor, subject.part)])
         try:
             return _oriented(
                 measure_matrix(subject.open(), self._measures, self._own.scratch, leading=self._leading),
@@ -169,8 +175,9 @@ def measure_subjects(
     host = each(kernels)[0]
     spectral = _SPECTRUM in needed(measures)
     for at_once, crew in crews_of(loads, measures, host, executor.workers, budget).items():
-        worker = work_on(kernels, partial(_Worker, measures, leading=leading), _name)
-        with blas_threads(executor.workers // at_once) if spectral else nullcontext():
+        threads = executor.workers // at_once if spectral else None
+        worker = work_on(kernels, partial(_Worker, measures, leading=leading, threads=threads), _name)
+        with blas_threads(threads) if threads else nullcontext():
             yield from noting(_in_turn(crew, at_once, executor, worker), worker, kernels, note)
 
 

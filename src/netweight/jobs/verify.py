@@ -25,6 +25,7 @@ from netweight.jobs.merge_request import Options, Request
 from netweight.jobs.merge_vocabulary import VOCAB
 from netweight.jobs.verify_result import Verdict, Verified
 from netweight.params.align import unwanted_reason
+from netweight.run.executors import planned_executor
 from netweight.run.progress import Progress, Silent
 from netweight.run.spread import told
 from netweight.source.local import open_local
@@ -70,6 +71,8 @@ def verify(
     multi_gpu: bool = False,
     progress: Progress | None = None,
     executor: Executor | None = None,
+    executor_name: str = "threads",
+    ray_address: str | None = None,
 ) -> Verified:
     """Compute the parameters of the folder `merged` (those that the globs let through; all) from the inputs that its
     record names, and compare them with its files, bit for bit.
@@ -77,13 +80,12 @@ def verify(
     Inputs are looked for under their absolute paths, then as they lay to `merged` when it was made, then from the
     current folder; `moved` maps a reference to where it is now. `remote`: read inputs that are models of a hub by
     ranges (default: bring them into the hub's cache). `device` and `multi_gpu` as for merge: the bits of what a GPU has
-    merged are those of a GPU of its kind.
+    merged are those of a GPU of its kind. `executor_name` and `ray_address` as in the options of a merge.
 
     Raises FormatError where the record is not one of a merge, ModelNotFoundError where an input is not to be found, or
     is another model than then.
     """
     from netweight.merging.recipe import parse_recipe
-    from netweight.run.threads import ThreadExecutor
 
     include, exclude = globs(include), globs(exclude)
     folder = Path(merged)
@@ -94,7 +96,14 @@ def verify(
         recipe = parse_recipe(record["recipe"], str(folder / RECORD))
         places = _places(folder, record, recipe.references(), moved or {})
         options = Options(
-            workers=workers, memory=memory, remote=remote, device=device, multi_gpu=multi_gpu, **record["options"]
+            workers=workers,
+            memory=memory,
+            remote=remote,
+            device=device,
+            multi_gpu=multi_gpu,
+            executor_name=executor_name,
+            ray_address=ray_address,
+            **record["options"],
         )
         prepared = prepare(Request(recipe), options, stack, places)
         checkpoints = prepared.plan.checkpoints
@@ -110,9 +119,10 @@ def verify(
         _note_device(record.get("device"), prepared.choice, progress)
         prepare_kernels(prepared.plan, kernels, progress)
         comparison = _Comparison({t.name: stored[t.name] for t in rest})
+        if executor is None:
+            executor = stack.enter_context(planned_executor(options, prepared.workers, prepared.memory))
         progress.start(len(rest), sum(i.nbytes for t in rest for i in t.inputs))
         try:
-            executor = executor or ThreadExecutor(prepared.workers)
             for one in run_courses(rest, course_of, executor, kernels, comparison, progress):
                 name = one.target.name
                 noted = record["parameters"].get(name)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from netweight.dtypes import DType
+from netweight.kernels.packing import Packed, pack, unpack
 
 if TYPE_CHECKING:
     from netweight.kernels.channels import ChannelAccumulator
@@ -20,11 +21,15 @@ if TYPE_CHECKING:
     from netweight.kernels.spectrum import SpectrumAccumulator
     from netweight.kernels.values import PatternAccumulator, ValuesAccumulator
 
-__all__ = ["CHUNK", "DifferenceAccumulator", "DifferencePartial", "Kernels", "RefineAccumulator", "Window"]
+__all__ = ["CHUNK", "MOVED", "DifferenceAccumulator", "DifferencePartial", "Kernels", "RefineAccumulator", "Window"]
 
 CHUNK = 4096
 """Elements whose sums are formed together: small enough for the first cache, fixed so that sums never depend on
 blocks."""
+
+MOVED = 1 << 17
+"""Residual values of one model and stretch that go from process to process, at most: where there are more, looking at
+the data again is cheaper."""
 
 U8Array = np.ndarray[Any, np.dtype[np.uint8]]
 U32Array = np.ndarray[Any, np.dtype[np.uint32]]
@@ -68,6 +73,18 @@ class DifferencePartial:
     residuals: tuple[np.ndarray[Any, Any] | None, ...]
     gram: F64Array
     base_square: float
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Counts packed; of a model with more than MOVED residual values, those stay behind."""
+        coarse = self.counts - self.residual_counts
+        residuals = tuple(None if r is None or len(r) > MOVED else r for r in self.residuals)
+        found = (self.residual_sums, residuals, self.gram, self.base_square)
+        return _unpacked, (self.window, pack(coarse), pack(self.residual_counts), *found)
+
+
+def _unpacked(window: Window, coarse: Packed, residual: Packed, *found: Any) -> DifferencePartial:
+    residual_counts = unpack(residual)
+    return DifferencePartial(window, unpack(coarse) + residual_counts, residual_counts, *found)
 
 
 class DifferenceAccumulator(Protocol):

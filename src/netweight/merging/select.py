@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 
+from netweight.kernels.packing import Packed, pack, unpack
 from netweight.merging.course import Look, Subject
 from netweight.statistics.order import bits_to_values
 
@@ -87,6 +88,13 @@ class _Counts:
 
     counts: tuple[Array, ...]
     finer: tuple[Array, ...]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpacked, (tuple(map(pack, self.counts)), tuple(map(pack, self.finer)))
+
+
+def _unpacked(counts: tuple[Packed, ...], finer: tuple[Packed, ...]) -> _Counts:
+    return _Counts(tuple(map(unpack, counts)), tuple(map(unpack, finer)))
 
 
 @dataclass(frozen=True)

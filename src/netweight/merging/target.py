@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from math import prod
 
@@ -9,7 +10,7 @@ from netweight.checkpoint.tensor import Tensor
 from netweight.dtypes import DType
 from netweight.merging.course import Subject
 
-__all__ = ["Input", "Piece", "Target"]
+__all__ = ["Input", "Piece", "Target", "prefetch"]
 
 
 @dataclass(frozen=True)
@@ -63,3 +64,14 @@ class Target:
     def nbytes(self) -> int:
         """Bytes of the output."""
         return self.dtype.nbytes(self.size)
+
+
+def prefetch(target: Target, used: Collection[int] | None, start: int, stop: int) -> None:
+    """Hint that elements `start` to `stop` of these inputs (None: all) are wanted soon; returns at once."""
+    for source in (s for i, s in enumerate(target.inputs) if used is None or i in used):
+        first = 0
+        for piece in source.pieces:
+            a, b = max(start, first), min(stop, first + piece.count)
+            if a < b:
+                piece.tensor.prefetch(piece.start + a - first, b - a)
+            first += piece.count

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import socket
 import stat
 import threading
 from collections import Counter
@@ -12,14 +13,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from netweight.errors import JobError, OutputError, printable
 from netweight.output.flusher import Flusher
 from netweight.output.positioned import allocate, bring_to_disk, read_at, write_at
 from netweight.output.shards import Shard
 
-__all__ = ["ShardWriter"]
+__all__ = ["FarShards", "ShardWriter"]
 
 _MOST_OPEN = 64  # of its files at a time: systems allow 256 or 1024 in all, and inputs are open too
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
@@ -35,7 +36,15 @@ class ShardWriter:
     Raises OutputError where there is no room for the files or they cannot be made: then none of the new ones is left.
     """
 
+    _advice = "check the disk"
+
     def __init__(self, folder: Path, shards: Sequence[Shard], *, keep: bool, sync: bool) -> None:
+        self._hold(folder, shards)
+        self.kept = frozenset(shard.name for shard in self._shards if keep and _fits(folder / shard.name, shard))
+        self._make(keep=keep)
+        self._flusher = Flusher(self._sync_file) if sync else None
+
+    def _hold(self, folder: Path, shards: Sequence[Shard]) -> None:
         self._folder = folder
         self._shards = tuple(shards)
         self._places = {
@@ -47,9 +56,10 @@ class ShardWriter:
         self._open: dict[int, int] = {}  # descriptors by the file's number, the one used last at the end
         self._users: Counter[int] = Counter()
         self._closed = False
-        self.kept = frozenset(shard.name for shard in self._shards if keep and _fits(folder / shard.name, shard))
-        self._make(keep=keep)
-        self._flusher = Flusher(self._sync_file) if sync else None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As a value: another process writes into the files, which are there."""
+        return FarShards, (self._folder.absolute(), self._shards)
 
     def write(self, name: str, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Put `data` (contiguous) at byte `offset` of tensor `name`. Any thread may call it.
@@ -181,10 +191,30 @@ class ShardWriter:
             yield
         except OSError as error:
             where = printable(str(self._folder / self._shards[number].name), 300)
-            todo = "make room" if error.errno in _NO_ROOM else "check the disk"
+            todo = "make room" if error.errno in _NO_ROOM else self._advice
             raise JobError(
                 f"{where}: cannot be {what}: {error.strerror or error}; {todo}, then run again with --resume"
             ) from error
+
+
+class FarShards(ShardWriter):
+    """The files of a ShardWriter, from another process or another node: they are written into, and never made.
+
+    What is written counts once `settle` has returned: a node may be lost with all that it holds in memory.
+    """
+
+    _advice = f"every node must see the output folder under the same path, {socket.gethostname()} too"
+
+    def __init__(self, folder: Path, shards: Sequence[Shard]) -> None:
+        self._hold(folder, shards)
+        self.kept = frozenset(shard.name for shard in self._shards)
+        self._flusher = None
+
+    def settle(self, name: str) -> None:
+        """Bring what was written of tensor `name` to the storage; raises JobError where that refuses."""
+        number = self._places[name][0]
+        with self._failures(number, "brought to the disk"), self._descriptor(number) as descriptor:
+            bring_to_disk(descriptor)
 
 
 _FLAGS = os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["blas_threads"]
+__all__ = ["blas_threads", "keep_blas_threads"]
 
 
 @contextmanager
@@ -16,3 +16,11 @@ def blas_threads(count: int) -> Iterator[None]:
 
     with threadpool_limits(limits=count, user_api="blas"):
         yield
+
+
+def keep_blas_threads(count: int) -> None:
+    """The same for good, in a process that does nothing else."""
+    import scipy.linalg  # noqa: F401, PLC0415 - as above
+    from threadpoolctl import threadpool_limits  # noqa: PLC0415
+
+    threadpool_limits(limits=count, user_api="blas")

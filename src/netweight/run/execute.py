@@ -12,7 +12,9 @@ R = TypeVar("R")
 
 
 class Executor(Protocol):
-    """Runs tasks, several at a time."""
+    """Runs tasks, several at a time. One whose workers do not see each other's memory has a false attribute
+    `shares_memory`: work that leaves something behind in it cannot be given to that.
+    """
 
     @property
     def workers(self) -> int:
@@ -27,4 +29,8 @@ class Executor(Protocol):
         there is nothing now, and it is asked again after each result that was yielded. The run ends when it says None
         with nothing under way. An exception of `work` is raised here, after the tasks under way have ended.
         """
+        ...
+
+    def close(self) -> None:
+        """Give back what it holds between runs; closing twice is allowed."""
         ...

@@ -25,6 +25,7 @@ class FsspecRanges:
         self._path = path
         self._name = name
         self._state = self.now()
+        self._arrived = False  # from another process, and not looked at here yet
 
     @property
     def name(self) -> str:
@@ -44,8 +45,13 @@ class FsspecRanges:
     def __repr__(self) -> str:
         return f"FsspecRanges({self._name!r})"
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_arrived": True}
+
     def fetch(self, start: int, view: memoryview, stop: threading.Event) -> None:
         """Fill `view` with the bytes from `start`; raises ReadError."""
+        if self._arrived:
+            self._recognise()
         patience = Patience(f"{printable(self._name)}: bytes {start} to {start + len(view)}", stop)
         while True:
             try:
@@ -54,6 +60,18 @@ class FsspecRanges:
                 patience.wait(failure)
             else:
                 return
+
+    def _recognise(self) -> None:
+        try:
+            here = self.now()
+        except FileNotFoundError:
+            raise ReadError(f"{printable(self._name)}: is gone since it was opened, or not on this node") from None
+        if here != self._state:
+            raise ReadError(
+                f"{printable(self._name)}: changed since it was opened (then {self._state.size} bytes, now"
+                f" {here.size}); run again when nothing writes to it"
+            )
+        self._arrived = False
 
     def now(self) -> FileState:
         """Size and stamp, asked anew."""

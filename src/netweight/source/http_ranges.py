@@ -92,6 +92,10 @@ class HttpRanges:
     def __repr__(self) -> str:
         return f"HttpRanges({self._url!r})"
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which finds its own token and its own way: signed addresses stay here."""
+        return {**self.__dict__, "_head": b"", "_direct": None, "_final_tag": ""}
+
     def fetch(self, start: int, view: memoryview, stop: threading.Event) -> None:
         """Fill `view` with the bytes from `start`: what a broken answer brought is kept. Raises ReadError."""
         patience = Patience(f"{printable(self._name)}: bytes {start} to {start + len(view)}", stop)

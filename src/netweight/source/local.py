@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import os
+import socket
 import stat
 import threading
 from collections.abc import Callable, Hashable
 from io import FileIO
+from typing import Any
 
 from netweight.errors import FormatError, ModelNotFoundError, ReadError, printable
+from netweight.source.arrivals import once
 from netweight.source.handles import HandlePool
 from netweight.source.protocol import FileState, Source
 
@@ -47,13 +50,21 @@ class _LocalFile:
     """What both kinds share: the name, the state when opened, and the messages."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = os.fspath(path)
+        self._path = self._place = os.fspath(path)
         try:
             self._state = _state_of(os.stat(self._path), self._path)  # noqa: PTH116 - the path is a plain string
         except (OSError, ValueError) as problem:
             raise ModelNotFoundError(f"{printable(self._path)}: {_why(problem)}") from None
+        self._begin()
+
+    def _begin(self, *, arrived: bool = False) -> None:
         self._token = next(_tokens)
         self._closed = False
+        self._arrived = arrived  # from another process, and not opened here yet
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As a value: another process opens the file where it first reads it."""
+        return _arrival, (os.path.abspath(self._place), self._path, self._state)  # noqa: PTH100 - links stay as they are named
 
     @property
     def name(self) -> str:
@@ -69,17 +80,30 @@ class _LocalFile:
     def check_unchanged(self) -> None:
         """Raises ReadError where the path no longer leads to the file that was opened, or its size or time changed."""
         try:
-            now = os.stat(self._path)  # noqa: PTH116
+            now = os.stat(self._place)  # noqa: PTH116
         except OSError as problem:
             raise ReadError(f"{printable(self._path)}: is gone since it was opened: {_why(problem)}") from None
         self._compare(now)
 
     def _compare(self, now: os.stat_result) -> None:
+        if self._arrived:
+            self._recognise(now)
         if not stat.S_ISREG(now.st_mode) or _state_of(now, self._path) != self._state:
             raise ReadError(
                 f"{printable(self._path)}: changed since it was opened "
                 f"(then {self._state.size} bytes, now {now.st_size}); run again when nothing writes to it"
             )
+
+    def _recognise(self, now: os.stat_result) -> None:
+        """Take the file for the one that was opened elsewhere: inodes differ by mount, size and time do not."""
+        here = _state_of(now, self._path) if stat.S_ISREG(now.st_mode) else FileState(now.st_size, "-")
+        if (here.size, _time_of(here)) != (self._state.size, _time_of(self._state)):
+            raise ReadError(
+                f"{printable(self._path)}: changed since it was opened, or is another file on {socket.gethostname()} "
+                f"(then {self._state.size} bytes, now {now.st_size}); every node must see the same file"
+            )
+        self._state = here
+        self._arrived = False
 
     def _open(self) -> int:
         if self._closed:
@@ -87,9 +111,12 @@ class _LocalFile:
         # Not blocking, so that a pipe put in the file's place cannot hang the run.
         flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         try:
-            descriptor = os.open(self._path, flags)
+            descriptor = os.open(self._place, flags)
         except OSError as problem:
-            raise ReadError(f"{printable(self._path)}: cannot be opened: {_why(problem)}") from None
+            where = f" on {socket.gethostname()}: {_why(problem)}; every node must see the inputs under the same path"
+            raise ReadError(
+                f"{printable(self._path)}: cannot be opened{where if self._arrived else f': {_why(problem)}'}"
+            ) from None
         try:
             self._compare(os.fstat(descriptor))
         except BaseException:
@@ -113,6 +140,25 @@ class _LocalFile:
 
 def _why(problem: OSError | ValueError) -> str:
     return (problem.strerror if isinstance(problem, OSError) else None) or str(problem)
+
+
+def _time_of(state: FileState) -> str:
+    return state.stamp.rpartition("-")[0]
+
+
+def _arrival(place: str, path: str, state: FileState) -> Source:
+    """The file that another process opened as `path`, by its absolute path; nothing is read or checked before the
+    first read.
+    """
+    kind: type[PreadFile | HandlePerThreadFile] = PreadFile if hasattr(os, "pread") else HandlePerThreadFile
+
+    def make() -> Source:
+        made = kind.__new__(kind)
+        made._path, made._place, made._state = path, place, state  # noqa: SLF001 - its own, as __init__ sets them
+        made._begin(arrived=True)  # noqa: SLF001
+        return made
+
+    return once((place, path, state), make)
 
 
 class PreadFile(_LocalFile):

@@ -13,8 +13,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 from netweight.errors import ReadError, printable
+from netweight.source.arrivals import once
 from netweight.source.protocol import FileState, Source
 from netweight.source.ranges import Ranges
 
@@ -120,6 +122,10 @@ class RemoteFile:
 
     def __repr__(self) -> str:
         return f"RemoteFile({self.name!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As a value: what was fetched or announced stays here."""
+        return _arrival, (self._ranges,)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` from byte `offset`; raises ReadError where the file ends before, or cannot be read."""
@@ -362,6 +368,11 @@ def _together(ranges: Iterable[tuple[int, int, int]]) -> list[tuple[int, int, in
 
 def _start_of(piece: _Piece) -> int:
     return piece.start
+
+
+def _arrival(ranges: Ranges) -> RemoteFile:
+    """The file that another process opened."""
+    return once((type(ranges), ranges.name, ranges.state), lambda: RemoteFile(ranges))
 
 
 def announce(ranges: Iterable[tuple[Source, int, int]]) -> None:

@@ -10,7 +10,7 @@ the tensors themselves.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Any
 
@@ -21,7 +21,7 @@ from netweight.statistics import order
 from netweight.statistics.moments import EMPTY, Moments
 from netweight.statistics.ranks import Ranks
 
-__all__ = ["PROBABILITIES", "DifferenceStatistics", "Distribution"]
+__all__ = ["PROBABILITIES", "DifferenceStatistics", "Distribution", "Settled", "narrowed"]
 
 PROBABILITIES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 """The quantiles that are taken, as fractions."""
@@ -42,6 +42,45 @@ class Distribution:
     n_zero: int
     moments: Moments
     quantiles: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What `DifferenceStatistics` says of one parameter once all is known, in few bytes: the same methods."""
+
+    distributions: tuple[Distribution, ...]
+    products: F64Array
+    norm: float
+
+    @classmethod
+    def of(cls, statistics: DifferenceStatistics) -> Settled:
+        """Raises RuntimeError where quantiles are still unresolved."""
+        each = tuple(statistics.distribution(m) for m in range(statistics.models))
+        return cls(each, statistics.gram(), statistics.base_l2())
+
+    def distribution(self, model: int) -> Distribution:
+        """See DifferenceStatistics."""
+        return self.distributions[model]
+
+    def gram(self) -> F64Array:
+        """See DifferenceStatistics."""
+        return self.products
+
+    def base_l2(self) -> float:
+        """See DifferenceStatistics."""
+        return self.norm
+
+
+def narrowed(partial: DifferencePartial, kept: U8Array) -> tuple[DifferencePartial, U8Array]:
+    """Without the residual values that are far from the quantiles of this stretch alone, and the bins that are left:
+    the others hardly ever count, and are most of what would have to be sent.
+    """
+    own = DifferenceStatistics(len(partial.counts))
+    own.add(0, partial, kept)
+    left = kept & own.kept()
+    shift = partial.window.shift
+    residuals = tuple(None if r is None else r[left[r >> r.dtype.type(shift)] != 0] for r in partial.residuals)
+    return replace(partial, residuals=residuals), left
 
 
 class DifferenceStatistics:

@@ -72,6 +72,9 @@ class CpuMergeKernels:
     def __init__(self) -> None:
         self._room = _Room()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CpuMergeKernels, ()
+
     def prepare(self, dtypes: Collection[DType], bits: Collection[int]) -> None:
         """See the protocol."""
         fused = [dtype for dtype in set(dtypes) if self.fuses(dtype)] if 32 in bits else []
