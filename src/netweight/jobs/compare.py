@@ -13,7 +13,8 @@ from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.tensor import Checkpoint, Skipped
 from netweight.errors import Interrupted, OptionError, did_you_mean, printable
 from netweight.jobs.compare_scans import compare_results
-from netweight.jobs.inputs import far_bytes, globs, identity, locations, stamps
+from netweight.jobs.inputs import far_bytes, identity, locations, stamps
+from netweight.jobs.run_options import RunOptions
 from netweight.params.pairing import Pair, Pairing, pair_up
 from netweight.run.devices import Choice, choose_for, spectral_effort
 from netweight.run.executors import crew, matrix_budget, planned_executor
@@ -39,31 +40,8 @@ METHODS = ("basic_stats", "spectral", "quantization", "sparsity", "tail")
 
 
 @dataclass(frozen=True)
-class Options:
-    """How `compare` runs: `workers` (default: every core that memory allows), `memory` in bytes (default: the smaller
-    of 1 GiB and a quarter of the machine's; one spectrum is always computed, however large), globs on parameter names,
-    and whether tied weights count twice. `remote`: read models of a hub by ranges (default: bring them into the hub's
-    cache first). `device`: where to compute ("auto", "cpu", "cuda", "cuda:N", "mps", "xpu", "xpu:N"; auto: a GPU for
-    the spectra of large models); `multi_gpu`: on all GPUs.
-
-    `executor_name`: "threads", or "ray" for processes of the cluster at `ray_address` (HOST:PORT, or "auto"), which is
-    one on this machine by default; `memory` is then what each process may take.
-    """
-
-    workers: int | None = None
-    memory: int | None = None
-    include: str | Sequence[str] = ()
-    exclude: str | Sequence[str] = ()
-    count_tied_twice: bool = False
-    remote: bool = False
-    device: str = "auto"
-    multi_gpu: bool = False
-    executor_name: str = "threads"
-    ray_address: str | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "include", globs(self.include))
-        object.__setattr__(self, "exclude", globs(self.exclude))
+class Options(RunOptions):
+    """How `compare` runs: the fields of RunOptions."""
 
 
 @dataclass(frozen=True)

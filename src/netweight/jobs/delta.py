@@ -16,8 +16,9 @@ from netweight.checkpoint.announce import announce_tensors
 from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.tensor import Checkpoint
 from netweight.errors import Interrupted, OptionError, printable
-from netweight.jobs.inputs import far_bytes, globs, identity, locations, path_of, references, stamps
+from netweight.jobs.inputs import far_bytes, identity, locations, path_of, references, stamps
 from netweight.jobs.model_names import model_names
+from netweight.jobs.run_options import RunOptions
 from netweight.params.align import Aligned, Alignment, align
 from netweight.run.devices import Choice, choose_for
 from netweight.run.executors import crew, planned_executor
@@ -39,30 +40,8 @@ Reference = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
-class Options:
-    """How `delta` runs: `workers` (default: every core that memory allows), `memory` in bytes (default: the smaller of
-    1 GiB and a quarter of the machine's), globs on parameter names, and whether tied weights count twice. `remote`:
-    read models of a hub by ranges (default: bring them into the hub's cache first). `device`: where to compute ("auto",
-    "cpu", "cuda", "cuda:N", "mps", "xpu", "xpu:N"); `multi_gpu`: on all GPUs.
-
-    `executor_name`: "threads", or "ray" for processes of the cluster at `ray_address` (HOST:PORT, or "auto"), which is
-    one on this machine by default; `memory` is then what each process may take.
-    """
-
-    workers: int | None = None
-    memory: int | None = None
-    include: str | Sequence[str] = ()
-    exclude: str | Sequence[str] = ()
-    count_tied_twice: bool = False
-    remote: bool = False
-    device: str = "auto"
-    multi_gpu: bool = False
-    executor_name: str = "threads"
-    ray_address: str | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "include", globs(self.include))
-        object.__setattr__(self, "exclude", globs(self.exclude))
+class Options(RunOptions):
+    """How `delta` runs: the fields of RunOptions."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from netweight.checkpoint.matrix import read
 from netweight.checkpoint.tensor import Tensor
 from netweight.errors import OptionError
-from netweight.source.protocol import Source
+from netweight.source.held import HeldBytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -136,38 +136,6 @@ class Facts:
     rows: Rows
 
 
-class _Memory:
-    """Bytes held in memory, as a Source; they are what `origin` had."""
-
-    def __init__(self, held: bytearray, origin: Source) -> None:
-        self._held = memoryview(held)
-        self._origin = origin
-
-    @property
-    def name(self) -> str:
-        """See Source."""
-        return self._origin.name
-
-    @property
-    def size(self) -> int:
-        """See Source."""
-        return len(self._held)
-
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        """See Source; a Tensor asks for no bytes outside."""
-        buffer[:] = self._held[offset : offset + len(buffer)]
-
-    def prefetch(self, offset: int, size: int) -> None:
-        """See Source."""
-
-    def check_unchanged(self) -> None:
-        """See Source."""
-        self._origin.check_unchanged()
-
-    def close(self) -> None:
-        """See Source."""
-
-
 def held_in_memory(tensor: Tensor) -> Tensor:
     """The tensor with its bytes in memory, for one that is read many times and is far away; raises ReadError."""
     held = bytearray(tensor.nbytes)
@@ -177,7 +145,7 @@ def held_in_memory(tensor: Tensor) -> Tensor:
             tensor.prefetch(first + step, step)
             width = tensor.dtype.bits // 8
             read(tensor, first, view[first * width : min(first + step, tensor.size) * width])
-    source = _Memory(held, tensor.source)
+    source = HeldBytes(memoryview(held), tensor.source.name, tensor.source)
     return replace(tensor, source=source, offset=0, strides=None, storage=None, byteorder="little")
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from netweight.checkpoint.tensor import Tensor
 from netweight.dtypes import DType
+from netweight.source.held import HeldBytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,33 +16,6 @@ if TYPE_CHECKING:
 __all__ = ["made_family", "made_tensor"]
 
 _STD, _NOISE = 0.02, 3e-4  # of weights, and of what a fine-tune adds to them
-
-
-class _Made:
-    """Bytes in memory, as a Source."""
-
-    name = "made in memory"
-
-    def __init__(self, held: Array) -> None:
-        self._held = held.data
-
-    @property
-    def size(self) -> int:
-        """See Source."""
-        return len(self._held)
-
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        """See Source; a Tensor asks for no bytes outside."""
-        buffer[:] = self._held[offset : offset + len(buffer)]
-
-    def prefetch(self, offset: int, size: int) -> None:
-        """See Source."""
-
-    def check_unchanged(self) -> None:
-        """See Source."""
-
-    def close(self) -> None:
-        """See Source."""
 
 
 def made_tensor(dtype: DType, shape: tuple[int, ...]) -> Tensor:
@@ -65,5 +39,5 @@ def made_family(dtypes: list[DType], shape: tuple[int, ...]) -> list[Tensor]:
         else:
             with np.errstate(invalid="ignore"):
                 held = np.ascontiguousarray(values.astype(dtype.to_numpy())).view(np.uint8).reshape(-1)
-        found.append(Tensor(f"made.{number}.weight", shape, dtype, _Made(held), 0))
+        found.append(Tensor(f"made.{number}.weight", shape, dtype, HeldBytes(held.data, "made in memory"), 0))
     return found

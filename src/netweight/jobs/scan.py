@@ -14,7 +14,8 @@ from netweight.checkpoint.announce import announce_parts
 from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.tensor import Checkpoint, Skipped
 from netweight.errors import Interrupted, OptionError, did_you_mean, printable
-from netweight.jobs.inputs import far_bytes, globs, identity, locations, stamps
+from netweight.jobs.inputs import far_bytes, identity, locations, stamps
+from netweight.jobs.run_options import RunOptions
 from netweight.run.devices import Choice, choose_for
 from netweight.run.executors import crew, matrix_budget, planned_executor
 from netweight.run.memory import FLOOR
@@ -45,36 +46,14 @@ _STARTED = ""  # the journal's key for when the run began: no matrix has an empt
 
 
 @dataclass(frozen=True)
-class Options:
-    """How `scan` runs: `workers` (default: every core that memory allows), `memory` in bytes (default: the smaller of
-    1 GiB and a quarter of the machine's; one spectrum is always computed, however large), globs on parameter names.
-
-    `count_tied_twice`: tied weights under each of their names; `weights_only`: no vectors, biases and scales;
-    `split`: also the projections inside fused ones; `rank_k`: only so many leading singular values. `remote`: read a
-    model of a hub by ranges (default: bring it into the hub's cache first). `device`: where to compute ("auto", "cpu",
-    "cuda", "cuda:N", "mps", "xpu", "xpu:N"; auto: a GPU for the spectra of large models); `multi_gpu`: on all GPUs.
-
-    `executor_name`: "threads", or "ray" for processes of the cluster at `ray_address` (HOST:PORT, or "auto"), which is
-    one on this machine by default; `memory` is then what each process may take.
+class Options(RunOptions):
+    """How `scan` runs: the fields of RunOptions, and `weights_only`: no vectors, biases and scales; `split`: also the
+    projections inside fused ones; `rank_k`: only so many leading singular values.
     """
 
-    workers: int | None = None
-    memory: int | None = None
-    include: str | Sequence[str] = ()
-    exclude: str | Sequence[str] = ()
-    count_tied_twice: bool = False
     weights_only: bool = False
     split: bool = True
     rank_k: int | None = None
-    remote: bool = False
-    device: str = "auto"
-    multi_gpu: bool = False
-    executor_name: str = "threads"
-    ray_address: str | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "include", globs(self.include))
-        object.__setattr__(self, "exclude", globs(self.exclude))
 
 
 @dataclass(frozen=True)

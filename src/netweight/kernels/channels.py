@@ -8,13 +8,28 @@ from typing import Protocol
 from netweight.dtypes import DType
 from netweight.kernels.protocol import F64Array, U8Array
 
-__all__ = ["DEAD", "PIECE", "ChannelAccumulator", "ChannelPartial"]
+__all__ = ["DEAD", "PIECE", "ChannelAccumulator", "ChannelPartial", "elements_of_piece"]
 
 DEAD = 1e-6
 """A row or column is dead where no element's magnitude is above this."""
 
 PIECE = 4096
 """Pieces of a long row hold a multiple of so many elements, but for the last."""
+
+
+def elements_of_piece(block: U8Array, dtype: DType, before: int, cols: int) -> int:
+    """How many elements of a row of `cols` the bytes `block` are, of which `before` came before.
+
+    Raises ValueError for a piece that is not a multiple of PIECE and not the row's last.
+    """
+    count = 8 * len(block) // dtype.bits
+    last = before + count == cols
+    if before + count > cols or (count % PIECE and not last):
+        raise ValueError(
+            f"a piece of {count} elements at column {before} of {cols}: expected a multiple of {PIECE},"
+            f" or the rest of the row"
+        )
+    return count
 
 
 @dataclass(frozen=True)

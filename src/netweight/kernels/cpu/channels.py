@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from netweight.dtypes import DType
-from netweight.kernels.channels import PIECE, ChannelPartial
+from netweight.kernels.channels import ChannelPartial, elements_of_piece
 from netweight.kernels.cpu import channel_loops as loops
 from netweight.kernels.protocol import U8Array
 
@@ -77,20 +77,10 @@ class CpuChannels:
         nbytes = self._dtype.nbytes(rows * self._cols)
         self._sweep(block[:nbytes], rows, self._cols, self._columns, True, not self._vector, True, False)
 
-    def _piece(self, block: U8Array, before: int) -> int:
-        count = 8 * len(block) // self._dtype.bits
-        last = before + count == self._cols
-        if before + count > self._cols or (count % PIECE and not last):
-            raise ValueError(
-                f"a piece of {count} elements at column {before} of {self._cols}: expected a multiple of {PIECE},"
-                f" or the rest of the row"
-            )
-        return count
-
     def add_piece(self, block: U8Array) -> None:
         """See the protocol; raises ValueError for a piece that is not a multiple of PIECE and not the row's last."""
         before = self._first
-        count = self._piece(block, before)
+        count = elements_of_piece(block, self._dtype, before, self._cols)
         if not before:
             self._row[:] = 0.0
         columns = self._columns[before : before + count]
@@ -103,7 +93,7 @@ class CpuChannels:
         """See the protocol; raises ValueError as `add_piece`, RuntimeError before the row was given whole."""
         if self._first != self._cols:
             raise RuntimeError(f"{self._first} of {self._cols} columns were given: the row is not complete")
-        count = self._piece(block, self._second)
+        count = elements_of_piece(block, self._dtype, self._second, self._cols)
         self._second += count
         self._sweep(block, 1, count, self._columns, False, True, False, self._second == self._cols)
         if self._second == self._cols:

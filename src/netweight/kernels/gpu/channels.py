@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from netweight.dtypes import DType
-from netweight.kernels.channels import DEAD, PIECE, ChannelPartial
+from netweight.kernels.channels import DEAD, PIECE, ChannelPartial, elements_of_piece
 from netweight.kernels.gpu.groups import Precision, int4_errors, int8_errors
 from netweight.kernels.gpu.memory import guarded, has_float64, in_pieces
 from netweight.kernels.gpu.numbers import floats, upload
@@ -84,16 +84,6 @@ class TorchChannels:
             with guarded(self._device):
                 in_pieces(self._device, rows, run, 1)
 
-    def _piece(self, block: U8Array, before: int) -> int:
-        count = 8 * len(block) // self._dtype.bits
-        last = before + count == self._cols
-        if before + count > self._cols or (count % PIECE and not last):
-            raise ValueError(
-                f"a piece of {count} elements at column {before} of {self._cols}: expected a multiple of {PIECE},"
-                f" or the rest of the row"
-            )
-        return count
-
     def _part(self, block: U8Array, start: int, stop: int) -> torch.Tensor:
         """float64 [1, n]: chunks `start` to `stop` of a piece."""
         size = PIECE * self._dtype.bits // 8
@@ -104,7 +94,7 @@ class TorchChannels:
         DeviceOutOfMemory, DeviceLost.
         """
         before = self._first
-        count = self._piece(block, before)
+        count = elements_of_piece(block, self._dtype, before, self._cols)
 
         def run(start: int, stop: int) -> None:
             x = self._part(block, start, stop)
@@ -134,7 +124,7 @@ class TorchChannels:
         """
         if self._first != self._cols:
             raise RuntimeError(f"{self._first} of {self._cols} columns were given: the row is not complete")
-        count = self._piece(block, self._second)
+        count = elements_of_piece(block, self._dtype, self._second, self._cols)
 
         def run(start: int, stop: int) -> None:
             x = self._part(block, start, stop)

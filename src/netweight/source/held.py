@@ -1,0 +1,41 @@
+"""Bytes in memory as a Source: of a file that is read many times and is far away, or of none."""
+
+from __future__ import annotations
+
+from netweight.source.protocol import Source
+
+__all__ = ["HeldBytes"]
+
+
+class HeldBytes:
+    """`held` under a `name`; `origin`: where they were read, which is asked whether it is still the same."""
+
+    def __init__(self, held: memoryview, name: str, origin: Source | None = None) -> None:
+        self._held = held
+        self._name = name
+        self._origin = origin
+
+    @property
+    def name(self) -> str:
+        """See Source."""
+        return self._name
+
+    @property
+    def size(self) -> int:
+        """See Source."""
+        return len(self._held)
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """See Source; a Tensor asks for no bytes outside."""
+        buffer[:] = self._held[offset : offset + len(buffer)]
+
+    def prefetch(self, offset: int, size: int) -> None:
+        """See Source."""
+
+    def check_unchanged(self) -> None:
+        """See Source."""
+        if self._origin is not None:
+            self._origin.check_unchanged()
+
+    def close(self) -> None:
+        """See Source."""
