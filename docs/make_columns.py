@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from netweight.jobs.compare_result import PARAMETER_COLUMNS as COMPARED
-from netweight.jobs.delta_result import COLUMNS as DELTA
-from netweight.jobs.merge_result import COLUMNS as MERGE
-from netweight.jobs.scan import ALL
-from netweight.jobs.scan_files import CSV_COLUMNS
-from netweight.jobs.scan_result import PARAMETER_COLUMNS
-from netweight.jobs.verify_result import COLUMNS as VERIFY
+from netweight.columns import Column
+from netweight.jobs.compare.result import PARAMETER_COLUMNS as COMPARED
+from netweight.jobs.delta.result import COLUMNS as DELTA
+from netweight.jobs.merge.result import COLUMNS as MERGE
+from netweight.jobs.scan.plan import ALL
+from netweight.jobs.scan.result import CSV_COLUMNS, PARAMETER_COLUMNS
+from netweight.jobs.verify.result import COLUMNS as VERIFY
 from netweight.measures.change import between_columns
 from netweight.measures.registry import find
-from netweight.output.table import Column
 
 TARGET = Path(__file__).with_name("columns.md")
 

@@ -15,7 +15,7 @@ import click
 import pytest
 
 from netweight.cli.main import COMMANDS, cli
-from netweight.jobs.demo_models import make_demo_models
+from netweight.jobs.demo.models import make_demo_models
 from netweight.measures.registry import MEASURES, find
 
 ROOT = Path(__file__).parents[1]

@@ -14,22 +14,22 @@ from netweight.errors import NetweightError
 from netweight.version import __version__
 
 if TYPE_CHECKING:
-    from netweight.jobs.compare import compare
-    from netweight.jobs.compare_result import find_most_changed_layers
-    from netweight.jobs.delta import delta
-    from netweight.jobs.demo import demo
-    from netweight.jobs.devices import devices
-    from netweight.jobs.download import download
-    from netweight.jobs.embedding_nearest import nearest_tokens
-    from netweight.jobs.embeddings import embeddings
-    from netweight.jobs.estimate import estimate
-    from netweight.jobs.info import info
-    from netweight.jobs.merge import merge
-    from netweight.jobs.scan import scan
-    from netweight.jobs.scope import Scope
-    from netweight.jobs.structure import structure
-    from netweight.jobs.structure_many import structure_many
-    from netweight.jobs.verify import verify
+    from netweight.core.scope import Scope
+    from netweight.jobs.compare.job import compare
+    from netweight.jobs.compare.result import find_most_changed_layers
+    from netweight.jobs.delta.job import delta
+    from netweight.jobs.demo.job import demo
+    from netweight.jobs.devices.job import devices
+    from netweight.jobs.download.job import download
+    from netweight.jobs.embeddings.job import embeddings
+    from netweight.jobs.embeddings.nearest import nearest_tokens
+    from netweight.jobs.estimate.job import estimate
+    from netweight.jobs.info.job import info
+    from netweight.jobs.merge.job import merge
+    from netweight.jobs.scan.job import scan
+    from netweight.jobs.structure.job import structure
+    from netweight.jobs.structure.many import structure_many
+    from netweight.jobs.verify.job import verify
 
 __all__ = [
     "Checkpoint",
@@ -57,24 +57,24 @@ __all__ = [
 ]
 
 _JOBS = {
-    "Scope": "scope",
-    "compare": "compare",
-    "delta": "delta",
-    "demo": "demo",
-    "devices": "devices",
-    "download": "download",
-    "embeddings": "embeddings",
-    "estimate": "estimate",
-    "find_most_changed_layers": "compare_result",
-    "info": "info",
-    "merge": "merge",
-    "nearest_tokens": "embedding_nearest",
-    "scan": "scan",
-    "structure": "structure",
-    "structure_many": "structure_many",
-    "verify": "verify",
+    "Scope": "core.scope",
+    "compare": "jobs.compare.job",
+    "delta": "jobs.delta.job",
+    "demo": "jobs.demo.job",
+    "devices": "jobs.devices.job",
+    "download": "jobs.download.job",
+    "embeddings": "jobs.embeddings.job",
+    "estimate": "jobs.estimate.job",
+    "find_most_changed_layers": "jobs.compare.result",
+    "info": "jobs.info.job",
+    "merge": "jobs.merge.job",
+    "nearest_tokens": "jobs.embeddings.nearest",
+    "scan": "jobs.scan.job",
+    "structure": "jobs.structure.job",
+    "structure_many": "jobs.structure.many",
+    "verify": "jobs.verify.job",
 }
-"""What jobs offer, and the module of jobs that it is in."""
+"""What jobs offer, and the module that it is in."""
 
 
 def __getattr__(name: str) -> Any:
@@ -82,7 +82,7 @@ def __getattr__(name: str) -> Any:
     if name in _JOBS:
         from importlib import import_module  # noqa: PLC0415
 
-        found = getattr(import_module(f"netweight.jobs.{_JOBS[name]}"), name)
+        found = getattr(import_module(f"netweight.{_JOBS[name]}"), name)
         globals()[name] = found
         return found
     msg = f"module 'netweight' has no attribute {name!r}"

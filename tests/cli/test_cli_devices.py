@@ -10,7 +10,7 @@ from task_vectors import normal, save, strict_json, tuned
 
 import netweight
 from netweight.cli.main import main
-from netweight.jobs import devices as job
+from netweight.jobs.devices import job
 from netweight.run import devices
 
 H200 = gpu(0, model="NVIDIA H200, of a \x1b[31mred kind that has a name which is longer than the table is wide")

@@ -8,9 +8,10 @@ import re
 import pytest
 from task_vectors import normal, save
 
-from netweight.cli.estimate_view import human_seconds
 from netweight.cli.main import main
-from netweight.jobs import estimate_book, estimate_probes
+from netweight.jobs.estimate import book as estimate_book
+from netweight.jobs.estimate import probes as estimate_probes
+from netweight.views.estimate import human_seconds
 
 
 def run(*args, code=0):

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "jobs"))
 from merge_families import family, merged
 from task_vectors import netweight
 
-from netweight.cli.merge_view import display_names
+from netweight.views.merge import display_names
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from netweight.checkpoint.open import open_checkpoint
-from netweight.jobs.merge_plan import MergePlan, PlanOptions, plan_with
+from netweight.jobs.merge.targets import MergePlan, PlanOptions, plan_with
 from netweight.merging.method import Base, Method
-from netweight.merging.recipe import parse_recipe
+from netweight.merging.recipe.recipe import parse_recipe
 from netweight.merging.registry import find
 from netweight.merging.settings import resolve
 from netweight.merging.target import Input, Target

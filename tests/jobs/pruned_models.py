@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 
-from netweight.jobs.structure_many import structure_many
+from netweight.jobs.structure.many import structure_many
 
 HIDDEN, WIDE, HEADS, KV, HEAD, WORDS = 32, 48, 4, 2, 8, 64
 CONFIG = {

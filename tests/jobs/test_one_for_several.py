@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 
 import netweight
 from netweight.errors import OptionError
-from netweight.jobs.delta import Options
+from netweight.jobs.delta.plan import Options
 
 A, B = "model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"
 

@@ -122,7 +122,7 @@ def test_a_run_on_a_gpu_does_not_go_on_on_the_cpu(models, tmp_path, monkeypatch)
     """They agree within tolerances, and a result is of one of them."""
     from contextlib import ExitStack
 
-    from netweight.jobs.delta import Options, prepare
+    from netweight.jobs.delta.plan import Options, prepare
 
     fake_gpus(monkeypatch)
     digests = []

@@ -15,14 +15,14 @@ from task_vectors import save
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from netweight.dtypes import DTYPES  # noqa: E402
-from netweight.jobs.delta import Options, prepare  # noqa: E402
-from netweight.jobs.difference_pass import measure_differences, plan_tasks  # noqa: E402
+from netweight.jobs.delta.plan import Options, prepare  # noqa: E402
 from netweight.kernels.cpu import CpuKernels  # noqa: E402
 from netweight.kernels.cpu import backend as cpu_backend  # noqa: E402
 from netweight.kernels.faults import DeviceLost, DeviceOutOfMemory  # noqa: E402
 from netweight.kernels.gpu import TorchKernels, backend, differences, elements, pairs  # noqa: E402
 from netweight.kernels.gpu.memory import LEAST  # noqa: E402
 from netweight.measures.registry import find  # noqa: E402
+from netweight.passes.differences import measure_differences, plan_tasks  # noqa: E402
 from netweight.run import plan  # noqa: E402
 from netweight.run.progress import Silent  # noqa: E402
 from netweight.run.threads import ThreadExecutor  # noqa: E402

@@ -12,10 +12,10 @@ from matrix_oracles import FLOATS, channel_errors, cleaned, extreme, fours, samp
 
 import netweight
 from netweight.dtypes import Kind
-from netweight.jobs.matrix_pass import Scratch, gather
 from netweight.kernels.cpu import CpuKernels
 from netweight.measures import basic_stats, quantization, sparsity
 from netweight.measures.registry import MEASURES, needed
+from netweight.passes.matrices import Scratch, gather
 from netweight.statistics.values import INT8, OUTSIDE
 
 SCRATCH = Scratch(CpuKernels())

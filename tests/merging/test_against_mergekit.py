@@ -23,8 +23,8 @@ from small_models import FAMILIES, MODELS, moments
 
 from netweight.checkpoint.open import open_checkpoint
 from netweight.errors import OptionError
-from netweight.jobs.merge_plan import PlanOptions, plan_merge
-from netweight.merging.recipe import parse_recipe
+from netweight.jobs.merge.targets import PlanOptions, plan_merge
+from netweight.merging.recipe.recipe import parse_recipe
 from netweight.merging.registry import METHODS
 
 RECORDED = Path(__file__).parent / "recorded"

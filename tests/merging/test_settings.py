@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from netweight.errors import OptionError
-from netweight.merging.conditions import Conditions
 from netweight.merging.method import Base, Method, Setting
-from netweight.merging.recipe import build_recipe, parse_recipe
+from netweight.merging.recipe.conditions import Conditions
+from netweight.merging.recipe.recipe import build_recipe, parse_recipe
 from netweight.merging.settings import check_settings, resolve
 
 METHOD = Method(

@@ -6,9 +6,9 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from netweight.columns import Column
 from netweight.errors import NetweightError
 from netweight.output.frame import Frame
-from netweight.output.table import Column
 
 COLUMNS = [
     Column("param", "", "the <name>", "text"),

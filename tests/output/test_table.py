@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netweight.output.table import Column, csv_text, json_number, write_csv, write_json, write_parquet
+from netweight.columns import Column
+from netweight.output.table import csv_text, json_number, write_csv, write_json, write_parquet
 from netweight.version import __version__
 
 COLUMNS = [
@@ -163,7 +164,8 @@ def test_parquet_takes_columns_and_odd_text(tmp_path):
 
 def test_parquet_bytes_are_the_same_in_another_process(tmp_path):
     program = (
-        "import sys; from pathlib import Path; from netweight.output.table import *\n"
+        "import sys; from pathlib import Path; from netweight.columns import Column\n"
+        "from netweight.output.table import *\n"
         "c = [Column('p', '', 'd', 'text'), Column('g', 'u', 'd', 'matrix')]\n"
         "write_parquet(Path(sys.argv[1]), c, [(f'n{i}', [[i / 3.0] * 3] * 3) for i in range(500)],\n"
         "    inputs={'b': 1, 'a': 2})"
@@ -175,7 +177,7 @@ def test_parquet_bytes_are_the_same_in_another_process(tmp_path):
 
 def test_importing_tables_loads_nothing_heavy():
     program = (
-        "import sys, netweight.output.table, netweight.output.frame, netweight.output.plots, netweight.output.folder\n"
+        "import sys, netweight.output.table, netweight.output.frame, netweight.figures.delta, netweight.output.folder\n"
         "print([m for m in ('numpy', 'pyarrow', 'pandas', 'polars', 'matplotlib', 'scipy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)

@@ -170,7 +170,7 @@ def test_a_disk_that_fails_is_one_line_with_the_name_of_the_tensor(ray_executor,
     from dataclasses import replace
 
     from netweight.checkpoint.tensor import Checkpoint
-    from netweight.jobs import delta
+    from netweight.jobs.delta import plan as delta
 
     path = save(tmp_path / "model", {"model.norm.weight": normal(300), "lm_head.weight": normal((40, 30))})
     usual = delta.open_checkpoint
@@ -239,7 +239,7 @@ def test_ctrl_c_leaves_nothing_running(models, tmp_path):
     out = tmp_path / "out"
     journal = tmp_path / ".out.netweight-run" / "journal.jsonl"
     program = (
-        "import time; from netweight.jobs import difference_pass as d; from netweight.cli.main import main\n"
+        "import time; from netweight.passes import differences as d; from netweight.cli.main import main\n"
         "usual = d._Pass.take\n"
         "def slow(self, look, found): time.sleep(0.2); return usual(self, look, found)\n"
         "d._Pass.take = slow; main()"

@@ -9,9 +9,9 @@ import pytest
 from array_matrix import ArrayMatrix
 from matrix_oracles import FLOATS, channel_errors, cleaned, fours, group_error, sample
 
-from netweight.jobs.matrix_pass import Scratch, gather
 from netweight.kernels.channels import ChannelPartial
 from netweight.kernels.cpu import CpuKernels
+from netweight.passes.matrices import Scratch, gather
 from netweight.statistics.channels import CHANNELS, Channels
 
 SCRATCH = Scratch(CpuKernels())

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from matrix_oracles import FLOATS, extreme, sample
 
 from netweight.dtypes import DTYPES
-from netweight.jobs.matrix_pass import Scratch, gather
 from netweight.kernels.cpu import CpuKernels
+from netweight.passes.matrices import Scratch, gather
 from netweight.statistics.difference import PROBABILITIES
 from netweight.statistics.values import (
     ABS_PROBABILITIES,

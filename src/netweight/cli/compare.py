@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from netweight.cli.compare_view import show_comparison, show_plan
 from netweight.cli.options import (
     SpaceSeparated,
     device_options,
@@ -21,9 +20,10 @@ from netweight.cli.options import (
     verbose_option,
 )
 from netweight.errors import OptionError, printable
+from netweight.views.compare import show_comparison, show_plan
 
 if TYPE_CHECKING:
-    from netweight.jobs.compare import Prepared
+    from netweight.jobs.compare.plan import Prepared
 
 __all__ = ["compare"]
 
@@ -82,9 +82,9 @@ def compare(
     """
     from contextlib import ExitStack
 
-    from netweight.cli.progress import progress_for
-    from netweight.jobs.compare import Options, prepare
-    from netweight.jobs.compare import compare as measure
+    from netweight.cli.progress.bar import progress_for
+    from netweight.jobs.compare.job import compare as measure
+    from netweight.jobs.compare.plan import Options, prepare
 
     a, b = _references(models, model1, model2)
     options = Options(
@@ -100,7 +100,7 @@ def compare(
         ray_address=rest["ray_address"],
     )
     if rest["dry_run"]:
-        from netweight.jobs.scan_files import check_output
+        from netweight.jobs.scan.result import check_output
 
         if output:
             check_output(output)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -19,18 +19,9 @@ from netweight.cli.options import (
     seed_option,
     verbose_option,
 )
-from netweight.cli.text import human_bytes
-from netweight.errors import printable
+from netweight.views.delta import show_delta, show_plan
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from netweight.jobs.delta import Prepared
-    from netweight.jobs.delta_result import Delta
-
-__all__ = ["delta", "show_delta"]
-
-_LISTED = 6
+__all__ = ["delta"]
 
 
 @click.command(short_help="What fine-tunes changed: task vectors, and how alike they are.")
@@ -62,9 +53,9 @@ def delta(
     """
     from contextlib import ExitStack
 
-    from netweight.cli.progress import progress_for
-    from netweight.jobs.delta import Options, prepare
-    from netweight.jobs.delta import delta as measure
+    from netweight.cli.progress.bar import progress_for
+    from netweight.jobs.delta.job import delta as measure
+    from netweight.jobs.delta.plan import Options, prepare
 
     options = Options(
         workers=rest["workers"],
@@ -80,7 +71,7 @@ def delta(
     )
     if rest["dry_run"]:
         with ExitStack() as stack:
-            _show_plan(prepare(base, models, options, stack), output_format, verbose=rest["verbose"])
+            show_plan(prepare(base, models, options, stack), output_format, verbose=rest["verbose"])
         return
     result = measure(base, models, outdir, options=options, resume=rest["resume"], progress=progress_for(output_format))
     if output_format == "json":
@@ -88,121 +79,3 @@ def delta(
         click.echo()
     elif output_format == "human":
         show_delta(result, outdir, verbose=rest["verbose"])
-
-
-def _show_plan(prepared: Prepared, output_format: str, *, verbose: bool) -> None:
-    plan = prepared.plan
-    if output_format == "json":
-        skipped = {
-            name: [{"name": s.name, "reason": s.reason} for s in found]
-            for name, found in zip(prepared.names, prepared.alignment.skipped, strict=True)
-        }
-        tasks = [{"param": t.name, "start": t.start, "stop": t.stop, "bytes": t.nbytes} for t in plan.tasks]
-        found = {**plan.to_dict(), "tasks": tasks, "skipped": skipped, "notes": list(prepared.notes)}
-        json.dump(found, sys.stdout, indent=2, ensure_ascii=True)
-        click.echo()
-    elif output_format == "human":
-        click.echo(f"base       {printable(prepared.base.ref)}")
-        for name, model in zip(prepared.names, prepared.models, strict=True):
-            click.echo(f"model      {printable(model.ref)} as {printable(name)}")
-        click.echo(f"tensors    {plan.tensors} to measure, {plan.skipped} left out")
-        click.echo(f"to read    {human_bytes(plan.nbytes)} in {len(plan.tasks)} tasks")
-        click.echo(f"memory     about {human_bytes(plan.memory)} with {plan.workers} workers")
-        click.echo(f"device     {plan.device}: {plan.device_reason}")
-        if verbose:
-            for task in plan.tasks:
-                span = f"[{task.start}:{task.stop}]"
-                click.echo(f"  {printable(task.name)} {span}  {human_bytes(task.nbytes)}")
-        _show_skipped(prepared.names, prepared.alignment.skipped, verbose=verbose)
-        for note in prepared.notes:
-            click.echo(f"note: {printable(note, 400)}")
-        click.echo("nothing was read or written; leave out --dry-run to run it")
-
-
-def _show_skipped(names: Any, skipped: Any, *, verbose: bool) -> None:
-    for name, entries in zip(names, skipped, strict=True):
-        shown = entries if verbose else entries[:_LISTED]
-        for entry in shown:
-            click.echo(f"left out of {printable(name)}: {printable(entry.name)}: {printable(entry.reason)}")
-        if len(entries) > len(shown):
-            click.echo(f"left out of {printable(name)}: {len(entries) - len(shown)} more (--verbose lists them)")
-
-
-def show_delta(result: Delta, outdir: str, *, verbose: bool = False) -> None:
-    """Print the tables for people."""
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False, emoji=False)
-    _show_models(result, console)
-    if len(result.models) > 1:
-        _show_cosines(result, console)
-    _show_skipped([m.name for m in result.models], [m.skipped for m in result.models], verbose=verbose)
-    for note in result.notes:
-        click.echo(f"note: {printable(note, 400)}")
-    for model in result.models:
-        if model.summary["flagged"]:
-            first = model.summary["flagged"][0]
-            click.echo(
-                f"flagged in {printable(model.name)}: {len(model.summary['flagged'])} parameters, first"
-                f" {printable(first['name'])}: {first['flag']}"
-            )
-    click.echo(f"written to {printable(outdir)}")
-
-
-def _show_models(result: Delta, console: Console) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("model", overflow="fold", ratio=1, min_width=12)
-    for name in ("l2", "of base", "unchanged", "tensors"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("changed most", no_wrap=True, max_width=24)
-    for number, model in enumerate(result.models):
-        s = model.summary
-        blocks = {k: g for k, g in s["groups"].items() if g["relative_l2"] and k != "layer"}
-        most = max(blocks, key=lambda k: blocks[k]["relative_l2"], default="")
-        table.add_row(
-            printable(model.name),
-            _number(s["global_l2"]),
-            "" if s["relative_l2"] is None else f"{100 * s['relative_l2']:.3g}%",
-            _unchanged(result, number),
-            str(s["n_params_considered"]),
-            f"{printable(most, 16)} {100 * blocks[most]['relative_l2']:.3g}%" if most else "",
-        )
-    console.print(table)
-
-
-def _unchanged(result: Delta, number: int) -> str:
-    """Share of elements of one model that are exactly the base's."""
-    rows = [(p.aligned.base.size, row) for p in result.parameters if (row := p.rows[number]) is not None]
-    total = sum(size for size, _ in rows)
-    same = sum(size * (row["unchanged_percentage"] or 0.0) for size, row in rows)
-    return f"{same / total:.1f}%" if total else ""
-
-
-def _number(value: float | None) -> str:
-    return "beyond float64" if value is None else f"{value:.6g}"
-
-
-def _show_cosines(result: Delta, console: Console) -> None:
-    from rich.table import Table
-
-    pairs = [
-        (cosine, a.name, result.models[j].name)
-        for i, a in enumerate(result.models)
-        for j, cosine in enumerate(result.cosines[i][:i])
-        if cosine is not None
-    ]
-    if not pairs:
-        return
-    pairs.sort(key=lambda pair: -abs(pair[0]))
-    console.print()
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("cosine", justify="right")
-    table.add_column("between the task vectors of", overflow="fold")
-    for cosine, a, b in pairs[:_LISTED]:
-        table.add_row(f"{cosine:+.4f}", f"{printable(b)} and {printable(a)}")
-    console.print(table)
-    if len(pairs) > _LISTED:
-        click.echo(f"        and {len(pairs) - _LISTED} more pairs in pairwise_cosines.csv")
-    click.echo()

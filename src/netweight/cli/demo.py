@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from netweight.cli.options import seed_option
-from netweight.cli.text import human_count, one_line
+from netweight.views.text import human_count, one_line
 
 __all__ = ["demo"]
 
@@ -17,9 +17,9 @@ def demo(folder: str, seed: int) -> None:
     """Make a small Llama-shaped base, five fine-tunes and two pruned copies in DIR (default: ./demo), run delta, scan,
     compare and structure on them, merge the fine-tunes, verify the merge, and say where to look.
     """
-    from netweight.cli.delta import show_delta
-    from netweight.cli.progress import progress_for
-    from netweight.jobs.demo import demo as make
+    from netweight.cli.progress.bar import progress_for
+    from netweight.jobs.demo.job import demo as make
+    from netweight.views.delta import show_delta
 
     found = make(folder, seed=seed, progress=progress_for("human"))
     show_delta(found.result, str(found.outdir))

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 from netweight.cli.options import format_option
-from netweight.cli.text import human_bytes
 from netweight.errors import printable
+from netweight.views.text import human_bytes
 
 if TYPE_CHECKING:
-    from netweight.jobs.devices import Devices
+    from netweight.jobs.devices.job import Devices
 
 __all__ = ["devices"]
 
@@ -25,7 +25,7 @@ def devices(output_format: str) -> None:
     for statistics (delta, compare, scan), for the spectra of large models (scan and compare with spectral or tail), and
     for merge and verify. GPUs need torch: pip install 'netweight[torch]'.
     """
-    from netweight.jobs.devices import devices as find
+    from netweight.jobs.devices.job import devices as find
 
     found = find()
     if output_format == "json":
@@ -39,7 +39,7 @@ def _show(found: Devices) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from netweight.jobs.console import print_trimmed, stdout_console
+    from netweight.views.console import print_trimmed, stdout_console
 
     console = stdout_console()
     table = Table(box=None, pad_edge=False, header_style="bold")

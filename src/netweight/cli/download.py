@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import click
 
 from netweight.cli.options import Aliased, SpaceSeparated, format_option, verbose_option
-from netweight.cli.text import human_bytes
 from netweight.errors import OptionError, printable
+from netweight.views.text import human_bytes
 
 if TYPE_CHECKING:
-    from netweight.jobs.download import Downloaded, DownloadPlan
+    from netweight.jobs.download.job import Downloaded, DownloadPlan
 
 __all__ = ["download"]
 
@@ -72,9 +72,9 @@ def download(
     folder beside it, and a run that was stopped or killed goes on with them. What DIR has already, or the hub's local
     cache, is not fetched again. HF_ENDPOINT names a mirror; HF_TOKEN and HF_HOME are honoured.
     """
-    from netweight.cli.download_progress import download_progress_for
-    from netweight.jobs.download import download as fetch
-    from netweight.jobs.download import plan_download
+    from netweight.cli.progress.download import download_progress_for
+    from netweight.jobs.download.job import download as fetch
+    from netweight.jobs.download.job import plan_download
 
     if (ref is None) == (model_id is None):
         raise OptionError("download takes one ID (such as org/name), as the argument or by --model-id; give one")
@@ -84,7 +84,7 @@ def download(
         _show_plan(plan_download(name, revision=revision, include=include, exclude=exclude), output_format)
         return
     if model_id is not None:
-        from netweight.jobs.download_hub import parse
+        from netweight.jobs.download.hub import parse
 
         out = str(PurePosixPath(out, parse(model_id, revision)[0]))
     result = fetch(

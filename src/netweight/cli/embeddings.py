@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from netweight.cli.embeddings_view import show_embeddings, show_neighbours, show_plan
 from netweight.cli.options import (
     Aliased,
     SpaceSeparated,
@@ -22,6 +21,7 @@ from netweight.cli.options import (
     verbose_option,
 )
 from netweight.errors import OptionError, printable
+from netweight.views.embeddings import show_embeddings, show_neighbours, show_plan
 
 __all__ = ["embeddings"]
 
@@ -121,9 +121,9 @@ def embeddings(model: str | None, named: str | None, output_dir: str | None, out
     """
     from contextlib import ExitStack
 
-    from netweight.cli.share_progress import share_progress_for
-    from netweight.jobs.embeddings import Options, prepare
-    from netweight.jobs.embeddings import embeddings as cluster
+    from netweight.cli.progress.share import share_progress_for
+    from netweight.jobs.embeddings.job import embeddings as cluster
+    from netweight.jobs.embeddings.plan import Options, prepare
 
     if (model is None) == (named is None):
         raise click.UsageError(
@@ -167,7 +167,7 @@ def _places(output_dir: str | None, out_file: str | None) -> tuple[str, str | No
 
 
 def _nearest(ref: str, output_format: str, rest: dict[str, Any]) -> None:
-    from netweight.jobs.embedding_nearest import nearest_tokens
+    from netweight.jobs.embeddings.nearest import nearest_tokens
 
     say_without_gpu(rest, "neighbours are found", output_format)
     found = nearest_tokens(

@@ -56,9 +56,9 @@ def estimate(model: str, output_format: str, **rest: Any) -> None:
 
     For a merge, MODEL may be a recipe.
     """
-    from netweight.cli.estimate_view import show_estimate
-    from netweight.cli.progress import progress_for
-    from netweight.jobs.estimate import estimate as reckon
+    from netweight.cli.progress.bar import progress_for
+    from netweight.jobs.estimate.job import estimate as reckon
+    from netweight.views.estimate import show_estimate
 
     found = reckon(model, progress=progress_for(output_format), **rest)
     if output_format == "json":

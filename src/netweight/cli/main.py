@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import click
 
 from netweight.cli.lazy import LazyGroup
-from netweight.cli.text import one_line
 from netweight.errors import NetweightError
 from netweight.version import __version__
+from netweight.views.text import one_line
 
 __all__ = ["cli", "main"]
 

@@ -25,7 +25,7 @@ from netweight.cli.options import (
 from netweight.errors import FormatError, OptionError, printable
 
 if TYPE_CHECKING:
-    from netweight.jobs.merge_request import Options, Request, Weights
+    from netweight.jobs.merge.request import Options, Request, Weights
 
 __all__ = ["merge"]
 
@@ -114,9 +114,10 @@ def merge(recipe: str | None, output: str | None, output_format: str, **rest: An
     """
     from contextlib import ExitStack
 
-    from netweight.cli.merge_view import show_merged, show_plan
-    from netweight.cli.progress import progress_for
-    from netweight.jobs.merge import foresee, merge_request, prepare, result_folder
+    from netweight.cli.progress.bar import progress_for
+    from netweight.jobs.merge.job import foresee, merge_request, result_folder
+    from netweight.jobs.merge.plan import prepare
+    from netweight.views.merge import show_merged, show_plan
 
     request = _request(recipe, rest)
     options = _options(rest)
@@ -140,7 +141,7 @@ def merge(recipe: str | None, output: str | None, output_format: str, **rest: An
 
 
 def _options(rest: dict[str, Any]) -> Options:
-    from netweight.jobs.merge_request import Options
+    from netweight.jobs.merge.request import Options
 
     return Options(
         workers=rest["workers"],
@@ -160,7 +161,7 @@ def _options(rest: dict[str, Any]) -> Options:
 
 
 def _request(recipe: str | None, rest: dict[str, Any]) -> Request:
-    from netweight.jobs.merge_request import make_request
+    from netweight.jobs.merge.request import make_request
 
     return make_request(
         recipe,
@@ -174,7 +175,7 @@ def _request(recipe: str | None, rest: dict[str, Any]) -> Request:
 
 
 def _weights(rest: dict[str, Any]) -> Weights | None:
-    from netweight.jobs.merge_request import Weights
+    from netweight.jobs.merge.request import Weights
 
     given = {name: rest[name] for name in ("mode", "alpha", "beta", "granularity") if rest[name] is not None}
     if rest["l2_norms"]:
@@ -192,7 +193,7 @@ def _weights(rest: dict[str, Any]) -> Weights | None:
 
 def _settings(pairs: tuple[str, ...]) -> dict[str, Any]:
     """{setting: value}; values as in recipes, so lists and filters work too."""
-    from netweight.merging.recipe_yaml import read_yaml
+    from netweight.merging.recipe.yaml import read_yaml
 
     found: dict[str, Any] = {}
     for pair in pairs:

@@ -21,12 +21,12 @@ from netweight.cli.options import (
     seed_option,
     verbose_option,
 )
-from netweight.cli.text import human_bytes
 from netweight.errors import OptionError, printable
+from netweight.views.text import human_bytes
 
 if TYPE_CHECKING:
-    from netweight.jobs.scan import Prepared
-    from netweight.jobs.scan_result import ScanResults
+    from netweight.jobs.scan.plan import Prepared
+    from netweight.jobs.scan.result import ScanResults
 
 __all__ = ["scan"]
 
@@ -86,9 +86,9 @@ def scan(model: str | None, named: str | None, output_format: str, **rest: Any) 
     """
     from contextlib import ExitStack
 
-    from netweight.cli.progress import progress_for
-    from netweight.jobs.scan import Options, choose, prepare
-    from netweight.jobs.scan import scan as measure
+    from netweight.cli.progress.bar import progress_for
+    from netweight.jobs.scan.job import scan as measure
+    from netweight.jobs.scan.plan import Options, choose, prepare
 
     if (model is None) == (named is None):
         raise click.UsageError(
@@ -114,7 +114,7 @@ def scan(model: str | None, named: str | None, output_format: str, **rest: Any) 
     if methods is None and output_format == "csv":
         methods = ("basic_stats", "spectral")
     if rest["dry_run"]:
-        from netweight.jobs.scan_files import check_output
+        from netweight.jobs.scan.result import check_output
 
         if rest["output"]:
             check_output(rest["output"])
@@ -155,11 +155,11 @@ def _show(result: ScanResults, output_format: str, **rest: Any) -> None:
         json.dump(found, sys.stdout, indent=2, allow_nan=False, ensure_ascii=True)
         click.echo()
     elif output_format == "csv":
-        from netweight.jobs.scan_files import print_csv
+        from netweight.jobs.scan.result import print_csv
 
         print_csv(result, sys.stdout)
     elif output_format == "human":
-        from netweight.jobs.scan_view import show_scan
+        from netweight.views.scan import show_scan
 
         show_scan(
             result.rows,
@@ -175,7 +175,7 @@ def _show(result: ScanResults, output_format: str, **rest: Any) -> None:
 
 
 def _show_plan(prepared: Prepared, output_format: str, *, verbose: bool) -> None:
-    from netweight.jobs.short_names import left_out_lines
+    from netweight.views.short_names import left_out_lines
 
     plan = prepared.plan
     if output_format == "json":

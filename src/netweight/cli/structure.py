@@ -18,8 +18,8 @@ from netweight.cli.options import (
     seed_option,
     verbose_option,
 )
-from netweight.cli.structure_view import report, show_found, show_plan, show_structures
 from netweight.errors import OptionError, printable
+from netweight.views.structure import report, show_found, show_plan, show_structures
 
 __all__ = ["structure"]
 
@@ -114,8 +114,8 @@ def structure(
 
 
 def _one(ref: str, base: str | None, output_dir: str | None, output_format: str, rest: dict[str, Any]) -> None:
-    from netweight.cli.progress import progress_for
-    from netweight.jobs.structure import structure as describe
+    from netweight.cli.progress.bar import progress_for
+    from netweight.jobs.structure.job import structure as describe
 
     if rest["dry_run"]:
         show_plan(ref, base, output_format, deep=rest["deep"])
@@ -146,8 +146,8 @@ def _many(models_dir: str, base: str | None, output_dir: str, output_format: str
     if rest["dry_run"]:
         show_found(models_dir, base, output_dir, output_format)
         return
-    from netweight.cli.model_progress import model_progress_for
-    from netweight.jobs.structure_many import structure_many
+    from netweight.cli.progress.model import model_progress_for
+    from netweight.jobs.structure.many import structure_many
 
     result = structure_many(
         models_dir,

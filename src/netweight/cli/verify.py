@@ -64,8 +64,8 @@ def verify(
 
     Returns 0 where all are what the recipe gives, 1 where some are not.
     """
-    from netweight.cli.progress import progress_for
-    from netweight.jobs.verify import verify as run
+    from netweight.cli.progress.bar import progress_for
+    from netweight.jobs.verify.job import verify as run
 
     places = {}
     for pair in moved:

@@ -1,5 +1,5 @@
 """`from netweight.core.comparator import find_most_changed_layers`, as scripts for weightscope have it."""
 
-from netweight.jobs.compare_result import find_most_changed_layers
+from netweight.jobs.compare.result import find_most_changed_layers
 
 __all__ = ["find_most_changed_layers"]

@@ -9,8 +9,8 @@ from __future__ import annotations
 from math import isfinite, nan
 from typing import TYPE_CHECKING, Any
 
+from netweight.columns import Column
 from netweight.measures.drift import QUANTILES as NAMES
-from netweight.output.table import Column
 from netweight.statistics.values import MOMENTS, QUANTILES, SPARSITY, THRESHOLDS, Values
 
 if TYPE_CHECKING:

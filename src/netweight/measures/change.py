@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from math import inf, isfinite, isinf, isnan, nan, sqrt
 from typing import Any
 
-from netweight.output.table import Column
+from netweight.columns import Column
 from netweight.statistics.pairs import PairStatistics
 
 __all__ = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 from math import isfinite
 from typing import Any
 
-from netweight.output.table import Column
+from netweight.columns import Column
 from netweight.statistics.difference import PROBABILITIES, Distribution
 
 __all__ = ["COLUMNS", "NEEDS", "QUANTILES", "derive"]

@@ -10,8 +10,8 @@ from __future__ import annotations
 from math import inf, isfinite, log10, nan, sqrt
 from typing import TYPE_CHECKING, Any
 
+from netweight.columns import Column
 from netweight.measures.basic_stats import percentage
-from netweight.output.table import Column
 from netweight.statistics.channels import CHANNELS
 from netweight.statistics.values import INT8, MOMENTS, OUTSIDE, Int8Sums, Values
 
@@ -71,7 +71,6 @@ COLUMNS = (
 
 _MEND = ("mend first: NaN or infinite values", "broken")
 _ALL_ZERO = ("nothing to lose: all elements are zero", "low")
-
 _NO_SUMS = Int8Sums(nan, nan, nan, nan, nan)
 
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from netweight.columns import Column
 from netweight.errors import OptionError, did_you_mean
 from netweight.measures import basic_stats, change, drift, quantization, sparsity, spectral, tail
-from netweight.output.table import Column
 
 __all__ = ["MEASURES", "Measure", "find", "needed"]
 

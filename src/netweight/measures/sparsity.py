@@ -9,8 +9,8 @@ from __future__ import annotations
 from math import nan
 from typing import TYPE_CHECKING, Any
 
+from netweight.columns import Column
 from netweight.measures.basic_stats import percentage, share
-from netweight.output.table import Column
 from netweight.statistics.channels import CHANNELS
 from netweight.statistics.values import ABS_PROBABILITIES, ABS_QUANTILES, COUNTS, MOMENTS, Values
 

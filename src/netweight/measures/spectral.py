@@ -9,7 +9,7 @@ from __future__ import annotations
 from math import nan
 from typing import TYPE_CHECKING, Any
 
-from netweight.output.table import Column
+from netweight.columns import Column
 
 if TYPE_CHECKING:
     from netweight.statistics.spectrum import Spectrum

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from netweight.output.table import Column
+from netweight.columns import Column
 from netweight.statistics.spectrum import EPS
 from netweight.statistics.tail import LEAST, fit_tail
 

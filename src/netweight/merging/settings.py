@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from netweight.errors import OptionError, did_you_mean, printable
-from netweight.merging.conditions import Conditions, Given, Gradient, described, given, interpolated
 from netweight.merging.course import Value
 from netweight.merging.method import Method, Setting
-from netweight.merging.recipe_parts import Recipe, Source
-from netweight.merging.recipe_yaml import Path
+from netweight.merging.recipe.conditions import Conditions, Given, Gradient, described, given, interpolated
+from netweight.merging.recipe.parts import Recipe, Source
+from netweight.merging.recipe.yaml import Path
 
 __all__ = ["WITHOUT_EFFECT", "check_settings", "resolve"]
 

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from netweight.columns import Column
 from netweight.errors import NetweightError, printable
-from netweight.output.table import Column, Row, arrow_table
+from netweight.output.table import Row, arrow_table
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,10 +7,10 @@ import json
 import math
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
+from netweight.columns import Column
 from netweight.version import __version__
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SCHEMA_VERSION",
-    "Column",
-    "ColumnType",
     "Row",
     "arrow_table",
     "csv_text",
@@ -33,24 +31,11 @@ __all__ = [
 SCHEMA_VERSION = 1
 """The version of netweight's tables, in the Parquet metadata: raised when a column's meaning changes."""
 
-ColumnType = Literal["text", "integer", "number", "boolean", "integers", "numbers", "matrix"]
-"""What a column's cells hold: `integers` is a list of int (a shape), `numbers` of float, `matrix` a list of those."""
-
 Row = Sequence[Any]
 """One row: a cell for each column, in order; None where there is no value."""
 
 _ESCAPED = {"Cc", "Cs", "Zl", "Zp"}  # controls, lone surrogates, line and paragraph separators
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-
-
-@dataclass(frozen=True)
-class Column:
-    """A field of a table: `name` as written, `unit` ("" for none), `doc` its definition, `type` of its cells."""
-
-    name: str
-    unit: str
-    doc: str
-    type: ColumnType
 
 
 def csv_text(text: str) -> str:

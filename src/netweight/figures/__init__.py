@@ -1,0 +1,1 @@
+"""Pictures: matplotlib drawings of what jobs have measured, as PNG files."""

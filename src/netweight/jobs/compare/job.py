@@ -1,0 +1,160 @@
+"""`compare`: what differs between two models, from the weights themselves, in one pass over both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from netweight.checkpoint.announce import announce_tensors
+from netweight.checkpoint.tensor import Skipped
+from netweight.errors import Interrupted, printable
+from netweight.jobs.compare.plan import Options, Prepared, Reference, prepare
+from netweight.jobs.compare.scans import compare_results
+from netweight.jobs.inputs import identity, locations
+from netweight.params.pairing import Pair
+from netweight.run.executors import planned_executor
+from netweight.run.progress import Progress, Silent, compiling
+from netweight.run.spread import Placed, place, ready, told
+
+if TYPE_CHECKING:
+    from netweight.jobs.compare.result import Comparison
+    from netweight.kernels.protocol import Kernels
+    from netweight.run.execute import Executor
+    from netweight.statistics.pairs import PairStatistics
+
+__all__ = ["compare", "compare_results"]
+
+
+def compare(
+    a: Reference,
+    b: Reference,
+    *,
+    methods: str | Sequence[str] = ("basic_stats",),
+    output: Reference | None = None,
+    options: Options | None = None,
+    progress: Progress | None = None,
+    executor: Executor | None = None,
+    **settings: Any,
+) -> Comparison:
+    """Compare the models `a` and `b` from their weights: {common_layers, only_in_model1, only_in_model2,
+    layer_comparisons: {parameter: {field: value}}}.
+
+    `methods`: names of METHODS, or "all"; basic_stats reads each model once, the others read each side's matrices once
+    more and add the differences of what `scan` says of them. `output`: a .json, .csv or .parquet file, put in place in
+    one step at the end. `executor` runs the tasks (default: threads); `settings` are the fields of Options by name.
+
+    Differences b - a are float32 of the upcast values (float64 where either side is float64), everything else is
+    accumulated in float64 over the finite pairs. A parameter that cannot be compared, of another shape or unreadable,
+    is listed with its reason. Raises InputError and its kin before any data is read, ReadError where a file changes
+    meanwhile.
+    """
+    from netweight.jobs.compare.result import check_output, write_comparison
+
+    options = replace(options or Options(), **settings)
+    progress = progress or Silent()
+    with ExitStack() as stack:
+        target = None if output is None else check_output(output)
+        prepared = prepare(a, b, methods, options, stack)
+        plan = prepared.plan
+        executor = executor or stack.enter_context(planned_executor(options, plan.workers, plan.memory))
+        if target is None:
+            return _run(prepared, progress, executor)
+        from netweight.output.result_file import ResultFile
+
+        place = stack.enter_context(ResultFile(target, locations((prepared.a, prepared.b))))
+        try:
+            result = _run(prepared, progress, executor)
+        except KeyboardInterrupt:
+            raise Interrupted(f"stopped; {printable(str(target))} was not changed") from None
+        place.commit(lambda path: write_comparison(result, path))
+        return result
+
+
+def _run(prepared: Prepared, progress: Progress, executor: Executor) -> Comparison:
+    from netweight.jobs.compare.result import Comparison
+    from netweight.kernels.choose import kernels_for
+
+    by_pairs, on_sides = prepared.choice
+    for note in dict.fromkeys((*by_pairs.notes, *on_sides.notes)):
+        progress.note(note)
+    kernels = place(by_pairs, kernels_for, prepared.plan.workers)
+    sides_kernels = place(on_sides, kernels_for)
+    with _shown(progress, prepared):
+        found, failed = _measure(prepared, executor, kernels, progress)
+        between: dict[str, dict[str, Any]] = {}
+        if prepared.sides is not None:
+            from netweight.jobs.compare.sides import measure_sides
+
+            with compiling(progress):
+                between, unread = measure_sides(
+                    prepared.sides, executor, sides_kernels, progress, budget=prepared.budget, methods=prepared.methods
+                )
+            failed |= {name: entry for name, entry in unread.items() if name not in failed}
+    for checkpoint in (prepared.a, prepared.b):
+        checkpoint.check_unchanged()
+    pairs = prepared.pairing.pairs
+    return Comparison(
+        prepared.a.ref,
+        prepared.b.ref,
+        [_entry(p, found.get(p.name), failed.get(p.name), between.get(p.name, {})) for p in pairs],
+        methods=prepared.methods,
+        only_in_a=prepared.pairing.only_in_a,
+        only_in_b=prepared.pairing.only_in_b,
+        skipped=(*prepared.pairing.skipped, *(Skipped(p.name, p.reason) for p in pairs if p.reason)),
+        failed=[failed[p.name] for p in pairs if p.name in failed],
+        notes=(*prepared.notes, *told(kernels), *told(sides_kernels)),
+        inputs=[identity(c) for c in (prepared.a, prepared.b)],
+        device=prepared.plan.device,
+    )
+
+
+def _measure(
+    prepared: Prepared, executor: Executor, kernels: Kernels | Placed[Kernels], progress: Progress
+) -> tuple[dict[str, PairStatistics], dict[str, Skipped]]:
+    from netweight.passes.pairs import measure_pairs, warm_up
+
+    with compiling(progress):
+        ready(kernels, lambda one: warm_up(prepared.pairing.pairs, one))
+    announce_tensors(side for pair in prepared.pairing.pairs if not pair.reason for side in (pair.a, pair.b))
+    found: dict[str, PairStatistics] = {}
+    failed: dict[str, Skipped] = {}
+    for pair, result in measure_pairs(prepared.pairing.pairs, prepared.plan.tasks, executor, kernels, progress):
+        if isinstance(result, Skipped):
+            failed[pair.name] = result
+            progress.note(f"{printable(pair.name)}: {result.reason}")
+        else:
+            found[pair.name] = result
+    return found, failed
+
+
+def _entry(pair: Pair, statistics: PairStatistics | None, failure: Skipped | None, between: dict[str, Any]) -> Any:
+    from netweight.jobs.compare.result import ParameterComparison
+    from netweight.measures.change import without_comparison
+    from netweight.measures.registry import find
+
+    if statistics is None:
+        metrics = without_comparison(pair.reason or (failure.reason if failure else "not measured"))
+    else:
+        metrics = {**find("change").derive(statistics), **between}
+    return ParameterComparison(
+        pair.parameter,
+        pair.b.name,
+        metrics,
+        statistics,
+        pair.a.shape,
+        pair.b.shape,
+        pair.a.dtype.name,
+        pair.b.dtype.name,
+    )
+
+
+@contextmanager
+def _shown(progress: Progress, prepared: Prepared) -> Iterator[None]:
+    matrices = len(prepared.sides.subjects) if prepared.sides is not None else 0
+    progress.start(prepared.plan.tensors + matrices, prepared.nbytes)
+    try:
+        yield
+    finally:
+        progress.stop()

@@ -1,0 +1,283 @@
+"""What `compare` returns: a mapping of parameters to what differs, with the table, totals and files behind it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from math import fsum, isfinite, isnan, nan, sqrt
+from pathlib import Path
+from typing import Any
+
+from netweight.checkpoint.tensor import Skipped
+from netweight.columns import Column
+from netweight.errors import printable
+from netweight.jobs.scan.result import check_output
+from netweight.measures.change import COLUMNS, between_columns, change_score, is_adapted, is_frozen
+from netweight.output.frame import Frame, Framed
+from netweight.output.table import Row, write_csv, write_json, write_parquet
+from netweight.params.role import Parameter
+from netweight.statistics.pairs import PairStatistics
+
+__all__ = [
+    "PARAMETER_COLUMNS",
+    "Comparison",
+    "ParameterComparison",
+    "check_output",
+    "find_most_changed_layers",
+    "write_comparison",
+]
+
+PARAMETER_COLUMNS = (
+    Column("param", "", "the parameter's name in A", "text"),
+    Column("param_b", "", "its name in B", "text"),
+    Column("shape", "", "its shape in A", "integers"),
+    Column("shape_b", "", "its shape in B", "integers"),
+    Column("dtype", "", "element type in A", "text"),
+    Column("dtype_b", "", "element type in B", "text"),
+    Column("layer", "", "number of its block, empty outside the blocks", "integer"),
+    Column("role", "", "what it is: q_proj, norm, embedding ...", "text"),
+    Column("group", "", "embed, lm_head, layer or other", "text"),
+    Column("part", "", "attn, mlp or norm", "text"),
+)
+"""The first columns of the table; those of measures.change and of the scan measures asked for follow."""
+
+
+@dataclass(frozen=True)
+class ParameterComparison:
+    """One parameter that both models name: `metrics` are its fields, `pairs` the statistics that they follow from (None
+    where its weights were not compared). Shapes and types are None where only summary numbers are known.
+    """
+
+    parameter: Parameter
+    name_b: str
+    metrics: dict[str, Any]
+    pairs: PairStatistics | None = None
+    shape: tuple[int, ...] | None = None
+    shape_b: tuple[int, ...] | None = None
+    dtype: str | None = None
+    dtype_b: str | None = None
+
+    @property
+    def name(self) -> str:
+        """A's name for it."""
+        return self.parameter.name
+
+
+class Comparison(Framed, dict[str, Any]):
+    """The result of `netweight.compare`: {common_layers, only_in_model1, only_in_model2, layer_comparisons}.
+
+    `layer_comparisons` is {parameter: {field: value}}; a number that is not defined is NaN here, a ratio to zero
+    infinite, and both are null in files. `parameters`: a ParameterComparison each; `totals` and `groups` ({embed,
+    layer_0 ...: sums}) over what was compared; `identical`, `frozen` and `adapted`: names of parameters whose every
+    value is finite and the same, whose norm is within 1%, and beyond 10% (measures.change); `skipped`: what was left
+    out, with its reason; `failed`: those whose bytes could not be read; `notes`: findings worth a line; `inputs`: the
+    identity of the files; `device`: where it was computed.
+    """
+
+    def __init__(
+        self,
+        ref_a: str,
+        ref_b: str,
+        parameters: Sequence[ParameterComparison],
+        *,
+        methods: Sequence[str] = (),
+        only_in_a: Sequence[str] = (),
+        only_in_b: Sequence[str] = (),
+        skipped: Sequence[Skipped] = (),
+        failed: Sequence[Skipped] = (),
+        notes: Sequence[str] = (),
+        inputs: Sequence[Mapping[str, Any]] = (),
+        device: str = "cpu",
+    ) -> None:
+        super().__init__(
+            common_layers=[p.name for p in parameters],
+            only_in_model1=list(only_in_a),
+            only_in_model2=list(only_in_b),
+            layer_comparisons={p.name: p.metrics for p in parameters},
+        )
+        self.refs = (ref_a, ref_b)
+        self.parameters = tuple(parameters)
+        self.methods = tuple(methods)
+        self.skipped = tuple(skipped)
+        self.failed = tuple(failed)
+        self.notes = tuple(notes)
+        self.inputs = tuple(inputs)
+        self.device = device
+        measured = [(p, p.metrics) for p in parameters if p.metrics["comparable"]]
+        # NaN at one place of both may hide different bits, and NaN on one side a change: neither counts as the same
+        self.identical = tuple(p.name for p, m in measured if m["identical_percentage"] == 100 and not m["n_nonfinite"])
+        self.frozen = tuple(p.name for p, m in measured if is_frozen(m))
+        self.adapted = tuple(p.name for p, m in measured if is_adapted(m))
+        self.totals = _totals(p.pairs for p in parameters)
+        self.groups = {name: _totals(p.pairs for p in held) for name, held in _groups(parameters).items()}
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The table's columns."""
+        return (*PARAMETER_COLUMNS, *COLUMNS, *between_columns(self.methods))
+
+    @property
+    def frame(self) -> Frame:
+        """The table: a row for each common parameter."""
+        return Frame(self.columns, self._rows())
+
+    def _rows(self) -> Iterator[Row]:
+        fields = self.columns[len(PARAMETER_COLUMNS) :]
+        for p in self.parameters:
+            yield (
+                p.name,
+                p.name_b,
+                None if p.shape is None else list(p.shape),
+                None if p.shape_b is None else list(p.shape_b),
+                p.dtype,
+                p.dtype_b,
+                p.parameter.layer,
+                p.parameter.role,
+                p.parameter.group,
+                p.parameter.part,
+                *(_cell(p.metrics, column) for column in fields),
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe, NaN and infinities None: the mapping, and after it what else is known."""
+        found: dict[str, Any] = {
+            **self,
+            "model1": self.refs[0],
+            "model2": self.refs[1],
+            "methods": list(self.methods),
+            "totals": self.totals,
+            "groups": self.groups,
+            "identical_layers": list(self.identical),
+            "frozen_layers": list(self.frozen),
+            "adapted_layers": list(self.adapted),
+            "skipped": [{"name": s.name, "reason": s.reason} for s in (*self.skipped, *self.failed)],
+            "device": self.device,
+            "notes": list(self.notes),
+            "inputs": list(self.inputs),
+        }
+        return {key: _finite(value) for key, value in found.items()}
+
+    def write(self, path: str | Path) -> None:
+        """Write `path` as its suffix says (.json, .csv, .parquet), in one step.
+
+        Raises OptionError for another suffix, OutputError and JobError where the file cannot be written.
+        """
+        from netweight.output.result_file import write_file
+
+        target = check_output(path)
+        write_file(target, lambda file: write_comparison(self, file), [Path(i["path"]) for i in self.inputs])
+
+    def __repr__(self) -> str:
+        a, b = (printable(ref) for ref in self.refs)
+        return f"<comparison of {a!r} with {b!r}: {len(self.parameters)} common parameters>"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(repr(self))}</p>{self.frame._repr_html_()}"
+
+
+def find_most_changed_layers(
+    comparison: Mapping[str, Any], top_k: int = 10
+) -> list[tuple[str, float, Mapping[str, Any]]]:
+    """The `top_k` parameters of the highest change score: (name, score, its fields), most changed first.
+
+    `comparison` is a Comparison, or the mapping that its JSON file holds. What could not be compared is left out.
+    Raises ValueError for a negative `top_k`.
+    """
+    if top_k < 0:
+        raise ValueError(f"top_k {top_k}: expected 0 or more")
+    scored = [
+        (name, score, metrics)
+        for name, metrics in comparison["layer_comparisons"].items()
+        if not isnan(score := change_score(metrics))
+    ]
+    return sorted(scored, key=lambda entry: -entry[1])[:top_k]
+
+
+def _groups(parameters: Iterable[ParameterComparison]) -> dict[str, list[ParameterComparison]]:
+    """By block in the order of blocks, after the embeddings and before the head and the rest."""
+    members: dict[tuple[int, str, int, str], list[ParameterComparison]] = {}
+    places = {"embed": 0, "layer": 1, "lm_head": 2}
+    for entry in parameters:
+        p = entry.parameter
+        key = (places.get(p.group, 3), p.stack, -1 if p.layer is None else p.layer, p.layer_group or p.group)
+        members.setdefault(key, []).append(entry)
+    found: dict[str, list[ParameterComparison]] = {}
+    for key in sorted(members):
+        found.setdefault(key[3], []).extend(members[key])
+    return found
+
+
+def _totals(parts: Iterable[PairStatistics | None]) -> dict[str, Any]:
+    """Sums over parameters; NaN where there is nothing, a norm is zero, or a sum is beyond float64."""
+    held = [p for p in parts if p is not None]
+    n = sum(p.n for p in held)
+    norm_a, norm_b, distance = (
+        sqrt(_sum(values))
+        for values in ([p.square_a for p in held], [p.square_b for p in held], [p.square_d for p in held])
+    )
+    cosine = nan
+    if norm_a and norm_b:
+        same = isfinite(norm_a) and all(p.identical for p in held)
+        cosine = 1.0 if same else _sum(p.dot for p in held) / norm_a / norm_b
+        cosine = max(-1.0, min(1.0, cosine)) if isfinite(cosine) else nan
+    return {
+        "parameters": len(held),
+        "elements": n,
+        "l2_distance": distance if n else nan,
+        "relative_l2_distance": distance / norm_a if norm_a else nan,
+        "cosine_similarity": cosine,
+        "l2_norm_ratio": norm_b / norm_a if norm_a else nan,
+        "max_absolute_difference": max((p.maxabs for p in held if p.n), default=nan),
+        "identical_percentage": 100 * sum(p.n_identical for p in held) / n if n else nan,
+        "significant_change_percentage": 100 * sum(p.n_significant for p in held) / n if n else nan,
+        "sign_flip_percentage": 100 * sum(p.n_flipped for p in held) / n if n else nan,
+        "n_nonfinite": sum(p.n_nonfinite for p in held),
+    }
+
+
+def _sum(values: Iterable[float]) -> float:
+    """NaN where the sum is beyond float64, or a part is."""
+    held = list(values)
+    try:
+        return fsum(held) if all(isfinite(v) for v in held) else nan
+    except OverflowError:
+        return nan
+
+
+def _cell(metrics: Mapping[str, Any], column: Column) -> Any:
+    name, _, key = column.name.partition(".")
+    value = metrics.get(name)
+    value = _finite(value[key] if key and isinstance(value, Mapping) else value)
+    return int(value) if column.type == "integer" and value is not None else value
+
+
+def _finite(value: Any) -> Any:
+    """`value` with NaN and infinities, at any depth, as None."""
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return value
+
+
+def write_comparison(result: Comparison, path: Path) -> None:
+    """Write the form that the suffix of `path` names; raises OSError where the disk refuses."""
+    match path.suffix.lower():
+        case ".json":
+            write_json(path, result.to_dict())
+        case ".csv":
+            write_csv(path, result.columns, result.frame.rows)
+        case _:
+            about = result.to_dict()
+            kept = ("only_in_model1", "only_in_model2", "skipped", "device", "notes", "totals")
+            write_parquet(
+                path,
+                result.columns,
+                result.frame.rows,
+                inputs=list(result.inputs),
+                metadata={f"netweight.{key}": json.dumps(about[key], allow_nan=False) for key in kept},
+            )

@@ -1,0 +1,1 @@
+"""`delta`: what fine-tunes changed in their base."""

@@ -1,0 +1,114 @@
+"""The plan of a delta: checkpoints opened, parameters paired, tasks listed; no tensor data read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from netweight.checkpoint.open import open_checkpoint
+from netweight.checkpoint.tensor import Checkpoint
+from netweight.errors import OptionError, printable
+from netweight.jobs.delta.names import model_names
+from netweight.jobs.inputs import far_bytes, identity, locations, path_of, references, stamps
+from netweight.jobs.run_options import RunOptions
+from netweight.params.align import Alignment, align
+from netweight.run.devices import Choice, choose_for
+from netweight.run.executors import crew
+from netweight.run.memory import FLOOR
+from netweight.run.plan import STRETCH, Plan, digest_of
+from netweight.run.spread import each, place
+from netweight.version import __version__
+
+__all__ = ["Options", "Prepared", "prepare"]
+
+Reference = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Options(RunOptions):
+    """How `delta` runs: the fields of RunOptions."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Checkpoints opened, parameters paired, tasks listed; no tensor data read."""
+
+    base: Checkpoint
+    models: tuple[Checkpoint, ...]
+    names: tuple[str, ...]
+    alignment: Alignment
+    plan: Plan
+    notes: tuple[str, ...]
+    choice: Choice
+
+    def inputs(self) -> list[dict[str, Any]]:
+        """The identity of base and models."""
+        return [identity(c) for c in (self.base, *self.models)]
+
+    def locations(self) -> list[Path]:
+        """The models' own paths, which no result may replace."""
+        return locations((self.base, *self.models))
+
+
+def prepare(base: Reference, models: Reference | Sequence[Reference], options: Options, stack: ExitStack) -> Prepared:
+    """Open everything and plan the run; the checkpoints are closed with `stack`. Reads headers only.
+
+    Raises OptionError for options that cannot be, FormatError and ModelNotFoundError for what is not a checkpoint,
+    InputError where a model shares nothing with the base.
+    """
+    from netweight.jobs.delta.result import RESERVED
+    from netweight.kernels.choose import kernels_for
+    from netweight.passes.differences import plan_tasks
+
+    if not references(models):
+        raise OptionError("--models: expected one or more fine-tuned models, got none")
+    choice = choose_for(options, "statistics")
+    named = (base, *references(models))
+    opened = [stack.enter_context(open_checkpoint(ref, download=not options.remote)) for ref in named]
+    alignment = align(
+        opened[0],
+        opened[1:],
+        include=options.include,
+        exclude=options.exclude,
+        count_tied_twice=options.count_tied_twice,
+    )
+    one = max(kernels.working_bytes(len(named) - 1) for kernels in each(place(choice, kernels_for)))
+    fixed = FLOOR + choice.libraries + far_bytes(opened)
+    workers, memory = crew(choice.fitted(options), one, fixed)
+    tasks = plan_tasks(alignment.parameters)
+    digest = digest_of(
+        {
+            "job": "delta",
+            "version": __version__,
+            "inputs": [stamps(c) for c in opened],
+            "include": options.include,
+            "exclude": options.exclude,
+            "count_tied_twice": options.count_tied_twice,
+            "stretch": STRETCH,
+            "backend": choice.backend,
+        }
+    )
+    notes = [f"{printable(c.ref)}: {note}" for c in opened for note in c.notes]
+    return Prepared(
+        base=opened[0],
+        models=tuple(opened[1:]),
+        names=tuple(model_names([path_of(c) for c in opened[1:]], RESERVED)),
+        alignment=alignment,
+        plan=Plan(
+            "delta",
+            tasks,
+            tensors=len(alignment.parameters),
+            skipped=sum(len(s) for s in alignment.skipped),
+            workers=workers,
+            memory=memory,
+            digest=digest,
+            device=choice.name,
+            device_reason=choice.why,
+        ),
+        notes=(*notes, *alignment.notes),
+        choice=choice,
+    )

@@ -1,0 +1,73 @@
+"""`demo`: a small base, five fine-tunes and two pruned copies are made, measured and merged as real ones are."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from netweight.jobs.compare.job import compare
+from netweight.jobs.compare.result import Comparison
+from netweight.jobs.delta.job import delta
+from netweight.jobs.delta.result import Delta
+from netweight.jobs.demo.models import DemoModels, make_demo_models, make_pruned_models
+from netweight.jobs.merge.job import merge
+from netweight.jobs.merge.request import Weights
+from netweight.jobs.merge.result import Merged
+from netweight.jobs.scan.job import scan
+from netweight.jobs.scan.result import ScanResults
+from netweight.jobs.structure.many import Structures, structure_many
+from netweight.jobs.verify.job import verify
+from netweight.jobs.verify.result import Verified
+from netweight.run.progress import Progress
+
+__all__ = ["Demo", "demo"]
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Where the models and the results are, and the results: of `delta` on all fine-tunes, of `scan` on the base, of
+    `compare` of the base with the first fine-tune, of `structure` on the pruned copies, of `merge` of all fine-tunes,
+    and of its `verify`.
+    """
+
+    folder: Path
+    models: DemoModels
+    pruned: tuple[Path, ...]
+    outdir: Path
+    result: Delta
+    scanned: ScanResults
+    compared: Comparison
+    structures: Structures
+    merged: Merged
+    verified: Verified
+
+
+def demo(folder: str | os.PathLike[str] = "demo", *, seed: int = 0, progress: Progress | None = None) -> Demo:
+    """Make the demo's models in `folder`/models and `folder`/pruned (some 200 MB), measure them, and write the results
+    beside them: tv_stats, scan.json and scan_plots, compare.json, structure, and merged, the fine-tunes merged by the
+    norms in tv_stats.
+
+    Raises OutputError where the folder cannot be written.
+    """
+    place = Path(folder)
+    models = make_demo_models(place / "models", seed)
+    pruned = make_pruned_models(place / "pruned", seed)
+    outdir = place / "tv_stats"
+    result = delta(models.base, models.fine_tunes, outdir, progress=progress)
+    scanned = scan(
+        models.base, methods="all", output=place / "scan.json", plots=place / "scan_plots", progress=progress
+    )
+    compared = compare(models.base, models.fine_tunes[0], output=place / "compare.json", progress=progress)
+    structures = structure_many(place / "pruned", models.base, place / "structure", progress=progress)
+    merged = merge(
+        None,
+        place / "merged",
+        base=models.base,
+        models=models.fine_tunes,
+        weights=Weights(delta=outdir),
+        overwrite=True,
+        progress=progress,
+    )
+    verified = verify(place / "merged", progress=progress)
+    return Demo(place, models, pruned, outdir, result, scanned, compared, structures, merged, verified)

@@ -1,0 +1,1 @@
+"""`devices`: what there is to compute on."""

@@ -1,0 +1,1 @@
+"""`download`: a model of the hub brought into a folder, whole and verified."""

@@ -1,0 +1,1 @@
+"""`embeddings`: the token embedding in clusters, and rows that look untrained."""

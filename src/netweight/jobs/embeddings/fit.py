@@ -1,0 +1,158 @@
+"""The clusters of all rows for one k, and what is measured of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from netweight.jobs.embeddings.rows import Rows, Stretch, walk
+from netweight.jobs.embeddings.search import partitions
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from netweight.run.execute import Executor
+    from netweight.statistics.partition import Partition
+
+    Array = np.ndarray[Any, Any]
+
+__all__ = ["MOST_ITERATIONS", "Clusters", "Plane", "Silhouettes", "fit_rows", "plane_of", "silhouettes"]
+
+MOST_ITERATIONS = 100
+"""Over all rows."""
+
+TOLERANCE = 1e-4
+"""The fit has converged where the centres' squared moves add up to less than this part of the mean variance."""
+
+NO_CLUSTER = -1
+"""The label of a row that is not finite."""
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """`labels` int64 [rows], NO_CLUSTER for rows that are left out, the largest cluster first; `centres` float64
+    [k, cols], centred and scaled as the rows were; `distances` float64 [rows] to the row's centre, as stored, NaN where
+    left out.
+
+    `iterations` over all rows; `converged`: the centres had come to rest before the most iterations were done.
+    """
+
+    labels: Array
+    centres: Array
+    distances: Array
+    partition: Partition
+    iterations: int
+    converged: bool
+
+
+@dataclass(frozen=True)
+class Silhouettes:
+    """`mean` of a sample of `rows` rows, and of those in each cluster; NaN where it is not defined."""
+
+    rows: int
+    mean: float
+    clusters: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Rows of a sample on their two leading principal axes: `x`, `y` float64, `shares` of the sample's variance."""
+
+    numbers: Array
+    x: Array
+    y: Array
+    shares: tuple[float, float]
+
+
+def fit_rows(rows: Rows, centres: Array, executor: Executor, done: Callable[[], None]) -> Clusters:
+    """Lloyd's iterations over all rows, from `centres` [k, cols]; `done` is told of each.
+
+    Ends where no row changes its cluster, or the centres move by less than TOLERANCE allows. A centre that loses all
+    its rows stays where it was.
+    """
+    import numpy as np
+
+    held = np.asarray(centres, np.float64)
+    labels = np.full(rows.count, NO_CLUSTER, np.int64)
+    before = labels.copy()
+    iterations, converged = 0, False
+    while True:
+        (found,) = partitions(rows, [held], executor, labels)
+        done()
+        moved = found.means(held)
+        shift = float(((moved - held) ** 2).sum())
+        same = bool((labels == before).all())
+        if converged or iterations == MOST_ITERATIONS or same:
+            converged = converged or same
+            break  # these labels are those of the centres `held`
+        iterations += 1
+        converged = shift <= TOLERANCE * found.total_ss / found.rows / rows.cols
+        held, before = moved, labels.copy()
+    filled = np.flatnonzero(found.counts)
+    order = filled[np.argsort(-found.counts[filled], kind="stable")]
+    number = np.full(len(held) + 1, NO_CLUSTER)  # the last one is where label -1 leads
+    number[order] = np.arange(len(order))
+    labels, held = number[labels], held[order]
+    found = type(found)(found.counts[order], found.sums[order], found.squares)
+    return Clusters(labels, held, _distances(rows, labels, held, executor), found, iterations, converged)
+
+
+def _distances(rows: Rows, labels: Array, centres: Array, executor: Executor) -> Array:
+    import numpy as np
+
+    from netweight.kernels.cpu.cluster_loops import distances
+
+    out = np.full(rows.count, np.nan)
+
+    def look(stretch: Stretch) -> None:
+        for block, numbers in rows.blocks(stretch):
+            found = np.empty(len(block))
+            distances(block, labels[numbers], centres, found)
+            out[numbers] = found / rows.scale
+
+    for _ in walk(rows, look, executor):
+        pass
+    return out
+
+
+def silhouettes(sample: Array, labels: Array, k: int) -> Silhouettes:
+    """scikit-learn's silhouette of the rows of `sample` float32 [rows, cols], Euclidean; inside `one_thread_each`."""
+    import numpy as np
+    import sklearn
+    from sklearn.metrics import silhouette_samples
+
+    present = len(np.unique(labels))
+    if not 2 <= present < len(labels):
+        return Silhouettes(len(labels), math.nan, (math.nan,) * k)
+    with sklearn.config_context(working_memory=64):
+        each = silhouette_samples(sample, labels)
+    of = [each[labels == number] for number in range(k)]
+    return Silhouettes(len(labels), float(each.mean()), tuple(float(v.mean()) if len(v) else math.nan for v in of))
+
+
+def plane_of(sample: Array, numbers: Array, scale: float = 1.0) -> Plane:
+    """The two leading principal axes of `sample` float32 [rows, cols], by ARPACK from a fixed start; the sign of each
+    is such that the coordinate farthest from 0 is positive. `scale`: what the sample was multiplied by.
+    """
+    import numpy as np
+    from scipy.linalg import eigh
+    from scipy.sparse.linalg import LinearOperator, eigsh
+
+    centred = sample - sample.mean(axis=0, dtype=np.float64).astype(np.float32)
+    whole = float(np.einsum("ij,ij->", centred, centred, dtype=np.float64))
+    cols = sample.shape[1]
+    if whole == 0 or cols < 2:
+        x = centred[:, 0].astype(np.float64) / scale if cols else np.zeros(len(sample))
+        return Plane(numbers, x, np.zeros(len(sample)), (1.0 if whole else 0.0, 0.0))
+    if cols <= 16:
+        _, axes = eigh(centred.T.astype(np.float64) @ centred.astype(np.float64), subset_by_index=[cols - 2, cols - 1])
+    else:
+        gram = LinearOperator((cols, cols), matvec=lambda v: centred.T @ (centred @ v.ravel()), dtype=np.float32)
+        start = np.linspace(1.0, 2.0, cols, dtype=np.float32)
+        _, axes = eigsh(gram, k=2, v0=start, tol=1e-3)
+    placed = centred.astype(np.float64) @ axes[:, ::-1]
+    placed *= np.where(placed.max(axis=0) >= -placed.min(axis=0), 1.0, -1.0)
+    shares = (placed**2).sum(axis=0) / whole
+    return Plane(numbers, placed[:, 0] / scale, placed[:, 1] / scale, (float(shares[0]), float(shares[1])))

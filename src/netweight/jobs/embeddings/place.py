@@ -1,0 +1,97 @@
+"""Which tensor is the token embedding, and which the output that goes with it: by role, from headers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from netweight.checkpoint.tensor import Checkpoint, Tensor
+from netweight.dtypes import Kind
+from netweight.errors import InputError, printable
+from netweight.jobs.embeddings.heads import Agreement
+from netweight.params.align import unwanted_reason
+from netweight.params.role import Parameter, classify_all
+from netweight.params.tied import find_ties
+
+__all__ = ["Place", "find_embedding"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """The embedding [rows, cols], its name's reading, and the output head: a tensor to compare, or why there is none.
+
+    `others`: further token embeddings, which were not taken.
+    """
+
+    tensor: Tensor
+    parameter: Parameter
+    head: Tensor | None
+    output: Agreement
+    others: tuple[str, ...] = ()
+
+
+def find_embedding(checkpoint: Checkpoint, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Place:
+    """The largest token embedding of the main stack, of the tensors that the globs leave; a position embedding never is
+    one. Where the globs leave a single matrix of another role, it is taken at the user's word.
+
+    Raises InputError where there is none, or where its elements are no floats.
+    """
+    parameters = classify_all({name: tensor.shape for name, tensor in checkpoint.items()})
+    matrices = [
+        parameters[name]
+        for name, tensor in checkpoint.items()
+        if len(tensor.shape) == 2 and unwanted_reason(name, include, exclude) is None
+    ]
+    found = [p for p in matrices if _is_token_embedding(p)]
+    if not found and include:
+        found = [p for p in matrices if p.slot != "position_embedding" and p.kind == "weight"]
+        if len(found) > 1:
+            raise InputError(
+                f"{printable(checkpoint.ref)}: --include leaves {len(found)} matrices and none is a token embedding by"
+                f" its name ({', '.join(printable(p.name, 60) for p in found[:3])} ...); name one of them"
+            )
+    if not found:
+        raise InputError(
+            f"{printable(checkpoint.ref)}: no token embedding among {len(checkpoint)} tensors: expected a matrix such"
+            " as model.embed_tokens.weight or transformer.wte.weight; name it with --include"
+        )
+    chosen = max(
+        found,
+        # Gemma's second table, with a part for every layer in each row, is the larger one
+        key=lambda p: (not p.stack and p.layer is None, "per_layer" not in p.name, checkpoint[p.name].size),
+    )
+    tensor = checkpoint[chosen.name]
+    if tensor.dtype.kind is not Kind.FLOAT:
+        raise InputError(
+            f"{printable(checkpoint.ref)}: {printable(chosen.name)} holds {tensor.dtype}, expected floats: a quantized"
+            " embedding has no rows to compare; use the model that it was made of"
+        )
+    head, output = _head(checkpoint, parameters, chosen)
+    others = tuple(p.name for p in found if p is not chosen)
+    return Place(tensor, chosen, head, output, others)
+
+
+def _is_token_embedding(p: Parameter) -> bool:
+    return p.role == "embedding" and p.slot == "token_embedding" and p.kind == "weight"
+
+
+def _head(
+    checkpoint: Checkpoint, parameters: dict[str, Parameter], embedding: Parameter
+) -> tuple[Tensor | None, Agreement]:
+    ties = find_ties(checkpoint, parameters=parameters)
+    heads = [p for p in parameters.values() if p.slot == "lm_head" and p.role == "output" and p.layer is None]
+    for head in heads:
+        if head.kind != "weight":
+            continue
+        name = head.name
+        if ties.aliases.get(name, name) == ties.aliases.get(embedding.name, embedding.name):
+            return None, Agreement("tied", name, f"{name} and {embedding.name} are one storage")
+        tensor = checkpoint[name]
+        if tensor.dtype.kind is not Kind.FLOAT or len(tensor.shape) != 2:
+            return None, Agreement("none", name, f"{name} is no matrix of floats")
+        if tensor.shape[1] != checkpoint[embedding.name].shape[1]:
+            return None, Agreement("none", name, f"{name} has {tensor.shape[1]} columns, the embedding has others")
+        return tensor, Agreement("compared", name, "")
+    if ties.absent is not None:
+        return None, Agreement("tied", None, "the file holds no output: the embedding is it")
+    return None, Agreement("none", None, "the file holds no output matrix")

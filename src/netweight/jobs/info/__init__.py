@@ -1,0 +1,1 @@
+"""`info`: what is in a checkpoint, from its headers alone."""

@@ -1,0 +1,185 @@
+"""What is in a checkpoint, from its headers alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any
+
+from netweight.checkpoint.open import open_checkpoint
+from netweight.checkpoint.tensor import Checkpoint, Skipped, Tensor
+from netweight.errors import printable
+from netweight.jobs.info.tree import Branch, grow
+from netweight.params.architecture import describe
+from netweight.params.families import family
+from netweight.params.role import ROLES, classify_all
+from netweight.params.tied import find_ties
+
+__all__ = ["DtypeRow", "FileRow", "Info", "RoleRow", "info"]
+
+BUFFER = "buffer"
+"""The row of what the model's code computes; not counted as parameters."""
+
+
+@dataclass(frozen=True)
+class FileRow:
+    """One file of weights, `size` in bytes."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True)
+class DtypeRow:
+    """What is stored in one dtype, ties counted once."""
+
+    dtype: str
+    tensors: int
+    elements: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class RoleRow:
+    """What is stored in one role; `share` is the percentage of all parameters (0 for buffers)."""
+
+    role: str
+    tensors: int
+    parameters: int
+    bytes: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a checkpoint's headers and config say. Counts are elements as they are stored, tied weights counted once.
+
+    `parameters` leaves out `buffers` (causal masks, rotary frequencies, running statistics). `layers` and what
+    follows are None where neither config nor shapes tell. `stacks` counts the blocks of each tower, the main one as
+    "". `tied` maps an alias to the name that it repeats; `head_is` names the embedding that serves as the head which
+    the file does not hold. `revision` is the commit that was read of a model of the hub.
+    """
+
+    ref: str
+    format: str
+    family: str
+    files: tuple[FileRow, ...]
+    tensors: int
+    parameters: int
+    buffers: int
+    bytes: int
+    dtypes: tuple[DtypeRow, ...]
+    layers: int | None
+    heads: int | None
+    kv_heads: int | None
+    hidden_size: int | None
+    intermediate_size: int | None
+    vocabulary: int | None
+    stacks: dict[str, int]
+    tied: dict[str, str]
+    head_is: str | None
+    roles: tuple[RoleRow, ...]
+    skipped: tuple[Skipped, ...]
+    notes: tuple[str, ...]
+    config_problem: str | None
+    metadata: dict[str, str]
+    revision: str | None = None
+    tree: Branch | None = field(default=None, repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it for JSON: no NaN, no Infinity; the tree of tensors only where there is one."""
+        entry = {each.name: _plain(getattr(self, each.name)) for each in fields(self) if each.name != "tree"}
+        return entry if self.tree is None else entry | {"tree": self.tree.to_dict()}
+
+
+def info(ref: str | os.PathLike[str], *, count_tied_twice: bool = False, tree: bool = False) -> Info:
+    """Describe the checkpoint at `ref` without reading tensor data.
+
+    `count_tied_twice` counts tied weights under each name, and a head that is not stored once more, as tools do that
+    instantiate the model. Raises what `open_checkpoint` raises.
+    """
+    with open_checkpoint(ref) as checkpoint:
+        return _describe(checkpoint, count_tied_twice=count_tied_twice, tree=tree)
+
+
+def _describe(checkpoint: Checkpoint, *, count_tied_twice: bool, tree: bool) -> Info:
+    tensors = dict(checkpoint.items())  # once: a large table makes each tensor when it is asked for
+    parameters = classify_all({name: tensor.shape for name, tensor in tensors.items()})
+    ties = find_ties(checkpoint, parameters=parameters)
+    counted = [tensor for name, tensor in tensors.items() if count_tied_twice or name not in ties.aliases]
+    placed = [(BUFFER if parameters[t.name].buffer else parameters[t.name].role, t) for t in counted]
+    notes = list(checkpoint.notes)
+    for head, embedding in ties.stored_twice:
+        notes.append(
+            f"config.json ties {printable(head)} to {printable(embedding)}, and the file holds both: counted twice,"
+            " as whether they are equal takes reading them"
+        )
+    if count_tied_twice and ties.absent is not None:
+        placed.append(("output", checkpoint[ties.absent]))
+        notes.append(f"the head is {printable(ties.absent)}, counted once more")
+    roles = _roles(placed)
+    total = sum(row.parameters for row in roles if row.role != BUFFER)
+    architecture = describe(checkpoint, parameters)
+    return Info(
+        ref=checkpoint.ref,
+        format=checkpoint.format,
+        family=family(checkpoint, checkpoint.config),
+        files=tuple(FileRow(file.path, file.size) for file in checkpoint.files),
+        tensors=len(checkpoint),
+        parameters=total,
+        buffers=sum(row.parameters for row in roles if row.role == BUFFER),
+        bytes=sum(tensor.nbytes for tensor in counted),
+        dtypes=_dtypes(counted),
+        layers=architecture.layers,
+        heads=architecture.heads,
+        kv_heads=architecture.kv_heads,
+        hidden_size=architecture.hidden_size,
+        intermediate_size=architecture.intermediate_size,
+        vocabulary=architecture.vocabulary,
+        stacks=architecture.stacks,
+        tied=ties.aliases,
+        head_is=ties.absent,
+        roles=roles,
+        skipped=checkpoint.skipped,
+        notes=(*notes, *architecture.notes),
+        config_problem=checkpoint.config_problem,
+        metadata=checkpoint.metadata,
+        revision=checkpoint.revision,
+        tree=grow(tensors.values()) if tree else None,
+    )
+
+
+def _roles(placed: Iterable[tuple[str, Tensor]]) -> tuple[RoleRow, ...]:
+    """A row for each role that occurs, in the order of ROLES, buffers last."""
+    counts = {role: [0, 0, 0] for role in (*ROLES, BUFFER)}
+    for role, tensor in placed:
+        count = counts[role]
+        count[0] += 1
+        count[1] += tensor.size
+        count[2] += tensor.nbytes
+    total = sum(count[1] for role, count in counts.items() if role != BUFFER)
+    return tuple(
+        RoleRow(role, count[0], count[1], count[2], 100 * count[1] / total if total and role != BUFFER else 0.0)
+        for role, count in counts.items()
+        if count[0]
+    )
+
+
+def _dtypes(tensors: Iterable[Tensor]) -> tuple[DtypeRow, ...]:
+    """A row for each dtype, the one with most bytes first."""
+    counts: dict[str, list[int]] = {}
+    for tensor in tensors:
+        count = counts.setdefault(str(tensor.dtype), [0, 0, 0])
+        count[0] += 1
+        count[1] += tensor.size
+        count[2] += tensor.nbytes
+    rows = [DtypeRow(name, *count) for name, count in counts.items()]
+    return tuple(sorted(rows, key=lambda row: (-row.bytes, row.dtype)))
+
+
+def _plain(value: object) -> object:
+    """Dataclasses and tuples as JSON has them."""
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

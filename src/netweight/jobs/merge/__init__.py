@@ -1,0 +1,5 @@
+"""`merge`: one model of several, by a recipe."""
+
+from netweight.jobs.merge.request import Weights
+
+__all__ = ["Weights"]

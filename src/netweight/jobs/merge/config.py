@@ -1,0 +1,148 @@
+"""The merged model's config.json: that of one input, with what the merge has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from netweight.checkpoint.tensor import Checkpoint
+from netweight.dtypes import DType, Kind
+from netweight.errors import printable
+from netweight.jobs.merge.layering import Layering, relayer
+from netweight.jobs.merge.pairing import Side, is_head, ties_head, token_embedding
+from netweight.merging.target import Target
+from netweight.params.architecture import config_numbers
+from netweight.params.role import classify_all
+
+if TYPE_CHECKING:
+    from netweight.jobs.merge.slices import Group
+
+__all__ = ["config_dtype", "describe", "merged_config"]
+
+_VOCABULARY = ("vocab_size", "padded_vocab_size")
+
+
+def describe(
+    checkpoints: Sequence[Checkpoint],
+    sides: Mapping[int, Side],
+    anchor: Side,
+    groups: Sequence[Group],
+    targets: Sequence[Target],
+) -> tuple[dict[str, Any] | None, int, list[str]]:
+    """(the output's config, the number of the input whose tokenizer fits, notes).
+
+    Both are of the base, else of the first model: input 0. The tokenizer is another one where the output has more rows
+    of tokens than that.
+    """
+    notes = []
+    owner = checkpoints[0]
+    shapes_of_owner = {name: tensor.shape for name, tensor in owner.items()}
+    parameters = sides[0].parameters if 0 in sides else classify_all(shapes_of_owner)
+    shapes = {t.name: t.shape for t in targets}
+    embedding = token_embedding(anchor.checkpoint, anchor.parameters)
+    rows = shapes[embedding][0] if embedding in shapes else None
+    own = token_embedding(owner, parameters)
+    own_rows = owner[own].shape[0] if own is not None else None
+    tokenizer_from = 0
+    if rows is not None and own_rows is not None and rows != own_rows:
+        fitting = [
+            n for n, side in sides.items() if (e := side.get(embedding or "")) is not None and e.shape[0] == rows
+        ]
+        tokenizer_from = min(fitting, default=0)
+        if tokenizer_from:
+            notes.append(
+                f"the tokenizer is that of {printable(checkpoints[tokenizer_from].ref)}, the first with {rows} rows of"
+                f" tokens; {printable(owner.ref)} has {own_rows}"
+            )
+    if owner.config is None:
+        why = owner.config_problem or f"{printable(owner.ref)}: has no config.json"
+        notes.append(f"{why}; the output gets none, and does not load by itself")
+        return None, tokenizer_from, notes
+    layering = None
+    if groups[0].number is not None:
+        from_where = [
+            (sides[group.inputs[0]].checkpoint.config, sides[group.inputs[0]].layers, group.starts[0] + step)
+            for group in groups
+            for step in range(group.layers)
+        ]
+        layering = Layering(_layers_of(owner, sides), from_where)
+    stored = any(is_head(p) and name in shapes for name, p in anchor.parameters.items())
+    tie = _tie(said=ties_head(owner, parameters), stored=stored, sides=sides, anchor=anchor)
+    if tie is not None:
+        why = "the merged head has values of its own" if stored else f"the head is the embedding, as in {anchor.ref}"
+        notes.append(f"config.json of {printable(owner.ref)}: tie_word_embeddings becomes {str(tie).lower()}: {why}")
+    config, more = merged_config(
+        owner.config,
+        dtype=_main_dtype(targets),
+        rows=rows if rows != own_rows else None,
+        tie=tie,
+        layering=layering,
+    )
+    return config, tokenizer_from, [*notes, *more]
+
+
+def _tie(*, said: bool, stored: bool, sides: Mapping[int, Side], anchor: Side) -> bool | None:
+    """What config must say of the tie of head and embedding, None where it says what is so."""
+    if said and stored:
+        loose = (s for s in sides.values() if s.checkpoint.config is not None)
+        return False if any(not ties_head(s.checkpoint, s.parameters) for s in loose) else None
+    return True if not said and anchor.tied_to is not None else None
+
+
+def _layers_of(owner: Checkpoint, sides: Mapping[int, Side]) -> int:
+    said = config_numbers(owner.config).get("layers")
+    return said if said is not None else sides[0].layers if 0 in sides else 0
+
+
+def _main_dtype(targets: Sequence[Target]) -> DType | None:
+    """The element type of most of the merged elements."""
+    sizes: dict[DType, int] = {}
+    for t in targets:
+        if t.dtype.kind is Kind.FLOAT:
+            sizes[t.dtype] = sizes.get(t.dtype, 0) + t.size
+    return max(sizes, key=lambda dtype: sizes[dtype], default=None)
+
+
+def config_dtype(dtype: DType) -> str:
+    """What config.json calls an element type."""
+    name = dtype.numpy_name or dtype.name
+    plain = {"F16": "float16", "F32": "float32", "F64": "float64"}
+    return plain.get(dtype.name, name.removeprefix("ml_dtypes."))
+
+
+def merged_config(
+    config: Mapping[str, Any],
+    *,
+    dtype: DType | None,
+    rows: int | None = None,
+    tie: bool | None = None,
+    layering: Layering | None = None,
+) -> tuple[dict[str, Any], list[str]]:
+    """A copy of `config` that describes the output, and notes on what could not be settled.
+
+    `dtype` is that of most weights; `rows` the vocabulary's size, `tie` whether head and embedding are tied, both None
+    where they are as `config` has them. Entries in `text_config` are edited like those at the top.
+    """
+    made = dict(config)
+    notes = []
+    levels = [made]
+    if isinstance(text := made.get("text_config"), dict):
+        made["text_config"] = dict(text)
+        levels.append(made["text_config"])
+    if dtype is not None:
+        _set(levels, ("dtype", "torch_dtype"), config_dtype(dtype), otherwise="torch_dtype")
+    if rows is not None:
+        _set(levels, _VOCABULARY, rows, otherwise="vocab_size")
+    if tie is not None:
+        _set(levels, ("tie_word_embeddings",), tie, otherwise="tie_word_embeddings")
+    if made.pop("quantization_config", None) is not None:
+        notes.append("config.json has a quantization_config, and no weight is quantised: the entry is left out")
+    if layering is not None:
+        notes += relayer(made, layering)
+    return made, notes
+
+
+def _set(levels: Sequence[dict[str, Any]], keys: Sequence[str], value: Any, otherwise: str) -> None:
+    found = [(level, key) for level in levels for key in keys if key in level]
+    for level, key in found or [(levels[0], otherwise)]:
+        level[key] = value

@@ -1,0 +1,253 @@
+"""`merge`: one model of several, by a recipe or by weights that follow from the norms of the task vectors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from netweight.errors import InputError, Interrupted, OutputError, printable
+from netweight.jobs.merge.plan import Prepared, Reference, course_of, merge_kernels, prepare, prepare_kernels
+from netweight.jobs.merge.request import Options, Request, Weights, make_request
+from netweight.run.executors import planned_executor
+from netweight.run.progress import Progress, Silent
+from netweight.run.spread import Placed, told
+
+if TYPE_CHECKING:
+    from netweight.jobs.merge.result import Merged
+    from netweight.jobs.merge.targets import MergePlan
+    from netweight.jobs.merge.weights import Weighting
+    from netweight.kernels.merging import MergeKernels
+    from netweight.merging.recipe.recipe import Recipe
+    from netweight.merging.target import Target
+    from netweight.output.folder import ResultFolder
+    from netweight.output.shard_writer import ShardWriter
+    from netweight.passes.merges import Finished
+    from netweight.run.execute import Executor
+    from netweight.run.journal import Journal
+
+__all__ = ["Options", "Weights", "foresee", "merge", "merge_request"]
+
+
+def merge(
+    recipe: Reference | Recipe | None,
+    output: Reference,
+    *,
+    base: Reference | None = None,
+    models: Reference | Sequence[Reference] = (),
+    method: str | None = None,
+    weights: Weights | Sequence[float] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    dtype: str | None = None,
+    options: Options | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+    executor: Executor | None = None,
+    **more: Any,
+) -> Merged:
+    """Merge models into the folder `output`, which appears whole, in one step, at the end.
+
+    Either `recipe` (a file in mergekit's YAML, or a Recipe), or `base` and `models` with `method` (task_arithmetic),
+    `weights` (numbers, one a model, or how they follow from norms; exp of the measured norms) and further `settings` of
+    the method. `resume` goes on with a run that was stopped and gives the same bytes. `more` are the fields of Options
+    by name. Arithmetic is float32 (float64 where an input or the output is float64), rounded once.
+
+    Raises InputError and its kin before any data is read, ReadError where bytes cannot be read or change meanwhile,
+    JobError where the disk refuses; an earlier result stays until the new one is whole.
+    """
+    options = replace(options or Options(), **more)
+    request = make_request(
+        os.fspath(recipe) if isinstance(recipe, str | os.PathLike) else recipe,
+        base=None if base is None else os.fspath(base),
+        models=[os.fspath(m) for m in ([models] if isinstance(models, str | os.PathLike) else models)],
+        method=method,
+        weights=weights if weights is None or isinstance(weights, Weights) else Weights(explicit=tuple(weights)),
+        settings=settings or {},
+        dtype=dtype,
+    )
+    return merge_request(request, output, options=options, resume=resume, progress=progress, executor=executor)
+
+
+def merge_request(
+    request: Request,
+    output: Reference,
+    *,
+    options: Options,
+    resume: bool = False,
+    progress: Progress | None = None,
+    executor: Executor | None = None,
+) -> Merged:
+    """`merge` for a request that stands; raises as it does."""
+    progress = progress or Silent()
+    with ExitStack() as stack:
+        prepared = prepare(request, options, stack)
+        executor = executor or stack.enter_context(planned_executor(options, prepared.workers, prepared.memory))
+        folder = result_folder(prepared, output, resume=resume)
+        try:
+            with folder:
+                return _merge(prepared, folder, Path(output), resume=resume, progress=progress, executor=executor)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"{printable(str(output), 300)}: stopped; {folder.outcome()}; run again with --resume to go on"
+            ) from None
+
+
+def result_folder(prepared: Prepared, output: Reference, *, resume: bool = False) -> ResultFolder:
+    """The place of the merged model, not entered yet; raises OutputError where `output` is empty."""
+    from netweight.output.folder import ResultFolder
+
+    if not os.fspath(output):
+        raise OutputError("--output: expected the folder that the merged model goes into, got an empty name")
+    return ResultFolder(
+        Path(output),
+        prepared.locations(),
+        "merge",
+        resume=resume,
+        keep_stage=True,
+        sync=prepared.options.sync,
+        replace=prepared.options.overwrite,
+    )
+
+
+def _merge(
+    prepared: Prepared,
+    folder: ResultFolder,
+    output: Path,
+    *,
+    resume: bool,
+    progress: Progress,
+    executor: Executor,
+) -> Merged:
+    from netweight.jobs.merge.record import write_records
+    from netweight.output.shard_writer import ShardWriter
+    from netweight.run.journal import Journal
+
+    options = prepared.options
+    done: dict[str, dict[str, Any]] = {}
+    if resume:
+        journal, done = Journal.resume(folder.journal_path, prepared.digest)
+    else:
+        journal = Journal.create(folder.journal_path, prepared.digest)
+    kernels = merge_kernels(prepared, progress)
+    try:
+        # room is made first: a disk that is too small is found before anything is read
+        with journal, ShardWriter(folder.stage, prepared.shards, keep=resume, sync=options.sync) as writer:
+            weighting, plan = _weighted(prepared, executor, kernels, progress, journal, done)
+            finished = _restored(plan, writer, done, executor, progress) if resume else {}
+            _write(plan, writer, finished, executor, kernels, progress, journal)
+            writer.finish()
+    except InputError:  # no room, or norms that the mode cannot use: a run with --resume would end as this one
+        if not resume:
+            folder.discard()
+        raise
+    for checkpoint in plan.checkpoints:
+        checkpoint.check_unchanged()
+    done_in_order = [finished[t.name] for t in plan.targets]
+    result = write_records(folder.stage, prepared, plan, weighting, done_in_order, output, told(kernels))
+    for note in (*result.notes, *folder.commit()):
+        progress.note(note)
+    return result
+
+
+def _weighted(
+    prepared: Prepared,
+    executor: Executor,
+    kernels: MergeKernels | Placed[MergeKernels],
+    progress: Progress,
+    journal: Journal | None,
+    done: Mapping[str, Any],
+) -> tuple[Weighting | None, MergePlan]:
+    """The weights, measured where they must be, and the plan with them."""
+    from netweight.jobs.merge.targets import PlanOptions, plan_merge
+    from netweight.jobs.merge.weights import measure_grams, read_grams, weigh
+
+    request, plan, options = prepared.request, prepared.plan, prepared.options
+    if request.weights is None:
+        return None, plan
+    grams = None
+    if request.weights.delta is not None:
+        grams = read_grams(request.weights.delta, plan.checkpoints, plan.targets)
+    elif prepared.measures:
+        prepare_kernels(plan, kernels, progress)
+        known = {key.removeprefix("gram "): value["gram"] for key, value in done.items() if key.startswith("gram ")}
+        grams = measure_grams(plan.targets, executor, kernels, progress, journal, known)
+    weighting = weigh(request.weights, prepared.names(), plan.targets, grams)
+    recipe = request.with_weights(weighting.weights)
+    return weighting, plan_merge(recipe, plan.checkpoints, PlanOptions(options.vocab, options.missing, options.seed))
+
+
+def foresee(
+    prepared: Prepared, *, progress: Progress | None = None, executor: Executor | None = None
+) -> tuple[Weighting | None, MergePlan]:
+    """What the merge will do, without writing anything: weights, norms, cosines and the norm of the weighted sum.
+    Where base and models have task vectors, they are read once for it, unless a `delta` result has their norms.
+    """
+    from netweight.jobs.merge.weights import described, difference_targets, measure_grams, read_grams, weigh
+    from netweight.run.threads import ThreadExecutor
+
+    request, plan = prepared.request, prepared.plan
+    progress = progress or Silent()
+    kernels = merge_kernels(prepared, progress)
+    if not difference_targets(plan.targets):
+        return _weighted(prepared, ThreadExecutor(1), kernels, progress, None, {})
+    if request.weights is not None and request.weights.delta is not None:
+        grams = read_grams(request.weights.delta, plan.checkpoints, plan.targets)
+    else:
+        prepare_kernels(plan, kernels, progress)
+        with ExitStack() as stack:
+            wanted = planned_executor(prepared.options, prepared.workers, prepared.memory)
+            grams = measure_grams(plan.targets, executor or stack.enter_context(wanted), kernels, progress)
+    if request.weights is None:
+        return described(plan.targets, grams), plan
+    return weigh(request.weights, prepared.names(), plan.targets, grams), plan
+
+
+def _restored(
+    plan: MergePlan, writer: ShardWriter, done: Mapping[str, Any], executor: Executor, progress: Progress
+) -> dict[str, Finished]:
+    """What a run that was stopped has finished, and what the disk still holds as it was written."""
+    from netweight.jobs.merge.check import stored_digest
+    from netweight.passes.merges import Finished
+
+    targets = [t for t in plan.targets if f"done {t.name}" in done]
+    waiting = iter(targets)
+    found: dict[str, Finished] = {}
+    check: Callable[[Target], str] = lambda target: stored_digest(target, writer.read)  # noqa: E731
+    for target, digest in executor.run(lambda: next(waiting, None), check):
+        record = done[f"done {target.name}"]
+        if digest == record["digest"]:
+            found[target.name] = Finished(target, digest, tuple(record["inputs"]), record["nonfinite"])
+    progress.note(
+        f"resuming: {len(found)} of {len(plan.targets)} parameters are done"
+        if found
+        else "nothing to resume: starting anew"
+    )
+    return found
+
+
+def _write(
+    plan: MergePlan,
+    writer: ShardWriter,
+    finished: dict[str, Finished],
+    executor: Executor,
+    kernels: MergeKernels | Placed[MergeKernels],
+    progress: Progress,
+    journal: Journal,
+) -> None:
+    from netweight.passes.merges import run_courses
+
+    rest = [t for t in plan.targets if t.name not in finished]
+    total = sum(i.nbytes for t in plan.targets for i in t.inputs)
+    left = sum(i.nbytes for t in rest for i in t.inputs)
+    prepare_kernels(plan, kernels, progress)
+    progress.start(len(plan.targets), total, len(finished), total - left)
+    try:
+        for one in run_courses(rest, course_of, executor, kernels, writer, progress):
+            finished[one.target.name] = one
+            record = {"digest": one.digest, "inputs": list(one.inputs), "nonfinite": one.nonfinite}
+            journal.append(f"done {one.target.name}", record)
+    finally:
+        progress.stop()

@@ -1,0 +1,95 @@
+"""Tensors of the inputs that no parameter of the output takes in: each with its reason, or a fault."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from netweight.checkpoint.tensor import Skipped
+from netweight.dtypes import Kind
+from netweight.errors import printable
+from netweight.jobs.merge.faults import Faults
+from netweight.jobs.merge.pairing import Side, is_head
+from netweight.jobs.merge.slices import Group, Place
+
+__all__ = ["left_over"]
+
+
+def left_over(
+    places: Sequence[Place],
+    groups: Sequence[Group],
+    sides: Mapping[int, Side],
+    anchor: Side,
+    faults: Faults,
+    *,
+    keep_going: bool,
+) -> tuple[list[Skipped], list[str]]:
+    """What is not used, and notes. Weights that the anchor lacks are faults, unless `keep_going`."""
+    used: dict[int, set[str]] = {number: set() for number in sides}
+    for place in places:
+        used[place.reference[0]].add(place.reference[1])
+        for number, own in zip(groups[place.group].inputs, place.own, strict=True):
+            if own is not None:
+                used[number].add(own)
+    layers = _layers_used(groups, sides)
+    dropped: list[Skipped] = []
+    notes: list[str] = []
+    for number, side in sides.items():
+        taken = set(side.names.values())
+        heads: list[str] = []
+        repeats = _repeats(side, anchor, used[number])
+        for name, p in side.parameters.items():
+            if name in used[number]:
+                continue
+            inside = layers is not None and p.layer is not None and not p.stack
+            if inside and layers is not None and p.layer not in layers[number]:
+                reason = f"layer {p.layer} of {side.ref} is in no slice"
+            elif name in repeats:
+                reason = f"tied to '{printable(repeats[name])}' in {side.ref}: written once"
+            elif layers is not None and not inside and name in taken:
+                reason = f"outside of the blocks, and {side.ref} gives only blocks there"
+            elif p.buffer:
+                reason = f"not in {anchor.ref}; computed by the model's code, not trained (in {side.ref})"
+            elif side.checkpoint[name].dtype.kind is not Kind.FLOAT:
+                dtype = side.checkpoint[name].dtype
+                reason = f"not in {anchor.ref}; {dtype.kind.value} dtype {dtype}: not a weight (in {side.ref})"
+            elif is_head(p) and anchor.tied_to is not None:
+                reason = (
+                    f"{anchor.ref} ties its head to '{printable(anchor.tied_to)}'; the head of {side.ref} is left out"
+                )
+                heads.append(name)
+            elif keep_going:
+                reason = f"not in {anchor.ref} (in {side.ref}; --missing base)"
+            else:
+                faults.extra.append((name, number))
+                continue
+            dropped.append(Skipped(name, reason))
+        if heads:
+            notes.append(
+                f"{side.ref}: has a head of its own, '{printable(heads[0])}', and {anchor.ref} ties its head to the"
+                " embedding: that head is left out"
+            )
+    return dropped, notes
+
+
+def _layers_used(groups: Sequence[Group], sides: Mapping[int, Side]) -> dict[int, set[int]] | None:
+    """{checkpoint: the layers of it that some slice takes}, None where whole models are merged."""
+    if groups[0].number is None:
+        return None
+    found: dict[int, set[int]] = {number: set() for number in sides}
+    for group in groups:
+        for number, start in zip(group.inputs, group.starts, strict=True):
+            found[number].update(range(start, start + group.layers))
+    return found
+
+
+def _repeats(side: Side, anchor: Side, used: set[str]) -> dict[str, str]:
+    """{a tensor that is not used: one that is, and is the same tensor}."""
+    found = dict(anchor.aliases) if side is anchor else {}
+    members: dict[str, list[str]] = {}
+    for alias, root in side.checkpoint.shared.items():
+        members.setdefault(root, [root]).append(alias)
+    for group in members.values():
+        kept = next((name for name in group if name in used), None)
+        if kept is not None:
+            found |= {name: kept for name in group if name not in used and name not in found}
+    return found

@@ -1,0 +1,157 @@
+"""The plan of a merge: models opened, the output laid out, memory counted; no tensor data read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from netweight.checkpoint.open import open_checkpoint
+from netweight.errors import OptionError, printable
+from netweight.jobs.inputs import far_bytes, locations, stamps
+from netweight.jobs.merge.request import Options, Request
+from netweight.run.devices import Choice, choose_for
+from netweight.run.executors import crew
+from netweight.run.memory import FLOOR
+from netweight.run.plan import digest_of
+from netweight.run.progress import Progress, compiling
+from netweight.run.spread import Placed, place, ready
+from netweight.version import __version__
+
+if TYPE_CHECKING:
+    from netweight.checkpoint.tensor import Checkpoint
+    from netweight.jobs.merge.targets import MergePlan
+    from netweight.kernels.merging import MergeKernels
+    from netweight.merging.target import Target
+    from netweight.output.shards import Shard
+
+__all__ = ["Prepared", "prepare"]
+
+Reference = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Checkpoints opened, parameters paired, the output laid out; no tensor data read. The plan's weights are equal
+    ones where `request.weights` are still to be found.
+    """
+
+    request: Request
+    options: Options
+    plan: MergePlan
+    shards: tuple[Shard, ...]
+    workers: int
+    memory: int
+    digest: str
+    choice: Choice
+
+    @property
+    def read(self) -> int:
+        """Bytes to read for writing; measuring reads base and models once more."""
+        return sum(i.nbytes for t in self.plan.targets for i in t.inputs)
+
+    @property
+    def written(self) -> int:
+        """Bytes of the shards."""
+        return sum(shard.size for shard in self.shards)
+
+    @property
+    def measures(self) -> bool:
+        """Whether norms must be measured before weights are known."""
+        w = self.request.weights
+        if w is None or w.explicit is not None or w.norms is not None or w.delta is not None:
+            return False
+        return w.mode != "equal" or w.granularity != "global"
+
+    def names(self) -> list[str]:
+        """The models' references without the base."""
+        return [source.model for source in self.request.recipe.models]
+
+    def locations(self) -> list[Path]:
+        """The models' own paths, which no result may replace."""
+        return locations(self.plan.checkpoints)
+
+
+def prepare(request: Request, options: Options, stack: ExitStack, moved: Mapping[str, str] | None = None) -> Prepared:
+    """Open everything and plan the merge; the checkpoints are closed with `stack`. Reads headers only.
+
+    `moved`: where references of the recipe are to be found now. Raises OptionError for what cannot be, FormatError and
+    ModelNotFoundError for what is no checkpoint, InputError for parameters that do not fit each other.
+    """
+    from netweight.jobs.merge.targets import PlanOptions, plan_merge
+    from netweight.merging.recipe.recipe import write_recipe
+    from netweight.output.safetensors_file import TensorEntry
+    from netweight.output.shards import plan_shards
+    from netweight.passes.merge_blocks import working_bytes
+
+    places = moved or {}
+    named = [places.get(ref, ref) for ref in request.recipe.references()]
+    opened = [stack.enter_context(open_checkpoint(ref, download=not options.remote)) for ref in named]
+    _each_once(opened)
+    plan = plan_merge(request.recipe, opened, PlanOptions(options.vocab, options.missing, options.seed))
+    shards = plan_shards({t.name: TensorEntry(t.dtype, t.shape) for t in plan.targets}, options.max_shard_size)
+    choice = choose_for(options, "merge")
+    each = working_bytes(plan.targets)
+    fixed = FLOOR + choice.libraries + far_bytes(opened)
+    workers, memory = crew(choice.fitted(options), each, fixed)
+    digest = digest_of(
+        {
+            "job": "merge",
+            "version": __version__,
+            "inputs": [stamps(c) for c in opened],
+            "recipe": write_recipe(request.recipe),
+            "weights": request.weights.to_dict() if request.weights else None,
+            "norms": request.weights.norms if request.weights else None,
+            "options": [options.vocab, options.missing, options.seed, options.max_shard_size],
+            "backend": choice.backend,
+        }
+    )
+    return Prepared(request, options, plan, shards, workers, memory, digest, choice)
+
+
+def _each_once(checkpoints: Sequence[Checkpoint]) -> None:
+    seen: dict[tuple[str, ...], str] = {}
+    for checkpoint in checkpoints:
+        files = tuple(sorted(os.path.realpath(file.path) for file in checkpoint.files))
+        other = seen.setdefault(files, checkpoint.ref)
+        if files and other != checkpoint.ref:
+            raise OptionError(
+                f"{printable(checkpoint.ref)}: is the same model as {printable(other)}; name each model once, and"
+                " everywhere in the same way"
+            )
+
+
+def merge_kernels(prepared: Prepared, progress: Progress) -> MergeKernels | Placed[MergeKernels]:
+    """The kernels of the devices chosen, which are said on `progress`."""
+    from netweight.kernels.choose import merge_kernels_for
+
+    for note in prepared.choice.notes:
+        progress.note(note)
+    return place(prepared.choice, merge_kernels_for, prepared.workers)
+
+
+def prepare_kernels(plan: MergePlan, kernels: MergeKernels | Placed[MergeKernels], progress: Progress) -> None:
+    dtypes = {p.tensor.dtype for t in plan.targets if t.subject for i in t.inputs for p in i.pieces}
+    dtypes |= {t.dtype for t in plan.targets if t.subject}
+    with compiling(progress):
+        bits = {t.subject.bits for t in plan.targets if t.subject}
+        ready(kernels, lambda one: one.prepare(dtypes, bits))
+
+
+def course_of(target: Target) -> Any:
+    """The course that a target's method takes with it; what has no method is copied."""
+    from netweight.merging.course import Copy
+    from netweight.merging.registry import find
+
+    if target.method is None or target.subject is None:
+        return _done(Copy(0))
+    return find(target.method).course(target.subject)
+
+
+def _done(value: Any) -> Any:
+    """A course that asks for nothing."""
+    yield from ()
+    return value

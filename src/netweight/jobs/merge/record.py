@@ -1,0 +1,181 @@
+"""What a merge writes beside the weights: the record of what was done (netweight_merge.json), the recipe, and the files
+that make the folder a model.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from netweight.jobs.inputs import identity
+from netweight.jobs.merge.result import Merged
+from netweight.version import __version__
+
+if TYPE_CHECKING:
+    from netweight.checkpoint.tensor import Checkpoint
+    from netweight.jobs.merge.plan import Prepared
+    from netweight.jobs.merge.targets import MergePlan
+    from netweight.jobs.merge.weights import Weighting
+    from netweight.merging.target import Input
+    from netweight.passes.merges import Finished
+
+__all__ = ["RECIPE", "RECORD", "SCHEMA", "weighting_record", "write_records"]
+
+RECORD = "netweight_merge.json"
+RECIPE = "merge_recipe.yml"
+SCHEMA = 1
+
+_DIGESTS = "XXH3-128 over the XXH3-128 digests of stretches: whole rows, about 2^24 elements each, at most 64"
+
+
+def write_records(
+    stage: Path,
+    prepared: Prepared,
+    plan: MergePlan,
+    weighting: Weighting | None,
+    finished: Sequence[Finished],
+    output: Path,
+    told: Sequence[str] = (),
+) -> Merged:
+    """Write everything but the weights into `stage`, and return the result; `told`: what happened to devices. Raises
+    OSError where the disk refuses.
+    """
+    from netweight.jobs.merge.files import model_card, write_model_files
+    from netweight.merging.recipe.recipe import write_recipe
+    from netweight.output.table import write_json
+
+    comments = [f"netweight {__version__}", *_comments(prepared, weighting)]
+    recipe = write_recipe(plan.recipe, comments)
+    bad = [one for one in finished if one.nonfinite]
+    notes = [*plan.notes, *told]
+    if bad:
+        count = sum(one.nonfinite for one in bad)
+        notes.append(f"{count} elements of {len(bad)} parameters are NaN or infinite, first in {bad[0].target.name}")
+    weights = weighting_record(prepared, weighting)
+    card = model_card(
+        references=plan.references,
+        base=plan.recipe.base,
+        method=plan.recipe.method,
+        models=[(m["model"], m["weight"], m["l2"]) for m in weights["models"]] if weights else (),
+        recipe=recipe,
+    )
+    found = write_model_files(
+        stage,
+        config=plan.config,
+        from_place=plan.checkpoints[plan.config_from].place,
+        tokenizer_place=plan.checkpoints[plan.tokenizer_from].place,
+        shards=prepared.shards,
+        card=card,
+    )
+    notes += found
+    libraries = ("numba", "numpy", "ml_dtypes", "xxhash", *(("torch",) if prepared.choice.gpu else ()))
+    record = {
+        "netweight": __version__,
+        "schema": SCHEMA,
+        "libraries": {name: importlib.metadata.version(name) for name in libraries},
+        "device": prepared.choice.name,
+        "recipe": recipe,
+        "options": {
+            "vocab": prepared.options.vocab,
+            "missing": prepared.options.missing,
+            "seed": prepared.options.seed,
+            "max_shard_size": prepared.options.max_shard_size,
+        },
+        "inputs": [identity(c) | {"path": _path_from(output, c)} for c in plan.checkpoints],
+        "weights": weights,
+        "digests": _DIGESTS,
+        "parameters": _parameters(prepared, finished),
+        "dropped": [{"name": s.name, "reason": s.reason} for s in plan.dropped],
+        "notes": notes,
+    }
+    (stage / RECIPE).write_text(recipe, encoding="utf-8", newline="\n")
+    write_json(stage / RECORD, record)
+    return Merged(output, record, notes)
+
+
+def _path_from(output: Path, checkpoint: Checkpoint) -> str:
+    """Where an input lies, seen from the output; of a model of a hub, its reference."""
+    if checkpoint.location is None or checkpoint.revision is not None:
+        return checkpoint.ref
+    return os.path.relpath(checkpoint.location.resolve(), output.resolve())
+
+
+def _comments(prepared: Prepared, weighting: Weighting | None) -> list[str]:
+    request = prepared.request.weights
+    found = [
+        f"to run it again give --{name} {value}"
+        for name, value, usual in (
+            ("vocab", prepared.options.vocab, None),
+            ("missing", prepared.options.missing, "error"),
+            ("seed", prepared.options.seed, 0),
+        )
+        if value != usual
+    ]
+    if request is None or weighting is None:
+        return found
+    about = request.to_dict()
+    found.append("weights: " + ", ".join(f"{key} {value}" for key, value in about.items()))
+    if weighting.norms is not None:
+        names = prepared.names()
+        found += [f"L2 of {name}: {norm!r}" for name, norm in zip(names, weighting.norms, strict=True)]
+    return found
+
+
+def weighting_record(prepared: Prepared, weighting: Weighting | None) -> dict[str, Any] | None:
+    """JSON-safe: mode, and by model weight and norm; the cosines; the norm of the weighted sum."""
+    if weighting is None:
+        return None
+    names = prepared.names()
+    same = weighting.weights if isinstance(weighting.weights, tuple) and weighting.weights else None
+    request = prepared.request.weights
+    found: dict[str, Any] = {
+        **(request.to_dict() if request else {"mode": "recipe"}),
+        "models": [
+            {
+                "model": name,
+                "weight": same[i] if same else None,
+                "l2": weighting.norms[i] if weighting.norms else None,
+            }
+            for i, name in enumerate(names if len(names) == _models(weighting, names) else ())
+        ],
+        "cosines": [list(row) for row in weighting.cosines] if weighting.cosines else None,
+        "merged_l2": weighting.merged_norm,
+    }
+    if weighting.by_group is not None:
+        found["by_layer"] = {label: list(weights) for label, weights in weighting.by_group.items()}
+    return found
+
+
+def _models(weighting: Weighting, names: Sequence[str]) -> int:
+    return len(weighting.norms) if weighting.norms is not None else len(names)
+
+
+def _parameters(prepared: Prepared, finished: Sequence[Finished]) -> dict[str, Any]:
+    files = {name: shard.name for shard in prepared.shards for name in shard.entries}
+    found = {}
+    for one in finished:
+        target, subject = one.target, one.target.subject
+        found[target.name] = {
+            "file": files[target.name],
+            "dtype": target.dtype.name,
+            "shape": list(target.shape),
+            "elements": target.size,
+            "layer": target.layer,
+            "method": target.method,
+            "settings": dict(subject.settings) if subject else {},
+            "each": [dict(each) for each in subject.each] if subject else [],
+            "inputs": [
+                {"model": i.model, "tensors": _names(i), "digest": digest}
+                for i, digest in zip(target.inputs, one.inputs, strict=True)
+            ],
+            "digest": one.digest,
+            "nonfinite": one.nonfinite,
+        }
+    return found
+
+
+def _names(source: Input) -> list[str]:
+    return list(dict.fromkeys(piece.tensor.name for piece in source.pieces))

@@ -1,0 +1,191 @@
+"""What a merge is asked to do: a recipe, or base, models and how their weights are found; and how it runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from netweight.errors import OptionError, did_you_mean, printable
+from netweight.merging.coefficients import GRANULARITIES, MODES
+
+if TYPE_CHECKING:
+    from netweight.merging.recipe.recipe import Recipe
+
+__all__ = ["Options", "Request", "Weights", "make_request"]
+
+_PLAIN = "task_arithmetic"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How `merge` runs. `workers` and `memory` (bytes) as for other jobs; `max_shard_size` in bytes; `vocab`: what to
+    do where vocabularies differ (None: refuse, "base", "union-rows"); `missing`: what to do where a model lacks a
+    parameter ("error", "base"); `overwrite`: replace an earlier merge; `sync`: bring everything to the disk before
+    the result appears; `seed` of the random methods; `remote`: read models of a hub by ranges (default: bring them into
+    the hub's cache). `device`: where to compute ("auto", "cpu", "cuda", "cuda:N", "mps", "xpu", "xpu:N"); `multi_gpu`:
+    on all GPUs.
+
+    `executor_name`: "threads", or "ray" for processes of the cluster at `ray_address` (HOST:PORT, or "auto"), which is
+    one on this machine by default; `memory` is then what each process may take.
+    """
+
+    workers: int | None = None
+    memory: int | None = None
+    max_shard_size: int = 5_000_000_000
+    vocab: str | None = None
+    missing: str = "error"
+    seed: int = 0
+    overwrite: bool = False
+    sync: bool = True
+    remote: bool = False
+    device: str = "auto"
+    multi_gpu: bool = False
+    executor_name: str = "threads"
+    ray_address: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raises OptionError for a seed or a size that is no whole number, or too small."""
+        if type(self.seed) is not int:
+            raise OptionError(f"seed: expected a whole number, got {printable(repr(self.seed))}")
+        if type(self.max_shard_size) is not int or self.max_shard_size < 1:
+            got = printable(repr(self.max_shard_size))
+            raise OptionError(f"max_shard_size: expected bytes, a whole number of at least 1, got {got}")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How the models' weights are found. `explicit` gives them. Else `mode` makes them of the norms of the task
+    vectors: `norms`, or those that the result of `netweight delta` in the folder `delta` holds, or, without either,
+    measured first. `granularity`: one weight a model, or one for each layer or parameter of it.
+    """
+
+    mode: str = "exp"
+    alpha: float = 1.5
+    beta: float = 1.0
+    granularity: str = "global"
+    norms: tuple[float, ...] | None = None
+    delta: Path | None = None
+    explicit: tuple[float, ...] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe."""
+        if self.explicit is not None:
+            return {"mode": "explicit", "weights": list(self.explicit)}
+        found: dict[str, Any] = {"mode": self.mode, "granularity": self.granularity}
+        found |= {"power": {"alpha": self.alpha}, "exp": {"beta": self.beta}}.get(self.mode, {})
+        norms = "given" if self.norms else f"from {self.delta}" if self.delta else "measured"
+        return found | {"norms_are": norms}
+
+
+@dataclass(frozen=True)
+class Request:
+    """One merge. Either `recipe` is whole, or its weights are still to be found as `weights` says."""
+
+    recipe: Recipe
+    weights: Weights | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def with_weights(self, weights: Sequence[float] | Mapping[str, Sequence[float]]) -> Recipe:
+        """The recipe with these weights: one a model, or by parameter one a model."""
+        from netweight.merging.recipe.recipe import build_recipe
+
+        r = self.recipe
+        return build_recipe(
+            r.method,
+            r.base,
+            [source.model for source in r.models],
+            weights=weights,
+            settings=self.settings,
+            dtype=r.dtype,
+            out_dtype=r.out_dtype,
+        )
+
+
+def make_request(
+    recipe: str | Path | Recipe | None,
+    *,
+    base: str | None,
+    models: Sequence[str],
+    method: str | None,
+    weights: Weights | None,
+    settings: Mapping[str, Any],
+    dtype: str | None,
+) -> Request:
+    """The request that options make; raises OptionError for those that do not go together."""
+    from netweight.merging.method import Base
+    from netweight.merging.recipe.recipe import Recipe, build_recipe, read_recipe
+    from netweight.merging.registry import find
+
+    if recipe is not None:
+        given = {"--base": base, "--models": models, "--method": method, "--set": settings, "--dtype": dtype}
+        said = [name for name, value in given.items() if value]
+        said += ["--mode, --weights, --l2-norms and --from"] if weights is not None else []
+        if said:
+            origin = recipe.origin if isinstance(recipe, Recipe) else str(recipe)
+            raise OptionError(
+                f"{said[0]} and the recipe {printable(origin)}: the recipe says it already; leave one of the two out"
+            )
+        return Request(recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe)))
+    if not models:
+        raise OptionError("a merge needs a recipe, or --base and --models; got neither")
+    found = find(_PLAIN if method is None else method)
+    if base is None and found.base is Base.REQUIRED:
+        raise OptionError(f"--base: {found.name} needs the model that the others were fine-tuned from, got none")
+    weighted = any(s.name == "weight" and s.each for s in found.settings)
+    if not weighted or "weight" in settings:
+        if weights is not None:
+            why = "is given by --set weight" if "weight" in settings else f"is not a setting of {found.name}"
+            raise OptionError(f"--mode, --weights, --l2-norms and --from: the weight {why}; leave the option out")
+        built = build_recipe(found.name, base, list(models), settings=settings, dtype=_dtype(dtype))
+        return Request(built)
+    task_vectors = base is not None and found.base is not Base.UNUSED
+    weights = weights or Weights("exp" if task_vectors else "equal")
+    if weights.explicit is None and not task_vectors and (weights.mode, weights.granularity) != ("equal", "global"):
+        why = f"{found.name} has none" if base is not None else "needs --base"
+        raise OptionError(f"--mode {weights.mode} weighs task vectors, and {why}; give --weights or --mode equal")
+    _check(weights, base, models)
+    equal = build_recipe(
+        found.name, base, list(models), weights=[1 / len(models)] * len(models), settings=settings, dtype=_dtype(dtype)
+    )
+    return Request(equal, weights, dict(settings))
+
+
+def _check(weights: Weights, base: str | None, models: Sequence[str]) -> None:
+    if weights.mode not in MODES:
+        raise OptionError(f"--mode: expected one of {', '.join(MODES)}{_near(weights.mode, MODES)}")
+    if weights.granularity not in GRANULARITIES:
+        raise OptionError(
+            f"--granularity: expected one of {', '.join(GRANULARITIES)}{_near(weights.granularity, GRANULARITIES)}"
+        )
+    for option, values, least in (("--l2-norms", weights.norms, 0.0), ("--weights", weights.explicit, -math.inf)):
+        if values is not None and len(values) != len(models):
+            raise OptionError(f"{option}: expected one for each of the {len(models)} models, got {len(values)}")
+        for value in values or ():
+            if not math.isfinite(value) or value < least:
+                above = " of at least 0" if least == 0 else ""
+                raise OptionError(f"{option}: expected finite numbers{above}, got {value!r}")
+    if base in models:
+        raise OptionError(f"--models: {printable(base or '')} is the base itself and has no task vector; leave it out")
+    ways = [
+        n for n, v in (("--weights", weights.explicit), ("--l2-norms", weights.norms), ("--from", weights.delta)) if v
+    ]
+    if len(ways) > 1:
+        raise OptionError(f"{ways[0]} and {ways[1]}: weights come from one of them; leave the other out")
+    if weights.norms is not None and weights.granularity != "global":
+        raise OptionError(
+            f"--l2-norms gives one norm a model; --granularity {weights.granularity} needs them measured: leave"
+            " --l2-norms out, or give --from"
+        )
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    return f", got '{printable(word)}'{did_you_mean(word, known)}"
+
+
+def _dtype(name: str | None) -> Any:
+    from netweight.merging.recipe.models import dtype_named
+
+    return None if name is None else dtype_named(name, "--dtype")

@@ -1,0 +1,100 @@
+"""What `merge` returns: where the model is, how its weights came about, and a row for each of its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from netweight.columns import Column
+from netweight.output.frame import Frame, Framed
+
+__all__ = ["COLUMNS", "Merged", "weight_text", "weighting_lines"]
+
+COLUMNS = (
+    Column("param", "", "the parameter's name in the merged model", "text"),
+    Column("shape", "", "its shape", "integers"),
+    Column("dtype", "", "its element type", "text"),
+    Column("elements", "elements", "elements of the parameter", "integer"),
+    Column("layer", "", "number of its block, empty outside the blocks", "integer"),
+    Column("method", "", "the merge method, empty where it was copied", "text"),
+    Column("file", "", "the file that holds it", "text"),
+    Column("nonfinite", "elements", "NaN and infinities in it", "integer"),
+    Column("digest", "", "XXH3-128 of its bytes, by stretches", "text"),
+)
+
+
+class Merged(Framed):
+    """The result of `netweight.merge`. `record` is what netweight_merge.json holds; `output` the model's folder."""
+
+    def __init__(self, output: Path, record: Mapping[str, Any], notes: Sequence[str]) -> None:
+        self.output = output
+        self.record = record
+        self.notes = tuple(notes)
+
+    @property
+    def recipe(self) -> str:
+        """The recipe that was run, in YAML."""
+        return str(self.record["recipe"])
+
+    @property
+    def weights(self) -> Mapping[str, Any]:
+        """How the weights came about: mode, norms, cosines, weights; empty where a recipe gave them."""
+        found: Mapping[str, Any] = self.record["weights"] or {}
+        return found
+
+    @cached_property
+    def frame(self) -> Frame:
+        """A row for each parameter of the merged model, in its files' order."""
+        rows = [
+            (
+                name,
+                p["shape"],
+                p["dtype"],
+                p["elements"],
+                p["layer"],
+                p["method"],
+                p["file"],
+                p["nonfinite"],
+                p["digest"],
+            )
+            for name, p in self.record["parameters"].items()
+        ]
+        return Frame(COLUMNS, rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe: the record."""
+        return dict(self.record)
+
+    def write(self, path: str | Path) -> None:
+        """Write the record as JSON into the file `path`; the model itself is in `output` already."""
+        from netweight.output.result_file import write_file
+        from netweight.output.table import write_json
+
+        write_file(Path(path), lambda place: write_json(place, self.to_dict()))
+
+    def __repr__(self) -> str:
+        return f"<Merged into {str(self.output)!r}: {len(self.record['parameters'])} parameters>"
+
+    def _repr_html_(self) -> str:
+        lines = "".join(f"<p>{escape(line)}</p>" for line in weighting_lines(self.weights))
+        return f"<p>{escape(str(self.output))}</p>{lines}{self.frame._repr_html_()}"
+
+
+def weight_text(weight: float) -> str:
+    """A weight in six decimals, or in six figures where those would be all zeros or digits without end."""
+    return f"{weight:.6f}" if not weight or 1e-3 <= abs(weight) < 1e6 else f"{weight:.6g}"
+
+
+def weighting_lines(weights: Mapping[str, Any]) -> list[str]:
+    """One line a model: weight and norm; then the norm of the sum."""
+    found = []
+    for model in weights.get("models", ()):
+        weight = "by parameter" if model["weight"] is None else weight_text(model["weight"])
+        norm = "" if model["l2"] is None else f", L2 {model['l2']:.6g}"
+        found.append(f"{model['model']}: weight {weight}{norm}")
+    if weights.get("merged_l2") is not None:
+        found.append(f"norm of the weighted sum of the task vectors: {weights['merged_l2']:.6g}")
+    return found

@@ -1,0 +1,283 @@
+"""Where every parameter of a merge comes from: whole models, or layers of models behind one another."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from netweight.errors import InputError, OptionError, printable
+from netweight.jobs.merge.pairing import Side
+from netweight.merging.method import Base, Method
+from netweight.params.names import LAYER_LISTS
+from netweight.params.role import Parameter
+
+if TYPE_CHECKING:
+    from netweight.merging.recipe.recipe import Recipe, Source
+
+__all__ = ["Group", "Place", "Stacked", "make_groups", "place_slices", "place_whole", "uses_base"]
+
+_NUMBER = re.compile(r"[0-9]{1,6}")
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """The sources of one slice, or of whole models (`number` None).
+
+    `sources` are the method's models; `inputs` the numbers of the checkpoints in the order of the method's inputs, the
+    base first where it is one. Input i gives `layers` layers from `starts[i]`.
+    """
+
+    number: int | None
+    sources: tuple[Source, ...]
+    inputs: tuple[int, ...]
+    starts: tuple[int, ...]
+    layers: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """One parameter of the output and where it comes from: `group` numbers the groups, `own` has the name in each of
+    its inputs, None where one lacks it.
+
+    `reference`: (checkpoint, its name) that says shape and type, and stands in where an input lacks the parameter.
+    `allowed`: the shapes that the base has in this place, None where the reference is the base's own. `layer` is that
+    of the output's main stack, `depth` where gradients are read, 0 to 1, and 0 outside of
+    blocks. `parameter` is the reference's.
+    """
+
+    name: str
+    group: int
+    own: tuple[str | None, ...]
+    reference: tuple[int, str]
+    parameter: Parameter
+    layer: int | None
+    depth: float
+    allowed: frozenset[Shape] | None = None
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """The blocks of a main stack: `head` is what stands before the number; `blocks` {layer: {what stands behind it:
+    the name}}.
+    """
+
+    head: str
+    blocks: dict[int, dict[str, str]]
+
+
+def uses_base(method: Method, recipe: Recipe) -> bool:
+    """Whether input 0 of the method is the base. Raises OptionError where it must be and the recipe names none."""
+    if method.base is Base.REQUIRED and recipe.base is None:
+        raise OptionError(
+            f"{recipe.where()}: method {method.name} needs a base model, got none: name the model that the others were"
+            " fine-tuned from as base_model"
+        )
+    return method.base is not Base.UNUSED and recipe.base is not None
+
+
+def make_groups(recipe: Recipe, method: Method, sides: Mapping[int, Side], numbers: Mapping[str, int]) -> list[Group]:
+    """The groups of a recipe in order; `numbers` are those of its references.
+
+    Raises OptionError for sources that the method cannot take, and for layers that a model does not have.
+    """
+    with_base = uses_base(method, recipe)
+    if recipe.models:
+        models = tuple(s for s in recipe.models if not (with_base and s.model == recipe.base))
+        inputs = tuple(numbers[s.model] for s in models)
+        if with_base and recipe.base is not None:
+            inputs = (numbers[recipe.base], *inputs)
+        _check_count(method, models, recipe.where("models"), with_base=with_base)
+        return [Group(None, models, inputs, (0,) * len(inputs), sides[inputs[0]].layers)]
+    groups = []
+    for number, part in enumerate(recipe.slices):
+        chosen = [(m, s) for m, s in enumerate(part.sources) if not (with_base and s.model == recipe.base)]
+        models = tuple(s for _, s in chosen)
+        if with_base:
+            base = [(m, s) for m, s in enumerate(part.sources) if s.model == recipe.base]
+            if not base:
+                raise OptionError(
+                    f"{recipe.where('slices', number, 'sources')}: method {method.name} needs layers of the base model"
+                    f" {printable(recipe.base or '')} too, and the slice does not list it: add it with its layer_range"
+                )
+            chosen = [*base[:1], *chosen]
+        _check_count(method, models, recipe.where("slices", number, "sources"), with_base=with_base)
+        ranges = [
+            _range(s, sides[numbers[s.model]], recipe.where("slices", number, "sources", m, "layer_range"))
+            for m, s in chosen
+        ]
+        counts = [stop - start for start, stop in ranges]
+        if len(set(counts)) > 1:
+            listed = ", ".join(f"{printable(s.model)} {n}" for (_, s), n in zip(chosen, counts, strict=True))
+            raise OptionError(
+                f"{recipe.where('slices', number)}: its sources must give equally many layers, got {listed}; make the"
+                " layer_ranges equally long"
+            )
+        inputs = tuple(numbers[s.model] for _, s in chosen)
+        groups.append(Group(number, models, inputs, tuple(start for start, _ in ranges), counts[0]))
+    return groups
+
+
+def _check_count(method: Method, models: Sequence[Source], where: str, *, with_base: bool) -> None:
+    least, most = method.models
+    if len(models) >= least and (most is None or len(models) <= most):
+        return
+    wanted = f"at least {least}" if most is None else f"{least}" if least == most else f"{least} to {most}"
+    plural = "" if wanted == "1" or wanted == "at least 1" else "s"  # noqa: PLR1714 - reads better than a set
+    beside = " besides the base model" if with_base else ""
+    listed = f" ({', '.join(printable(s.model, 60) for s in models[:4])}{', ...' if len(models) > 4 else ''})"
+    raise OptionError(
+        f"{where}: method {method.name} takes {wanted} model{plural}{beside}, got {len(models)}"
+        f"{listed if models else ''}"
+    )
+
+
+def _range(source: Source, side: Side, where: str) -> tuple[int, int]:
+    if not side.layers:
+        raise InputError(
+            f"{side.ref}: has no single stack of layers, so that no slices can be cut from it; use models instead"
+        )
+    start, stop = source.layers or (0, side.layers)
+    if not 0 <= start < stop <= side.layers:
+        raise OptionError(
+            f"{where}: expected layers of {printable(source.model)} within [0, {side.layers}], as many as it has, got"
+            f" [{start}, {stop}]"
+        )
+    return start, stop
+
+
+def _depth(layer: int, layers: int) -> float:
+    return min(1.0, layer / (layers - 1)) if layers > 1 else 1.0
+
+
+def place_whole(group: Group, sides: Mapping[int, Side], anchor: Side) -> list[Place]:
+    """The places of a merge of whole models: the anchor's parameters in file order, aliases left out."""
+    counts: dict[str, int] = {"": anchor.layers}
+    for p in anchor.parameters.values():
+        if p.layer is not None and p.stack:
+            counts[p.stack] = max(counts.get(p.stack, 0), p.layer + 1)
+    inputs = [sides[number] for number in group.inputs]
+    places = []
+    for name, p in anchor.parameters.items():
+        if name in anchor.aliases:
+            continue
+        depth = 0.0 if p.layer is None else _depth(p.layer, counts[p.stack])
+        own = tuple(side.names.get(name) for side in inputs)
+        layer = p.layer if not p.stack else None
+        places.append(Place(name, 0, own, (anchor.number, name), p, layer, depth))
+    return places
+
+
+def _behind(parameter: Parameter) -> bool:
+    """Whether a parameter outside of the blocks stands behind them: the head, and the norm before it."""
+    return parameter.group == "lm_head" or (
+        parameter.part == "norm" and parameter.group != "embed" and not parameter.stack
+    )
+
+
+def stack_of(side: Side) -> Stacked:
+    """The main stack's blocks. Raises InputError where two names are one parameter of one layer."""
+    head = ""
+    blocks: dict[int, dict[str, str]] = {}
+    for name, p in side.parameters.items():
+        if p.layer is None or p.stack:
+            continue
+        head, tail = _split(name)
+        block = blocks.setdefault(p.layer, {})
+        if tail in block:
+            raise InputError(
+                f"{side.ref}: '{printable(block[tail])}' and '{printable(name)}' are both of layer {p.layer}; expected"
+                " one name for each parameter of a layer"
+            )
+        block[tail] = name
+    return Stacked(head, blocks)
+
+
+def _split(name: str) -> tuple[str, str]:
+    """What stands before and behind the number of a layer: behind the first list of blocks, as `classify` reads it."""
+    segments = name.split(".")
+    for at in range(1, len(segments)):
+        if segments[at - 1].lower() in LAYER_LISTS and _NUMBER.fullmatch(segments[at]):
+            return ".".join(segments[:at]), ".".join(segments[at + 1 :])
+    msg = f"{name!r} was read as part of a layer, and has no list of layers"
+    raise ValueError(msg)
+
+
+def place_slices(
+    groups: Sequence[Group], sides: Mapping[int, Side], anchor: Side
+) -> tuple[list[Place], list[tuple[str, int]]]:
+    """The places of a merge of slices; what stands before the blocks comes from the first slice's sources, what stands
+    behind them from the last one's.
+
+    Returns the places, and (name in the output, checkpoint) of parameters that all blocks of the anchor have, a slice's
+    first input lacks, and no block of that number in the anchor can stand in for. What no block of the anchor has gets
+    no place.
+    """
+    stacks = {number: stack_of(side) for number, side in sides.items()}
+    blocks, lacking = _place_blocks(groups, sides, stacks, anchor)
+    before: list[Place] = []
+    after: list[Place] = []
+    begun = False
+    last = len(groups) - 1
+    for name, p in anchor.parameters.items():
+        if p.layer is not None and not p.stack:
+            begun = True
+        elif name not in anchor.aliases:
+            behind = _behind(p)
+            at = last if behind else 0
+            group = groups[at]
+            own = tuple(sides[number].names.get(name) for number in group.inputs)
+            first = own[0]
+            reference = (anchor.number, name) if first is None else (group.inputs[0], first)
+            allowed = None if reference[0] == anchor.number else frozenset({anchor.checkpoint[name].shape})
+            place = Place(name, at, own, reference, p, None, 0.0, allowed)
+            (after if begun else before).append(place)
+    return [*before, *blocks, *after], lacking
+
+
+def _place_blocks(
+    groups: Sequence[Group], sides: Mapping[int, Side], stacks: Mapping[int, Stacked], anchor: Side
+) -> tuple[list[Place], list[tuple[str, int]]]:
+    main = stacks[anchor.number]
+    shapes: dict[str, set[Shape]] = {}
+    for block in main.blocks.values():
+        for tail, name in block.items():
+            shapes.setdefault(tail, set()).add(anchor.checkpoint[name].shape)
+    always = [tail for tail in shapes if all(tail in block for block in main.blocks.values())]
+    allowed = {tail: frozenset(found) for tail, found in shapes.items()}
+    places: list[Place] = []
+    lacking: list[tuple[str, int]] = []
+    layer = 0
+    for at, group in enumerate(groups):
+        first = group.inputs[0]
+        for step in range(group.layers):
+            found = [stacks[n].blocks.get(start + step) for n, start in zip(group.inputs, group.starts, strict=True)]
+            for number, start, there in zip(group.inputs, group.starts, found, strict=True):
+                if there is None:
+                    raise InputError(
+                        f"{sides[number].ref}: has no layer {start + step}, though it has later ones; expected every"
+                        " layer of a slice"
+                    )
+            lead = found[0] or {}
+            source = group.starts[0] + step
+            for tail in [*lead, *(tail for tail in always if tail not in lead)]:
+                name = ".".join(part for part in (main.head, str(layer), tail) if part)
+                own = tuple((block or {}).get(tail) for block in found)
+                if tail not in shapes:
+                    continue
+                if tail in lead:
+                    reference = (first, lead[tail])
+                elif tail in main.blocks.get(source, {}):
+                    reference = (anchor.number, main.blocks[source][tail])
+                else:
+                    lacking.append((name, first))
+                    continue
+                parameter = sides[reference[0]].parameters[reference[1]]
+                permitted = None if reference[0] == anchor.number else allowed[tail]
+                depth = _depth(step, group.layers)
+                places.append(Place(name, at, own, reference, parameter, layer, depth, permitted))
+            layer += 1
+    return places, lacking

@@ -1,0 +1,179 @@
+"""The plan of a merge: every parameter of the output, and where in which files its inputs lie. Reads headers only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import xxhash
+
+from netweight.checkpoint.tensor import Checkpoint, Skipped
+from netweight.errors import InputError, OptionError, did_you_mean, printable
+from netweight.jobs.merge.config import describe
+from netweight.jobs.merge.drafts import Draft, Drafts
+from netweight.jobs.merge.faults import Faults
+from netweight.jobs.merge.leftovers import left_over
+from netweight.jobs.merge.pairing import read_sides
+from netweight.jobs.merge.slices import Group, make_groups, place_slices, place_whole, uses_base
+from netweight.jobs.merge.vocabulary import VOCAB
+from netweight.merging.course import Subject, Value
+from netweight.merging.method import Method
+from netweight.merging.target import Target
+
+if TYPE_CHECKING:
+    from netweight.merging.recipe.recipe import Recipe
+
+__all__ = ["MergePlan", "PlanOptions", "plan_merge"]
+
+MISSING = ("error", "base")
+
+Settings = tuple[dict[str, Value], tuple[dict[str, Value], ...]]
+Resolve = Callable[..., Settings]
+"""`merging.settings.resolve`."""
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """`vocab`: what to do where vocabularies differ: refuse (None), keep the base's rows ("base"), or those of the
+    largest ("union-rows"). `missing`: refuse a model that lacks parameters of the base or has others ("error"), or take
+    the base's values and leave out the others ("base"). `seed` of the random methods.
+    """
+
+    vocab: str | None = None
+    missing: str = "error"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """What a merge will do. `references` are those of `checkpoints`, in the order that `Input.model` counts.
+
+    `targets` are in the output's file order. `config` is the output's config.json, None where the input number
+    `config_from` has none; `tokenizer_from` is the input whose tokenizer fits. `dropped` lists tensors of the inputs
+    that the output does not have, with reasons; `notes` are findings.
+    """
+
+    recipe: Recipe
+    checkpoints: tuple[Checkpoint, ...]
+    references: tuple[str, ...]
+    targets: tuple[Target, ...]
+    config: dict[str, Any] | None
+    config_from: int
+    tokenizer_from: int
+    notes: tuple[str, ...]
+    dropped: tuple[Skipped, ...]
+
+
+def plan_merge(recipe: Recipe, checkpoints: Sequence[Checkpoint], options: PlanOptions) -> MergePlan:
+    """Plan the merge of `checkpoints`, which are open in the order of `recipe.references()`.
+
+    The output has the parameters of the base, or of the first model where there is none or the method has no use for
+    it: all of them, under their names, in their order. Float weights are merged; buffers, and tensors of other types,
+    are copied from the base. Raises OptionError for a recipe that its method or the models cannot follow, InputError
+    for models that do not fit each other.
+    """
+    from netweight.merging.registry import find
+    from netweight.merging.settings import check_settings, resolve
+
+    method = find(recipe.method)
+    check_settings(method, recipe)
+    plan = plan_with(method, resolve, recipe, checkpoints, options)
+    for target in plan.targets:
+        if target.subject is not None:
+            _try(method, recipe, target.subject)
+    return plan
+
+
+def _try(method: Method, recipe: Recipe, subject: Subject) -> None:
+    """Begin the course, which raises OptionError for settings that do not go together."""
+    try:
+        course = method.course(subject)
+        with suppress(StopIteration):
+            next(course)
+        course.close()
+    except OptionError as error:
+        raise OptionError(f"{recipe.where()}: {error}") from None
+
+
+def plan_with(
+    method: Method, resolve: Resolve, recipe: Recipe, checkpoints: Sequence[Checkpoint], options: PlanOptions
+) -> MergePlan:
+    """`plan_merge` with the method given, and the function that finds its settings."""
+    _check(options)
+    references = recipe.references()
+    numbers = {reference: number for number, reference in enumerate(references)}
+    used = dict.fromkeys(numbers[source.model] for _, source in recipe.sources())
+    anchor_number = 0 if uses_base(method, recipe) else next(iter(used))
+    used = {anchor_number: None} | used
+    sides, notes = read_sides({number: checkpoints[number] for number in used}, anchor_number)
+    anchor = sides[anchor_number]
+    groups = make_groups(recipe, method, sides, numbers)
+    faults = Faults()
+    lenient = options.missing == "base"
+    if recipe.models:
+        places = place_whole(groups[0], sides, anchor)
+    else:
+        places, lacking = place_slices(groups, sides, anchor)
+        if lenient:
+            faults.layers += [
+                f"'{printable(name)}' is missing in the layer of {sides[number].ref} that it would come from, and"
+                f" {anchor.ref} has no layer of that number to stand in"
+                for name, number in lacking
+            ]
+        else:
+            faults.missing += lacking
+    dropped, found = left_over(places, groups, sides, anchor, faults, keep_going=lenient)
+    notes += found
+    drafts = Drafts(sides, anchor, groups, faults, vocab=options.vocab, stand_in=lenient)
+    made = [drafts.draft(place) for place in places]
+    faults.report(sides, anchor)
+    if not any(draft.merged for draft in made):
+        raise InputError(f"{anchor.ref}: holds no float weights, so there is nothing to merge")
+    base = uses_base(method, recipe)
+    targets = tuple(
+        _target(draft, groups[draft.place.group], method, resolve, recipe, base=base, seed=options.seed)
+        for draft in made
+    )
+    config, tokenizer_from, found = describe(checkpoints, sides, anchor, groups, targets)
+    notes += [*drafts.notes(), *found]
+    return MergePlan(
+        recipe, tuple(checkpoints), references, targets, config, 0, tokenizer_from, tuple(notes), tuple(dropped)
+    )
+
+
+def _check(options: PlanOptions) -> None:
+    for option, value, known in (("--vocab", options.vocab, VOCAB), ("--missing", options.missing, MISSING)):
+        if value is not None and value not in known:
+            raise OptionError(
+                f"{option}: expected {' or '.join(known)}, got '{printable(value)}'{did_you_mean(value, known)}"
+            )
+
+
+def _target(
+    draft: Draft, group: Group, method: Method, resolve: Resolve, recipe: Recipe, *, base: bool, seed: int
+) -> Target:
+    place = draft.place
+    first = draft.inputs[0].pieces[0].tensor.dtype
+    if not draft.merged:
+        return Target(place.name, draft.shape, first, draft.inputs, None, None, place.layer)
+    dtype = recipe.out_dtype or recipe.dtype or first
+    wide = any(p.tensor.dtype.name == "F64" for i in draft.inputs for p in i.pieces) or dtype.name == "F64"
+    count = len(group.sources)
+    settings, each = resolve(
+        method,
+        recipe,
+        slice_number=group.number,
+        sources=group.sources,
+        name=place.name,
+        depth=place.depth,
+        names=None if group.number is None else [own or place.name for own in place.own[len(place.own) - count :]],
+    )
+    keys = tuple(_key(seed, at, place.name) for at in range(count))
+    subject = Subject(place.name, draft.shape, count, base, settings, each, keys, 64 if wide else 32)
+    return Target(place.name, draft.shape, dtype, draft.inputs, method.name, subject, place.layer)
+
+
+def _key(seed: int, model: int, name: str) -> int:
+    return xxhash.xxh3_64_intdigest(f"{seed}\0{model}\0{name}".encode("utf-8", "surrogatepass"))

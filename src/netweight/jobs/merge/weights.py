@@ -1,0 +1,210 @@
+"""From task vectors to weights: their Gram matrices, measured or from a `delta` result, and what follows from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from netweight.checkpoint.tensor import Checkpoint
+from netweight.errors import OptionError, printable
+from netweight.jobs.inputs import identity
+from netweight.jobs.merge.request import Weights
+from netweight.merging.coefficients import by_granularity, coefficients, cosines, merged_norm, norms_of
+from netweight.merging.course import Course, Measured
+from netweight.merging.looks import GramLook
+from netweight.merging.target import Target
+from netweight.params.role import classify_all
+from netweight.passes.merges import run_courses
+from netweight.run.progress import Progress
+from netweight.run.spread import Placed
+
+if TYPE_CHECKING:
+    from netweight.kernels.merging import MergeKernels
+    from netweight.run.execute import Executor
+    from netweight.run.journal import Journal
+
+__all__ = ["Weighting", "described", "difference_targets", "measure_grams", "read_grams", "weigh", "weights_of"]
+
+F64Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
+Grams: TypeAlias = dict[str, F64Array]
+"""By parameter: float64 [models, models], the inner products of the task vectors."""
+
+
+@dataclass(frozen=True)
+class Weighting:
+    """Which weights, and why. `weights`: a number for each model, or by parameter; `by_group`: by layer, where that is
+    the granularity; `norms` and `cosines` of the whole task vectors and `merged_norm` of their weighted sum, None where
+    nobody measured them; a cosine is None where a task vector is zero.
+    """
+
+    weights: tuple[float, ...] | dict[str, tuple[float, ...]]
+    by_group: dict[str, tuple[float, ...]] | None = None
+    norms: tuple[float, ...] | None = None
+    cosines: tuple[tuple[float | None, ...], ...] | None = None
+    merged_norm: float | None = None
+
+
+def difference_targets(targets: Iterable[Target]) -> list[Target]:
+    """Those whose inputs are a base and models that differ from it."""
+    return [t for t in targets if t.subject is not None and t.subject.base]
+
+
+def _gram_course() -> Course:
+    found = yield GramLook(differences=True)
+    return Measured(found)
+
+
+def measure_grams(
+    targets: Sequence[Target],
+    executor: Executor,
+    kernels: MergeKernels | Placed[MergeKernels],
+    progress: Progress,
+    journal: Journal | None = None,
+    done: Mapping[str, Any] | None = None,
+) -> Grams:
+    """Read base and models once and return the Gram matrices of `difference_targets(targets)`; what a journal has
+    (`done`) is not measured again.
+    """
+    wanted = difference_targets(targets)
+    found: Grams = {t.name: np.asarray(done[t.name], np.float64) for t in wanted if done and t.name in done}
+    rest = [t for t in wanted if t.name not in found]
+    sizes = {t.name: sum(i.nbytes for i in t.inputs) for t in wanted}
+    total = sum(sizes.values())
+    progress.start(len(wanted), total, len(found), total - sum(sizes[t.name] for t in rest))
+    try:
+        if rest:
+            for finished in run_courses(rest, _course_of, executor, kernels, None, progress):
+                found[finished.target.name] = finished.value
+                if journal is not None:
+                    journal.append(f"gram {finished.target.name}", {"gram": finished.value.tolist()})
+    finally:
+        progress.stop()
+    return {t.name: found[t.name] for t in wanted}
+
+
+def _course_of(_: Target) -> Course:
+    return _gram_course()
+
+
+def read_grams(folder: Path, checkpoints: Sequence[Checkpoint], targets: Sequence[Target]) -> Grams:
+    """The Gram matrices in the result of `netweight delta` in `folder`, which must be of these files: base, then models
+    in any order, recognised by path, sizes and headers.
+
+    Raises OptionError where the folder holds no such result, or one of other files or parameters.
+    """
+    import pyarrow.parquet as pq
+    from pyarrow.lib import ArrowException
+
+    path = folder / "delta.parquet"
+    again = "give the folder of `netweight delta` with this base and these models, or leave --from out"
+    try:
+        table = pq.read_table(path, columns=["model", "param", "gram"])
+        inputs = json.loads(table.schema.metadata[b"netweight.inputs"])
+    except (OSError, ArrowException, KeyError, TypeError, ValueError) as error:
+        raise OptionError(
+            f"--from {printable(str(folder))}: no result of delta can be read there: {error}; {again}"
+        ) from None
+    held = [_files(entry) for entry in inputs]
+    wanted = [_files(identity(c)) for c in checkpoints]
+    if not held or held[0] != wanted[0]:
+        raise OptionError(f"--from {printable(str(folder))}: its base is not {printable(checkpoints[0].ref)}; {again}")
+    order = []
+    for checkpoint, files in zip(checkpoints[1:], wanted[1:], strict=True):
+        if files not in held[1:]:
+            raise OptionError(f"--from {printable(str(folder))}: {printable(checkpoint.ref)} was not measured; {again}")
+        order.append(held[1:].index(files))
+    names = table.column("model").unique().to_pylist()
+    rows: dict[str, dict[int, Sequence[float]]] = {}
+    for row in table.to_pylist():
+        rows.setdefault(row["param"], {})[names.index(row["model"])] = row["gram"]
+    grams: Grams = {}
+    for target in difference_targets(targets):
+        found = rows.get(target.name, {})
+        if any(i not in found for i in order):
+            raise OptionError(
+                f"--from {printable(str(folder))}: it holds no norm of '{printable(target.name)}'; leave --from out"
+            )
+        grams[target.name] = np.asarray([[found[i][j] for j in order] for i in order], np.float64)
+    return grams
+
+
+def _files(entry: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Fine-tunes of one base have equal headers: only the path tells them apart."""
+    return (entry["path"], *((f["name"], f["size"], f["header_digest"]) for f in entry["files"]))
+
+
+def weigh(request: Weights, names: Sequence[str], targets: Sequence[Target], grams: Grams | None) -> Weighting:
+    """The weights that `request` asks for; `names` are the models', for messages; `grams` where they are known.
+
+    Raises OptionError for norms that a mode cannot use.
+    """
+    if request.explicit is not None:
+        return _described(tuple(request.explicit), None, grams)
+    mode, alpha, beta = request.mode, request.alpha, request.beta
+    if request.norms is not None:
+        given = coefficients(mode, request.norms, alpha=alpha, beta=beta, names=names)
+        found = _described(given, None, grams)
+        return found if grams else Weighting(given, norms=tuple(request.norms))
+    if grams is None:
+        return Weighting(coefficients("equal", [1.0] * len(names), alpha=alpha, beta=beta, names=names))
+    for name, square in zip(names, np.diagonal(np.sum(list(grams.values()), axis=0)), strict=True):
+        if not np.isfinite(square):
+            raise OptionError(
+                f"{printable(name)}: its task vector has no finite norm, so it or the base holds NaN or infinities;"
+                " `netweight scan` finds them; leave the model out, or give --weights"
+            )
+    groups = _groups(targets)
+    each = by_granularity(request.granularity, groups, grams, mode=mode, alpha=alpha, beta=beta, names=names)
+    if request.granularity == "global":
+        return _described(next(iter(each.values())), None, grams)
+    by_group = {groups[name]: weights for name, weights in each.items()} if request.granularity == "layer" else None
+    return _described(each, by_group, grams)
+
+
+def _groups(targets: Sequence[Target]) -> dict[str, str]:
+    """{parameter: its layer's label, or its group outside of the layers}."""
+    found = classify_all({t.name: t.shape for t in targets})
+    return {name: p.layer_group or p.group for name, p in found.items()}
+
+
+def _described(
+    weights: tuple[float, ...] | dict[str, tuple[float, ...]],
+    by_group: dict[str, tuple[float, ...]] | None,
+    grams: Grams | None,
+) -> Weighting:
+    if not grams:
+        return Weighting(weights, by_group)
+    total = np.sum(list(grams.values()), axis=0)
+    each = weights if isinstance(weights, dict) else dict.fromkeys(grams, weights)
+    square = sum(merged_norm(gram, each[name]) ** 2 for name, gram in grams.items())
+    angles = tuple(tuple(None if c != c else float(c) for c in row) for row in cosines(total))  # noqa: PLR0124 - NaN
+    return Weighting(weights, by_group, norms_of(total), angles, float(square) ** 0.5)
+
+
+def weights_of(targets: Sequence[Target]) -> dict[str, tuple[float, ...]]:
+    """By parameter, the factors with which a plain sum of the task vectors enters: weight, over their sum where the
+    method divides by it, times lambda. Methods without weights give nothing.
+    """
+    found = {}
+    for target in difference_targets(targets):
+        subject = target.subject
+        if subject is None or any("weight" not in each for each in subject.each):
+            continue
+        weights = [float(each["weight"]) for each in subject.each]
+        scale = float(subject.settings.get("lambda", 1.0))
+        if subject.settings.get("normalize") and sum(weights):
+            scale /= sum(weights)
+        found[target.name] = tuple(scale * w for w in weights)
+    return found
+
+
+def described(targets: Sequence[Target], grams: Grams) -> Weighting:
+    """Norms, cosines and the norm of the sum for a recipe that has its weights; no such norm where it has none."""
+    factors = weights_of(targets)
+    used = {name: gram for name, gram in grams.items() if name in factors}
+    return _described(factors, None, used) if used else replace(_described((), None, grams), merged_norm=None)

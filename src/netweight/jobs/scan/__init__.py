@@ -1,0 +1,1 @@
+"""`scan`: statistics, spectra, quantization risk and sparsity of every matrix."""

@@ -1,0 +1,216 @@
+"""`scan`: the statistics, spectrum, quantization risk and sparsity of every matrix of a checkpoint, each read once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from netweight.checkpoint.announce import announce_parts
+from netweight.checkpoint.tensor import Skipped
+from netweight.errors import Interrupted, OptionError, printable
+from netweight.jobs.inputs import identity, locations
+from netweight.jobs.scan.plan import Options, Prepared, Reference, choose, prepare
+from netweight.run.executors import planned_executor
+from netweight.run.progress import Progress, Silent, compiling
+from netweight.run.spread import place, told
+
+if TYPE_CHECKING:
+    from netweight.jobs.scan.result import ScanResults
+    from netweight.output.result_file import ResultFile
+    from netweight.passes.subjects import Subject
+    from netweight.run.execute import Executor
+    from netweight.run.journal import Journal
+
+__all__ = ["scan"]
+
+_STARTED = ""  # the journal's key for when the run began: no matrix has an empty name
+
+
+def scan(
+    ref: Reference,
+    *,
+    methods: str | Sequence[str] | None = None,
+    output: Reference | None = None,
+    plots: Reference | None = None,
+    plot_tensors: Sequence[str] = (),
+    options: Options | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+    executor: Executor | None = None,
+    model_id: str | None = None,
+    revision: str | None = None,
+    **settings: Any,
+) -> ScanResults:
+    """Measure every matrix of the model `ref`: {parameter: {measure: {field: value}}}.
+
+    `methods`: names of ALL, or "all" (default: basic_stats; for CSV output also spectral). `output`: a .json, .csv or
+    .parquet file, put in place in one step at the end; `plots`: a folder for pictures, `plot_tensors`: globs of the
+    matrices that are drawn one by one there (default: the four most telling). `resume` continues a run into `output`
+    that was stopped, and gives the same bytes. `model_id` and `revision` (default: the commit of a model of
+    the hub) are recorded. `executor` runs the tasks
+    (default: threads); `settings` are the fields of Options by name.
+
+    A matrix whose bytes cannot be read is listed in the result's `failed`, and does not stop the others. Raises
+    InputError and its kin before any data is read, ReadError where the file changes meanwhile.
+    """
+    from netweight.jobs.scan.result import check_output, write_results
+
+    options = replace(options or Options(), **settings)
+    progress = progress or Silent()
+    measures = choose(methods, output)
+    if resume and output is None:
+        raise OptionError("--resume: goes on with a run that has an output file; give --output FILE as that run had it")
+    with ExitStack() as stack:
+        target = None if output is None else check_output(output)
+        prepared = prepare(ref, measures, options, stack)
+        if plot_tensors:
+            from netweight.jobs.scan.plots import check_globs
+
+            if plots is None:
+                raise OptionError("--plot-tensors: chooses what is drawn; give --plots DIR as well")
+            check_globs([subject.name for subject in prepared.subjects], plot_tensors)
+        plan = prepared.plan
+        executor = executor or stack.enter_context(planned_executor(options, plan.workers, plan.memory))
+        about = {"model_id": model_id, "revision": revision or prepared.checkpoint.revision}
+        place: ResultFile | None = None
+        if target is not None:
+            from netweight.output.result_file import ResultFile
+
+            place = stack.enter_context(ResultFile(target, locations([prepared.checkpoint]), resume=resume))
+        result = _journalled(prepared, options, progress, place, resume, executor, about)
+        if place is not None:
+            place.commit(lambda path: write_results(result, path))
+        if plots is not None:
+            from netweight.jobs.scan.plots import write_plots
+            from netweight.output.folder import ResultFolder
+
+            with ResultFolder(Path(plots), locations([prepared.checkpoint]), "scan plots") as folder:
+                drawn = write_plots(result, prepared.subjects, folder.stage, plot_tensors)
+                for note in (*drawn, *folder.commit()):
+                    progress.note(note)
+        return result
+
+
+def _journalled(
+    prepared: Prepared,
+    options: Options,
+    progress: Progress,
+    place: ResultFile | None,
+    resume: bool,  # noqa: FBT001
+    executor: Executor,
+    about: dict[str, str | None],
+) -> ScanResults:
+    """The measuring, with a journal beside the output file where there is one."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    if place is None:
+        return _run(prepared, options, progress, None, {}, executor, now, about)
+    from netweight.run.journal import Journal
+
+    done: dict[str, dict[str, Any]] = {}
+    if resume:
+        journal, done = Journal.resume(place.journal_path, prepared.plan.digest)
+        count = len(done.keys() - {_STARTED})
+        progress.note(
+            f"resuming: {count} of {prepared.plan.tensors} matrices are done"
+            if count
+            else "nothing to resume: starting anew"
+        )
+    else:
+        journal = Journal.create(place.journal_path, prepared.plan.digest)
+    with journal:
+        if _STARTED not in done:
+            journal.append(_STARTED, {"at": now})
+        began = done.pop(_STARTED, {"at": now})["at"]
+        try:
+            return _run(prepared, options, progress, journal, done, executor, began, about)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"stopped; {printable(str(place.target))} was not changed; run again with --resume to go on"
+            ) from None
+
+
+def _run(
+    prepared: Prepared,
+    options: Options,
+    progress: Progress,
+    journal: Journal | None,
+    done: dict[str, dict[str, Any]],
+    executor: Executor,
+    began: str,
+    about: dict[str, str | None],
+) -> ScanResults:
+    """The measuring itself; what `journal` holds already (`done`) is not measured again."""
+    from netweight.jobs.scan.result import ScanResults
+    from netweight.kernels.choose import kernels_for
+    from netweight.passes.scans import measure_subjects
+
+    for note in prepared.choice.notes:
+        progress.note(note)
+    kernels = place(prepared.choice, kernels_for)
+    found = dict(done)
+    failed: dict[str, Skipped] = {}
+    loads = [load for load in prepared.loads if load.subject.name not in found]
+    announce_parts((load.subject.tensor, load.subject.part) for load in loads)
+    with _shown(progress, prepared, found), compiling(progress):
+        results = measure_subjects(
+            loads,
+            prepared.measures,
+            executor,
+            kernels,
+            budget=prepared.budget,
+            leading=options.rank_k,
+            note=progress.note,
+        )
+        for subject, measured in results:
+            if isinstance(measured, Skipped):
+                failed[subject.name] = measured
+                progress.note(f"{printable(subject.name)}: {measured.reason}")
+            else:
+                found[subject.name] = measured
+                if journal is not None:
+                    journal.append(subject.name, measured)
+            progress.advance(1, subject.nbytes)
+    prepared.checkpoint.check_unchanged()
+    return ScanResults(
+        [_row(subject, found[subject.name]) for subject in prepared.subjects if subject.name in found],
+        prepared.measures,
+        ref=prepared.checkpoint.ref,
+        skipped=prepared.skipped,
+        failed=[failed[subject.name] for subject in prepared.subjects if subject.name in failed],
+        notes=(*prepared.notes, *told(kernels)),
+        inputs=[identity(prepared.checkpoint)],
+        created_at=began,
+        device=prepared.plan.device,
+        **about,
+    )
+
+
+def _row(subject: Subject, measures: dict[str, dict[str, Any]]) -> Any:
+    from netweight.jobs.scan.result import ScanRow
+
+    rows, cols = subject.part.stored_shape
+    return ScanRow(
+        subject.name,
+        subject.parameter,
+        subject.tensor.shape,
+        rows,
+        cols,
+        subject.tensor.dtype.name,
+        subject.part.size,
+        measures,
+        subject.fused,
+    )
+
+
+@contextmanager
+def _shown(progress: Progress, prepared: Prepared, found: dict[str, Any]) -> Iterator[None]:
+    ready = [t for t in prepared.plan.tasks if t.name in found]
+    progress.start(prepared.plan.tensors, prepared.plan.nbytes, len(ready), sum(t.nbytes for t in ready))
+    try:
+        yield
+    finally:
+        progress.stop()

@@ -1,0 +1,1 @@
+"""`structure`: what a model is made of, and what pruning left of its base."""

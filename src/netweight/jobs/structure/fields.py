@@ -1,0 +1,186 @@
+"""A model's structure as model_structure.json has it: the reference's fields first, in its order, then netweight's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from netweight.jobs.structure.model import Analysed, stamps, varying
+from netweight.jobs.structure.slices import sliced_dimensions
+from netweight.params.block import Block
+from netweight.version import __version__
+
+if TYPE_CHECKING:
+    from netweight.jobs.structure.zeros import Zeros
+
+__all__ = ["structure_dict"]
+
+_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+_MLP = ("gate_proj", "up_proj", "down_proj")
+
+
+def structure_dict(found: Analysed, *, count_tied_twice: bool = False, zeros: Zeros | None = None) -> dict[str, Any]:
+    """Everything known of one model, for JSON; counts are elements, tied weights once unless `count_tied_twice`."""
+    structure = found.structure
+    extra = structure.tied_twice if count_tied_twice else 0
+    head = sum(structure.head.values())
+    head_again = found.checkpoint[structure.absent_head].size if structure.absent_head is not None else 0
+    total, active = structure.total + extra, found.active
+    layers = [_layer(found, block, zeros) for block in structure.blocks]
+    entry: dict[str, Any] = {
+        "model_name": found.name,
+        "total_params": total,
+        "embedding_params": sum(structure.embeddings.values()),
+        "lm_head_params": head + (head_again if count_tied_twice else 0),
+        "layer_summary": {
+            "num_layers": len(structure.blocks),
+            "total_layer_params": structure.layer_parameters,
+            "num_zero_layers": sum(block.total == 0 for block in structure.blocks),
+            "attention": sum(sum(b.attention.values()) + sum(b.cross_attention.values()) for b in structure.blocks),
+            "mlp": sum(block.mlp_total for block in structure.blocks),
+            "norm": sum(sum(block.norms.values()) for block in structure.blocks),
+            "rotation": sum(sum(block.rotation.values()) for block in structure.blocks),
+            "other": sum(sum(block.other.values()) for block in structure.blocks),
+        },
+        "layers": layers,
+        "model_type": found.kind,
+        "format": found.checkpoint.format,
+        "family": found.family,
+        "norm_params": sum(structure.norms.values()),
+        "other_params": sum(structure.other.values()) + sum(structure.rotations.values()),
+        "towers": structure.towers,
+        "embeddings": structure.embeddings,
+        "lm_head": structure.head,
+        "biases": structure.biases,
+        "buffers": structure.buffers,
+        "trainable_params": structure.trainable,
+        "bytes": structure.bytes,
+        "active_params": None if active is None else active + extra,
+        "tied": {
+            "aliases": structure.tied,
+            "head_is": structure.absent_head,
+            "total_params_counted_twice": structure.total + structure.tied_twice,
+            "lm_head_params_counted_twice": head + head_again,
+        },
+        "other": [
+            {
+                "pattern": row.pattern,
+                "place": row.place,
+                "tensors": row.tensors,
+                "params": row.parameters,
+                "example": row.example,
+            }
+            for row in structure.unplaced
+        ],
+        "config": [
+            {
+                "what": check.what,
+                "key": check.key,
+                "declared": check.declared,
+                "found": check.found[0] if len(check.found) == 1 else list(check.found),
+                "agrees": check.agrees,
+            }
+            for check in found.checks
+        ],
+        "varying": varying(structure.blocks),
+        "experts_per_token": found.declared.experts_per_token,
+    }
+    if found.kind == "slicegpt":
+        entry["slicegpt"] = _slices(found)
+    if zeros is not None:
+        entry["zeros"] = zeros.to_dict(structure.total)
+    entry["notes"] = list(found.notes)
+    entry["not_weights"] = [{"name": row.name, "reason": row.reason} for row in found.skipped[:100]]
+    entry["source"] = {
+        "netweight": __version__,
+        "ref": found.checkpoint.ref,
+        "count_tied_twice": count_tied_twice,
+        "deep": zeros is not None,
+        "files": stamps(found.checkpoint),
+    }
+    return entry
+
+
+def _layer(found: Analysed, block: Block, zeros: Zeros | None) -> dict[str, Any]:
+    attention_type, mlp_type, moe_type = found.types
+    attention = sum(block.attention.values())
+    mlp: dict[str, Any] = {
+        "type": (moe_type if block.experts else mlp_type) if block.mlp_total else None,
+        "total": block.mlp_total,
+        **_parts(block.mlp, _MLP),
+        "intermediate_size": block.intermediate_size,
+    }
+    if block.experts is not None:
+        experts = block.experts
+        mlp["experts"] = {
+            "count": experts.count,
+            "total": experts.routed_total,
+            **experts.routed,
+            "per_expert": experts.routed_total // experts.count if experts.count else None,
+            "intermediate_size": experts.intermediate_size,
+        }
+        if experts.shared:
+            mlp["shared_expert"] = {
+                "total": sum(experts.shared.values()),
+                **experts.shared,
+                "intermediate_size": experts.shared_intermediate_size,
+            }
+        mlp["router"] = experts.router
+    mlp["bias"] = block.biases.get("mlp", 0)
+    layer: dict[str, Any] = {
+        "layer_idx": block.index,
+        "total": block.total,
+        "attention": {
+            "type": attention_type if attention else None,
+            "total": attention,
+            **_parts(block.attention, _ATTENTION),
+            "num_heads": block.heads,
+            "num_kv_heads": block.kv_heads,
+            "bias": block.biases.get("attention", 0),
+        },
+        "mlp": mlp,
+        "norm": sum(block.norms.values()),
+        "is_zero_layer": block.total == 0,
+        "norms": block.norms,
+    }
+    if block.stack:
+        layer["stack"] = block.stack
+    if block.cross_attention:
+        layer["cross_attention"] = {
+            "type": attention_type,
+            "total": sum(block.cross_attention.values()),
+            **_parts(block.cross_attention, _ATTENTION),
+        }
+    if block.rotation:
+        layer["rotation"] = block.rotation
+        layer["total_without_rotation"] = block.total - sum(block.rotation.values())
+    if block.other:
+        layer["other"] = block.other
+    layer["dimensions"] = block.dimensions
+    layer["bytes"] = block.bytes
+    if zeros is not None:
+        layer["zeros"] = zeros.layer(block.stack, block.index)
+    return layer
+
+
+def _parts(found: Mapping[str, int], first: tuple[str, ...]) -> dict[str, int]:
+    """The reference's fields always, 0 where a model has no such matrix of its own, then fused and other ones."""
+    return {slot: found.get(slot, 0) for slot in first} | {k: v for k, v in found.items() if k not in first}
+
+
+def _slices(found: Analysed) -> dict[str, Any]:
+    structure = found.structure
+    said = found.slices.said
+    kept = ("hidden_size", "layers_num", "do_slice_head", "parallel_blocks", "head_dimension", "const_dimension")
+    return {
+        "config_file": found.slices.path.name if found.slices.path is not None else None,
+        **{key: said[key] for key in kept if key in said and isinstance(said[key], int | bool | type(None))},
+        "embedding_dimension": structure.sizes.get("hidden_size"),
+        "rotation_params": structure.rotation_parameters,
+        "total_params_with_rotation": structure.total,
+        "total_params_without_rotation": structure.total - structure.rotation_parameters,
+        "layers": [
+            {"layer_idx": block.index, **block.dimensions, "declared": sliced_dimensions(found.slices, block.index)}
+            for block in structure.blocks
+        ],
+    }

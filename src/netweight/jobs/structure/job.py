@@ -1,0 +1,174 @@
+"""`structure`: what one model is made of, from its headers, and what is left of its base."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from netweight.checkpoint.open import open_checkpoint
+from netweight.jobs.inputs import locations
+from netweight.jobs.structure.compare import comparison_dict, needs_fingerprints
+from netweight.jobs.structure.fields import structure_dict
+from netweight.jobs.structure.layers import Fingerprint, LayerKey, fingerprints
+from netweight.jobs.structure.model import Analysed, analyse, stamps
+from netweight.jobs.structure.rows import LAYER_COLUMNS, boil_down, layer_cells
+from netweight.jobs.structure.text import summary_text
+from netweight.output.frame import Frame, Framed
+from netweight.run.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    from netweight.jobs.structure.zeros import Zeros
+
+__all__ = ["Base", "ModelStructure", "name_of", "structure", "workers_within"]
+
+Reference = str | os.PathLike[str]
+_PER_WORKER = 64 << 20  # bytes: a large model's header, or blocks of data
+_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".tar")
+
+
+class ModelStructure(Framed):
+    """What `structure` returns: `structure` and `comparison` (None without a base) as their JSON files hold them."""
+
+    def __init__(
+        self, structure: dict[str, Any], comparison: dict[str, Any] | None, inputs: Sequence[Path] = ()
+    ) -> None:
+        self.structure = structure
+        self.comparison = comparison
+        self._inputs = tuple(inputs)
+
+    def __repr__(self) -> str:
+        layers = self.structure["layer_summary"]["num_layers"]
+        return (
+            f"<ModelStructure {self.structure['model_name']!r}: {self.structure['total_params']:,} parameters,"
+            f" {layers} layers>"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """{"structure": ..., "comparison": ... or None}, ready for JSON."""
+        return {"structure": self.structure, "comparison": self.comparison}
+
+    @cached_property
+    def frame(self) -> Frame:
+        """A row for each layer, and for each base layer that is gone."""
+        name = self.structure["model_name"]
+        row = boil_down(self.structure, self.comparison, name)
+        return Frame(LAYER_COLUMNS, [layer_cells(name, each) for each in row.rows])
+
+    @property
+    def text(self) -> str:
+        """The lines of structure_summary.txt."""
+        return summary_text(self.structure, self.comparison)
+
+    def _repr_html_(self) -> str:
+        return self.frame._repr_html_()
+
+    def write(self, folder: Reference) -> tuple[str, ...]:
+        """Write model_structure.json, model_comparison.json (with a base) and structure_summary.txt into `folder`, in
+        one step; earlier ones are replaced. Returns notes. Raises OutputError and JobError as ResultFolder does.
+        """
+        from netweight.jobs.structure.files import write_model
+
+        return write_model(Path(folder), self.structure, self.comparison, self._inputs)
+
+
+class Base:
+    """The model that others are compared with, open for as long as they are; its layers' fingerprints are read once."""
+
+    def __init__(self, found: Analysed, *, count_tied_twice: bool) -> None:
+        self.found = found
+        self.structure = structure_dict(found, count_tied_twice=count_tied_twice)
+        self.files = stamps(found.checkpoint)
+        self._lock = threading.Lock()
+        self._prints: Mapping[LayerKey, Fingerprint] | None = None
+
+    def fingerprints(self) -> Mapping[LayerKey, Fingerprint]:
+        """See `structure_layers.fingerprints`; read by whoever asks first. Any thread may ask. Raises ReadError."""
+        with self._lock:
+            if self._prints is None:
+                self._prints = fingerprints(self.found)
+            return self._prints
+
+    def compare(self, model: Analysed, structure: Mapping[str, Any]) -> dict[str, Any]:
+        """The comparison of `model` with this base, for JSON."""
+        prints = self.fingerprints() if needs_fingerprints(model, self.found) else None
+        entry = comparison_dict(model, self.found, prints, structure, self.structure)
+        entry["source"] = {"base_ref": self.found.checkpoint.ref, "base_files": self.files}
+        return entry
+
+
+def name_of(ref: Reference) -> str:
+    """What a model is called in the results: its folder's name, or its file's without the suffix."""
+    path = Path(os.path.abspath(ref))  # noqa: PTH100 - resolve() would name what a link leads to
+    name = path.name
+    if name.endswith(_SUFFIXES) and path.is_file():
+        name = name.rpartition(".")[0]
+    return name or str(path)
+
+
+def structure(
+    ref: Reference,
+    base: Reference | None = None,
+    *,
+    deep: bool = False,
+    remote: bool = False,
+    count_tied_twice: bool = False,
+    workers: int | None = None,
+    memory: int | None = None,
+    progress: Progress | None = None,
+) -> ModelStructure:
+    """What the model at `ref` is made of, and what is left of `base` in it.
+
+    Reads headers only, and some 20 kB of each layer where layers were removed or added. `deep` reads every weight and
+    counts exact zeros, zero rows and columns, with `workers` threads (fewer within `memory` bytes): those of a model of
+    a hub from the hub's cache, or by ranges where `remote`. `count_tied_twice` counts tied weights under each name.
+    Raises what `open_checkpoint` raises, and ReadError where bytes cannot be read.
+    """
+    with ExitStack() as stack:
+        original = None
+        if base is not None:
+            opened = stack.enter_context(open_checkpoint(base))
+            original = Base(analyse(opened, name_of(base)), count_tied_twice=count_tied_twice)
+        checkpoint = stack.enter_context(open_checkpoint(ref, download=deep and not remote))
+        made = describe(
+            checkpoint,
+            name_of(ref),
+            original,
+            deep=deep,
+            count_tied_twice=count_tied_twice,
+            workers=workers_within(workers or os.cpu_count() or 1, memory),
+            progress=progress,
+        )
+        inputs = locations([checkpoint, *([opened] if base is not None else [])])
+        return ModelStructure(made.structure, made.comparison, inputs)
+
+
+def workers_within(workers: int, memory: int | None) -> int:
+    """How many of `workers` keep within `memory` bytes; one always works."""
+    return workers if memory is None else max(1, min(workers, memory // _PER_WORKER))
+
+
+def describe(
+    checkpoint: Any,
+    name: str,
+    base: Base | None,
+    *,
+    deep: bool,
+    count_tied_twice: bool,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> ModelStructure:
+    """`structure` of an open checkpoint."""
+    head_size = base.found.head_size if base is not None else None
+    found = analyse(checkpoint, name, compare_tied=deep, head_size=head_size)
+    zeros: Zeros | None = None
+    if deep:
+        from netweight.jobs.structure.zeros import count_zeros
+
+        zeros = count_zeros(found, workers or os.cpu_count() or 1, progress or Silent())
+    entry = structure_dict(found, count_tied_twice=count_tied_twice, zeros=zeros)
+    return ModelStructure(entry, base.compare(found, entry) if base is not None else None)

@@ -1,0 +1,160 @@
+"""One entry of a folder of models: analysed and written, kept from an earlier run, or only gathered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from netweight.checkpoint.open import open_checkpoint
+from netweight.errors import NetweightError, printable
+from netweight.jobs.structure.files import has_analysis, read_earlier, write_model
+from netweight.jobs.structure.folder import ANALYSIS, FoundModel
+from netweight.jobs.structure.job import Base, ModelStructure, describe
+from netweight.jobs.structure.model import stamps
+from netweight.jobs.structure.rows import ModelRow, boil_down
+from netweight.version import __version__
+
+__all__ = ["Member", "ModelResult"]
+
+
+@dataclass(frozen=True)
+class ModelResult:
+    """What became of one entry: `status` is "analysed", "kept" (an earlier result still fits), "failed" or "skipped";
+    `row` are its counts, None for the last two; `error` says why. `analysis` is where its own files are, and
+    `elsewhere` why they are not in its own folder.
+    """
+
+    name: str
+    path: str
+    kind: str
+    status: str
+    analysis: str
+    row: ModelRow | None = None
+    error: str | None = None
+    notes: tuple[str, ...] = ()
+    elsewhere: str | None = None
+
+
+@dataclass(frozen=True)
+class Member:
+    """An entry with what is asked of it. `gathered` is the folder of the gathered results: the entry's own files go
+    below it where its own folder cannot take them.
+    """
+
+    model: FoundModel
+    base: Base | None
+    gathered: Path | None
+    deep: bool = False
+    count_tied_twice: bool = False
+
+    def gather(self) -> ModelResult:
+        """What an earlier run left, also where the weights are gone since."""
+        model = self.model
+        place = next((each for each in self._places() if has_analysis(each)), None)
+        if place is None:
+            if model.kind == "none":
+                return self.without()
+            return self._result("skipped", model.analysis, error="not analysed yet: nothing to gather")
+        try:
+            structure, comparison = read_earlier(place)
+            row = boil_down(structure or {}, comparison, str(place))
+        except (NetweightError, OSError) as error:
+            return self._result("failed", place, error=_line(error))
+        return self._result("kept", place, kind=_kind_said(structure, model.kind), row=row)
+
+    def analyse(self, *, again: bool) -> ModelResult:
+        """The model's structure, written where its files go; an earlier one that fits is kept, unless `again`."""
+        model, kind = self.model, self.model.kind
+        try:
+            with open_checkpoint(model.path) as checkpoint:
+                if not again:
+                    now = {
+                        "netweight": __version__,
+                        "count_tied_twice": self.count_tied_twice,
+                        "files": stamps(checkpoint),
+                    }
+                    for place in self._places():
+                        if (kept := self._kept(place, now)) is not None:
+                            return kept
+                made = describe(
+                    checkpoint, model.name, self.base, deep=self.deep, count_tied_twice=self.count_tied_twice, workers=1
+                )
+            kind = made.structure["model_type"]
+            row = boil_down(made.structure, made.comparison, str(model.analysis))
+        except (NetweightError, OSError) as error:
+            return self._result("failed", model.analysis, kind=kind, error=_line(error))
+        notes: tuple[str, ...] = (*made.structure["notes"], *(made.comparison["notes"] if made.comparison else ()))
+        place, more, elsewhere = self._write(made)
+        return self._result("analysed", place, kind=kind, row=row, notes=(*notes, *more), elsewhere=elsewhere)
+
+    def without(self) -> ModelResult:
+        """The result of an entry that is no model, or cannot be opened."""
+        model = self.model
+        return self._result(
+            "failed" if model.broken else "skipped", model.analysis, error=model.problem or "no model files"
+        )
+
+    def _places(self) -> list[Path]:
+        """Where the model's own files may be."""
+        places = [self.model.analysis]
+        if self.gathered is not None:
+            places.append(self.gathered / self.model.name / ANALYSIS)
+        return places
+
+    def _write(self, made: ModelStructure) -> tuple[Path, tuple[str, ...], str | None]:
+        """(where, notes, why not in the model's own folder)."""
+        why = ""
+        for place in self._places():
+            try:
+                notes = write_model(place, made.structure, made.comparison)
+            except (NetweightError, OSError) as error:
+                why = why or _line(error)
+                continue
+            if not why:
+                return place, notes, None
+            elsewhere = f"its own files are in {place}: {why.removesuffix('; choose another output folder')}"
+            return place, (*notes, elsewhere), elsewhere
+        elsewhere = f"its own files were not written: {why}"
+        return self.model.analysis, (elsewhere,), elsewhere
+
+    def _kept(self, place: Path, now: dict[str, Any]) -> ModelResult | None:
+        """The earlier result in `place`, where it is of these very files, this base and these options."""
+        try:
+            structure, comparison = read_earlier(place)
+        except (NetweightError, OSError):
+            return None  # it is made anew
+        source = structure.get("source") if structure else None
+        if structure is None or not isinstance(source, dict):
+            return None
+        if any(source.get(key) != value for key, value in now.items()):
+            return None
+        if self.deep and source.get("deep") is not True:
+            return None
+        if self.base is not None:
+            against = comparison.get("source") if comparison else None
+            if not isinstance(against, dict) or against.get("base_files") != self.base.files:
+                return None
+        try:
+            row = boil_down(structure, comparison if self.base is not None else None, str(place))
+        except NetweightError:
+            return None  # it is made anew
+        said = [*structure.get("notes", ()), *(comparison.get("notes", ()) if self.base and comparison else ())]
+        notes = tuple(note for note in said if isinstance(note, str))
+        return self._result("kept", place, kind=_kind_said(structure, self.model.kind), row=row, notes=notes)
+
+    def _result(self, status: str, place: Path, *, kind: str | None = None, **more: Any) -> ModelResult:
+        model = self.model
+        return ModelResult(model.name, str(model.path), kind or model.kind, status, str(place), **more)
+
+
+def _kind_said(structure: dict[str, Any] | None, kind: str) -> str:
+    said = structure.get("model_type") if structure else None
+    return said if said in {"standard", "bin", "slicegpt"} else kind
+
+
+def _line(error: Exception) -> str:
+    if isinstance(error, OSError) and not isinstance(error, NetweightError):
+        where = f"{printable(str(error.filename))}: " if error.filename else ""
+        return f"{where}{error.strerror or error}"
+    return " ".join(str(error).split())

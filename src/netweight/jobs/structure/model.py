@@ -1,0 +1,248 @@
+"""One model opened, its parameters placed, and what config declares checked against what the file holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from netweight.checkpoint.tensor import Checkpoint, Skipped
+from netweight.errors import printable
+from netweight.jobs.inputs import stamp_of
+from netweight.jobs.structure.slices import Slices, slice_config, slice_notes
+from netweight.params.block import Block
+from netweight.params.block_types import BlockTypes, block_types
+from netweight.params.declared import Declared, declared
+from netweight.params.families import family
+from netweight.params.role import Parameter, classify_all
+from netweight.params.structure import Structure, structure_of
+from netweight.params.tied import find_ties
+
+__all__ = ["Analysed", "Check", "analyse", "stamps", "varying"]
+
+_KINDS = {"safetensors": "standard"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """A number that config declares and shapes show: `found` are the distinct values of the layers, in their order."""
+
+    what: str
+    key: str
+    declared: int
+    found: tuple[int, ...]
+
+    @property
+    def agrees(self) -> bool:
+        """Whether every layer has what config declares."""
+        return all(value == self.declared for value in self.found)
+
+    def said(self) -> str:
+        """The disagreement in a line."""
+        shown = ", ".join(str(value) for value in self.found[:6]) + (", ..." if len(self.found) > 6 else "")
+        return f"config.json says {self.key} = {self.declared}, the tensors have {shown}"
+
+
+@dataclass(frozen=True)
+class Analysed:
+    """What the headers of one checkpoint say. `kind` is "standard", "bin" or "slicegpt"; `parameters` are its names
+    read; `head_size` is that of the attention heads where anything tells it.
+    """
+
+    name: str
+    checkpoint: Checkpoint
+    kind: str
+    family: str
+    types: BlockTypes
+    parameters: dict[str, Parameter]
+    structure: Structure
+    declared: Declared
+    head_size: int | None
+    checks: tuple[Check, ...]
+    slices: Slices
+    notes: tuple[str, ...]
+    skipped: tuple[Skipped, ...]
+
+    @property
+    def active(self) -> int | None:
+        """Parameters that one token uses: all but the routed experts that it is not sent to; None where config does
+        not tell to how many it is sent.
+        """
+        routed = sum(b.experts.routed_total for b in self.structure.blocks if b.experts)
+        if not routed:
+            return self.structure.total
+        chosen = self.declared.experts_per_token
+        if chosen is None:
+            return None
+        used = 0
+        for block in self.structure.blocks:
+            if block.experts and block.experts.routed_total:
+                count = block.experts.count
+                if not count:
+                    return None
+                used += block.experts.routed_total * min(chosen, count) // count
+        return self.structure.total - routed + used
+
+
+def stamps(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    """What tells in a later run that the files are still the same: sizes, times and header digests, and those
+    of config.json and SliceGPT's own.
+    """
+    found: list[dict[str, Any]] = []
+    for file in checkpoint.files:
+        entry: dict[str, Any] = {"name": Path(file.path).name, "size": file.size}
+        entry["modified_ns" if file.stamp is None else "stamp"] = stamp_of(file)
+        found.append(entry | {"header_digest": file.digest})
+    files = [Path(file.path) for file in checkpoint.files if file.stamp is None]
+    sliced = slice_config(files).path
+    for beside in sorted({file.parent / "config.json" for file in files} | ({sliced} if sliced else set())):
+        if beside.is_file():
+            state = beside.stat()
+            found.append({"name": beside.name, "size": state.st_size, "modified_ns": state.st_mtime_ns})
+    return found
+
+
+def analyse(checkpoint: Checkpoint, name: str, *, compare_tied: bool = False, head_size: int | None = None) -> Analysed:
+    """Place everything that `checkpoint` holds and check it against its config. Reads headers only.
+
+    `compare_tied` reads head and embedding where config ties them and the file holds both. `head_size` is used where
+    the model itself does not tell how wide a head is.
+    """
+    tensors = dict(checkpoint.items())  # once: a large table makes each tensor when it is asked for
+    parameters = classify_all({key: tensor.shape for key, tensor in tensors.items()})
+    ties = find_ties(checkpoint, compare=compare_tied, parameters=parameters)
+    sliced = any(parameter.slot == "rotation" for parameter in parameters.values())
+    slices = slice_config([Path(f.path) for f in checkpoint.files if f.stamp is None]) if sliced else Slices()
+    said = declared(checkpoint.config)
+    if said.head_size is None:
+        shown = _rotary_head_size(checkpoint, parameters)
+        head_size = shown if shown is not None else head_size
+    structure = structure_of(tensors, parameters, ties, said, head_size)
+    checks = () if sliced else tuple(_checks(structure, said, _named_in(checkpoint.config)))
+    notes = list(checkpoint.notes)
+    notes += [check.said() for check in checks if not check.agrees]
+    if checkpoint.config_problem:
+        notes.append(f"{checkpoint.config_problem}; heads and declared sizes are not known from it")
+    notes += slice_notes(slices, structure.blocks) if sliced else []
+    for head, embedding in ties.stored_twice:
+        notes.append(
+            f"config.json ties {printable(head)} to {printable(embedding)}, and the file holds both: counted twice,"
+            " as whether they are equal takes reading them (--deep)"
+        )
+    if structure.packed:
+        notes.append(
+            f"{structure.packed} tensors hold no plain floats (quantized or integer): counts are elements as stored"
+        )
+    if structure.missing_layers:
+        shown_numbers = ", ".join(str(number) for number in structure.missing_layers[:8])
+        notes.append(f"layers without any tensor: {shown_numbers}: counted as layers of zero parameters")
+    kind = "slicegpt" if sliced else _KINDS.get(checkpoint.format, "bin")
+    named = family(checkpoint, checkpoint.config)
+    return Analysed(
+        name=name,
+        checkpoint=checkpoint,
+        kind=kind,
+        family=named,
+        types=block_types(named, checkpoint.config),
+        parameters=parameters,
+        structure=structure,
+        declared=said,
+        head_size=said.head_size if said.head_size is not None else head_size,
+        checks=checks,
+        slices=slices,
+        notes=tuple(notes),
+        skipped=checkpoint.skipped,
+    )
+
+
+def _rotary_head_size(checkpoint: Checkpoint, parameters: dict[str, Parameter]) -> int | None:
+    """The width of a head from rotary frequencies that the file holds: Llama's turn the whole head."""
+    for name, parameter in parameters.items():
+        if parameter.buffer and name.endswith("rotary_emb.inv_freq") and ".self_attn." in name:
+            shape = checkpoint[name].shape
+            return 2 * shape[0] if len(shape) == 1 and shape[0] else None
+    return None
+
+
+_NAMES = {
+    "num_hidden_layers": ("n_layer", "num_layers", "n_layers"),
+    "hidden_size": ("n_embd", "d_model", "dim"),
+    "vocab_size": ("padded_vocab_size",),
+    "num_attention_heads": ("n_head", "n_heads", "num_heads"),
+    "num_key_value_heads": ("num_kv_heads", "n_head_kv", "multi_query"),
+    "intermediate_size": ("ffn_hidden_size", "n_inner", "ffn_dim", "d_ff", "hidden_dim"),
+    "num_experts": ("num_local_experts", "n_routed_experts"),
+}
+"""What some families call a number in config.json."""
+
+
+def _named_in(config: Mapping[str, Any] | None) -> dict[str, str]:
+    """{the usual key: the one that this config has for it}."""
+    text = config.get("text_config") if isinstance(config, Mapping) else None
+    levels = [level for level in (text, config) if isinstance(level, Mapping)]
+    return {
+        usual: next((key for key in (usual, *others) if any(level.get(key) for level in levels)), usual)
+        for usual, others in _NAMES.items()
+    }
+
+
+def _checks(structure: Structure, said: Declared, named: Mapping[str, str]) -> Iterable[Check]:
+    blocks = structure.blocks
+    filled = [block for block in blocks if block.total]
+    stacks = {block.stack for block in blocks}
+    if stacks <= {""}:
+        if said.layers is not None and blocks:
+            extra = said.extra_layers if len(filled) == said.layers + said.extra_layers else 0
+            yield Check("layers", named["num_hidden_layers"], said.layers, (len(filled) - extra,))
+    else:
+        for stack, count in said.stacks.items():
+            if stack in stacks:
+                found = sum(block.stack == stack for block in filled)
+                yield Check(f"{stack} layers", f"{stack} layers", count, (found,))
+    hidden = _distinct(block.dimensions.get("attention_input") for block in filled if not block.cross_attention)
+    if not hidden and "hidden_size" in structure.sizes:
+        hidden = (structure.sizes["hidden_size"],)
+    vocabulary = (structure.sizes["vocabulary"],) if structure.sizes else ()
+    experts = _distinct(b.experts.count for b in filled if b.experts and b.experts.routed)
+    plain = _distinct(b.intermediate_size for b in filled)
+    inside = _distinct(b.experts.intermediate_size for b in filled if b.experts and b.experts.routed)
+    for what, key, number, found_values in (
+        ("hidden_size", "hidden_size", said.hidden_size, hidden),
+        ("vocabulary", "vocab_size", said.vocabulary, vocabulary),
+        ("heads", "num_attention_heads", said.heads, _distinct(b.heads for b in filled)),
+        ("kv_heads", "num_key_value_heads", said.kv_heads, _distinct(b.kv_heads for b in filled)),
+        ("intermediate_size", "intermediate_size", said.intermediate_size, plain),
+        ("experts", "num_experts", said.experts, experts),
+        (
+            "expert_size",
+            "moe_intermediate_size" if said.expert_size else "intermediate_size",
+            said.expert_size or said.intermediate_size,
+            inside,
+        ),
+    ):
+        if number is not None and found_values:
+            yield Check(what, named.get(key, key), number, found_values)
+
+
+def _distinct(values: Iterable[int | None]) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(value for value in values if value is not None))
+
+
+def varying(blocks: Sequence[Block]) -> dict[str, dict[str, list[int]]]:
+    """Widths that are not the same in every block: {width: {value: the blocks that have it}}, stacks aside."""
+    found: dict[str, dict[str, list[int]]] = {}
+    for block in blocks:
+        for key, value in _widths(block).items():
+            found.setdefault(key, {}).setdefault(str(value), []).append(block.index)
+    return {key: values for key, values in found.items() if len(values) > 1}
+
+
+def _widths(block: Block) -> dict[str, Any]:
+    widths: dict[str, Any] = {
+        **block.dimensions,
+        "num_heads": block.heads,
+        "num_kv_heads": block.kv_heads,
+        "intermediate_size": block.intermediate_size,
+    }
+    return {f"{block.stack}.{key}" if block.stack else key: value for key, value in widths.items() if value is not None}

@@ -1,0 +1,1 @@
+"""`verify`: a merged model computed again, and compared with its files."""

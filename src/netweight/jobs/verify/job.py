@@ -1,0 +1,285 @@
+"""`verify`: computes a merged model once more from its inputs, and says whether its files are what the recipe gives."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from netweight.checkpoint.open import open_checkpoint
+from netweight.checkpoint.reference import at_commit
+from netweight.checkpoint.tensor import Checkpoint, Tensor
+from netweight.errors import FormatError, ModelNotFoundError, OptionError, did_you_mean, printable
+from netweight.jobs.inputs import globs, identity
+from netweight.jobs.merge.plan import course_of, merge_kernels, prepare, prepare_kernels
+from netweight.jobs.merge.record import RECORD, SCHEMA
+from netweight.jobs.merge.request import Options, Request
+from netweight.jobs.merge.targets import MISSING
+from netweight.jobs.merge.vocabulary import VOCAB
+from netweight.jobs.verify.result import Verdict, Verified
+from netweight.params.align import unwanted_reason
+from netweight.passes.merges import Finished, run_courses
+from netweight.run.executors import planned_executor
+from netweight.run.progress import Progress, Silent
+from netweight.run.spread import told
+from netweight.source.local import open_local
+
+if TYPE_CHECKING:
+    from netweight.merging.target import Target
+    from netweight.run.devices import Choice
+    from netweight.run.execute import Executor
+
+__all__ = ["verify"]
+
+_LARGEST = 1 << 29  # bytes of a record: some 200,000 parameters of eight models
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """A sink that compares what is computed with what is stored."""
+
+    stored: Mapping[str, Tensor]
+
+    def write(self, name: str, offset: int, data: memoryview) -> int:
+        """How many elements differ."""
+        tensor = self.stored[name]
+        found = bytearray(len(data))
+        tensor.read_into(offset * 8 // tensor.dtype.bits, memoryview(found))
+        if found == data:
+            return 0
+        width = max(1, tensor.dtype.bits // 8)
+        unequal = np.frombuffer(found, np.uint8) != np.frombuffer(data, np.uint8)
+        return int(np.count_nonzero(unequal.reshape(-1, width).any(axis=1)))
+
+
+def verify(
+    merged: str | os.PathLike[str],
+    *,
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+    moved: Mapping[str, str] | None = None,
+    workers: int | None = None,
+    memory: int | None = None,
+    remote: bool = False,
+    device: str = "auto",
+    multi_gpu: bool = False,
+    progress: Progress | None = None,
+    executor: Executor | None = None,
+    executor_name: str = "threads",
+    ray_address: str | None = None,
+) -> Verified:
+    """Compute the parameters of the folder `merged` (those that the globs let through; all) from the inputs that its
+    record names, and compare them with its files, bit for bit.
+
+    Inputs are looked for under their absolute paths, then as they lay to `merged` when it was made, then from the
+    current folder; `moved` maps a reference to where it is now. `remote`: read inputs that are models of a hub by
+    ranges (default: bring them into the hub's cache). `device` and `multi_gpu` as for merge: the bits of what a GPU has
+    merged are those of a GPU of its kind. `executor_name` and `ray_address` as in the options of a merge.
+
+    Raises FormatError where the record is not one of a merge, ModelNotFoundError where an input is not to be found, or
+    is another model than then.
+    """
+    from netweight.merging.recipe.recipe import parse_recipe
+
+    include, exclude = globs(include), globs(exclude)
+    folder = Path(merged)
+    record = _record(folder)
+    progress = progress or Silent()
+    with ExitStack() as stack:
+        stored = stack.enter_context(open_checkpoint(folder))
+        recipe = parse_recipe(record["recipe"], str(folder / RECORD))
+        places = _places(folder, record, recipe.references(), moved or {})
+        options = Options(
+            workers=workers,
+            memory=memory,
+            remote=remote,
+            device=device,
+            multi_gpu=multi_gpu,
+            executor_name=executor_name,
+            ray_address=ray_address,
+            **record["options"],
+        )
+        prepared = prepare(Request(recipe), options, stack, places)
+        checkpoints = prepared.plan.checkpoints
+        _same_inputs(record, checkpoints)
+        wanted = [t for t in prepared.plan.targets if unwanted_reason(t.name, include, exclude) is None]
+        if not wanted:
+            first = include[0] if include else ""
+            hint = did_you_mean(first, [t.name for t in prepared.plan.targets][:2000])
+            raise OptionError(f"no parameter of {printable(str(folder))} is left by --include and --exclude{hint}")
+        verdicts = {t.name: v for t in wanted if (v := _unlike(t, stored)) is not None}
+        rest = [t for t in wanted if t.name not in verdicts]
+        kernels = merge_kernels(prepared, progress)
+        _note_device(record.get("device"), prepared.choice, progress)
+        prepare_kernels(prepared.plan, kernels, progress)
+        comparison = _Comparison({t.name: stored[t.name] for t in rest})
+        if executor is None:
+            executor = stack.enter_context(planned_executor(options, prepared.workers, prepared.memory))
+        progress.start(len(rest), sum(i.nbytes for t in rest for i in t.inputs))
+        try:
+            for one in run_courses(rest, course_of, executor, kernels, comparison, progress):
+                name = one.target.name
+                noted = record["parameters"].get(name)
+                verdicts[name] = _verdict(one, one.differing, noted, checkpoints)
+        finally:
+            progress.stop()
+        for checkpoint in (stored, *checkpoints):
+            checkpoint.check_unchanged()
+        planned = {t.name for t in prepared.plan.targets}
+        extra = [Verdict(name, "not of the recipe") for name in stored if name not in planned]
+        found = [verdicts[t.name] for t in wanted] + extra
+        return Verified(folder, found, len(prepared.plan.targets), prepared.choice.name, told(kernels))
+
+
+def _note_device(merged_on: Any, choice: Choice, progress: Progress) -> None:
+    """Where a GPU has merged and the CPU verifies, or the other way round, last bits may differ."""
+    if isinstance(merged_on, str) and (merged_on == "cpu") == choice.gpu:
+        there = printable(merged_on.partition(",")[0], 20)
+        progress.note(
+            f"merged on {printable(merged_on, 60)}, verified on {choice.name}: last bits may differ; --device {there}"
+            " verifies as it was merged"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Noted:
+    """What the record says of a parameter: the digests of its bytes and of its inputs' bytes, None where not known."""
+
+    digest: str | None
+    inputs: tuple[str | None, ...]
+
+
+def _kept(found: dict[str, Any]) -> Any:
+    """A record of many parameters holds much that is not needed here: of each parameter, and each of its inputs, the
+    digests are kept.
+    """
+    if "digest" not in found:
+        return found
+    digest = found["digest"] if isinstance(found["digest"], str) else None
+    if "inputs" not in found:
+        return _Noted(digest, ())
+    inputs = found["inputs"] if isinstance(found["inputs"], list) else []
+    return _Noted(digest, tuple(i.digest if isinstance(i, _Noted) else None for i in inputs))
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    path = folder / RECORD
+    shown = printable(str(path), 300)
+    if not os.path.lexists(path):
+        raise ModelNotFoundError(f"{shown}: there is no such file; verify needs a folder that `netweight merge` made")
+    record = _read(path, shown)
+    kinds = {"recipe": str, "options": dict, "inputs": list, "parameters": dict}
+    if not isinstance(record, dict) or not all(isinstance(record.get(key), kind) for key, kind in kinds.items()):
+        raise FormatError(f"{shown}: not the record of a merge: recipe, options, inputs or parameters are missing")
+    if record.get("schema") != SCHEMA:
+        raise FormatError(
+            f"{shown}: schema {printable(str(record.get('schema')), 60)}, this version knows {SCHEMA}; use the version"
+            f" of netweight that made it, {printable(str(record.get('netweight')), 60)}"
+        )
+    if not _are_options(record["options"]):
+        raise FormatError(f"{shown}: its options are none of a merge: {printable(str(record['options']))}; merge again")
+    return record
+
+
+def _read(path: Path, shown: str) -> Any:
+    source = open_local(path)
+    if source.size > _LARGEST:
+        raise FormatError(f"{shown}: {source.size} bytes: larger than any record of a merge")
+    data = bytearray(source.size)
+    source.read_into(0, memoryview(data))
+    source.close()
+    try:
+        text = data.decode()
+        del data  # both at once would be much for a large record
+        return json.loads(text, object_hook=_kept)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{shown}: not the record of a merge: {printable(str(error))}; merge again") from None
+
+
+def _are_options(given: Mapping[str, Any]) -> bool:
+    return (
+        given.keys() == {"vocab", "missing", "seed", "max_shard_size"}
+        and given["vocab"] in (None, *VOCAB)
+        and given["missing"] in MISSING
+        and type(given["seed"]) is int
+        and type(given["max_shard_size"]) is int
+        and given["max_shard_size"] > 0
+    )
+
+
+def _places(
+    folder: Path, record: Mapping[str, Any], references: Sequence[str], moved: Mapping[str, str]
+) -> dict[str, str]:
+    """Where every reference of the recipe is now."""
+    for old in moved:
+        if old not in references:
+            raise OptionError(
+                f"--moved {printable(old)}: the recipe names no such model{did_you_mean(old, references)}; it names"
+                f" {', '.join(printable(r) for r in references)}"
+            )
+    entries = record["inputs"]
+    if len(entries) != len(references) or not all(isinstance(entry, dict) for entry in entries):
+        raise FormatError(
+            f"{printable(str(folder / RECORD), 300)}: expected {len(references)} inputs, as the recipe has, got"
+            f" {len(entries)}; merge again"
+        )
+    found = {}
+    for ref, entry in zip(references, entries, strict=True):
+        near = str(folder / entry["path"]) if isinstance(entry.get("path"), str) else ref
+        known = [moved[ref]] if ref in moved else [ref, near] if Path(ref).is_absolute() else [near, ref]
+        place = next((place for place in known if os.path.exists(place)), None)  # noqa: PTH110 - never raises
+        if place is None and ref not in moved and isinstance(entry.get("revision"), str):
+            place = at_commit(ref, entry["revision"])
+        if place is None and ref not in moved:
+            raise ModelNotFoundError(
+                f"{printable(ref)}: the input is not where it was; say where it is: --moved {printable(ref)}=FOLDER"
+            )
+        found[ref] = place or moved[ref]
+    return found
+
+
+def _same_inputs(record: Mapping[str, Any], checkpoints: Sequence[Checkpoint]) -> None:
+    for entry, checkpoint in zip(record["inputs"], checkpoints, strict=True):
+        if entry.get("files") != identity(checkpoint)["files"]:
+            raise ModelNotFoundError(
+                f"{printable(checkpoint.ref)}: its files are not those that were merged (names, sizes or headers);"
+                f" say where those are: --moved {printable(str(entry.get('ref')))}=FOLDER"
+            )
+
+
+def _unlike(target: Target, stored: Checkpoint) -> Verdict | None:
+    """Where the stored tensor cannot be compared."""
+    if target.name not in stored:
+        return Verdict(target.name, "missing")
+    tensor = stored[target.name]
+    if (tensor.shape, tensor.dtype) != (target.shape, target.dtype):
+        return Verdict(
+            target.name,
+            "differs",
+            target.size,
+            f"stored as {tensor.dtype} {list(tensor.shape)}, the recipe gives {target.dtype} {list(target.shape)}",
+        )
+    return None
+
+
+def _verdict(one: Finished, differing: int, noted: Any, checkpoints: Sequence[Checkpoint]) -> Verdict:
+    """What the comparison says, and what the digests of the record say of its cause."""
+    name = one.target.name
+    noted = noted if isinstance(noted, _Noted) else _Noted(None, ())
+    if not differing:
+        if noted.digest == one.digest:
+            return Verdict(name, "same")
+        return Verdict(name, "differs", 0, "the file is what the recipe gives, but the record has another digest")
+    if noted.digest == one.digest:
+        return Verdict(name, "differs", differing, "the merged file was changed after the merge")
+    for source, before, now in zip(one.target.inputs, noted.inputs, one.inputs, strict=False):
+        if before is not None and now is not None and before != now:
+            ref = printable(checkpoints[source.model].ref)
+            return Verdict(name, "differs", differing, f"the input {ref} was changed after the merge, or is another")
+    return Verdict(name, "differs", differing, "recomputed otherwise: other settings, libraries or processor")

@@ -1,0 +1,92 @@
+"""What `verify` returns: a verdict on each parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from netweight.columns import Column
+from netweight.output.frame import Frame, Framed
+
+__all__ = ["COLUMNS", "Verdict", "Verified"]
+
+COLUMNS = (
+    Column("param", "", "the parameter's name", "text"),
+    Column("verdict", "", "same, differs, missing, or not of the recipe", "text"),
+    Column("differing", "elements", "elements whose bits differ", "integer"),
+    Column("reason", "", "what the digests say of the cause", "text"),
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """On one parameter: `verdict` is "same", "differs", "missing" (from the file) or "not of the recipe" (only there);
+    `differing` counts elements whose bits differ.
+    """
+
+    name: str
+    verdict: str
+    differing: int = 0
+    reason: str = ""
+
+
+class Verified(Framed):
+    """The result of `netweight.verify`: `good` where every verdict is "same"; `planned` counts all parameters of the
+    recipe, also those that were not asked for; `device`: where it was computed; `notes`: what happened to devices.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        verdicts: Sequence[Verdict],
+        planned: int,
+        device: str = "cpu",
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.folder = folder
+        self.verdicts = tuple(verdicts)
+        self.planned = planned
+        self.device = device
+        self.notes = tuple(notes)
+
+    @property
+    def good(self) -> bool:
+        """Whether all that was looked at is what the recipe gives."""
+        return all(v.verdict == "same" for v in self.verdicts)
+
+    @cached_property
+    def frame(self) -> Frame:
+        """A row for each verdict."""
+        return Frame(COLUMNS, [(v.name, v.verdict, v.differing, v.reason) for v in self.verdicts])
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe."""
+        return {
+            "folder": str(self.folder),
+            "good": self.good,
+            "checked": len(self.verdicts),
+            "parameters": self.planned,
+            "device": self.device,
+            "notes": list(self.notes),
+            "verdicts": {
+                v.name: {"verdict": v.verdict, "differing": v.differing, "reason": v.reason} for v in self.verdicts
+            },
+        }
+
+    def write(self, path: str | Path) -> None:
+        """Write the verdicts as JSON into the file `path`."""
+        from netweight.output.result_file import write_file
+        from netweight.output.table import write_json
+
+        write_file(Path(path), lambda place: write_json(place, self.to_dict()))
+
+    def __repr__(self) -> str:
+        same = sum(v.verdict == "same" for v in self.verdicts)
+        return f"<Verified {str(self.folder)!r}: {same} of {len(self.verdicts)} parameters are what the recipe gives>"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(repr(self))}</p>{self.frame._repr_html_()}"

@@ -1,0 +1,1 @@
+"""Recipes: mergekit's YAML read into frozen values, and written again."""

@@ -1,0 +1,228 @@
+"""The form of a recipe: which keys stand where and what they hold; what is wrong with one, in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainValidator, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from netweight.dtypes import DTYPES, DType
+from netweight.errors import OptionError, did_you_mean, printable
+from netweight.merging.recipe.conditions import BadValue, described, given
+from netweight.merging.recipe.yaml import Lines, Path, place
+
+__all__ = ["DTYPE_NAMES", "ModelForm", "RecipeForm", "SliceForm", "SourceForm", "dtype_named", "read_form"]
+
+DTYPE_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
+"""Element types as recipes name them -> as safetensors does."""
+
+_MOE = "mixtures of experts are not made here; mergekit-moe makes them"
+_UNSUPPORTED = {
+    "modules": "write models or slices; the parts of a multimodal model are merged as one",
+    "chat_template": "leave it out: the chat template of the base model (or the first one) is kept",
+    "input_model_parameters": "write parameters under each model",
+    "tokens": "leave it out: rows of embeddings cannot be set one by one",
+    "pad_to_multiple_of": "leave it out: the vocabulary is not padded",
+    "layer_range": "models are merged whole; ranges of layers stand in the sources of slices",
+    "lora": "merge the adapter into its model first",
+    "experts": _MOE,
+    "gate_mode": _MOE,
+    "experts_per_token": _MOE,
+    "shared_experts": _MOE,
+}
+
+
+_BESIDE = {"merge_method", "base_model", "models", "slices", "dtype", "out_dtype", "tokenizer_source", "tokenizer"}
+"""Keys of the recipe, or of a model, that are never a setting of a method."""
+
+
+def _refuse(message: str, at: tuple[str | int, ...] = ()) -> PydanticCustomError:
+    return PydanticCustomError("recipe", "{text}", {"text": message, "at": at})
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        hint = "; put it into quotes" if isinstance(value, int | float) else ""
+        raise _refuse(f"expected text, got {described(value)}{hint}")
+    return value
+
+
+def _reference(value: Any) -> str:
+    """A model: text, or `{model: {path: ..., revision: ...}}`, which becomes `path@revision`."""
+    if not isinstance(value, dict):
+        text = _text(value)
+        if "+" in text:
+            raise _refuse(
+                f"expected a model, got {described(text)}: LoRA adapters (model+adapter) are not supported, merge the "
+                "adapter into its model first; a folder with a + in its name is written {model: {path: ...}}"
+            )
+        return text
+    if "path" in value:
+        raise _refuse("expected {model: {path: ...}}, got a mapping with path alone: write model: before it")
+    _only(value, {"model"}, ())
+    inner = value.get("model")
+    if not isinstance(inner, dict):
+        raise _refuse(f"expected a mapping with path and revision, got {described(inner)}", ("model",))
+    _only(inner, {"path", "revision"}, ("model",))
+    for key in ("path", "revision"):
+        part = inner.get(key)
+        if (key == "path" or part is not None) and not (isinstance(part, str) and part.strip()):
+            raise _refuse(f"expected text, got {described(part)}", ("model", key))
+    return str(inner["path"]) + (f"@{inner['revision']}" if inner.get("revision") else "")
+
+
+def _only(value: Mapping[str, Any], known: set[str], at: tuple[str, ...]) -> None:
+    for key in value:
+        if key not in known and value[key] is not None:
+            raise _refuse(_unknown(key, sorted(known)), (*at, key))
+
+
+def _unknown(key: str, known: list[str]) -> str:
+    if advice := _UNSUPPORTED.get(key):
+        return f"the key {key!r} is not supported: {advice}"
+    inside = "; the method's settings stand under parameters" if "parameters" in known else ""
+    return f"unknown key {printable(key, 60)!r}{did_you_mean(key, known)}: expected one of {', '.join(known)}{inside}"
+
+
+def dtype_named(name: str, place: str) -> DType:
+    """The element type that recipes call `name`; raises OptionError, beginning with `place`, where there is none."""
+    try:
+        return _dtype(name)
+    except PydanticCustomError as error:
+        raise OptionError(f"{place}: {error.message()}") from None
+
+
+def _dtype(value: Any) -> DType:
+    name = value.removeprefix("torch.") if isinstance(value, str) else ""
+    name = DTYPE_NAMES.get(name, name)
+    if name not in DTYPE_NAMES.values():
+        hint = did_you_mean(value, DTYPE_NAMES) if isinstance(value, str) else ""
+        raise _refuse(
+            f"expected one of {', '.join(DTYPE_NAMES)}, got {described(value)}{hint}; leave it out to keep the element "
+            "type of the inputs"
+        )
+    return DTYPES[name]
+
+
+def _setting(value: Any) -> Any:
+    try:
+        return given(value)
+    except BadValue as error:
+        raise _refuse(str(error), error.at) from None
+
+
+def _layer_range(value: Any) -> tuple[int, int]:
+    ok = isinstance(value, list) and len(value) == 2 and all(type(end) is int for end in value)
+    if not ok:
+        got = f"[{', '.join(described(v) for v in value[:4])}]" if isinstance(value, list) else described(value)
+        raise _refuse(f"expected two whole numbers [first layer, layer behind the last], got {got}")
+    begin, end = value
+    if not 0 <= begin < end < 1 << 20:
+        raise _refuse(
+            f"expected [a, b) with 0 <= a < b, got [{described(begin)}, {described(end)}]: layers count from 0 and the "
+            "second number is not part of the range"
+        )
+    return begin, end
+
+
+def _parameters(value: Any) -> Any:
+    if isinstance(value, dict) and (astray := next((key for key in value if key in _BESIDE), None)) is not None:
+        raise _refuse(f"the key {astray!r} stands beside parameters, not under it: move it out", (astray,))
+    return {} if value is None else value
+
+
+class _Form(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True)
+
+
+_Reference = Annotated[str, BeforeValidator(_reference)]
+_Parameters = Annotated[dict[str, Annotated[Any, PlainValidator(_setting)]], BeforeValidator(_parameters)]
+_Element = Annotated[DType, BeforeValidator(_dtype)]
+
+
+class ModelForm(_Form):
+    """An entry of `models`."""
+
+    model: _Reference
+    parameters: _Parameters = {}
+
+
+class SourceForm(_Form):
+    """An entry of a slice's `sources`."""
+
+    model: _Reference
+    layer_range: Annotated[tuple[int, int], BeforeValidator(_layer_range)]
+    parameters: _Parameters = {}
+
+
+class SliceForm(_Form):
+    """An entry of `slices`."""
+
+    sources: list[SourceForm]
+    parameters: _Parameters = {}
+
+
+class TokenizerForm(_Form):
+    """`tokenizer`, the newer form of `tokenizer_source`."""
+
+    source: Annotated[str, BeforeValidator(_text)]
+
+
+class RecipeForm(_Form):
+    """The whole recipe, keys as in mergekit."""
+
+    merge_method: Annotated[str, BeforeValidator(_text)]
+    base_model: _Reference | None = None
+    models: list[ModelForm] | None = None
+    slices: list[SliceForm] | None = None
+    parameters: _Parameters = {}
+    dtype: _Element | None = None
+    out_dtype: _Element | None = None
+    tokenizer_source: Annotated[str, BeforeValidator(_text)] | None = None
+    tokenizer: TokenizerForm | None = None
+    name: Annotated[str, BeforeValidator(_text)] | None = None
+
+
+_FORMS: dict[Path, type[_Form]] = {
+    (): RecipeForm,
+    ("models",): ModelForm,
+    ("slices",): SliceForm,
+    ("slices", "sources"): SourceForm,
+    ("tokenizer",): TokenizerForm,
+}
+_EXPECTED = {
+    "string_type": "text",
+    "list_type": "a list (lines that begin with -)",
+    "dict_type": "a mapping (lines of key: value)",
+    "model_type": "a mapping (lines of key: value)",
+}
+
+
+def read_form(data: Any, origin: str, lines: Lines) -> RecipeForm:
+    """`data` checked; OptionError names file, line, key, expected and got, of the first fault in the file: what stands
+    there wrongly before what is missing, which it may have been meant to be.
+    """
+    try:
+        return RecipeForm.model_validate(data)
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        faults = [(detail["type"] == "missing", *_fault(detail)) for detail in details]
+        _, path, message = min(faults, key=lambda fault: (fault[0], lines.get(fault[1], 0)))
+        raise OptionError(f"{place(origin, lines, path)}: {message}") from None
+
+
+def _fault(detail: ErrorDetails) -> tuple[Path, str]:
+    path: Path = detail["loc"]
+    form = _FORMS.get(tuple(part for part in path[:-1] if isinstance(part, str)))
+    match detail["type"]:
+        case "recipe":
+            context = detail["ctx"]
+            return (*path, *context["at"]), context["text"]
+        case "extra_forbidden":
+            return path, _unknown(str(path[-1]), list(form.model_fields) if form else [])
+        case "missing":
+            return path[:-1], f"the key {path[-1]!r} is missing: add {path[-1]}: ..."
+        case kind:
+            return path, f"expected {_EXPECTED.get(kind, detail['msg'])}, got {described(detail['input'])}"

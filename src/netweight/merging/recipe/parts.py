@@ -1,0 +1,103 @@
+"""A recipe as a value: what to merge and how."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from netweight.dtypes import DType
+from netweight.errors import OptionError, printable
+from netweight.merging.recipe.conditions import Given
+from netweight.merging.recipe.yaml import Lines, Path, place
+
+__all__ = ["Recipe", "Slice", "Source", "check_parts"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One model of `models`, or of a slice's `sources`.
+
+    `layers` are its blocks [a, b), None for the whole model. `parameters` are what `conditions.given` makes of YAML.
+    `line` is 0 where there is no file.
+    """
+
+    model: str
+    layers: tuple[int, int] | None
+    parameters: Mapping[str, Given]
+    line: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Blocks of the output: made of as many blocks of every source."""
+
+    sources: tuple[Source, ...]
+    parameters: Mapping[str, Given]
+    line: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A merge. Exactly one of `models` and `slices` holds something. Equal recipes may stand at different places:
+    `origin` and lines are not compared.
+    """
+
+    method: str
+    base: str | None
+    models: tuple[Source, ...]
+    slices: tuple[Slice, ...]
+    parameters: Mapping[str, Given]
+    dtype: DType | None
+    out_dtype: DType | None
+    tokenizer_source: str | None
+    origin: str = field(compare=False)
+    name: str | None = None
+    lines: Lines = field(default_factory=dict, compare=False, repr=False)
+
+    def references(self) -> tuple[str, ...]:
+        """Models to be opened: the base first where there is one, then every model as it appears, each once."""
+        named = [source.model for _, source in self.sources()]
+        return tuple(dict.fromkeys([*([] if self.base is None else [self.base]), *named]))
+
+    def sources(self) -> Iterator[tuple[Path, Source]]:
+        """Every source with its place, as in `where`."""
+        for n, model in enumerate(self.models):
+            yield ("models", n), model
+        for n, part in enumerate(self.slices):
+            for m, source in enumerate(part.sources):
+                yield ("slices", n, "sources", m), source
+
+    def where(self, *path: str | int) -> str:
+        """`merge.yml, line 7, models[1].model`: what a message calls the place ("models", 1, "model")."""
+        return place(self.origin, self.lines, path)
+
+
+def check_parts(recipe: Recipe) -> None:
+    """That models and slices fit together; OptionError otherwise."""
+    if recipe.models and recipe.slices:
+        raise OptionError(f"{recipe.where('slices')}: expected models or slices, got both: keep one of them")
+    if not recipe.models and not recipe.slices:
+        raise OptionError(f"{recipe.where()}: expected models (or slices) with at least one model, got none")
+    _each_once(recipe, recipe.models, ("models",))
+    for n, part in enumerate(recipe.slices):
+        if not part.sources:
+            raise OptionError(f"{recipe.where('slices', n, 'sources')}: expected at least one model, got none")
+        _each_once(recipe, part.sources, ("slices", n, "sources"))
+        lengths = [source.layers[1] - source.layers[0] for source in part.sources if source.layers]
+        for m, length in enumerate(lengths):
+            if length != lengths[0]:
+                raise OptionError(
+                    f"{recipe.where('slices', n, 'sources', m, 'layer_range')}: expected {lengths[0]} layers as in the "
+                    f"slice's first source, got {length}: all sources of a slice have the same number"
+                )
+
+
+def _each_once(recipe: Recipe, sources: Sequence[Source], path: Path) -> None:
+    for model, times in Counter(source.model for source in sources).items():
+        if times > 1:
+            n = [n for n, source in enumerate(sources) if source.model == model][1]
+            raise OptionError(
+                f"{recipe.where(*path, n, 'model')}: {printable(model)!r} stands {times} times: name each model once "
+                "and add up its weights"
+            )

@@ -1,0 +1,114 @@
+"""Recipes in mergekit's YAML: read, written, and made of command-line options.
+
+A recipe says nothing of what the models hold: that layers and parameters exist is found when the merge is planned.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from netweight.errors import FormatError, OptionError, printable
+from netweight.merging.recipe.conditions import described
+from netweight.merging.recipe.models import ModelForm, RecipeForm, SourceForm, dtype_named, read_form
+from netweight.merging.recipe.parts import Recipe, Slice, Source, check_parts
+from netweight.merging.recipe.write import build_recipe, recipe_mapping, write_recipe
+from netweight.merging.recipe.yaml import MAX_BYTES, Lines, place, read_yaml
+
+__all__ = [
+    "Recipe",
+    "Slice",
+    "Source",
+    "build_recipe",
+    "dtype_named",
+    "parse_recipe",
+    "read_recipe",
+    "recipe_mapping",
+    "write_recipe",
+]
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """The recipe in a file; OptionError where there is none, FormatError where it is no YAML in UTF-8, or too large."""
+    file = Path(path)
+    origin = str(path)
+    try:
+        if not file.is_file():
+            raise OptionError(f"{printable(origin)}: expected a recipe (a YAML file), got {_what_is(file)}")
+        with file.open("rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise OptionError(f"{printable(origin)}: the recipe cannot be read ({error.strerror or error})") from None
+    if len(data) > MAX_BYTES:
+        raise FormatError(f"{printable(origin)}: expected a recipe of at most {MAX_BYTES >> 20} MB, got more")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        utf16 = " (it looks like UTF-16)" if data[:2] in {b"\xff\xfe", b"\xfe\xff"} else ""
+        raise FormatError(
+            f"{printable(origin)}, byte {error.start}: expected text in UTF-8, got other bytes{utf16}; save it as UTF-8"
+        ) from None
+    return parse_recipe(text, origin)
+
+
+def _what_is(file: Path) -> str:
+    return "a folder" if file.is_dir() else "something else" if file.exists() else "no such file"
+
+
+def parse_recipe(text: str, origin: str) -> Recipe:
+    """The recipe in `text`; `origin` is what messages call it.
+
+    Raises FormatError for what is not YAML, OptionError for keys and values that a recipe cannot have.
+    """
+    data, lines = read_yaml(text, origin)
+    if not isinstance(data, dict):
+        raise FormatError(f"{printable(origin)}: expected a recipe with lines of key: value, got something else")
+    form = read_form(data, origin, lines)
+
+    def source(given: ModelForm | SourceForm, *path: str | int) -> Source:
+        layers = given.layer_range if isinstance(given, SourceForm) else None
+        return Source(given.model, layers, given.parameters, lines.get(path, 0))
+
+    slices = tuple(
+        Slice(
+            tuple(source(given, "slices", n, "sources", m) for m, given in enumerate(part.sources)),
+            part.parameters,
+            lines.get(("slices", n), 0),
+        )
+        for n, part in enumerate(form.slices or ())
+    )
+    recipe = Recipe(
+        method=form.merge_method,
+        base=form.base_model,
+        models=tuple(source(given, "models", n) for n, given in enumerate(form.models or ())),
+        slices=slices,
+        parameters=form.parameters,
+        dtype=form.dtype,
+        out_dtype=form.out_dtype,
+        tokenizer_source=_tokenizer_source(form, origin, lines),
+        origin=origin,
+        name=form.name,
+        lines=lines,
+    )
+    check_parts(recipe)
+    return recipe
+
+
+def _tokenizer_source(form: RecipeForm, origin: str, lines: Lines) -> str | None:
+    """`base`, where the recipe says so or names the model whose tokenizer is kept: the base, without one the first."""
+    if form.tokenizer and form.tokenizer_source:
+        raise OptionError(f"{place(origin, lines, ('tokenizer',))}: expected tokenizer or tokenizer_source, got both")
+    path = ("tokenizer", "source") if form.tokenizer else ("tokenizer_source",)
+    given = form.tokenizer.source if form.tokenizer else form.tokenizer_source
+    if given is None:
+        return None
+    first = next((each for part in form.slices or () for each in part.sources), None) or next(
+        iter(form.models or ()), None
+    )
+    kept = form.base_model or (first.model if first else None)
+    if given not in {"base", kept}:
+        raise OptionError(
+            f"{place(origin, lines, path)}: expected base, got {described(given)}: only the base model's tokenizer (or "
+            "that of the first model) can be kept; use `base` or leave the key out, and see --vocab where the "
+            "vocabularies differ"
+        )
+    return "base"

@@ -1,0 +1,165 @@
+"""Recipes as YAML and JSON, and recipes made of command-line options."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from netweight.dtypes import DType
+from netweight.errors import OptionError, printable
+from netweight.merging.recipe.conditions import BadValue, Given, given, written
+from netweight.merging.recipe.models import DTYPE_NAMES
+from netweight.merging.recipe.parts import Recipe, Source, check_parts
+from netweight.merging.recipe.yaml import EXPONENT, FLOAT_TAG
+
+__all__ = ["build_recipe", "recipe_mapping", "write_recipe"]
+
+_BLOCK = re.compile(r"(?<![^.])[0-9]+\.")
+"""A number between dots; the first one of a name is its block's."""
+
+_DTYPE_NAME = {name: word for word, name in DTYPE_NAMES.items()}
+_BaseDumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
+class _Dumper(_BaseDumper):  # type: ignore[misc]
+    """Text that YAML 1.2 takes for a number, as 1e-5, is quoted as well."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - no anchors, whatever stands twice
+        return True
+
+
+_Dumper.add_implicit_resolver(FLOAT_TAG, EXPONENT, list("-+.0123456789"))
+
+
+def recipe_mapping(recipe: Recipe) -> dict[str, Any]:
+    """`recipe` as plain values with mergekit's keys, as JSON and YAML take them; empty keys are left out."""
+
+    def source(given: Source) -> dict[str, Any]:
+        return {
+            "model": _reference(given.model),
+            **({"layer_range": list(given.layers)} if given.layers else {}),
+            **_parameters(given.parameters),
+        }
+
+    slices = [{"sources": [source(s) for s in part.sources], **_parameters(part.parameters)} for part in recipe.slices]
+    every = {
+        "name": recipe.name,
+        "merge_method": recipe.method,
+        "base_model": None if recipe.base is None else _reference(recipe.base),
+        "models": [source(model) for model in recipe.models] or None,
+        "slices": slices or None,
+        **_parameters(recipe.parameters),
+        "dtype": _dtype(recipe.dtype),
+        "out_dtype": _dtype(recipe.out_dtype),
+        "tokenizer_source": recipe.tokenizer_source,
+    }
+    return {key: value for key, value in every.items() if value is not None}
+
+
+def _reference(model: str) -> Any:
+    return {"model": {"path": model}} if "+" in model else model  # a + in plain text would name an adapter
+
+
+def _parameters(parameters: Mapping[str, Given]) -> dict[str, Any]:
+    return {"parameters": {key: written(value) for key, value in parameters.items()}} if parameters else {}
+
+
+def _dtype(dtype: DType | None) -> str | None:
+    if dtype is None:
+        return None
+    if dtype.name not in _DTYPE_NAME:
+        raise OptionError(f"expected an output of {', '.join(DTYPE_NAMES)}, got {dtype.name}")
+    return _DTYPE_NAME[dtype.name]
+
+
+def write_recipe(recipe: Recipe, comments: Sequence[str] = ()) -> str:
+    """YAML that `parse_recipe` reads as an equal recipe, numbers exactly, and mergekit reads too; each of `comments` is
+    a line before it. Raises OptionError for text that cannot be written as UTF-8.
+    """
+    try:
+        text: str = yaml.dump(
+            recipe_mapping(recipe),
+            Dumper=_Dumper,
+            sort_keys=False,
+            allow_unicode=True,
+            default_flow_style=None,
+            width=1000,
+        )
+    except UnicodeEncodeError as error:
+        raise OptionError(
+            f"{printable(str(error.object))!r} holds what cannot be written as UTF-8: rename it"
+        ) from None
+    return "".join(f"# {printable(comment, 1000)}\n" for comment in comments) + text
+
+
+def build_recipe(
+    method: str,
+    base: str | None,
+    models: Sequence[str],
+    *,
+    weights: Sequence[float] | Mapping[str, Sequence[float]] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    dtype: DType | None = None,
+    out_dtype: DType | None = None,
+    origin: str = "the command line",
+) -> Recipe:
+    """A recipe of whole models.
+
+    `weights` are one number a model; or by parameter's name, one a model. `settings` are the recipe's `parameters`, in
+    the form that YAML gives them. Raises OptionError for values that no setting can have, and for a model named twice.
+    """
+    if weights is not None:
+        counts = {len(row) for row in weights.values()} if isinstance(weights, Mapping) else {len(weights)}
+        if counts - {len(models)}:
+            got = ", ".join(str(count) for count in sorted(counts))
+            raise OptionError(f"{printable(origin)}: expected {len(models)} weights, one for each model, got {got}")
+    shared = {key: _given(value, origin, f"{printable(key)}: ") for key, value in (settings or {}).items()}
+    each = [{} if weights is None else {"weight": _weight(weights, n, origin)} for n in range(len(models))]
+    sources = tuple(Source(model, None, own) for model, own in zip(models, each, strict=True))
+    recipe = Recipe(method, base, sources, (), shared, dtype, out_dtype, None, origin)
+    check_parts(recipe)
+    return recipe
+
+
+def _given(value: Any, origin: str, key: str = "") -> Given:
+    try:
+        return given(value)
+    except BadValue as error:
+        raise OptionError(f"{printable(origin)}: {key}{error}") from None
+
+
+def _weight(weights: Sequence[float] | Mapping[str, Sequence[float]], n: int, origin: str) -> Given:
+    if not isinstance(weights, Mapping):
+        return _given(float(weights[n]), origin)
+    rows = {name: float(row[n]) for name, row in weights.items()}
+    if len(set(rows.values())) == 1:
+        return _given(next(iter(rows.values())), origin)
+    for name in rows:
+        if name in {"", "*"}:
+            raise OptionError(
+                f"a parameter named {name!r} cannot have its own weight: as a filter it means every parameter"
+            )
+    # a filter fits wherever it is a part of the name: the longest first, each parameter meets its own name first
+    filters = _layers_as_one(rows)
+    words = sorted(filters, key=lambda word: (-len(word), word))
+    return _given([{"filter": word, "value": filters[word]} for word in words], origin)
+
+
+def _layers_as_one(rows: Mapping[str, float]) -> dict[str, float]:
+    """`rows` with one filter, `model.layers.3.`, for all parameters of a block that have one value.
+
+    A filter fits every name that it is a part of, so a block stands for itself only where all those agree.
+    """
+    blocks: dict[str, set[str]] = {}
+    for name in rows:
+        if found := _BLOCK.search(name):
+            blocks.setdefault(name[: found.end()], set()).add(name)
+    kept = dict(rows)
+    for block, members in blocks.items():
+        values = {rows[name] for name in rows if block in name} if len(members) > 1 else set()
+        if len(values) == 1:
+            kept = {name: value for name, value in kept.items() if name not in members} | {block: values.pop()}
+    return kept

@@ -1,0 +1,151 @@
+"""The passes of a merge: every parameter goes through its method's looks and its writing, stretch by stretch.
+
+A parameter's passes follow one another at once, while its data are still in the machine's page cache. The caller's
+thread runs the methods, which only decide; workers read, compute and hand the bytes on. A parameter's stretches are
+fixed by its size, and what looks find is merged in their order, so that no number of workers changes a bit.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from netweight.checkpoint.announce import announce_tensors
+from netweight.merging.course import Measured
+from netweight.merging.target import Target
+from netweight.passes.merge_blocks import BlockWorker, Sink, Step, Written, stretches_of, tensor_digest
+from netweight.run.progress import Progress
+from netweight.run.spread import Placed, noting, several, work_on
+
+if TYPE_CHECKING:
+    from netweight.kernels.merging import MergeKernels
+    from netweight.run.execute import Executor
+
+__all__ = ["Finished", "run_courses"]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One parameter: digests of the output and of every input that was read for it (None: it was not needed), how many
+    elements of the output are not finite, the value of a course that only measures, and how many elements differ from
+    what a sink that compares has.
+    """
+
+    target: Target
+    digest: str = ""
+    inputs: tuple[str | None, ...] = ()
+    nonfinite: int = 0
+    value: Any = None
+    differing: int = 0
+
+
+class _Open:
+    """A parameter under way: its course, and what the stretches of the present act have found."""
+
+    def __init__(self, target: Target, course: Any) -> None:
+        self.target = target
+        self.course = course
+        self.act: Any = None
+        self.found: list[Any] = []
+        self.missing = 0
+
+
+class _Courses:
+    """What the caller's thread knows: which steps are next."""
+
+    def __init__(self, targets: Sequence[Target], course_of: Callable[[Target], Any]) -> None:
+        self._waiting = deque(targets)
+        self._course_of = course_of
+        self._steps: deque[Step] = deque()
+        self._open: dict[str, _Open] = {}
+        self.measured: deque[Finished] = deque()  # courses that ended without a pass
+
+    def next_step(self) -> Step | None:
+        while not self._steps:
+            if not self._waiting:
+                return None
+            target = self._waiting.popleft()
+            entry = self._open[target.name] = _Open(target, self._course_of(target))
+            if (finished := self._advance(entry, None)) is not None:
+                self.measured.append(finished)
+        return self._steps.popleft()
+
+    def take(self, step: Step, found: Any) -> Finished | None:
+        entry = self._open[step.target.name]
+        entry.missing -= 1
+        if getattr(entry.act, "in_any_order", False):
+            found = entry.act.merged([*entry.found, found])
+            entry.found = [found]
+        else:
+            entry.found[step.number] = found
+        if entry.missing:
+            return None
+        if isinstance(found, Written):
+            del self._open[step.target.name]
+            return _finished(entry.target, entry.found)
+        return self._advance(entry, entry.act.merged(entry.found))
+
+    def _advance(self, entry: _Open, answer: Any) -> Finished | None:
+        """Ask the course for its next act, and put the act's steps before all others."""
+        try:
+            act = entry.course.send(answer)
+        except StopIteration as end:
+            act = end.value
+        if isinstance(act, Measured):
+            del self._open[entry.target.name]
+            return Finished(entry.target, value=act.value)
+        entry.act = act
+        spans = stretches_of(entry.target)
+        entry.found = [] if getattr(act, "in_any_order", False) else [None] * len(spans)
+        entry.missing = len(spans)
+        self._steps.extendleft(reversed([Step(entry.target, n, a, b, act) for n, (a, b) in enumerate(spans)]))
+        return None
+
+
+def _finished(target: Target, parts: Sequence[Written]) -> Finished:
+    inputs = []
+    for i in range(len(target.inputs)):
+        digests = [part.inputs[i] for part in parts]
+        inputs.append(tensor_digest([d for d in digests if d is not None]) if None not in digests else None)
+    return Finished(
+        target,
+        tensor_digest([part.digest for part in parts]),
+        tuple(inputs),
+        sum(part.nonfinite for part in parts),
+        differing=sum(part.differing for part in parts),
+    )
+
+
+def _name(step: Step) -> str:
+    return step.target.name
+
+
+def run_courses(
+    targets: Sequence[Target],
+    course_of: Callable[[Target], Any],
+    executor: Executor,
+    kernels: MergeKernels | Placed[MergeKernels],
+    sink: Sink | None,
+    progress: Progress,
+) -> Iterator[Finished]:
+    """Take every target through its course; yield each as it is finished, in no fixed order.
+
+    `course_of` makes the course of a target; one that returns `Measured` writes nothing. Raises ReadError where bytes
+    cannot be read, JobError where the sink refuses, OptionError where a method cannot do what it is asked to.
+    """
+    announce_tensors(piece.tensor for target in targets for source in target.inputs for piece in source.pieces)
+    if several(kernels):
+        targets = sorted(targets, key=lambda t: -t.size)
+    courses = _Courses(targets, course_of)
+    worker = work_on(kernels, partial(BlockWorker, sink=sink), _name)
+    results: Iterator[tuple[Step, Any]] = executor.run(courses.next_step, worker)
+    for step, found in noting(results, worker, kernels, progress.note):
+        finished = courses.take(step, found)
+        share = sum(i.nbytes for i in step.target.inputs) * (step.stop - step.start) // max(step.target.size, 1)
+        progress.advance(0 if finished is None else 1, share if sink is None or isinstance(found, Written) else 0)
+        if finished is not None:
+            yield finished
+    yield from courses.measured

@@ -1,0 +1,201 @@
+"""The measuring of matrices: each by one thread, read once for all its measures, the largest first."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from netweight.checkpoint.announce import announce_parts
+from netweight.checkpoint.matrix import Matrix
+from netweight.checkpoint.tensor import Skipped
+from netweight.errors import ReadError
+from netweight.kernels.protocol import Kernels
+from netweight.measures.registry import Measure, needed
+from netweight.passes.far_work import FarWork
+from netweight.passes.matrices import LONGEST_ROW, Scratch, gather, scratch_bytes
+from netweight.passes.subjects import Subject
+from netweight.run.blas import blas_threads, keep_blas_threads
+from netweight.run.devices import spectral_effort
+from netweight.run.execute import Executor
+from netweight.run.memory import FLOOR
+from netweight.run.spread import Placed, each, noting, work_on
+from netweight.statistics.channels import CHANNELS
+from netweight.statistics.spectrum import Spectrum
+
+__all__ = ["Found", "Load", "crews_of", "effort_of", "loads_of", "measure_matrix", "measure_subjects"]
+
+Found = dict[str, dict[str, Any]] | Skipped
+"""{measure: {field: value}}, or why there is none."""
+
+_SPECTRUM = "spectrum"
+
+
+def measure_matrix(
+    matrix: Matrix, measures: Sequence[Measure], scratch: Scratch, *, leading: int | None = None
+) -> dict[str, dict[str, Any]]:
+    """{measure: {field: value}} of one matrix, its bytes read once (again where a statistic needs a second look).
+
+    `leading`: only so many singular values. Raises ReadError where bytes cannot be read.
+    """
+    needs = needed(measures)
+    objects: dict[str, Any] = {}
+    if _SPECTRUM not in needs:
+        gathered = gather(matrix, scratch, needs)
+    elif min(matrix.rows, matrix.cols) <= 1:
+        # one singular value at most: the norm, which follows from the moments
+        gathered = gather(matrix, scratch, needs - {_SPECTRUM} | {"values.moments"})
+        assert gathered.values is not None  # noqa: S101 - it was asked for
+        objects[_SPECTRUM] = Spectrum.of_vector(matrix.rows, matrix.cols, gathered.values)
+    elif matrix.cols * matrix.dtype.bits // 8 > LONGEST_ROW:
+        gathered = gather(matrix, scratch, needs - {_SPECTRUM})
+        objects[_SPECTRUM] = Spectrum.undefined(matrix.rows, matrix.cols, "rows of more than 64 MiB are not taken in")
+    else:
+        accumulator = scratch.kernels.spectrum(matrix.dtype, matrix.rows, matrix.cols, leading)
+        gathered = gather(matrix, scratch, needs - {_SPECTRUM}, sinks=(accumulator,))
+        if accumulator.look_again():
+            gather(matrix, scratch, frozenset(), sinks=(accumulator,))
+        objects[_SPECTRUM] = Spectrum.of(accumulator)
+    objects |= {"values": gathered.values, "channels": gathered.channels}
+    return {m.name: dict(m.derive(*(objects[name] for name in m.takes))) for m in measures}
+
+
+@dataclass(frozen=True)
+class Load:
+    """What measuring one subject takes: bytes of memory beside the scratch, and work in arbitrary units."""
+
+    subject: Subject
+    memory: int
+    work: float
+
+
+def loads_of(
+    subjects: Sequence[Subject], measures: Sequence[Measure], kernels: Kernels, leading: int | None
+) -> list[Load]:
+    """Largest first; subjects of equal work in file order."""
+    needs = needed(measures)
+    spectral = _SPECTRUM in needs
+    found = []
+    for given in subjects:
+        subject = given if CHANNELS in needs else given.as_stored()
+        rows, cols = subject.part.stored_shape
+        memory, work = subject.held_bytes, float(rows * cols)
+        if spectral and min(rows, cols) > 1:
+            if subject.part.transposed:
+                rows, cols = cols, rows
+            memory += kernels.spectrum_bytes(subject.tensor.dtype, rows, cols, leading)
+            short, long = sorted((rows, cols))
+            work += short * short * (long + 6.0 * short) / 16  # the Gram matrix, and its eigenvalues at a slower rate
+        found.append(Load(subject, memory, work))
+    return sorted(found, key=lambda load: -load.work)
+
+
+def effort_of(subjects: Sequence[Subject], measures: Sequence[Measure]) -> float:
+    """What the spectra of all subjects take, 0 where none is asked for; see `run.devices.spectral_effort`."""
+    if _SPECTRUM not in needed(measures):
+        return 0.0
+    return sum(spectral_effort(subject.part.stored_shape) for subject in subjects)
+
+
+def crews_of(
+    loads: Sequence[Load], measures: Sequence[Measure], kernels: Kernels, workers: int, budget: int
+) -> dict[int, list[Load]]:
+    """{how many are measured at a time: which}, the fewest first; each crew in the order of `loads`."""
+    each = scratch_bytes(kernels, measures)
+    found: dict[int, list[Load]] = {}
+    for load in loads:
+        found.setdefault(max(1, min(workers, (budget - FLOOR) // (load.memory + each))), []).append(load)
+    return dict(sorted(found.items()))
+
+
+class _Worker(FarWork):
+    """Measures subjects; every thread has a scratch of its own."""
+
+    def __init__(self, measures: Sequence[Measure], kernels: Kernels, leading: int | None, threads: int | None) -> None:
+        self._measures = measures
+        self._kernels = kernels
+        self._leading = leading
+        self._threads = threads  # that a spectrum takes, None where there is none
+        super().__init__()
+
+    def __call__(self, load: Load) -> Found:
+        if not hasattr(self._own, "scratch"):
+            self._own.scratch = Scratch(self._kernels)
+            if self.far and self._threads:
+                keep_blas_threads(self._threads)
+        subject = load.subject
+        if self.far:
+            announce_parts([(subject.tensor, subject.part)])
+        try:
+            return _oriented(
+                measure_matrix(subject.open(), self._measures, self._own.scratch, leading=self._leading),
+                transposed=subject.part.transposed,
+            )
+        except ReadError as error:
+            return Skipped(subject.name, str(error))
+
+
+def _oriented(found: dict[str, dict[str, Any]], *, transposed: bool) -> dict[str, dict[str, Any]]:
+    """Rows and columns as they are stored, where the matrix that was measured is a transpose."""
+    if not transposed or "sparsity" not in found:
+        return found
+    other = {"rows": "columns", "columns": "rows"}
+    fields = found["sparsity"]
+    swapped = {
+        key: fields[f"dead_{other[key.split('_')[1]]}{key.removeprefix('dead_' + key.split('_')[1])}"]
+        for key in fields
+        if key.startswith(("dead_rows", "dead_columns"))
+    }
+    return {**found, "sparsity": fields | swapped}
+
+
+def _name(load: Load) -> str:
+    return load.subject.name
+
+
+def measure_subjects(
+    loads: Sequence[Load],
+    measures: Sequence[Measure],
+    executor: Executor,
+    kernels: Kernels | Placed[Kernels],
+    *,
+    budget: int,
+    leading: int | None = None,
+    note: Callable[[str], None] = lambda _: None,
+) -> Iterator[tuple[Subject, Found]]:
+    """Yield every subject's measures, or the reason why it has none, as they are done.
+
+    As many are measured at a time as `budget` bytes of memory allow, one always; where fewer spectra fit than there are
+    workers, each takes several BLAS threads, so that there are never more threads than workers were asked for. What
+    happens to devices goes to `note`.
+    """
+    host = each(kernels)[0]
+    spectral = _SPECTRUM in needed(measures)
+    for at_once, crew in crews_of(loads, measures, host, executor.workers, budget).items():
+        threads = executor.workers // at_once if spectral else None
+        worker = work_on(kernels, partial(_Worker, measures, leading=leading, threads=threads), _name)
+        with blas_threads(threads) if threads else nullcontext():
+            yield from noting(_in_turn(crew, at_once, executor, worker), worker, kernels, note)
+
+
+def _in_turn(
+    loads: Sequence[Load], at_once: int, executor: Executor, worker: Callable[[Load], Found]
+) -> Iterator[tuple[Subject, Found]]:
+    waiting = deque(loads)
+    flying = 0
+
+    def next_load() -> Load | None:
+        nonlocal flying
+        # a full crew may have a task queued beside those under way; a reduced one may not
+        if not waiting or (at_once < executor.workers and flying >= at_once):
+            return None
+        flying += 1
+        return waiting.popleft()
+
+    results: Iterator[tuple[Load, Found]] = executor.run(next_load, worker)
+    for load, found in results:
+        flying -= 1
+        yield load.subject, found

@@ -1,0 +1,262 @@
+"""How `netweight compare` shows its result: a summary, the most changed parameters, and a row for each block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import isnan
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from netweight.checkpoint.tensor import Skipped
+from netweight.errors import printable
+from netweight.views.console import print_trimmed, stdout_console
+from netweight.views.short_names import left_out_lines
+from netweight.views.text import human_bytes, human_count
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from netweight.jobs.compare.plan import Prepared
+    from netweight.jobs.compare.result import Comparison
+
+__all__ = ["show_comparison", "show_plan"]
+
+_LISTED = 6
+_WIDE = 110  # columns of a terminal that has room for more of them
+_SHOWN = {
+    "spectral": (
+        ("condition", "condition_number_ratio"),
+        ("sigma_1", "max_singular_value_ratio"),
+        ("stable rank", "stable_rank_diff"),
+    ),
+    "quantization": (
+        ("sqnr dB", "sqnr_db_diff"),
+        ("outliers %", "outlier_percentage_diff"),
+        ("extreme %", "extreme_outlier_percentage_diff"),
+    ),
+    "sparsity": (("sparsity", "sparsity_diff"), ("dead rows", "dead_rows_diff"), ("columns", "dead_columns_diff")),
+    "tail": (("alpha", "alpha_diff"), ("weighted", "alpha_weighted_diff"), ("rank loss", "rank_loss_diff")),
+}
+"""(heading, field) of what the console has room for; files hold all."""
+
+
+def show_plan(prepared: Prepared, *, verbose: bool) -> None:
+    """What a dry run says."""
+    plan, pairing = prepared.plan, prepared.pairing
+    click.echo(f"A          {printable(prepared.a.ref)}")
+    click.echo(f"B          {printable(prepared.b.ref)}")
+    click.echo(f"methods    {', '.join(prepared.methods)}")
+    click.echo(
+        f"tensors    {plan.tensors} to compare, {plan.skipped} left out, {len(pairing.only_in_a)} only in A,"
+        f" {len(pairing.only_in_b)} only in B"
+    )
+    click.echo(f"to read    {human_bytes(prepared.nbytes)} in {len(plan.tasks)} tasks")
+    click.echo(f"memory     about {human_bytes(plan.memory)} with {plan.workers} workers")
+    click.echo(f"device     {plan.device}: {plan.device_reason}")
+    if verbose:
+        for task in plan.tasks:
+            click.echo(f"  {printable(task.name)} [{task.start}:{task.stop}]  {human_bytes(task.nbytes)}")
+    unlike = [Skipped(p.name, p.reason) for p in pairing.pairs if p.reason]
+    for line in left_out_lines([*unlike, *pairing.skipped], verbose=verbose):
+        click.echo(line)
+    _one_sided(pairing.only_in_a, pairing.only_in_b, verbose=verbose)
+    for note in prepared.notes:
+        click.echo(f"note: {printable(note, 400)}")
+    click.echo("nothing was read or written; leave out --dry-run to run it")
+
+
+def show_comparison(result: Comparison, *, top_changes: int, verbose: bool = False) -> None:
+    """Print the result for people."""
+    console = stdout_console()
+    _summary(result, console)
+    if top_changes:
+        _most_changed(result, console, top_changes)
+    _blocks(result, console)
+    click.echo()
+    _named("identical", "every value is the same", result.identical, verbose=verbose)
+    same = set(result.identical)
+    _named("with the norm within 1%", "not identical", [n for n in result.frozen if n not in same], verbose=verbose)
+    _named("adapted", "norm beyond 10%", result.adapted, verbose=verbose)
+    _one_sided(result["only_in_model1"], result["only_in_model2"], verbose=verbose)
+    for line in left_out_lines([*result.failed, *result.skipped], verbose=verbose):
+        click.echo(line)
+    flagged = [(p.name, p.metrics["flag"]) for p in result.parameters if p.metrics["flag"]]
+    _listed("flagged", (f"{printable(name)}: {flag}" for name, flag in flagged), verbose=verbose)
+    for note in result.notes:
+        click.echo(f"note: {printable(note, 400)}")
+
+
+def _summary(result: Comparison, console: Console) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    t = result.totals
+    share = t["relative_l2_distance"]
+    values = (
+        f"{_percent(t['identical_percentage'])} identical,"
+        f" {_percent(t['significant_change_percentage'])} changed by more than 1%,"
+        f" {_percent(t['sign_flip_percentage'])} changed sign"
+    )
+    rows = [
+        ("A", printable(result.refs[0])),
+        ("B", printable(result.refs[1])),
+        ("compared", f"{t['parameters']} of {len(result.parameters)} parameters, {human_count(t['elements'])} values"),
+        (
+            "l2 distance",
+            _number(t["l2_distance"]) + (f", {_percent(100 * share)} of A's norm" if not isnan(share) else ""),
+        ),
+        ("cosine", _cosine(t["cosine_similarity"])),
+        ("norm ratio", _number(t["l2_norm_ratio"])),
+        ("largest change", _number(t["max_absolute_difference"])),
+        ("values", values),
+    ]
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, value in rows:
+        table.add_row(label, Text(value))
+    print_trimmed(console, table)
+
+
+def _most_changed(result: Comparison, console: Console, top: int) -> None:
+    from rich.table import Table
+
+    from netweight.jobs.compare.result import find_most_changed_layers
+
+    found = [entry for entry in find_most_changed_layers(result, top) if entry[1] > 0]
+    click.echo()
+    if not found:
+        distance = result.totals["l2_distance"]
+        # a permutation of the weights keeps mean, spread and norm
+        click.echo("no parameter changed in mean, spread or norm" if distance > 0 else _unchanged(result))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("most changed", overflow="fold", ratio=1, min_width=16)
+    wide = console.width >= _WIDE
+    for name in ("score", "of norm", "cosine", "same", *(("norm B/A", "largest", "signs") if wide else ())):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, score, m in found:
+        more = (
+            _number(_value(m, "l2_norm_ratio"), 4),
+            _number(_value(m, "max_absolute_difference"), 3),
+            _percent(_value(m, "sign_flip_percentage")),
+        )
+        table.add_row(
+            printable(name),
+            _number(score, 4),
+            _percent(100 * _value(m, "relative_l2_distance")),
+            _cosine(_value(m, "cosine_similarity")),
+            _percent(_value(m, "identical_percentage")),
+            *(more if wide else ()),
+        )
+    print_trimmed(console, table)
+    _between(result, console, top)
+
+
+def _unchanged(result: Comparison) -> str:
+    left_out = result.totals["n_nonfinite"]
+    more = f", but {left_out} with NaN or infinity on either side were not compared" if left_out else ""
+    return f"no parameter changed{more}"
+
+
+def _between(result: Comparison, console: Console, top: int) -> None:
+    """How the most changed matrices differ in what the scan measures say: a table for each."""
+    from rich.table import Table
+
+    from netweight.jobs.compare.result import find_most_changed_layers
+
+    matrices = {p.name for p in result.parameters if len(p.shape or ()) > 1}
+    found = [entry for entry in find_most_changed_layers(result, len(result.parameters)) if entry[0] in matrices][:top]
+    for method in result.methods:
+        if method not in _SHOWN or not found:
+            continue
+        click.echo()
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column(f"{method}, from A to B", overflow="fold", ratio=1, min_width=16)
+        for heading, _ in _SHOWN[method]:
+            table.add_column(heading, justify="right", no_wrap=True)
+        for name, _, m in found:
+            table.add_row(printable(name), *(_step(_value(m, field), field) for _, field in _SHOWN[method]))
+        print_trimmed(console, table)
+
+
+def _step(value: float, field: str) -> str:
+    """A ratio as x1.2, a difference with its sign."""
+    if isnan(value):
+        return "-"
+    return f"x{value:.4g}" if field.endswith("_ratio") else f"{value:+.3g}" if value else "0"
+
+
+def _blocks(result: Comparison, console: Console) -> None:
+    from rich.table import Table
+
+    if not result.totals["parameters"]:
+        return
+    click.echo()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("block", overflow="fold", ratio=1, min_width=12)
+    for name in ("tensors", "l2", "of norm", "cosine", "same", "> 1%", "signs"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, t in result.groups.items():
+        if not t["parameters"]:
+            continue
+        table.add_row(
+            printable(name),
+            str(t["parameters"]),
+            _number(t["l2_distance"], 4),
+            _percent(100 * t["relative_l2_distance"]),
+            _cosine(t["cosine_similarity"]),
+            _percent(t["identical_percentage"]),
+            _percent(t["significant_change_percentage"]),
+            _percent(t["sign_flip_percentage"]),
+        )
+    print_trimmed(console, table)
+
+
+def _named(what: str, why: str, names: Sequence[str], *, verbose: bool) -> None:
+    from rich.text import Text
+
+    if not names:
+        return
+    shown = names if verbose else names[:3]
+    more = f" and {len(names) - len(shown)} more (--verbose lists them)" if len(names) > len(shown) else ""
+    line = f"{len(names)} {what} ({why}): {', '.join(printable(n) for n in shown)}{more}"
+    print_trimmed(stdout_console(), Text(line))
+
+
+def _one_sided(only_in_a: Sequence[str], only_in_b: Sequence[str], *, verbose: bool) -> None:
+    _named("only in A", "missing in B", only_in_a, verbose=verbose)
+    _named("only in B", "missing in A", only_in_b, verbose=verbose)
+
+
+def _listed(label: str, lines: Iterable[str], *, verbose: bool) -> None:
+    held = list(lines)
+    shown = held if verbose else held[:_LISTED]
+    for line in shown:
+        click.echo(f"{label}: {line}")
+    if len(held) > len(shown):
+        click.echo(f"{label}: {len(held) - len(shown)} more (--verbose lists them)")
+
+
+def _value(metrics: Mapping[str, Any], field: str) -> float:
+    value = metrics.get(field)
+    return float(value) if isinstance(value, int | float) else float("nan")
+
+
+def _number(value: float, digits: int = 6) -> str:
+    return f"{value:.{digits}g}" if not isnan(value) else "-"
+
+
+def _percent(value: float) -> str:
+    """Three figures."""
+    return f"{value:.3g}%" if not isnan(value) else "-"
+
+
+def _cosine(value: float) -> str:
+    """Six places, but 1 only where it is 1."""
+    if isnan(value):
+        return "-"
+    if abs(value) == 1 or abs(value) < 0.9999995:
+        return f"{value:.6f}"
+    return ">.999999" if value > 0 else "<-.999999"

@@ -1,0 +1,163 @@
+"""What `netweight embeddings` prints for people."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from netweight.errors import printable
+from netweight.views.text import human_bytes, human_count
+
+if TYPE_CHECKING:
+    from netweight.jobs.embeddings.nearest import Neighbours
+    from netweight.jobs.embeddings.plan import Options, Prepared
+    from netweight.jobs.embeddings.result import Embeddings
+
+__all__ = ["show_embeddings", "show_neighbours", "show_plan"]
+
+_LISTED = 40
+_IDS = 12
+
+
+def show_embeddings(result: Embeddings, *, verbose: bool) -> None:
+    """The clusters as a table, and what was found around them."""
+    click.echo(f"model      {printable(result.ref)}")
+    click.echo(f"embedding  {printable(result.parameter)}: {result.rows} x {result.cols}, {result.dtype}")
+    click.echo(f"clusters   {result.optimal_k}: {result.choice.reason}")
+    click.echo(f"F          {_short(result.f)} over {human_count(result.rows - len(result.left_out))} rows")
+    click.echo(f"silhouette {_short(result.silhouette_score)}, of a sample of {result.silhouettes.rows} rows")
+    click.echo()
+    shown = result.clusters if verbose else result.clusters[:_LISTED]
+    table = _table(("cluster", "rows", "%", "distance", "silhouette"), ("nearest to the centre",))
+    for cluster in shown:
+        table.add_row(
+            str(cluster.cluster_id),
+            str(cluster.size),
+            f"{cluster.percentage:.1f}",
+            _short(cluster.avg_distance),
+            _short(cluster.silhouette_score),
+            _texts(cluster),
+        )
+    _print(table)
+    if len(shown) < len(result.clusters):
+        click.echo(f"and {len(result.clusters) - len(shown)} more clusters (--verbose lists them)")
+    click.echo()
+    _show_untrained(result)
+    _show_output(result)
+    for note in result.notes:
+        click.echo(f"note: {printable(note, 400)}")
+
+
+def show_neighbours(found: Neighbours) -> None:
+    """The neighbours as a table."""
+    table = _table(("token", "cosine", "id"), ("neighbour",))
+    asked = None
+    for row in found.rows:
+        first = f"{row.token_id} {_text(row.text)}".rstrip() if row.token_id != asked else ""
+        asked = row.token_id
+        table.add_row(first, f"{row.cosine:.4f}", str(row.neighbour_id), _text(row.neighbour_text))
+    _print(table)
+    for note in found.notes:
+        click.echo(f"note: {printable(note, 400)}")
+
+
+def show_plan(prepared: Prepared, options: Options, output_format: str) -> None:
+    """What --dry-run says."""
+    tensor = prepared.place.tensor
+    if output_format == "json":
+        found: dict[str, Any] = {
+            "parameter": tensor.name,
+            "shape": list(tensor.shape),
+            "dtype": tensor.dtype.name,
+            "bytes": tensor.nbytes,
+            "max_k": options.max_k,
+            "sample": prepared.sampled,
+            "workers": prepared.workers,
+            "memory": prepared.memory,
+            "tokenizer": prepared.tokenizer,
+            "output": prepared.place.output.to_dict() | {"rows": None},
+            "notes": list(prepared.notes),
+        }
+        json.dump(found, sys.stdout, indent=2, ensure_ascii=True)
+        click.echo()
+    elif output_format == "human":
+        click.echo(f"model      {printable(prepared.checkpoint.ref)}")
+        click.echo(f"embedding  {printable(tensor.name)}: {tensor.shape[0]} x {tensor.shape[1]}, {tensor.dtype}")
+        click.echo(f"tokenizer  {printable(prepared.tokenizer, 300)}")
+        click.echo(f"output     {printable(prepared.place.output.reason or str(prepared.place.output.output), 300)}")
+        click.echo(f"k-means    k from 2 to {options.max_k} on {prepared.sampled} rows, the chosen k on all")
+        click.echo(f"to read    {human_bytes(tensor.nbytes)}, once in each iteration over all rows")
+        click.echo(f"memory     about {human_bytes(prepared.memory)} with {prepared.workers} workers")
+        for note in prepared.notes:
+            click.echo(f"note: {printable(note, 400)}")
+        click.echo("nothing was computed or written; leave out --dry-run to run it")
+
+
+def _show_untrained(result: Embeddings) -> None:
+    poor = result.untrained
+    click.echo(
+        f"untrained  {len(poor.reasons)} rows look it"
+        + (f", {len(poor.unused)} are known to be unused" if poor.unused else "")
+    )
+    for name, ids in poor.to_dict()["ids_by_reason"].items():
+        if ids:
+            more = f" and {len(ids) - _IDS} more" if len(ids) > _IDS else ""
+            named = ", ".join(_named(result, i) for i in ids[:_IDS])
+            click.echo(f"  {name.replace('_', ' ')}: {len(ids)}: {named}{more}")
+    if poor.note:
+        click.echo(f"  {poor.note}")
+
+
+def _show_output(result: Embeddings) -> None:
+    output = result.output
+    if output.state != "compared":
+        click.echo(f"output     {output.state}: {printable(output.reason, 300)}")
+        return
+    cosine, norms = _short(output.mean_cosine), _short(output.norm_correlation)
+    click.echo(
+        f"output     {printable(output.output or '')}: mean cosine of rows {cosine}, correlation of norms {norms}"
+    )
+    for label, rows in (("least", output.least), ("most", output.most)):
+        if rows:
+            click.echo(f"  {label} alike: " + ", ".join(f"{_named(result, i)} {c:.3f}" for i, c in rows[:5]))
+    if output.reason:
+        click.echo(f"  {printable(output.reason, 300)}")
+
+
+def _named(result: Embeddings, number: int) -> str:
+    text = result.texts[number] if result.texts is not None else None
+    return f"{number} {_text(text)}" if text is not None else str(number)
+
+
+def _texts(cluster: Any) -> str:
+    texts = [_text(r.text) if r.text is not None else str(r.token_id) for r in cluster.representatives[:6]]
+    return " ".join(texts)
+
+
+def _text(text: str | None) -> str:
+    """A token in quotes, harmless: it is the checkpoint's text."""
+    return "" if text is None else printable(repr(text), 40)
+
+
+def _short(value: float | None) -> str:
+    return "n/a" if value is None or value != value else f"{value:.4g}"  # noqa: PLR0124 - only NaN differs from itself
+
+
+def _table(numbers: tuple[str, ...], texts: tuple[str, ...]) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in texts:
+        table.add_column(name, overflow="fold", ratio=1, min_width=12)
+    return table
+
+
+def _print(table: Any) -> None:
+    from rich.console import Console
+
+    Console(highlight=False, markup=False, emoji=False).print(table)

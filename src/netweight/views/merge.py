@@ -1,0 +1,197 @@
+"""What `netweight merge` prints."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from netweight.checkpoint.tensor import Skipped
+from netweight.errors import printable
+from netweight.views.short_names import cells, left_out_lines, shorten_names
+from netweight.views.text import human_bytes, human_count
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from netweight.jobs.merge.plan import Prepared
+    from netweight.jobs.merge.result import Merged
+    from netweight.jobs.merge.targets import MergePlan
+    from netweight.jobs.merge.weights import Weighting
+
+__all__ = ["display_names", "show_merged", "show_plan"]
+
+_LISTED = 8
+_LONG = 40  # columns of a reference from which on all are shortened
+
+
+def show_plan(
+    prepared: Prepared,
+    weighting: Weighting | None,
+    plan: MergePlan,
+    output: str | None,
+    output_format: str,
+    *,
+    verbose: bool,
+) -> None:
+    """Print what the merge will do: weights, norms, cosines, bytes."""
+    from netweight.jobs.merge.record import weighting_record
+
+    weights = weighting_record(prepared, weighting)
+    if output_format == "json":
+        json.dump(_planned(prepared, weights, plan), sys.stdout, indent=2, allow_nan=False, ensure_ascii=True)
+        click.echo()
+    elif output_format == "human":
+        names = display_names(plan.references)
+        click.echo(f"method     {plan.recipe.method}")
+        if plan.recipe.base is not None:
+            click.echo(f"base       {names[plan.recipe.base]}")
+        if weights:
+            _show_weights(weights, names, verbose=verbose)
+        else:
+            for reference in plan.references:
+                if reference != plan.recipe.base:
+                    click.echo(f"model      {names[reference]}")
+        click.echo(f"parameters {len(plan.targets)}, {human_count(sum(t.size for t in plan.targets))} elements")
+        again = ", and once more to measure the norms" if prepared.measures else ""
+        click.echo(f"to read    {human_bytes(prepared.read)}{again}")
+        where = f" to {printable(output, 300)} ({_free(Path(output))} free)" if output else ""
+        click.echo(f"to write   {human_bytes(prepared.written)} in {_files(len(prepared.shards))}{where}")
+        click.echo(f"memory     about {human_bytes(prepared.memory)} with {prepared.workers} workers")
+        click.echo(f"device     {prepared.choice.name}: {prepared.choice.why}")
+        if verbose:
+            for target in plan.targets:
+                click.echo(
+                    f"  {printable(target.name)} {list(target.shape)} {target.dtype} {target.method or 'copied'}"
+                )
+        for line in left_out_lines(plan.dropped, verbose=verbose):
+            click.echo(line)
+        for note in plan.notes:
+            click.echo(f"note: {printable(note, 400)}")
+        click.echo("nothing was written; leave out --dry-run to run it")
+
+
+def show_merged(result: Merged, *, verbose: bool = False) -> None:
+    """Print what was done."""
+    record = result.record
+    if result.weights:
+        _show_weights(result.weights, display_names([entry["ref"] for entry in record["inputs"]]), verbose=verbose)
+    parameters = record["parameters"]
+    elements = sum(p["elements"] for p in parameters.values())
+    files = len({p["file"] for p in parameters.values()})
+    for line in left_out_lines([Skipped(e["name"], e["reason"]) for e in record["dropped"]], verbose=verbose):
+        click.echo(line)
+    click.echo(f"{len(parameters)} parameters, {human_count(elements)} elements in {_files(files)}")
+    click.echo(f"written to {printable(str(result.output), 300)}")
+
+
+def display_names(references: Sequence[str]) -> dict[str, str]:
+    """How references are shown: as given where all are short, else by as many last parts of their paths as tell them
+    apart.
+    """
+    shown = {reference: printable(reference) for reference in references}
+    if all(cells(text) <= _LONG for text in shown.values()):
+        return shown
+    from netweight.jobs.merge.card import public_name
+
+    public = {reference: public_name(reference) for reference in references}
+    parts = {reference: Path(reference).parts for reference in references}
+    depth = 0
+    while len(set(public.values())) < len(public) and depth < max(map(len, parts.values())):
+        depth += 1
+        public = {reference: "/".join(parts[reference][-depth:]) for reference in references}
+    return {reference: printable(name) for reference, name in public.items()}
+
+
+def _planned(prepared: Prepared, weights: Mapping[str, Any] | None, plan: MergePlan) -> dict[str, Any]:
+    from netweight.merging.recipe.recipe import write_recipe
+
+    return {
+        "job": "merge",
+        "method": plan.recipe.method,
+        "models": list(plan.references),
+        "parameters": len(plan.targets),
+        "bytes_to_read": (2 if prepared.measures else 1) * prepared.read,
+        "bytes_to_write": prepared.written,
+        "files": [{"name": s.name, "bytes": s.size} for s in prepared.shards],
+        "workers": prepared.workers,
+        "expected_memory": prepared.memory,
+        "device": prepared.choice.name,
+        "device_reason": prepared.choice.why,
+        "weights": weights,
+        "recipe": write_recipe(plan.recipe),
+        "dropped": [{"name": s.name, "reason": s.reason} for s in plan.dropped],
+        "notes": list(plan.notes),
+    }
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count} files"
+
+
+def _free(place: Path) -> str:
+    there = next(above for above in (place.absolute(), *place.absolute().parents) if above.exists())
+    return human_bytes(shutil.disk_usage(there).free)
+
+
+def _show_weights(weights: Mapping[str, Any], names: Mapping[str, str], *, verbose: bool) -> None:
+    from netweight.views.console import stdout_console
+
+    console = stdout_console()
+    about = [f"{key} {value}" for key, value in weights.items() if key in ("mode", "alpha", "beta", "granularity")]
+    click.echo(f"weights    {', '.join(about)}")
+    _show_models(weights, names, console)
+    by_layer = list((weights.get("by_layer") or {}).items())
+    shown = by_layer if verbose else by_layer[:_LISTED]
+    for label, found in shown:
+        click.echo(f"  {printable(label)}: {' '.join(f'{w:.4f}' for w in found)}")
+    if len(by_layer) > len(shown):
+        click.echo(f"  and {len(by_layer) - len(shown)} more groups (--verbose lists them)")
+    _show_cosines(weights, names, console, verbose=verbose)
+    if weights.get("merged_l2") is not None:
+        click.echo(f"L2 of the weighted sum of the task vectors: {weights['merged_l2']:.6g}")
+
+
+def _show_models(weights: Mapping[str, Any], names: Mapping[str, str], console: Console) -> None:
+    from rich.table import Table
+
+    from netweight.jobs.merge.result import weight_text
+
+    by = f"by {weights['granularity']}" if weights.get("granularity") in ("layer", "parameter") else "by parameter"
+    norms = any(model["l2"] is not None for model in weights["models"])
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("model", overflow="fold")
+    if norms:
+        table.add_column("L2", justify="right", no_wrap=True)
+    table.add_column("weight", justify="right", no_wrap=True)
+    for model in weights["models"]:
+        norm = [] if not norms else ["" if model["l2"] is None else f"{model['l2']:.6g}"]
+        weight = by if model["weight"] is None else weight_text(model["weight"])
+        table.add_row(names[model["model"]], *norm, weight)
+    console.print(table)
+
+
+def _show_cosines(weights: Mapping[str, Any], names: Mapping[str, str], console: Console, *, verbose: bool) -> None:
+    cosines = weights.get("cosines")
+    if not cosines or len(cosines) < 2:
+        return
+    fitting = [names[model["model"]] for model in weights["models"]]
+    room = (console.width - len("cosine +0.0000 between  and ")) // 2
+    if any(cells(name) > room for name in fitting):
+        fitting = shorten_names(fitting, max(room, 12))
+    pairs = [
+        (cosines[i][j], fitting[j], fitting[i])
+        for i in range(len(cosines))
+        for j in range(i)
+        if cosines[i][j] is not None
+    ]
+    shown = pairs if verbose else sorted(pairs, key=lambda pair: -abs(pair[0]))[:_LISTED]
+    for cosine, a, b in shown:
+        click.echo(f"cosine {cosine:+.4f} between {a} and {b}")
+    if len(pairs) > len(shown):
+        click.echo(f"and {len(pairs) - len(shown)} more pairs (--verbose lists them)")

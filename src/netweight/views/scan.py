@@ -1,0 +1,272 @@
+"""What people see of a scan on a terminal: the layers, the worst matrices, the health."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from netweight.errors import printable
+from netweight.jobs.scan.result import assess_rows
+from netweight.measures.health import SCORING, number, topics
+from netweight.measures.health_checks import LEVELS, Level, judge
+from netweight.views.console import print_trimmed, stdout_console
+from netweight.views.scan_layers import LEVEL_STYLES, numbers, show_layers, small
+from netweight.views.short_names import cells, left_out_lines, shorten_names
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from netweight.checkpoint.tensor import Skipped
+    from netweight.jobs.scan.result import ScanRow
+    from netweight.measures.health import Finding, Health, Topic
+
+__all__ = ["show_health", "show_scan"]
+
+_PATTERNS = 3
+_NARROWEST_NAME = 16
+_NAME_LIMIT = 2000
+_WIDE = 120
+
+
+def show_scan(
+    rows: Sequence[ScanRow],
+    *,
+    top_issues: int,
+    skipped: Sequence[Skipped] = (),
+    notes: Sequence[str] = (),
+    health: Health | None = None,
+    verbose: bool = False,
+) -> None:
+    """Print the layers, the `top_issues` worst matrices by condition number, quantization and sparsity, what was left
+    out and why, notes, and the health where it is given.
+
+    On stdout; a terminal's width is used, elsewhere 80 columns unless COLUMNS says otherwise. Colours follow NO_COLOR,
+    and every level is also a word or a letter.
+    """
+    console = stdout_console()
+    gap = _gap(console)
+    if rows:
+        found = health if health is not None else assess_rows(rows)
+        show_layers(console, rows, found.worst(), gap=gap, verbose=verbose)
+    else:
+        console.print("nothing was measured")
+    if top_issues > 0:
+        _show_conditions(console, rows, top_issues)
+        _show_quantization(console, rows, top_issues)
+        _show_sparsity(console, rows, top_issues)
+    for line in left_out_lines(skipped, verbose=verbose):
+        _say(console, line)
+    for note in notes:
+        _say(console, f"note: {printable(note, 400)}")
+    if health is not None:
+        if skipped or notes:
+            console.print()
+        show_health(health, verbose=verbose)
+
+
+def show_health(health: Health, *, verbose: bool = False) -> None:
+    """Print the score, the findings (those over many layers as one), what was not measured, and the thresholds.
+
+    `verbose` also explains findings of the level info.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    console = stdout_console()
+    counts = ", ".join(f"{count} {level}" for level, count in health.counts().items())
+    score = Text("health  ", style="bold")
+    if health.score is None:
+        score.append("no score: nothing was judged")
+    else:
+        # never rounded up to 100
+        score.append(f"{math.floor(health.score * 10) / 10:.1f} of 100", style="bold")
+        score.append(f"  {counts}, in {health.judged} tensor{'s' * (health.judged != 1)}")
+    print_trimmed(console, score)
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for topic in topics(health.findings):
+        table.add_row(Text(topic.level, style=LEVEL_STYLES[topic.level]), _topic(topic, verbose=verbose))
+    if health.findings:
+        print_trimmed(console, table)
+    for sentence in health.unmeasured:
+        _say(console, f"not judged: {sentence}")
+    if health.thresholds:
+        console.print(Text("thresholds", style="dim"))
+    for what, bounds in health.thresholds:
+        print_trimmed(console, Text(f"  {what}: {bounds}", style="dim"))
+    if health.score is not None:
+        print_trimmed(console, Text(SCORING, style="dim"))
+
+
+def _gap(console: Console) -> str:
+    return "\N{HORIZONTAL ELLIPSIS}" if console.encoding.lower().startswith("utf") else ".."
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True)
+
+
+def _topic(topic: Topic, *, verbose: bool) -> str:
+    worst = topic.worst
+    if topic.count == 1:
+        lines = [f"{worst.said} in {_name(worst)}"]
+    else:
+        value = _value(worst)
+        lines = [f"{topic.what}: {topic.count} tensors, {'the worst' if value else 'such as'} {value}{_name(worst)}"]
+        shown = [f"{count} x {printable(name, _NAME_LIMIT)}" for name, count in topic.patterns[:_PATTERNS]]
+        more = topic.count - sum(count for _, count in topic.patterns[:_PATTERNS])
+        if topic.level != "info" or verbose:
+            lines.append(", ".join(shown) + (f", and {more} more" if more else ""))
+    if topic.level != "info" or verbose:
+        lines.append(worst.advice)
+    return "\n".join(lines)
+
+
+def _name(finding: Finding) -> str:
+    return printable(finding.parameter, _NAME_LIMIT)
+
+
+def _value(finding: Finding) -> str:
+    said = finding.said.removeprefix(finding.what).removeprefix(": ")
+    return f"{said} in " if said else ""
+
+
+def _show_conditions(console: Console, rows: Sequence[ScanRow], most: int) -> None:
+    found = [(row, numbers(row)) for row in rows if row.matrix]
+    known = sorted(
+        ((row, one["condition"], one) for row, one in found if "condition" in one), key=lambda entry: -entry[1]
+    )
+    if not known:
+        return
+    lines = [
+        (
+            judge("condition", value),
+            ["singular" if math.isinf(value) else small(value), _ranks(one)],
+            row.name,
+        )
+        for row, value, one in known[:most]
+    ]
+    _table(console, "largest condition numbers", len(known), ["condition", "rank"], lines)
+
+
+def _show_quantization(console: Console, rows: Sequence[ScanRow], most: int) -> None:
+    known: list[tuple[ScanRow, Level | None, float | None, float | None]] = []
+    for row in rows:
+        one = numbers(row)
+        broken = row.measures.get("quantization", {}).get("risk_level") == "broken"
+        if row.matrix and (broken or "sqnr" in one or "outliers" in one):
+            sqnr, outliers = one.get("sqnr"), one.get("outliers")
+            level = "critical" if broken else _worse(judge("sqnr", sqnr), judge("outliers", outliers))
+            known.append((row, level, sqnr, outliers))
+    if not known:
+        return
+    known.sort(key=lambda k: (_place(k[1]), math.inf if k[2] is None else k[2], -(k[3] or 0.0)))
+    lines = [
+        (
+            level,
+            [
+                "-" if sqnr is None else f"{sqnr:.1f}",
+                "-" if outliers is None else _share(outliers),
+                _advice(row, whole=console.width >= _WIDE),
+            ],
+            row.name,
+        )
+        for row, level, sqnr, outliers in known[:most]
+    ]
+    _table(
+        console,
+        "most sensitive to int8: by SQNR and extreme outliers",
+        len(known),
+        ["SQNR dB", "extreme", "advice"],
+        lines,
+    )
+
+
+def _show_sparsity(console: Console, rows: Sequence[ScanRow], most: int) -> None:
+    fields = [("dead rows", "dead_rows_percentage"), ("dead cols", "dead_columns_percentage")]
+    fields += [("2:4", "two_four_compliance")]
+    known = []
+    for row in rows:
+        share = numbers(row).get("sparsity")
+        if row.matrix and share is not None:
+            dead = [number(row.measures, "sparsity", field) for _, field in fields]
+            level = _worse(judge("dead_rows", dead[0]), judge("dead_columns", dead[1]))
+            known.append((row, share, level, dead))
+    if not known:
+        return
+    sparse = [entry for entry in known if entry[1] > 0 or entry[2] is not None]
+    if not sparse:
+        _say(console, f"sparsity: no zeros in {len(known)} matri{'x' if len(known) == 1 else 'ces'}")
+        console.print()
+        return
+    sparse.sort(key=lambda entry: (-entry[1], _place(entry[2])))
+    there = [i for i in range(len(fields)) if any(dead[i] is not None for *_, dead in sparse)]
+    lines = [
+        (level, [_share(100 * share), *("-" if dead[i] is None else _cell(i, dead[i]) for i in there)], row.name)
+        for row, share, level, dead in sparse[:most]
+    ]
+    _table(console, "sparsest", len(known), ["sparsity", *(fields[i][0] for i in there)], lines)
+
+
+def _cell(field: int, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return _share(100 * value if field == 2 else value)  # the compliance is a share of 1
+
+
+def _table(
+    console: Console,
+    title: str,
+    total: int,
+    heads: Sequence[str],
+    lines: Sequence[tuple[Level | None, Sequence[str], str]],
+) -> None:
+    """A table of the worst: level, numbers, and the name in the room that is left, its ends kept."""
+    from rich.table import Table
+    from rich.text import Text
+
+    widths = [max(len(head), *(cells(line[1][i]) for line in lines)) for i, head in enumerate(heads)]
+    levels = max(len("level"), *(len(level or "fine") for level, _, _ in lines))
+    room = max(_NARROWEST_NAME, console.width - levels - sum(widths) - 2 * (len(widths) + 1))
+    names = shorten_names([printable(name, _NAME_LIMIT) for *_, name in lines], room, _gap(console))
+    print_trimmed(console, Text(f"{title} ({len(lines)} of {total} matrices)", style="bold"))
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column("level", no_wrap=True)
+    for head in heads:
+        table.add_column(head, justify="left" if head == "advice" else "right", no_wrap=head != "advice")
+    table.add_column("parameter", overflow="fold")
+    for (level, values, _), name in zip(lines, names, strict=True):
+        style = LEVEL_STYLES.get(level or "", "")
+        table.add_row(Text(level or "fine", style=style), *(Text(v, style=style) for v in values), name)
+    print_trimmed(console, table)
+    console.print()
+
+
+def _ranks(found: dict[str, float]) -> str:
+    if "rank" not in found or "full" not in found:
+        return "-"
+    return f"{found['rank']:.0f}/{found['full']:.0f}"
+
+
+def _share(percent: float) -> str:
+    """A percentage in three figures, small ones not as 0."""
+    return "0%" if percent == 0 else f"{percent:.3g}%" if percent >= 0.001 else "<0.001%"
+
+
+def _advice(row: ScanRow, *, whole: bool) -> str:
+    """The recommendation, or its first words: `keep 16 bit, or smooth ...` is `keep 16 bit`."""
+    said = row.measures.get("quantization", {}).get("recommendation")
+    if not isinstance(said, str) or not said:
+        return "-"
+    return printable(said if whole else re.split(r"[,:(]", said)[0].strip(), 60)
+
+
+def _worse(one: Level | None, other: Level | None) -> Level | None:
+    return min(one, other, key=_place)
+
+
+def _place(level: Level | None) -> int:
+    return len(LEVELS) if level is None else LEVELS.index(level)
