@@ -6,14 +6,18 @@ JOBS ?= 2
 ARGS ?=
 
 VENV := .venv
+NEWEST := .venv-newest
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+# The versions that everything is installed in, the tools that build the package too; empty: the newest there are.
+CONSTRAINTS := constraints.txt
+PIP = env PIP_CONSTRAINT=$(CONSTRAINTS) PIP_BUILD_CONSTRAINT=$(CONSTRAINTS) \
+	$(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test test-newest check bench constraints clean
 
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 setup: $(VENV)/.dev ## make .venv with everything that development needs
 
@@ -22,6 +26,10 @@ demo: $(VENV)/.core ## make small models in ./demo and measure them (installs no
 
 test: $(VENV)/.dev ## run the tests; ARGS="tests/cli -k name" picks some, JOBS=4 runs four at a time
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+test-newest: ## run the tests with the newest release of every dependency, in an environment of their own
+	rm -rf $(NEWEST)
+	$(MAKE) test VENV=$(NEWEST) CONSTRAINTS=
 
 check: $(VENV)/.dev ## lint, formatting, types, and the floors of docs/architecture.md
 	$(BIN)/ruff check
@@ -37,8 +45,17 @@ bench: $(VENV)/.dev ## measure speed and memory; ARGS="--cold" passes options on
 	$(BIN)/python benchmarks/merge.py
 	$(BIN)/python benchmarks/embeddings.py
 
+# What is above the line in constraints.txt is chosen by hand and stays; below it is what pip installs beside that.
+constraints: ## renew constraints.txt: the newest release of every package of the development environment
+	rm -rf $(NEWEST)
+	sed '/^# ----/q' constraints.txt > constraints.new
+	$(MAKE) setup VENV=$(NEWEST) CONSTRAINTS=constraints.new
+	env PIP_CONSTRAINT=constraints.new $(NEWEST)/bin/python -m pip install --quiet hatchling editables
+	$(NEWEST)/bin/python -m pip freeze --exclude-editable | grep -v '^torch==' | sed 's/+.*//' >> constraints.new
+	mv constraints.new constraints.txt
+
 clean: ## remove .venv, the demo, and what tools leave behind; benchmarks/data is kept
-	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(NEWEST) demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Half an environment would be taken for a whole one by the next run: it is removed.
@@ -49,12 +66,12 @@ $(BIN)/python:
 		{ rm -rf $(VENV); echo "error: $(PYTHON) makes no virtual environments; on Debian: apt install python3-venv" >&2; exit 1; }
 
 # The stamps are the memory of what was installed from which state of the two files.
-$(VENV)/.core: pyproject.toml | $(BIN)/python
+$(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/python
 	@echo 'installing netweight into $(VENV)'
 	@$(PIP) -e .
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo 'installing netweight and its development tools into $(VENV)'
-	@$(PIP) -e '.[dev]' -c constraints.txt
+	@$(PIP) -e '.[dev]'
 	@touch $(VENV)/.core $@

@@ -86,6 +86,11 @@ def test_columns_are_up_to_date() -> None:
     assert module.TARGET.read_text(encoding="utf-8") == module.render(), "run: python docs/make_columns.py"
 
 
+def test_the_floors_are_up_to_date() -> None:
+    module = program("make_floors")
+    assert module.TARGET.read_text(encoding="utf-8") == module.render(), "run: python docs/make_floors.py"
+
+
 def test_merge_methods_are_up_to_date() -> None:
     module = program("make_methods")
     assert module.TARGET.read_text(encoding="utf-8") == module.render(), "run: python docs/make_methods.py"

@@ -11,7 +11,7 @@ import pytest
 from netweight.errors import JobError, OptionError
 from netweight.kernels.faults import DeviceLost, DeviceOutOfMemory
 from netweight.run.devices import Choice
-from netweight.run.spread import Placed, Spread, each, noting, place, ready, told, work_on
+from netweight.run.spread import DeviceKernels, Spread, all_kernels, device_notes, kernels_on, prepare_on, run_on
 from netweight.run.threads import ThreadExecutor
 
 PATIENCE = 30  # seconds until a test fails that would otherwise wait for ever
@@ -228,32 +228,33 @@ def test_spread_work_stays_in_its_process():
         pickle.dumps(Spread({"a": len}))
 
 
-def test_placing():
-    made = []
+def test_kernels_of_the_devices_chosen():
+    made, said = [], []
 
     def make(device):
         made.append(device)
         return device.upper()
 
-    assert place(Choice(), make) == "CPU"
-    assert each("CPU") == ["CPU"]
-    placed = place(Choice(("cuda:0", "cuda:1")), make, at_once=3)
-    assert each(placed) == ["CUDA:0", "CUDA:1", "CPU"]
+    assert kernels_on(Choice(notes=("of the choice",)), make, note=said.append) == "CPU"
+    assert said == ["of the choice"]
+    assert all_kernels("CPU") == ["CPU"]
+    placed = kernels_on(Choice(("cuda:0", "cuda:1")), make, at_once=3)
+    assert all_kernels(placed) == ["CUDA:0", "CUDA:1", "CPU"]
     assert (placed.by_device, placed.fallback, placed.at_once) == ({"cuda:0": "CUDA:0", "cuda:1": "CUDA:1"}, "CPU", 3)
     assert made == ["cpu", "cuda:0", "cuda:1", "cpu"]
 
 
 def test_a_device_that_cannot_be_used_is_found_before_any_task():
     prepared = []
-    ready("CPU", prepared.append)
-    ready(Placed({"cuda:0": "a", "cuda:1": "b"}, "cpu"), prepared.append)
+    prepare_on("CPU", prepared.append)
+    prepare_on(DeviceKernels({"cuda:0": "a", "cuda:1": "b"}, "cpu"), prepared.append)
     assert prepared == ["CPU", "a", "b"]
 
     def fail(kernels):
         raise DeviceLost("no kernel image is available\nfor execution on the device")
 
     with pytest.raises(JobError) as caught:
-        ready(Placed({"cuda:0": "a"}, "cpu"), fail)
+        prepare_on(DeviceKernels({"cuda:0": "a"}, "cpu"), fail)
     assert str(caught.value) == "cuda:0 cannot be used: no kernel image is available; choose another --device"
 
 
@@ -273,16 +274,17 @@ def test_notes_come_in_the_callers_thread():
 
         return work
 
-    placed = Placed({"cuda:0": "broken", "cuda:1": "good"}, "cpu")
+    placed = DeviceKernels({"cuda:0": "broken", "cuda:1": "good"}, "cpu")
     executor = ThreadExecutor(4)
     for _ in range(2):
-        work = work_on(placed, make, str)
         waiting = deque(range(10))
-        results = executor.run(lambda waiting=waiting: waiting.popleft() if waiting else None, work)
-        assert {found for _, found in noting(results, work, placed, note)} == {"good"}
+        results = run_on(
+            placed, executor, lambda waiting=waiting: waiting.popleft() if waiting else None, make, name=str, note=note
+        )
+        assert dict(results) == dict.fromkeys(range(10), "good")
     assert said == ["cuda:0 fails, its work goes to cuda:1: gone"]
-    assert told(placed) == tuple(said)
-    assert told("CPU") == ()
+    assert device_notes(placed) == tuple(said)
+    assert device_notes("CPU") == ()
 
 
 def test_notes_come_also_where_the_run_ends_with_an_error():
@@ -292,10 +294,10 @@ def test_notes_come_also_where_the_run_ends_with_an_error():
 
         return work
 
-    placed, said = Placed({"cuda:0": "gpu"}, "cpu"), []
-    work = work_on(placed, make, str)
+    placed, said = DeviceKernels({"cuda:0": "gpu"}, "cpu"), []
     waiting = deque([1])
-    results = ThreadExecutor(1).run(lambda: waiting.popleft() if waiting else None, work)
+    executor = ThreadExecutor(1)
+    results = run_on(placed, executor, lambda: waiting.popleft() if waiting else None, make, name=str, note=said.append)
     with pytest.raises(ValueError, match="broken"):
-        list(noting(results, work, placed, said.append))
+        list(results)
     assert said == ["cuda:0 fails, its work goes to the CPU: gone"]

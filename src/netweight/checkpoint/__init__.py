@@ -1,4 +1,6 @@
-"""Floor 4: checkpoint formats opened lazily as ordered mappings of names to tensors."""
+"""Checkpoints: references, places and readers; an ordered mapping of names to tensors whose data stay in their files.
+
+"""
 
 from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.tensor import Checkpoint, CheckpointFile, Skipped, Tensor

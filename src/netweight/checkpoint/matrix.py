@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any, Protocol
 
-from netweight.checkpoint.tensor import Tensor
+from netweight.checkpoint.tensor import Tensor, read_elements
 from netweight.dtypes import DType
-from netweight.errors import ReadError, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -148,7 +147,7 @@ class RowMatrix:
         self._read(start * self.cols + first, out[: count * self.dtype.bits // 8])
 
     def _read(self, element: int, out: memoryview) -> None:
-        read(self.tensor, self.part.start + element, out)
+        read_elements(self.tensor, self.part.start + element, out)
 
 
 class HeldMatrix:
@@ -224,7 +223,9 @@ class HeldMatrix:
         width = cols * self.dtype.bits // 8
         done = 0
         for start, length in _spans(self.part.row_runs, first, count):
-            read(self.tensor, self.part.start + start * cols, room[done * width : (done + length) * width].data)
+            read_elements(
+                self.tensor, self.part.start + start * cols, room[done * width : (done + length) * width].data
+            )
             done += length
 
 
@@ -236,17 +237,6 @@ def open_matrix(tensor: Tensor, part: Part) -> Matrix:
 def matrix_name(tensor: Tensor, part: Part) -> str:
     """The tensor's name, with the part in brackets."""
     return f"{tensor.name}[{part.label}]" if part.label else tensor.name
-
-
-def read(tensor: Tensor, start: int, out: memoryview) -> None:
-    """`Tensor.read_into` with every failure as a ReadError that names tensor and place."""
-    try:
-        tensor.read_into(start, out)
-    except (OSError, ValueError) as error:
-        raise ReadError(
-            f"{printable(tensor.source.name)}: tensor {printable(tensor.name)!r} could not be read at element {start}:"
-            f" {error}; check the file and the disk"
-        ) from error
 
 
 def _spans(runs: tuple[range, ...], first: int, count: int) -> list[tuple[int, int]]:

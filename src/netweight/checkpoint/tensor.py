@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Self
 from netweight.checkpoint.place import Place
 from netweight.checkpoint.strided import read_strided, span_of, swap_bytes
 from netweight.dtypes import DType
+from netweight.errors import ReadError, printable
 from netweight.source.protocol import Source
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Checkpoint", "CheckpointFile", "Skipped", "Tensor"]
+__all__ = ["Checkpoint", "CheckpointFile", "Skipped", "Tensor", "read_elements"]
 
 
 @dataclass(frozen=True)
@@ -186,3 +187,17 @@ class Checkpoint(Mapping[str, Tensor]):
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def read_elements(tensor: Tensor, start: int, out: memoryview, *, resumable: bool = False) -> None:
+    """`Tensor.read_into` with every failure as a ReadError that names tensor and place; `resumable`: of a run that can
+    be gone on with, which is said too.
+    """
+    try:
+        tensor.read_into(start, out)
+    except (OSError, ValueError) as error:
+        then = ", then run again with --resume" if resumable else ""
+        raise ReadError(
+            f"{printable(tensor.source.name)}: tensor {printable(tensor.name)!r} could not be read at element {start}:"
+            f" {error}; check the file and the disk{then}"
+        ) from error

@@ -1,1 +1,3 @@
-"""Floor 1: one file per command; parse options, call one job, print."""
+"""The command line: one file per command parses options, calls one job and shows its result; `progress` has the bars on
+stderr.
+"""

@@ -14,6 +14,7 @@ from netweight.cli.options import (
     executor_options,
     filter_options,
     format_option,
+    options_from,
     parse_size,
     remote_option,
     seed_option,
@@ -71,7 +72,6 @@ def compare(
     methods: tuple[str, ...],
     output: str | None,
     output_format: str,
-    memory: int | None,
     **rest: Any,
 ) -> None:
     """Compare two models A and B, parameter by parameter, in one pass over the weights of both.
@@ -87,18 +87,7 @@ def compare(
     from netweight.jobs.compare.plan import Options, prepare
 
     a, b = _references(models, model1, model2)
-    options = Options(
-        workers=rest["workers"],
-        memory=memory,
-        include=rest["include"],
-        exclude=rest["exclude"],
-        count_tied_twice=rest["count_tied_twice"],
-        remote=rest["remote"] or rest["dry_run"],
-        device=rest["device"],
-        multi_gpu=rest["multi_gpu"],
-        executor_name=rest["executor_name"],
-        ray_address=rest["ray_address"],
-    )
+    options = options_from(Options, rest, remote=rest["remote"] or rest["dry_run"])
     if rest["dry_run"]:
         from netweight.jobs.scan.result import check_output
 

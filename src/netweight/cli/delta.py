@@ -14,6 +14,7 @@ from netweight.cli.options import (
     executor_options,
     filter_options,
     format_option,
+    options_from,
     remote_option,
     run_options,
     seed_option,
@@ -42,7 +43,6 @@ def delta(
     models: tuple[str, ...],
     outdir: str,
     output_format: str,
-    memory: int | None,
     **rest: Any,
 ) -> None:
     """Measure the task vectors of fine-tuned MODELs: fine-tuned - base, for every parameter, in one pass.
@@ -57,18 +57,7 @@ def delta(
     from netweight.jobs.delta.job import delta as measure
     from netweight.jobs.delta.plan import Options, prepare
 
-    options = Options(
-        workers=rest["workers"],
-        memory=memory,
-        include=rest["include"],
-        exclude=rest["exclude"],
-        count_tied_twice=rest["count_tied_twice"],
-        remote=rest["remote"] or rest["dry_run"],
-        device=rest["device"],
-        multi_gpu=rest["multi_gpu"],
-        executor_name=rest["executor_name"],
-        ray_address=rest["ray_address"],
-    )
+    options = options_from(Options, rest, remote=rest["remote"] or rest["dry_run"])
     if rest["dry_run"]:
         with ExitStack() as stack:
             show_plan(prepare(base, models, options, stack), output_format, verbose=rest["verbose"])

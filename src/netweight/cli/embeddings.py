@@ -15,6 +15,7 @@ from netweight.cli.options import (
     device_options,
     filter_options,
     format_option,
+    options_from,
     parse_size,
     remote_option,
     say_without_gpu,
@@ -134,14 +135,7 @@ def embeddings(model: str | None, named: str | None, output_dir: str | None, out
         _nearest(ref, output_format, rest)
         return
     place, scan_row = _places(output_dir, rest["out_file"])
-    fields = ("max_k", "sample", "random_state", "n_representatives", "skip_representatives", "workers", "memory")
-    given = {name: rest[name] for name in (*fields, "include", "exclude")}
-    options = Options(
-        **given,
-        remote=rest["remote"] or rest["dry_run"],
-        device=rest["device"],
-        multi_gpu=rest["multi_gpu"],
-    )
+    options = options_from(Options, rest, remote=rest["remote"] or rest["dry_run"])
     if rest["dry_run"]:
         with ExitStack() as stack:
             show_plan(prepare(ref, options, stack), options, output_format)

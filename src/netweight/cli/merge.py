@@ -16,6 +16,7 @@ from netweight.cli.options import (
     device_options,
     executor_options,
     format_option,
+    options_from,
     parse_size,
     remote_option,
     run_options,
@@ -25,7 +26,7 @@ from netweight.cli.options import (
 from netweight.errors import FormatError, OptionError, printable
 
 if TYPE_CHECKING:
-    from netweight.jobs.merge.request import Options, Request, Weights
+    from netweight.jobs.merge.request import Request, Weights
 
 __all__ = ["merge"]
 
@@ -117,10 +118,11 @@ def merge(recipe: str | None, output: str | None, output_format: str, **rest: An
     from netweight.cli.progress.bar import progress_for
     from netweight.jobs.merge.job import foresee, merge_request, result_folder
     from netweight.jobs.merge.plan import prepare
+    from netweight.jobs.merge.request import Options
     from netweight.views.merge import show_merged, show_plan
 
     request = _request(recipe, rest)
-    options = _options(rest)
+    options = options_from(Options, rest, sync=not rest["no_fsync"])
     progress = progress_for(output_format)
     if rest["dry_run"]:
         with ExitStack() as stack:
@@ -138,26 +140,6 @@ def merge(recipe: str | None, output: str | None, output_format: str, **rest: An
         click.echo()
     elif output_format == "human":
         show_merged(result, verbose=rest["verbose"])
-
-
-def _options(rest: dict[str, Any]) -> Options:
-    from netweight.jobs.merge.request import Options
-
-    return Options(
-        workers=rest["workers"],
-        memory=rest["memory"],
-        max_shard_size=rest["max_shard_size"],
-        vocab=rest["vocab"],
-        missing=rest["missing"],
-        seed=rest["seed"],
-        overwrite=rest["overwrite"],
-        sync=not rest["no_fsync"],
-        remote=rest["remote"],
-        device=rest["device"],
-        multi_gpu=rest["multi_gpu"],
-        executor_name=rest["executor_name"],
-        ray_address=rest["ray_address"],
-    )
 
 
 def _request(recipe: str | None, rest: dict[str, Any]) -> Request:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -19,6 +20,7 @@ __all__ = [
     "executor_options",
     "filter_options",
     "format_option",
+    "options_from",
     "parse_size",
     "remote_option",
     "run_options",
@@ -27,7 +29,11 @@ __all__ = [
     "verbose_option",
 ]
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 F = TypeVar("F", bound=Callable[..., Any])
+O = TypeVar("O", bound="DataclassInstance")
 
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
@@ -126,6 +132,12 @@ def say_without_gpu(given: Mapping[str, Any], what: str, output_format: str) -> 
     note = without_gpu(given["device"], given["multi_gpu"], what)
     if note is not None and output_format != "quiet":
         click.echo(f"note: {note}", err=True)
+
+
+def options_from(kind: type[O], given: Mapping[str, Any], **more: Any) -> O:
+    """A job's options: those of its fields that the command line has by the same name, and `more`."""
+    names = [field.name for field in fields(kind) if field.name in given]
+    return kind(**{name: given[name] for name in names} | more)
 
 
 def filter_options(command: F) -> F:

@@ -16,6 +16,7 @@ from netweight.cli.options import (
     executor_options,
     filter_options,
     format_option,
+    options_from,
     remote_option,
     run_options,
     seed_option,
@@ -95,20 +96,12 @@ def scan(model: str | None, named: str | None, output_format: str, **rest: Any) 
             "expected one MODEL" if model is None else "MODEL is given twice: as argument and --model"
         )
     ref = model if model is not None else str(named)
-    options = Options(
-        workers=rest["workers"],
-        memory=rest["memory"],
-        include=rest["include"],
-        exclude=rest["exclude"],
-        count_tied_twice=rest["count_tied_twice"],
-        weights_only=rest["weights_only"],
+    options = options_from(
+        Options,
+        rest,
         split=not rest["no_split"],
-        rank_k=rest["rank_k"],
         remote=rest["remote"] or rest["dry_run"],
         device=_device(rest["device"], no_gpu=rest["no_gpu"]),
-        multi_gpu=rest["multi_gpu"],
-        executor_name=rest["executor_name"],
-        ray_address=rest["ray_address"],
     )
     methods = rest["methods"] or None
     if methods is None and output_format == "csv":

@@ -1,1 +1,1 @@
-"""Floor 1: import paths that scripts written for other programs use, for what netweight has under its own."""
+"""Import paths that scripts written for the replaced tools use, for what netweight has under its own."""

@@ -1,1 +1,1 @@
-"""Pictures: matplotlib drawings of what jobs have measured, as PNG files."""
+"""Pictures of what jobs have measured, drawn with matplotlib."""

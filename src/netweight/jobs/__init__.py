@@ -1,1 +1,1 @@
-"""Floor 2: what a user asks for (delta, info, demo); the Python API."""
+"""What a user asks for, and the Python API: one package per job, with its plan, its run and its result."""

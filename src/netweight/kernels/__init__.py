@@ -1,1 +1,1 @@
-"""Floor 6: the hot loops, behind one protocol."""
+"""The hot loops behind one protocol: numba, LAPACK and ARPACK on the CPU, torch on GPUs."""

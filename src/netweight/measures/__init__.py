@@ -1,1 +1,1 @@
-"""Floor 4: pure functions from statistics to declared columns, and their registry."""
+"""Measures: pure functions from statistics to declared columns, their registry, and the health that judges them."""

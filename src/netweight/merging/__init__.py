@@ -1,1 +1,3 @@
-"""Merging: what each method does with one parameter's inputs, how weights follow from norms, and recipes."""
+"""Merge methods, their settings, weights that follow from norms, and recipes: what is done with one parameter's inputs.
+
+"""

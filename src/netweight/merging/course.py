@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,8 +59,12 @@ class Subject:
 
 class Look(Protocol):
     """One pass over the data that finds something out. Frozen; what it finds is kept in an object that `empty` makes.
-    Blocks of whole rows are rows in the sense of `Subject.cols`. A look with a true attribute `in_any_order` finds
-    what merges to the same in any order, so that it is merged as it comes, which may change what was found first.
+    Blocks of whole rows are rows in the sense of `Subject.cols`.
+    """
+
+    in_any_order: ClassVar[bool]
+    """Whether what it finds merges to the same in any order: then it is merged as it comes, which may change what was
+    found first.
     """
 
     @property

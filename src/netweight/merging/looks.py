@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -25,6 +25,7 @@ class GramLook:
     """
 
     differences: bool = False
+    in_any_order: ClassVar[bool] = False
     whole_rows: bool = False
 
     def empty(self, inputs: int) -> F64Array:
@@ -64,6 +65,7 @@ class ColumnGramLook:
 
     cols: int
     differences: bool = False
+    in_any_order: ClassVar[bool] = False
     whole_rows: bool = True
 
     def empty(self, inputs: int) -> F64Array:

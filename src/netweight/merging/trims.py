@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from math import fsum
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -123,6 +123,7 @@ class _MagnitudeSums:
     """A look: the sums of |d|, over all and over those in `ranges`, by chunks of CHUNK elements in float64."""
 
     ranges: tuple[tuple[float, float], ...]
+    in_any_order: ClassVar[bool] = False
     whole_rows: bool = False
 
     def empty(self, inputs: int) -> list[tuple[Array, Array]]:

@@ -1,1 +1,1 @@
-"""Floor 5: tables, pictures and folders that appear whole or not at all."""
+"""Files: tables (CSV, JSON, Parquet), weights, and result folders that appear whole or not at all."""

@@ -83,6 +83,9 @@ class ShardWriter:
         with self._failures(number, "read"), self._descriptor(number) as descriptor:
             read_at(descriptor, view, place)
 
+    def settle(self, name: str) -> None:
+        """Nothing more needs to be done for tensor `name` here: `finish` brings all files to the disk."""
+
     def finish(self) -> None:
         """Bring all files to the disk (with `sync`) and close them; raises JobError where the disk refuses."""
         if self._flusher is not None:

@@ -1,1 +1,1 @@
-"""Floor 3: what a parameter's name says (layer, role, group, family), ties, and the alignment of models."""
+"""What a parameter is, from its name: layer, role, group, family; ties, fused parts, and the pairing of models."""

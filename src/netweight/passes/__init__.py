@@ -1,1 +1,1 @@
-"""Passes over the weights: tensors are streamed once, statistics come back, or blocks are written."""
+"""Passes over the weights: tensors are streamed once, and statistics come back or blocks are written."""

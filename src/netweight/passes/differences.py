@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from netweight.checkpoint.tensor import Tensor
+from netweight.checkpoint.tensor import Tensor, read_elements
 from netweight.dtypes import DType
-from netweight.errors import ReadError, printable
 from netweight.kernels.packing import Packed, pack, unpack
 from netweight.kernels.protocol import DifferencePartial, Kernels, U8Array, U32Array, U64Array
 from netweight.params.align import Aligned
@@ -25,7 +24,7 @@ from netweight.passes.far_work import FarWork
 from netweight.run.execute import Executor
 from netweight.run.plan import PlannedTask, largest_first, stretches
 from netweight.run.progress import Progress
-from netweight.run.spread import Placed, noting, several, work_on
+from netweight.run.spread import DeviceKernels, run_on, several_devices
 from netweight.statistics.difference import DifferenceStatistics, Settled, narrowed
 
 __all__ = ["FirstLook", "SecondLook", "measure_differences", "plan_tasks"]
@@ -159,13 +158,7 @@ class _Worker(FarWork):
         for start in range(stretch.start, stretch.stop, accumulator.block):
             count = min(accumulator.block, stretch.stop - start)
             for tensor, view in present:
-                try:
-                    tensor.read_into(start, view[: count * tensor.dtype.bits // 8])
-                except (OSError, ValueError) as error:
-                    raise ReadError(
-                        f"{printable(tensor.source.name)}: tensor {printable(tensor.name)!r} could not be read at"
-                        f" element {start}: {error}; check the file and the disk, then run again with --resume"
-                    ) from error
+                read_elements(tensor, start, view[: count * tensor.dtype.bits // 8], resumable=True)
             accumulator.add(count)
 
 
@@ -229,7 +222,7 @@ def measure_differences(
     parameters: Sequence[Aligned],
     tasks: Sequence[PlannedTask],
     executor: Executor,
-    kernels: Kernels | Placed[Kernels],
+    kernels: Kernels | DeviceKernels[Kernels],
     progress: Progress,
 ) -> Iterator[tuple[Aligned, DifferenceStatistics | Settled]]:
     """Yield every parameter's statistics as they are complete, in no fixed order.
@@ -237,10 +230,11 @@ def measure_differences(
     Raises ReadError where bytes cannot be read, with the tensor's name.
     """
     named = {a.name: a for a in parameters}
-    course = _Pass(parameters, largest_first(tasks) if several(kernels) else tasks)
-    worker = work_on(kernels, partial(_Worker, parameters), _name)
-    results: Iterator[tuple[Look, Found]] = executor.run(course.next_look, worker)
-    for look, found in noting(results, worker, kernels, progress.note):
+    course = _Pass(parameters, largest_first(tasks) if several_devices(kernels) else tasks)
+    results: Iterator[tuple[Look, Found]] = run_on(
+        kernels, executor, course.next_look, partial(_Worker, parameters), name=_name, note=progress.note
+    )
+    for look, found in results:
         finished = course.take(look, found)
         nbytes = look.stretch.nbytes if isinstance(look, FirstLook) else 0
         progress.advance(0 if finished is None else 1, nbytes)

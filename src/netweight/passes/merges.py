@@ -14,11 +14,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from netweight.checkpoint.announce import announce_tensors
-from netweight.merging.course import Measured
+from netweight.merging.course import Copy, Measured, Write
 from netweight.merging.target import Target
-from netweight.passes.merge_blocks import BlockWorker, Sink, Step, Written, stretches_of, tensor_digest
+from netweight.passes.merge_blocks import stretches_of
+from netweight.passes.merge_steps import Sink, Step, StepWorker, Written, tensor_digest
 from netweight.run.progress import Progress
-from netweight.run.spread import Placed, noting, several, work_on
+from netweight.run.spread import DeviceKernels, run_on, several_devices
 
 if TYPE_CHECKING:
     from netweight.kernels.merging import MergeKernels
@@ -52,6 +53,11 @@ class _Open:
         self.found: list[Any] = []
         self.missing = 0
 
+    @property
+    def in_any_order(self) -> bool:
+        """Whether what the present act finds is merged as it comes."""
+        return not isinstance(self.act, Copy | Write) and bool(self.act.in_any_order)
+
 
 class _Courses:
     """What the caller's thread knows: which steps are next."""
@@ -76,7 +82,7 @@ class _Courses:
     def take(self, step: Step, found: Any) -> Finished | None:
         entry = self._open[step.target.name]
         entry.missing -= 1
-        if getattr(entry.act, "in_any_order", False):
+        if entry.in_any_order:
             found = entry.act.merged([*entry.found, found])
             entry.found = [found]
         else:
@@ -99,7 +105,7 @@ class _Courses:
             return Finished(entry.target, value=act.value)
         entry.act = act
         spans = stretches_of(entry.target)
-        entry.found = [] if getattr(act, "in_any_order", False) else [None] * len(spans)
+        entry.found = [] if entry.in_any_order else [None] * len(spans)
         entry.missing = len(spans)
         self._steps.extendleft(reversed([Step(entry.target, n, a, b, act) for n, (a, b) in enumerate(spans)]))
         return None
@@ -127,7 +133,7 @@ def run_courses(
     targets: Sequence[Target],
     course_of: Callable[[Target], Any],
     executor: Executor,
-    kernels: MergeKernels | Placed[MergeKernels],
+    kernels: MergeKernels | DeviceKernels[MergeKernels],
     sink: Sink | None,
     progress: Progress,
 ) -> Iterator[Finished]:
@@ -137,12 +143,11 @@ def run_courses(
     cannot be read, JobError where the sink refuses, OptionError where a method cannot do what it is asked to.
     """
     announce_tensors(piece.tensor for target in targets for source in target.inputs for piece in source.pieces)
-    if several(kernels):
+    if several_devices(kernels):
         targets = sorted(targets, key=lambda t: -t.size)
     courses = _Courses(targets, course_of)
-    worker = work_on(kernels, partial(BlockWorker, sink=sink), _name)
-    results: Iterator[tuple[Step, Any]] = executor.run(courses.next_step, worker)
-    for step, found in noting(results, worker, kernels, progress.note):
+    make = partial(StepWorker, sink=sink)
+    for step, found in run_on(kernels, executor, courses.next_step, make, name=_name, note=progress.note):
         finished = courses.take(step, found)
         share = sum(i.nbytes for i in step.target.inputs) * (step.stop - step.start) // max(step.target.size, 1)
         progress.advance(0 if finished is None else 1, share if sink is None or isinstance(found, Written) else 0)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from netweight.checkpoint.matrix import read
-from netweight.checkpoint.tensor import Skipped
+from netweight.checkpoint.tensor import Skipped, read_elements
 from netweight.errors import ReadError
 from netweight.kernels.pairs import PairAccumulator, PairPartial
 from netweight.kernels.protocol import Kernels
@@ -15,7 +14,7 @@ from netweight.passes.far_work import FarWork
 from netweight.run.execute import Executor
 from netweight.run.plan import PlannedTask, largest_first, stretches
 from netweight.run.progress import Progress
-from netweight.run.spread import Placed, noting, several, work_on
+from netweight.run.spread import DeviceKernels, run_on, several_devices
 from netweight.statistics.pairs import PairStatistics
 
 __all__ = ["measure_pairs", "plan_pairs", "warm_up"]
@@ -64,7 +63,7 @@ class _Worker(FarWork):
             for start in range(task.start, task.stop, accumulator.block):
                 count = min(accumulator.block, task.stop - start)
                 for tensor, view in sides:
-                    read(tensor, start, view[: count * tensor.dtype.bits // 8])
+                    read_elements(tensor, start, view[: count * tensor.dtype.bits // 8])
                 accumulator.add(count)
         except ReadError as error:
             return error
@@ -79,12 +78,12 @@ def measure_pairs(
     pairs: Sequence[Pair],
     tasks: Sequence[PlannedTask],
     executor: Executor,
-    kernels: Kernels | Placed[Kernels],
+    kernels: Kernels | DeviceKernels[Kernels],
     progress: Progress,
 ) -> Iterator[tuple[Pair, PairStatistics | Skipped]]:
     """Yield every pair's statistics, or the reason why there are none, as they are complete, in no fixed order."""
     named = {p.name: p for p in pairs}
-    waiting = iter(largest_first(tasks) if several(kernels) else tasks)
+    waiting = iter(largest_first(tasks) if several_devices(kernels) else tasks)
     open_stretches: dict[str, int] = {}
     for task in tasks:
         open_stretches[task.name] = open_stretches.get(task.name, 0) + 1
@@ -94,9 +93,8 @@ def measure_pairs(
     def next_task() -> PlannedTask | None:
         return next((task for task in waiting if task.name not in failed), None)
 
-    worker = work_on(kernels, partial(_Worker, pairs), _name)
-    results: Iterator[tuple[PlannedTask, Found]] = executor.run(next_task, worker)
-    for task, result in noting(results, worker, kernels, progress.note):
+    make = partial(_Worker, pairs)
+    for task, result in run_on(kernels, executor, next_task, make, name=_name, note=progress.note):
         name = task.name
         if name in failed:
             continue

@@ -22,7 +22,7 @@ from netweight.run.blas import blas_threads, keep_blas_threads
 from netweight.run.devices import spectral_effort
 from netweight.run.execute import Executor
 from netweight.run.memory import FLOOR
-from netweight.run.spread import Placed, each, noting, work_on
+from netweight.run.spread import DeviceKernels, all_kernels, run_on
 from netweight.statistics.channels import CHANNELS
 from netweight.statistics.spectrum import Spectrum
 
@@ -160,7 +160,7 @@ def measure_subjects(
     loads: Sequence[Load],
     measures: Sequence[Measure],
     executor: Executor,
-    kernels: Kernels | Placed[Kernels],
+    kernels: Kernels | DeviceKernels[Kernels],
     *,
     budget: int,
     leading: int | None = None,
@@ -172,17 +172,22 @@ def measure_subjects(
     workers, each takes several BLAS threads, so that there are never more threads than workers were asked for. What
     happens to devices goes to `note`.
     """
-    host = each(kernels)[0]
+    host = all_kernels(kernels)[0]
     spectral = _SPECTRUM in needed(measures)
     for at_once, crew in crews_of(loads, measures, host, executor.workers, budget).items():
         threads = executor.workers // at_once if spectral else None
-        worker = work_on(kernels, partial(_Worker, measures, leading=leading, threads=threads), _name)
+        make = partial(_Worker, measures, leading=leading, threads=threads)
         with blas_threads(threads) if threads else nullcontext():
-            yield from noting(_in_turn(crew, at_once, executor, worker), worker, kernels, note)
+            yield from _in_turn(crew, at_once, executor, make, kernels, note)
 
 
 def _in_turn(
-    loads: Sequence[Load], at_once: int, executor: Executor, worker: Callable[[Load], Found]
+    loads: Sequence[Load],
+    at_once: int,
+    executor: Executor,
+    make: Callable[[Kernels], Callable[[Load], Found]],
+    kernels: Kernels | DeviceKernels[Kernels],
+    note: Callable[[str], None],
 ) -> Iterator[tuple[Subject, Found]]:
     waiting = deque(loads)
     flying = 0
@@ -195,7 +200,6 @@ def _in_turn(
         flying += 1
         return waiting.popleft()
 
-    results: Iterator[tuple[Load, Found]] = executor.run(next_load, worker)
-    for load, found in results:
+    for load, measured in run_on(kernels, executor, next_load, make, name=_name, note=note):
         flying -= 1
-        yield load.subject, found
+        yield load.subject, measured

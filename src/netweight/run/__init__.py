@@ -1,1 +1,3 @@
-"""Floor 3: plan, execute, threads, journal; knows nothing of what a task computes."""
+"""How work is run: the plan, executors (threads, Ray), devices, the memory budget, the journal; what a task computes is
+not known here.
+"""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 __all__ = ["STRETCH", "Plan", "PlannedTask", "digest_of", "largest_first", "stretches"]
@@ -44,6 +44,10 @@ class Plan:
     def nbytes(self) -> int:
         """Bytes to read in the first pass."""
         return sum(task.nbytes for task in self.tasks)
+
+    def bytes_of(self, names: Container[str]) -> int:
+        """Bytes to read of the parameters of these names."""
+        return sum(task.nbytes for task in self.tasks if task.name in names)
 
     def to_dict(self) -> dict[str, int | str]:
         """What `--dry-run` prints."""

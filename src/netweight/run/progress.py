@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-__all__ = ["Progress", "Silent", "compiling"]
+__all__ = ["Progress", "Silent", "compiling", "shown"]
 
 _PATIENCE = 2.0  # seconds
 
@@ -46,6 +46,16 @@ class Silent:
 
     def stop(self) -> None:
         """See Progress."""
+
+
+@contextmanager
+def shown(progress: Progress, tensors: int, nbytes: int, done_tensors: int = 0, done_bytes: int = 0) -> Iterator[None]:
+    """A run of so many tensors and bytes, shown for as long as the block runs; so many of them are done already."""
+    progress.start(tensors, nbytes, done_tensors, done_bytes)
+    try:
+        yield
+    finally:
+        progress.stop()
 
 
 @contextmanager

@@ -14,17 +14,27 @@ from netweight.kernels.faults import DeviceLost, DeviceOutOfMemory
 
 if TYPE_CHECKING:
     from netweight.run.devices import Choice
+    from netweight.run.execute import Executor
 
-__all__ = ["Placed", "Spread", "each", "noting", "place", "ready", "several", "told", "work_on"]
+__all__ = [
+    "DeviceKernels",
+    "Spread",
+    "all_kernels",
+    "device_notes",
+    "kernels_on",
+    "prepare_on",
+    "run_on",
+    "several_devices",
+]
 
 K = TypeVar("K")
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Placed(Generic[K]):
+class DeviceKernels(Generic[K]):
     """The kernels of the GPUs that a job computes on, as long as it runs: `by_device`, and the CPU's as `fallback` for
-    what a GPU cannot do, for `at_once` tasks at a time. `lost` {device: why} and `told` grow meanwhile.
+    what a GPU cannot do, for `at_once` tasks at a time. `lost` {device: why} and `notes` grow meanwhile.
     """
 
     def __init__(self, by_device: Mapping[str, K], fallback: K, at_once: int = 1) -> None:
@@ -32,7 +42,7 @@ class Placed(Generic[K]):
         self.fallback = fallback
         self.at_once = at_once
         self.lost: dict[str, str] = {}
-        self.told: list[str] = []
+        self.notes: list[str] = []
 
 
 class Spread(Generic[T, R]):
@@ -40,7 +50,7 @@ class Spread(Generic[T, R]):
 
     A thread stays with its device, so that what it holds there is held once. A task that finds a device's memory too
     small is done by `fallback`, at most `at_once` of them at a time; a device that fails is struck off, and its tasks
-    and threads go to the others, to `fallback` after the last. What happened is kept for `noting`.
+    and threads go to the others, to `fallback` after the last. What happened is kept for `notes`.
 
     Raises JobError where a task finds no place; whatever a work raises besides goes to the caller.
     """
@@ -122,31 +132,36 @@ class Spread(Generic[T, R]):
             return self._fallback(task)
 
 
-def place(choice: Choice, make: Callable[[str], K], at_once: int = 1) -> K | Placed[K]:
+def kernels_on(
+    choice: Choice, make: Callable[[str], K], at_once: int = 1, note: Callable[[str], None] | None = None
+) -> K | DeviceKernels[K]:
     """The kernels of the devices chosen: those of the CPU as they are, those of GPUs with the CPU's as fallback for
-    `at_once` tasks at a time.
+    `at_once` tasks at a time. What the choice has to say goes to `note`.
     """
+    if note is not None:
+        for text in choice.notes:
+            note(text)
     if not choice.gpu:
         return make("cpu")
-    return Placed({device: make(device) for device in choice.devices}, make("cpu"), at_once)
+    return DeviceKernels({device: make(device) for device in choice.devices}, make("cpu"), at_once)
 
 
-def each(kernels: K | Placed[K]) -> list[K]:
+def all_kernels(kernels: K | DeviceKernels[K]) -> list[K]:
     """All of them, the fallback last."""
-    return [*kernels.by_device.values(), kernels.fallback] if isinstance(kernels, Placed) else [kernels]
+    return [*kernels.by_device.values(), kernels.fallback] if isinstance(kernels, DeviceKernels) else [kernels]
 
 
-def several(kernels: Any) -> bool:
+def several_devices(kernels: Any) -> bool:
     """Whether more than one device computes: tasks are then handed out with the largest first."""
-    return isinstance(kernels, Placed) and len(kernels.by_device) > 1
+    return isinstance(kernels, DeviceKernels) and len(kernels.by_device) > 1
 
 
-def ready(kernels: K | Placed[K], prepare: Callable[[K], None]) -> None:
+def prepare_on(kernels: K | DeviceKernels[K], prepare: Callable[[K], None]) -> None:
     """Call `prepare` for the kernels of every device, so that no task waits for it; the fallback's load when needed.
 
     Raises JobError for a GPU that cannot be used.
     """
-    if not isinstance(kernels, Placed):
+    if not isinstance(kernels, DeviceKernels):
         prepare(kernels)
         return
     for device, one in kernels.by_device.items():
@@ -156,39 +171,43 @@ def ready(kernels: K | Placed[K], prepare: Callable[[K], None]) -> None:
             raise JobError(f"{device} cannot be used: {_line(error)}; choose another --device") from error
 
 
-def work_on(
-    kernels: K | Placed[K], make: Callable[[K], Callable[[T], R]], name: Callable[[T], str]
-) -> Callable[[T], R]:
-    """The work that `make` makes of the kernels: spread over the devices where there are any; `name` of a task is for
-    messages.
+def run_on(
+    kernels: K | DeviceKernels[K],
+    executor: Executor,
+    next_task: Callable[[], T | None],
+    make: Callable[[K], Callable[[T], R]],
+    *,
+    name: Callable[[T], str],
+    note: Callable[[str], None],
+) -> Iterator[tuple[T, R]]:
+    """Run tasks on the devices of these kernels: (task, result) as they finish, in any order.
+
+    `next_task` is the executor's; `make` makes the work of one device's kernels; `name` of a task is for messages. What
+    happens to devices goes to `note`, in the caller's thread, and is kept for `device_notes`. Raises as `Spread` and
+    the executor do.
     """
-    if not isinstance(kernels, Placed):
-        return make(kernels)
+    if not isinstance(kernels, DeviceKernels):
+        yield from executor.run(next_task, make(kernels))
+        return
     works = {device: make(one) for device, one in kernels.by_device.items()}
-    return Spread(works, make(kernels.fallback), name=name, at_once=kernels.at_once, lost=kernels.lost)
-
-
-def noting(results: Iterator[R], work: Any, kernels: Any, note: Callable[[str], None]) -> Iterator[R]:
-    """Pass the results of `work` on. What happened to devices goes to `note`, in the caller's thread, and is kept for
-    `told`.
-    """
+    spread = Spread(works, make(kernels.fallback), name=name, at_once=kernels.at_once, lost=kernels.lost)
 
     def tell() -> None:
-        for text in work.notes() if isinstance(work, Spread) else ():
-            kernels.told.append(text)
+        for text in spread.notes():
+            kernels.notes.append(text)
             note(text)
 
     try:
-        for found in results:
+        for result in executor.run(next_task, spread):
             tell()
-            yield found
+            yield result
     finally:
         tell()
 
 
-def told(kernels: Any) -> tuple[str, ...]:
+def device_notes(kernels: Any) -> tuple[str, ...]:
     """What happened to the devices of these kernels, for the notes of a result."""
-    return tuple(kernels.told) if isinstance(kernels, Placed) else ()
+    return tuple(kernels.notes) if isinstance(kernels, DeviceKernels) else ()
 
 
 def _line(error: Exception) -> str:

@@ -1,1 +1,1 @@
-"""Floor 5: bytes of files by position."""
+"""One file's bytes by position: local, held in memory, or far away by ranges with retries."""

@@ -1,1 +1,1 @@
-"""Floor 5: mergeable statistics over blocks."""
+"""Statistics that merge: moments, order statistics, patterns, pairs, channels, spectra, clusters."""

@@ -322,7 +322,7 @@ def test_settings_that_fail_after_the_norms_leave_nothing(models, tmp_path) -> N
 @pytest.mark.parametrize(
     ("place", "outcome", "state"),
     [
-        ("netweight.passes.merge_blocks._read", "what stood there is untouched", "old"),
+        ("netweight.passes.merge_blocks.read_elements", "what stood there is untouched", "old"),
         ("netweight.jobs.merge.files.write_model_files", "what stood there is untouched", "old"),
         ("netweight.output.folder.put_in_place", "what stood there is untouched", "old"),
         ("netweight.output.folder.settle", "the results are in place", "new"),

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from netweight.checkpoint.announce import announce_tensors
 from netweight.checkpoint.tensor import Skipped
-from netweight.errors import Interrupted, printable
+from netweight.errors import printable
 from netweight.jobs.compare.plan import Options, Prepared, Reference, prepare
 from netweight.jobs.compare.scans import compare_results
 from netweight.jobs.inputs import identity, locations
+from netweight.jobs.journalled import interruptible
 from netweight.params.pairing import Pair
 from netweight.run.executors import planned_executor
-from netweight.run.progress import Progress, Silent, compiling
-from netweight.run.spread import Placed, place, ready, told
+from netweight.run.progress import Progress, Silent, compiling, shown
+from netweight.run.spread import DeviceKernels, device_notes, kernels_on, prepare_on
 
 if TYPE_CHECKING:
     from netweight.jobs.compare.result import Comparison
@@ -63,12 +64,10 @@ def compare(
             return _run(prepared, progress, executor)
         from netweight.output.result_file import ResultFile
 
-        place = stack.enter_context(ResultFile(target, locations((prepared.a, prepared.b))))
-        try:
+        file = stack.enter_context(ResultFile(target, locations((prepared.a, prepared.b))))
+        with interruptible(lambda: f"stopped; {printable(str(target))} was not changed"):
             result = _run(prepared, progress, executor)
-        except KeyboardInterrupt:
-            raise Interrupted(f"stopped; {printable(str(target))} was not changed") from None
-        place.commit(lambda path: write_comparison(result, path))
+        file.commit(lambda path: write_comparison(result, path))
         return result
 
 
@@ -79,9 +78,10 @@ def _run(prepared: Prepared, progress: Progress, executor: Executor) -> Comparis
     by_pairs, on_sides = prepared.choice
     for note in dict.fromkeys((*by_pairs.notes, *on_sides.notes)):
         progress.note(note)
-    kernels = place(by_pairs, kernels_for, prepared.plan.workers)
-    sides_kernels = place(on_sides, kernels_for)
-    with _shown(progress, prepared):
+    kernels = kernels_on(by_pairs, kernels_for, prepared.plan.workers)
+    sides_kernels = kernels_on(on_sides, kernels_for)
+    matrices = len(prepared.sides.subjects) if prepared.sides is not None else 0
+    with shown(progress, prepared.plan.tensors + matrices, prepared.nbytes):
         found, failed = _measure(prepared, executor, kernels, progress)
         between: dict[str, dict[str, Any]] = {}
         if prepared.sides is not None:
@@ -104,19 +104,19 @@ def _run(prepared: Prepared, progress: Progress, executor: Executor) -> Comparis
         only_in_b=prepared.pairing.only_in_b,
         skipped=(*prepared.pairing.skipped, *(Skipped(p.name, p.reason) for p in pairs if p.reason)),
         failed=[failed[p.name] for p in pairs if p.name in failed],
-        notes=(*prepared.notes, *told(kernels), *told(sides_kernels)),
+        notes=(*prepared.notes, *device_notes(kernels), *device_notes(sides_kernels)),
         inputs=[identity(c) for c in (prepared.a, prepared.b)],
         device=prepared.plan.device,
     )
 
 
 def _measure(
-    prepared: Prepared, executor: Executor, kernels: Kernels | Placed[Kernels], progress: Progress
+    prepared: Prepared, executor: Executor, kernels: Kernels | DeviceKernels[Kernels], progress: Progress
 ) -> tuple[dict[str, PairStatistics], dict[str, Skipped]]:
     from netweight.passes.pairs import measure_pairs, warm_up
 
     with compiling(progress):
-        ready(kernels, lambda one: warm_up(prepared.pairing.pairs, one))
+        prepare_on(kernels, lambda one: warm_up(prepared.pairing.pairs, one))
     announce_tensors(side for pair in prepared.pairing.pairs if not pair.reason for side in (pair.a, pair.b))
     found: dict[str, PairStatistics] = {}
     failed: dict[str, Skipped] = {}
@@ -148,13 +148,3 @@ def _entry(pair: Pair, statistics: PairStatistics | None, failure: Skipped | Non
         pair.a.dtype.name,
         pair.b.dtype.name,
     )
-
-
-@contextmanager
-def _shown(progress: Progress, prepared: Prepared) -> Iterator[None]:
-    matrices = len(prepared.sides.subjects) if prepared.sides is not None else 0
-    progress.start(prepared.plan.tensors + matrices, prepared.nbytes)
-    try:
-        yield
-    finally:
-        progress.stop()

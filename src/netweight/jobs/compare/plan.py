@@ -18,7 +18,7 @@ from netweight.run.devices import Choice, choose_for, spectral_effort
 from netweight.run.executors import crew, matrix_budget
 from netweight.run.memory import FLOOR
 from netweight.run.plan import STRETCH, Plan, digest_of
-from netweight.run.spread import each, place
+from netweight.run.spread import all_kernels, kernels_on
 from netweight.version import __version__
 
 if TYPE_CHECKING:
@@ -87,19 +87,19 @@ def prepare(a: Reference, b: Reference, methods: str | Sequence[str], options: O
     pairing = pair_up(
         first,
         second,
-        include=options.include,
-        exclude=options.exclude,
-        count_tied_twice=options.count_tied_twice,
+        **options.selection,
     )
     by_pairs = on_sides = choose_for(options, "statistics")
-    one = max(kernels.pairs().nbytes for kernels in each(place(by_pairs, kernels_for)))
+    one = max(kernels.pairs().nbytes for kernels in all_kernels(kernels_on(by_pairs, kernels_for)))
     sides = None
     if len(chosen) > 1:
         from netweight.jobs.compare.sides import plan_sides
 
         effort = _effort(pairing.pairs, chosen)
         on_sides = choose_for(options, "spectra" if effort else "statistics", effort)
-        planned = [plan_sides(first, second, pairing.pairs, chosen, k) for k in each(place(on_sides, kernels_for))]
+        planned = [
+            plan_sides(first, second, pairing.pairs, chosen, k) for k in all_kernels(kernels_on(on_sides, kernels_for))
+        ]
         sides = planned[0]
         one = max(one, *(p.scratch for p in planned))
     choice = on_sides if on_sides.gpu else by_pairs
@@ -114,9 +114,7 @@ def prepare(a: Reference, b: Reference, methods: str | Sequence[str], options: O
             "version": __version__,
             "inputs": [stamps(c) for c in (first, second)],
             "methods": chosen,
-            "include": options.include,
-            "exclude": options.exclude,
-            "count_tied_twice": options.count_tied_twice,
+            **options.selection,
             "stretch": STRETCH,
             "backend": [by_pairs.backend, on_sides.backend],
         }

@@ -19,7 +19,7 @@ from netweight.passes.scans import Load, loads_of, measure_subjects
 from netweight.passes.subjects import Subject
 from netweight.run.execute import Executor
 from netweight.run.progress import Progress
-from netweight.run.spread import Placed
+from netweight.run.spread import DeviceKernels
 
 __all__ = ["Sides", "measure_sides", "plan_sides"]
 
@@ -74,7 +74,7 @@ def _subjects(parameter: Parameter, tensor: Tensor, layout: Layout) -> list[Subj
 def measure_sides(
     sides: Sides,
     executor: Executor,
-    kernels: Kernels | Placed[Kernels],
+    kernels: Kernels | DeviceKernels[Kernels],
     progress: Progress,
     *,
     budget: int,

@@ -6,24 +6,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from netweight.checkpoint.announce import announce_tensors
-from netweight.errors import Interrupted, printable
+from netweight.errors import printable
 from netweight.jobs.delta.plan import Options, Prepared, Reference, prepare
+from netweight.jobs.journalled import Record, interruptible, journalled, say_resuming
 from netweight.params.align import Aligned
 from netweight.run.executors import planned_executor
-from netweight.run.progress import Progress, Silent, compiling
-from netweight.run.spread import Placed, place, ready, told
+from netweight.run.progress import Progress, Silent, compiling, shown
+from netweight.run.spread import DeviceKernels, device_notes, kernels_on, prepare_on
 
 if TYPE_CHECKING:
     from netweight.jobs.delta.result import Delta, ParameterDelta
     from netweight.kernels.protocol import Kernels
     from netweight.run.execute import Executor
-    from netweight.run.journal import Journal
 
 __all__ = ["delta"]
 
@@ -56,86 +56,51 @@ def delta(
         plan = prepared.plan
         executor = executor or stack.enter_context(planned_executor(options, plan.workers, plan.memory))
         if outdir is None:
-            return _run(prepared, progress, None, {}, executor)
+            return _run(prepared, progress, Record(), executor)
         from netweight.jobs.delta.result import preload, write_delta
         from netweight.output.folder import ResultFolder
-        from netweight.run.journal import Journal
 
         folder = stack.enter_context(ResultFolder(Path(outdir), prepared.locations(), "delta", resume=resume))
-        done: dict[str, dict[str, Any]] = {}
-        if resume:
-            journal, done = Journal.resume(folder.journal_path, prepared.plan.digest)
-            progress.note(
-                f"resuming: {len(done)} of {prepared.plan.tensors} parameters are done"
-                if done
-                else "nothing to resume: starting anew"
-            )
-        else:
-            journal = Journal.create(folder.journal_path, prepared.plan.digest)
         writing = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="netweight-preload")).submit(preload)
-        try:
-            with journal:
-                result = _run(prepared, progress, journal, done, executor)
+        left = f"stopped; nothing in {printable(str(outdir))} was changed; run again with --resume to go on"
+        with interruptible(lambda: left):
+            with journalled(folder.journal_path, plan.digest, resume=resume) as record:
+                if resume:
+                    say_resuming(progress, len(record.done), plan.tensors)
+                result = _run(prepared, progress, record, executor)
             writing.result()
             write_delta(result, folder.stage)
-        except KeyboardInterrupt:
-            raise Interrupted(
-                f"stopped; nothing in {printable(str(outdir))} was changed; run again with --resume to go on"
-            ) from None
         for note in folder.commit():
             progress.note(note)
         return result
 
 
-def _run(
-    prepared: Prepared,
-    progress: Progress,
-    journal: Journal | None,
-    done: dict[str, dict[str, Any]],
-    executor: Executor,
-) -> Delta:
-    """The measuring itself; what `journal` holds already (`done`) is not measured again."""
+def _run(prepared: Prepared, progress: Progress, record: Record, executor: Executor) -> Delta:
+    """The measuring itself; what `record` has is not measured again."""
     from netweight.jobs.delta.result import Delta
     from netweight.kernels.choose import kernels_for
 
-    for note in prepared.choice.notes:
-        progress.note(note)
-    kernels = place(prepared.choice, kernels_for, prepared.plan.workers)
-    found = {}
-    for a in prepared.alignment.parameters:
-        if a.name in done:
-            found[a.name] = _restored(a, done[a.name])
-    with _shown(progress, prepared, found):
-        if len(found) < prepared.plan.tensors:
-            left = [a for a in prepared.alignment.parameters if a.name not in found]
-            announce_tensors(tensor for a in left for tensor in (a.base, *a.models))
-            for measured in _measure(prepared, set(found), executor, kernels, progress):
-                name = measured.aligned.name
-                found[name] = measured
-                if journal is not None:
-                    journal.append(name, {"rows": measured.rows, "gram": measured.gram})
+    kernels = kernels_on(prepared.choice, kernels_for, prepared.plan.workers, progress.note)
+    parameters, plan = prepared.alignment.parameters, prepared.plan
+    measured = {a.name: _restored(a, record.done[a.name]) for a in parameters if a.name in record.done}
+    with shown(progress, plan.tensors, plan.nbytes, len(measured), plan.bytes_of(measured)):
+        if len(measured) < plan.tensors:
+            announce_tensors(tensor for a in parameters if a.name not in measured for tensor in (a.base, *a.models))
+            for one in _measure(prepared, set(measured), executor, kernels, progress):
+                measured[one.aligned.name] = one
+                record.append(one.aligned.name, {"rows": one.rows, "gram": one.gram})
     for checkpoint in (prepared.base, *prepared.models):
         checkpoint.check_unchanged()
     return Delta(
         prepared.base.ref,
         prepared.names,
         [m.ref for m in prepared.models],
-        [found[a.name] for a in prepared.alignment.parameters],
+        [measured[a.name] for a in parameters],
         prepared.alignment.skipped,
-        (*prepared.notes, *told(kernels)),
+        (*prepared.notes, *device_notes(kernels)),
         prepared.inputs(),
-        device=prepared.plan.device,
+        device=plan.device,
     )
-
-
-@contextmanager
-def _shown(progress: Progress, prepared: Prepared, found: dict[str, ParameterDelta]) -> Iterator[None]:
-    ready = [t for t in prepared.plan.tasks if t.name in found]
-    progress.start(prepared.plan.tensors, prepared.plan.nbytes, len(found), sum(t.nbytes for t in ready))
-    try:
-        yield
-    finally:
-        progress.stop()
 
 
 def _restored(aligned: Aligned, record: dict[str, Any]) -> ParameterDelta:
@@ -148,7 +113,7 @@ def _measure(
     prepared: Prepared,
     done: set[str],
     executor: Executor,
-    kernels: Kernels | Placed[Kernels],
+    kernels: Kernels | DeviceKernels[Kernels],
     progress: Progress,
 ) -> Iterator[ParameterDelta]:
     from netweight.jobs.delta.result import ParameterDelta
@@ -160,7 +125,7 @@ def _measure(
     drift = find("drift")
     with compiling(progress):
         types = {tuple(None if t is None else t.dtype for t in (a.base, *a.models)) for a in parameters}
-        ready(kernels, lambda one: one.prepare(types))
+        prepare_on(kernels, lambda one: one.prepare(types))
     for aligned, statistics in measure_differences(parameters, tasks, executor, kernels, progress):
         base_l2 = statistics.base_l2()
         rows = tuple(

@@ -20,7 +20,7 @@ from netweight.run.devices import Choice, choose_for
 from netweight.run.executors import crew
 from netweight.run.memory import FLOOR
 from netweight.run.plan import STRETCH, Plan, digest_of
-from netweight.run.spread import each, place
+from netweight.run.spread import all_kernels, kernels_on
 from netweight.version import __version__
 
 __all__ = ["Options", "Prepared", "prepare"]
@@ -72,11 +72,9 @@ def prepare(base: Reference, models: Reference | Sequence[Reference], options: O
     alignment = align(
         opened[0],
         opened[1:],
-        include=options.include,
-        exclude=options.exclude,
-        count_tied_twice=options.count_tied_twice,
+        **options.selection,
     )
-    one = max(kernels.working_bytes(len(named) - 1) for kernels in each(place(choice, kernels_for)))
+    one = max(kernels.working_bytes(len(named) - 1) for kernels in all_kernels(kernels_on(choice, kernels_for)))
     fixed = FLOOR + choice.libraries + far_bytes(opened)
     workers, memory = crew(choice.fitted(options), one, fixed)
     tasks = plan_tasks(alignment.parameters)
@@ -85,9 +83,7 @@ def prepare(base: Reference, models: Reference | Sequence[Reference], options: O
             "job": "delta",
             "version": __version__,
             "inputs": [stamps(c) for c in opened],
-            "include": options.include,
-            "exclude": options.exclude,
-            "count_tied_twice": options.count_tied_twice,
+            **options.selection,
             "stretch": STRETCH,
             "backend": choice.backend,
         }

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from netweight.errors import Interrupted, printable
+from netweight.errors import printable
 from netweight.jobs.embeddings.plan import Options, Reference, prepare, require_sklearn
 from netweight.jobs.inputs import locations
+from netweight.jobs.journalled import interruptible
 from netweight.run.progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -53,11 +54,9 @@ def embeddings(
         from netweight.output.folder import ResultFolder
 
         folder = stack.enter_context(ResultFolder(Path(output_dir), locations([prepared.checkpoint]), "embeddings"))
-        try:
+        with interruptible(lambda: f"stopped; nothing in {printable(str(output_dir))} was changed"):
             result = cluster_embedding(prepared, options, progress, executor)
             write_embeddings(result, folder.stage, scan_row or SCAN_ROW)
-        except KeyboardInterrupt:
-            raise Interrupted(f"stopped; nothing in {printable(str(output_dir))} was changed") from None
         for note in folder.commit():
             progress.note(note)
         return result

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from netweight.checkpoint.matrix import read
-from netweight.checkpoint.tensor import Tensor
+from netweight.checkpoint.tensor import Tensor, read_elements
 from netweight.errors import OptionError
 from netweight.source.held import HeldBytes
 
@@ -111,7 +110,7 @@ class Rows:
 
         dtype = self.tensor.dtype
         raw = np.empty(count * self.cols * dtype.bits // 8, np.uint8)
-        read(self.tensor, first * self.cols, raw.data)
+        read_elements(self.tensor, first * self.cols, raw.data)
         if dtype.name == "BF16":
             wide = np.empty(count * self.cols, np.float32)
             widen_bfloat16(raw.view(np.uint16), np.float32(self.scale), wide)
@@ -144,7 +143,7 @@ def held_in_memory(tensor: Tensor) -> Tensor:
         for first in range(0, tensor.size, step):
             tensor.prefetch(first + step, step)
             width = tensor.dtype.bits // 8
-            read(tensor, first, view[first * width : min(first + step, tensor.size) * width])
+            read_elements(tensor, first, view[first * width : min(first + step, tensor.size) * width])
     source = HeldBytes(memoryview(held), tensor.source.name, tensor.source)
     return replace(tensor, source=source, offset=0, strides=None, storage=None, byteorder="little")
 
@@ -220,7 +219,7 @@ def _largest_stored(tensor: Tensor, executor: Executor) -> float:
         for first in range(stretch.first, stretch.first + stretch.count, rows.block_rows):
             count = min(rows.block_rows, stretch.first + stretch.count - first)
             raw = np.empty(count * rows.cols * tensor.dtype.bits // 8, np.uint8)
-            read(tensor, first * rows.cols, raw.data)
+            read_elements(tensor, first * rows.cols, raw.data)
             most = max(most, _largest(raw.view(tensor.dtype.to_numpy())))
         return most
 

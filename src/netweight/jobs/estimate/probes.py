@@ -12,6 +12,7 @@ from netweight.dtypes import DTYPES, DType
 from netweight.jobs.estimate.flops import eigenvalue_flops, gram_flops, kmeans_flops, seeding_flops
 from netweight.jobs.estimate.made import made_family, made_tensor
 from netweight.jobs.estimate.rates import Rate
+from netweight.jobs.journalled import Record
 from netweight.run.progress import Silent
 
 if TYPE_CHECKING:
@@ -174,7 +175,10 @@ class _Nowhere:
     """A sink that keeps nothing."""
 
     def write(self, name: str, offset: int, data: memoryview) -> None:
-        """See merge_pass.Sink."""
+        """See merge_steps.Sink."""
+
+    def settle(self, name: str) -> None:
+        """See merge_steps.Sink."""
 
 
 def probe_merge(target: Target, kernels: MergeKernels, *, norms: bool = False) -> Rate:
@@ -196,7 +200,7 @@ def probe_merge(target: Target, kernels: MergeKernels, *, norms: bool = False) -
             subject=None if target.subject is None else replace(target.subject, shape=shape),
         )
         if norms:
-            return lambda: measure_grams([made], _Serial(), kernels, Silent())
+            return lambda: measure_grams([made], _Serial(), kernels, Silent(), Record())
         return lambda: list(run_courses([made], course_of, _Serial(), kernels, _Nowhere(), Silent()))
 
     most = max(_SIZES[1] * 2, _SIZES[-1] // len(target.inputs))

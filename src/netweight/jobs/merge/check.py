@@ -7,7 +7,8 @@ from collections.abc import Callable
 import xxhash
 
 from netweight.merging.target import Target
-from netweight.passes.merge_blocks import stretches_of, tensor_digest
+from netweight.passes.merge_blocks import stretches_of
+from netweight.passes.merge_steps import tensor_digest
 
 __all__ = ["stored_digest"]
 

@@ -9,12 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from netweight.errors import InputError, Interrupted, OutputError, printable
+from netweight.errors import InputError, OutputError, printable
+from netweight.jobs.journalled import Record, interruptible, journalled, say_resuming
 from netweight.jobs.merge.plan import Prepared, Reference, course_of, merge_kernels, prepare, prepare_kernels
 from netweight.jobs.merge.request import Options, Request, Weights, make_request
 from netweight.run.executors import planned_executor
-from netweight.run.progress import Progress, Silent
-from netweight.run.spread import Placed, told
+from netweight.run.progress import Progress, Silent, shown
+from netweight.run.spread import DeviceKernels, device_notes
 
 if TYPE_CHECKING:
     from netweight.jobs.merge.result import Merged
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from netweight.output.shard_writer import ShardWriter
     from netweight.passes.merges import Finished
     from netweight.run.execute import Executor
-    from netweight.run.journal import Journal
 
 __all__ = ["Options", "Weights", "foresee", "merge", "merge_request"]
 
@@ -86,13 +86,12 @@ def merge_request(
         prepared = prepare(request, options, stack)
         executor = executor or stack.enter_context(planned_executor(options, prepared.workers, prepared.memory))
         folder = result_folder(prepared, output, resume=resume)
-        try:
-            with folder:
-                return _merge(prepared, folder, Path(output), resume=resume, progress=progress, executor=executor)
-        except KeyboardInterrupt:
-            raise Interrupted(
-                f"{printable(str(output), 300)}: stopped; {folder.outcome()}; run again with --resume to go on"
-            ) from None
+        shown_as = printable(str(output), 300)
+        with (
+            interruptible(lambda: f"{shown_as}: stopped; {folder.outcome()}; run again with --resume to go on"),
+            folder,
+        ):
+            return _merge(prepared, folder, Path(output), resume=resume, progress=progress, executor=executor)
 
 
 def result_folder(prepared: Prepared, output: Reference, *, resume: bool = False) -> ResultFolder:
@@ -123,21 +122,17 @@ def _merge(
 ) -> Merged:
     from netweight.jobs.merge.record import write_records
     from netweight.output.shard_writer import ShardWriter
-    from netweight.run.journal import Journal
 
-    options = prepared.options
-    done: dict[str, dict[str, Any]] = {}
-    if resume:
-        journal, done = Journal.resume(folder.journal_path, prepared.digest)
-    else:
-        journal = Journal.create(folder.journal_path, prepared.digest)
     kernels = merge_kernels(prepared, progress)
     try:
         # room is made first: a disk that is too small is found before anything is read
-        with journal, ShardWriter(folder.stage, prepared.shards, keep=resume, sync=options.sync) as writer:
-            weighting, plan = _weighted(prepared, executor, kernels, progress, journal, done)
-            finished = _restored(plan, writer, done, executor, progress) if resume else {}
-            _write(plan, writer, finished, executor, kernels, progress, journal)
+        with (
+            journalled(folder.journal_path, prepared.digest, resume=resume) as record,
+            ShardWriter(folder.stage, prepared.shards, keep=resume, sync=prepared.options.sync) as writer,
+        ):
+            weighting, plan = _weighted(prepared, executor, kernels, progress, record)
+            finished = _restored(plan, writer, record, executor, progress) if resume else {}
+            _write(plan, writer, finished, executor, kernels, progress, record)
             writer.finish()
     except InputError:  # no room, or norms that the mode cannot use: a run with --resume would end as this one
         if not resume:
@@ -146,7 +141,7 @@ def _merge(
     for checkpoint in plan.checkpoints:
         checkpoint.check_unchanged()
     done_in_order = [finished[t.name] for t in plan.targets]
-    result = write_records(folder.stage, prepared, plan, weighting, done_in_order, output, told(kernels))
+    result = write_records(folder.stage, prepared, plan, weighting, done_in_order, output, device_notes(kernels))
     for note in (*result.notes, *folder.commit()):
         progress.note(note)
     return result
@@ -155,10 +150,9 @@ def _merge(
 def _weighted(
     prepared: Prepared,
     executor: Executor,
-    kernels: MergeKernels | Placed[MergeKernels],
+    kernels: MergeKernels | DeviceKernels[MergeKernels],
     progress: Progress,
-    journal: Journal | None,
-    done: Mapping[str, Any],
+    record: Record,
 ) -> tuple[Weighting | None, MergePlan]:
     """The weights, measured where they must be, and the plan with them."""
     from netweight.jobs.merge.targets import PlanOptions, plan_merge
@@ -172,8 +166,7 @@ def _weighted(
         grams = read_grams(request.weights.delta, plan.checkpoints, plan.targets)
     elif prepared.measures:
         prepare_kernels(plan, kernels, progress)
-        known = {key.removeprefix("gram "): value["gram"] for key, value in done.items() if key.startswith("gram ")}
-        grams = measure_grams(plan.targets, executor, kernels, progress, journal, known)
+        grams = measure_grams(plan.targets, executor, kernels, progress, record)
     weighting = weigh(request.weights, prepared.names(), plan.targets, grams)
     recipe = request.with_weights(weighting.weights)
     return weighting, plan_merge(recipe, plan.checkpoints, PlanOptions(options.vocab, options.missing, options.seed))
@@ -192,40 +185,35 @@ def foresee(
     progress = progress or Silent()
     kernels = merge_kernels(prepared, progress)
     if not difference_targets(plan.targets):
-        return _weighted(prepared, ThreadExecutor(1), kernels, progress, None, {})
+        return _weighted(prepared, ThreadExecutor(1), kernels, progress, Record())
     if request.weights is not None and request.weights.delta is not None:
         grams = read_grams(request.weights.delta, plan.checkpoints, plan.targets)
     else:
         prepare_kernels(plan, kernels, progress)
         with ExitStack() as stack:
             wanted = planned_executor(prepared.options, prepared.workers, prepared.memory)
-            grams = measure_grams(plan.targets, executor or stack.enter_context(wanted), kernels, progress)
+            grams = measure_grams(plan.targets, executor or stack.enter_context(wanted), kernels, progress, Record())
     if request.weights is None:
         return described(plan.targets, grams), plan
     return weigh(request.weights, prepared.names(), plan.targets, grams), plan
 
 
 def _restored(
-    plan: MergePlan, writer: ShardWriter, done: Mapping[str, Any], executor: Executor, progress: Progress
+    plan: MergePlan, writer: ShardWriter, record: Record, executor: Executor, progress: Progress
 ) -> dict[str, Finished]:
     """What a run that was stopped has finished, and what the disk still holds as it was written."""
     from netweight.jobs.merge.check import stored_digest
     from netweight.passes.merges import Finished
 
-    targets = [t for t in plan.targets if f"done {t.name}" in done]
-    waiting = iter(targets)
-    found: dict[str, Finished] = {}
+    waiting = (t for t in plan.targets if f"done {t.name}" in record.done)
+    finished: dict[str, Finished] = {}
     check: Callable[[Target], str] = lambda target: stored_digest(target, writer.read)  # noqa: E731
     for target, digest in executor.run(lambda: next(waiting, None), check):
-        record = done[f"done {target.name}"]
-        if digest == record["digest"]:
-            found[target.name] = Finished(target, digest, tuple(record["inputs"]), record["nonfinite"])
-    progress.note(
-        f"resuming: {len(found)} of {len(plan.targets)} parameters are done"
-        if found
-        else "nothing to resume: starting anew"
-    )
-    return found
+        kept = record.done[f"done {target.name}"]
+        if digest == kept["digest"]:
+            finished[target.name] = Finished(target, digest, tuple(kept["inputs"]), kept["nonfinite"])
+    say_resuming(progress, len(finished), len(plan.targets))
+    return finished
 
 
 def _write(
@@ -233,9 +221,9 @@ def _write(
     writer: ShardWriter,
     finished: dict[str, Finished],
     executor: Executor,
-    kernels: MergeKernels | Placed[MergeKernels],
+    kernels: MergeKernels | DeviceKernels[MergeKernels],
     progress: Progress,
-    journal: Journal,
+    record: Record,
 ) -> None:
     from netweight.passes.merges import run_courses
 
@@ -243,11 +231,8 @@ def _write(
     total = sum(i.nbytes for t in plan.targets for i in t.inputs)
     left = sum(i.nbytes for t in rest for i in t.inputs)
     prepare_kernels(plan, kernels, progress)
-    progress.start(len(plan.targets), total, len(finished), total - left)
-    try:
+    with shown(progress, len(plan.targets), total, len(finished), total - left):
         for one in run_courses(rest, course_of, executor, kernels, writer, progress):
             finished[one.target.name] = one
-            record = {"digest": one.digest, "inputs": list(one.inputs), "nonfinite": one.nonfinite}
-            journal.append(f"done {one.target.name}", record)
-    finally:
-        progress.stop()
+            kept = {"digest": one.digest, "inputs": list(one.inputs), "nonfinite": one.nonfinite}
+            record.append(f"done {one.target.name}", kept)

@@ -18,7 +18,7 @@ from netweight.run.executors import crew
 from netweight.run.memory import FLOOR
 from netweight.run.plan import digest_of
 from netweight.run.progress import Progress, compiling
-from netweight.run.spread import Placed, place, ready
+from netweight.run.spread import DeviceKernels, kernels_on, prepare_on
 from netweight.version import __version__
 
 if TYPE_CHECKING:
@@ -124,21 +124,19 @@ def _each_once(checkpoints: Sequence[Checkpoint]) -> None:
             )
 
 
-def merge_kernels(prepared: Prepared, progress: Progress) -> MergeKernels | Placed[MergeKernels]:
+def merge_kernels(prepared: Prepared, progress: Progress) -> MergeKernels | DeviceKernels[MergeKernels]:
     """The kernels of the devices chosen, which are said on `progress`."""
     from netweight.kernels.choose import merge_kernels_for
 
-    for note in prepared.choice.notes:
-        progress.note(note)
-    return place(prepared.choice, merge_kernels_for, prepared.workers)
+    return kernels_on(prepared.choice, merge_kernels_for, prepared.workers, progress.note)
 
 
-def prepare_kernels(plan: MergePlan, kernels: MergeKernels | Placed[MergeKernels], progress: Progress) -> None:
+def prepare_kernels(plan: MergePlan, kernels: MergeKernels | DeviceKernels[MergeKernels], progress: Progress) -> None:
     dtypes = {p.tensor.dtype for t in plan.targets if t.subject for i in t.inputs for p in i.pieces}
     dtypes |= {t.dtype for t in plan.targets if t.subject}
     with compiling(progress):
         bits = {t.subject.bits for t in plan.targets if t.subject}
-        ready(kernels, lambda one: one.prepare(dtypes, bits))
+        prepare_on(kernels, lambda one: one.prepare(dtypes, bits))
 
 
 def course_of(target: Target) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from netweight.errors import OptionError, did_you_mean, printable
+from netweight.jobs.run_options import MachineOptions
 from netweight.merging.coefficients import GRANULARITIES, MODES
 
 if TYPE_CHECKING:
@@ -20,31 +21,19 @@ _PLAIN = "task_arithmetic"
 
 
 @dataclass(frozen=True)
-class Options:
-    """How `merge` runs. `workers` and `memory` (bytes) as for other jobs; `max_shard_size` in bytes; `vocab`: what to
-    do where vocabularies differ (None: refuse, "base", "union-rows"); `missing`: what to do where a model lacks a
-    parameter ("error", "base"); `overwrite`: replace an earlier merge; `sync`: bring everything to the disk before
-    the result appears; `seed` of the random methods; `remote`: read models of a hub by ranges (default: bring them into
-    the hub's cache). `device`: where to compute ("auto", "cpu", "cuda", "cuda:N", "mps", "xpu", "xpu:N"); `multi_gpu`:
-    on all GPUs.
-
-    `executor_name`: "threads", or "ray" for processes of the cluster at `ray_address` (HOST:PORT, or "auto"), which is
-    one on this machine by default; `memory` is then what each process may take.
+class Options(MachineOptions):
+    """How `merge` runs: MachineOptions; `max_shard_size` in bytes; `vocab`: what to do where vocabularies differ (None:
+    refuse, "base", "union-rows"); `missing`: what to do where a model lacks a parameter ("error", "base"); `overwrite`:
+    replace an earlier merge; `sync`: bring everything to the disk before the result appears; `seed` of the random
+    methods.
     """
 
-    workers: int | None = None
-    memory: int | None = None
     max_shard_size: int = 5_000_000_000
     vocab: str | None = None
     missing: str = "error"
     seed: int = 0
     overwrite: bool = False
     sync: bool = True
-    remote: bool = False
-    device: str = "auto"
-    multi_gpu: bool = False
-    executor_name: str = "threads"
-    ray_address: str | None = None
 
     def __post_init__(self) -> None:
         """Raises OptionError for a seed or a size that is no whole number, or too small."""

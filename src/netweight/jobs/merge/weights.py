@@ -13,6 +13,7 @@ import numpy as np
 from netweight.checkpoint.tensor import Checkpoint
 from netweight.errors import OptionError, printable
 from netweight.jobs.inputs import identity
+from netweight.jobs.journalled import Record
 from netweight.jobs.merge.request import Weights
 from netweight.merging.coefficients import by_granularity, coefficients, cosines, merged_norm, norms_of
 from netweight.merging.course import Course, Measured
@@ -20,13 +21,12 @@ from netweight.merging.looks import GramLook
 from netweight.merging.target import Target
 from netweight.params.role import classify_all
 from netweight.passes.merges import run_courses
-from netweight.run.progress import Progress
-from netweight.run.spread import Placed
+from netweight.run.progress import Progress, shown
+from netweight.run.spread import DeviceKernels
 
 if TYPE_CHECKING:
     from netweight.kernels.merging import MergeKernels
     from netweight.run.execute import Executor
-    from netweight.run.journal import Journal
 
 __all__ = ["Weighting", "described", "difference_targets", "measure_grams", "read_grams", "weigh", "weights_of"]
 
@@ -62,29 +62,23 @@ def _gram_course() -> Course:
 def measure_grams(
     targets: Sequence[Target],
     executor: Executor,
-    kernels: MergeKernels | Placed[MergeKernels],
+    kernels: MergeKernels | DeviceKernels[MergeKernels],
     progress: Progress,
-    journal: Journal | None = None,
-    done: Mapping[str, Any] | None = None,
+    record: Record,
 ) -> Grams:
-    """Read base and models once and return the Gram matrices of `difference_targets(targets)`; what a journal has
-    (`done`) is not measured again.
+    """Read base and models once and return the Gram matrices of `difference_targets(targets)`; what `record` has is
+    not measured again.
     """
     wanted = difference_targets(targets)
-    found: Grams = {t.name: np.asarray(done[t.name], np.float64) for t in wanted if done and t.name in done}
-    rest = [t for t in wanted if t.name not in found]
+    known = {t.name: record.done.get(f"gram {t.name}") for t in wanted}
+    grams: Grams = {name: np.asarray(kept["gram"], np.float64) for name, kept in known.items() if kept is not None}
+    rest = [t for t in wanted if t.name not in grams]
     sizes = {t.name: sum(i.nbytes for i in t.inputs) for t in wanted}
-    total = sum(sizes.values())
-    progress.start(len(wanted), total, len(found), total - sum(sizes[t.name] for t in rest))
-    try:
-        if rest:
-            for finished in run_courses(rest, _course_of, executor, kernels, None, progress):
-                found[finished.target.name] = finished.value
-                if journal is not None:
-                    journal.append(f"gram {finished.target.name}", {"gram": finished.value.tolist()})
-    finally:
-        progress.stop()
-    return {t.name: found[t.name] for t in wanted}
+    with shown(progress, len(wanted), sum(sizes.values()), len(grams), sum(sizes[name] for name in grams)):
+        for finished in run_courses(rest, _course_of, executor, kernels, None, progress) if rest else ():
+            grams[finished.target.name] = finished.value
+            record.append(f"gram {finished.target.name}", {"gram": finished.value.tolist()})
+    return {t.name: grams[t.name] for t in wanted}
 
 
 def _course_of(_: Target) -> Course:

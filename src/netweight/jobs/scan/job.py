@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,19 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from netweight.checkpoint.announce import announce_parts
 from netweight.checkpoint.tensor import Skipped
-from netweight.errors import Interrupted, OptionError, printable
+from netweight.errors import OptionError, printable
 from netweight.jobs.inputs import identity, locations
+from netweight.jobs.journalled import Record, interruptible, journalled, say_resuming
 from netweight.jobs.scan.plan import Options, Prepared, Reference, choose, prepare
 from netweight.run.executors import planned_executor
-from netweight.run.progress import Progress, Silent, compiling
-from netweight.run.spread import place, told
+from netweight.run.progress import Progress, Silent, compiling, shown
+from netweight.run.spread import device_notes, kernels_on
 
 if TYPE_CHECKING:
     from netweight.jobs.scan.result import ScanResults
-    from netweight.output.result_file import ResultFile
     from netweight.passes.subjects import Subject
     from netweight.run.execute import Executor
-    from netweight.run.journal import Journal
 
 __all__ = ["scan"]
 
@@ -76,14 +75,20 @@ def scan(
         plan = prepared.plan
         executor = executor or stack.enter_context(planned_executor(options, plan.workers, plan.memory))
         about = {"model_id": model_id, "revision": revision or prepared.checkpoint.revision}
-        place: ResultFile | None = None
-        if target is not None:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        if target is None:
+            result = _run(prepared, options, progress, Record(), executor, now, about)
+        else:
             from netweight.output.result_file import ResultFile
 
-            place = stack.enter_context(ResultFile(target, locations([prepared.checkpoint]), resume=resume))
-        result = _journalled(prepared, options, progress, place, resume, executor, about)
-        if place is not None:
-            place.commit(lambda path: write_results(result, path))
+            file = stack.enter_context(ResultFile(target, locations([prepared.checkpoint]), resume=resume))
+            left = f"stopped; {printable(str(target))} was not changed; run again with --resume to go on"
+            with interruptible(lambda: left), journalled(file.journal_path, plan.digest, resume=resume) as record:
+                if resume:
+                    say_resuming(progress, len(record.done.keys() - {_STARTED}), plan.tensors, "matrices")
+                began = _began(record, now)
+                result = _run(prepared, options, progress, record, executor, began, about)
+            file.commit(lambda path: write_results(result, path))
         if plots is not None:
             from netweight.jobs.scan.plots import write_plots
             from netweight.output.folder import ResultFolder
@@ -95,67 +100,35 @@ def scan(
         return result
 
 
-def _journalled(
-    prepared: Prepared,
-    options: Options,
-    progress: Progress,
-    place: ResultFile | None,
-    resume: bool,  # noqa: FBT001
-    executor: Executor,
-    about: dict[str, str | None],
-) -> ScanResults:
-    """The measuring, with a journal beside the output file where there is one."""
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    if place is None:
-        return _run(prepared, options, progress, None, {}, executor, now, about)
-    from netweight.run.journal import Journal
-
-    done: dict[str, dict[str, Any]] = {}
-    if resume:
-        journal, done = Journal.resume(place.journal_path, prepared.plan.digest)
-        count = len(done.keys() - {_STARTED})
-        progress.note(
-            f"resuming: {count} of {prepared.plan.tensors} matrices are done"
-            if count
-            else "nothing to resume: starting anew"
-        )
-    else:
-        journal = Journal.create(place.journal_path, prepared.plan.digest)
-    with journal:
-        if _STARTED not in done:
-            journal.append(_STARTED, {"at": now})
-        began = done.pop(_STARTED, {"at": now})["at"]
-        try:
-            return _run(prepared, options, progress, journal, done, executor, began, about)
-        except KeyboardInterrupt:
-            raise Interrupted(
-                f"stopped; {printable(str(place.target))} was not changed; run again with --resume to go on"
-            ) from None
+def _began(record: Record, now: str) -> str:
+    """When the run began: what its journal says, else `now`, which is kept there."""
+    if _STARTED not in record.done:
+        record.append(_STARTED, {"at": now})
+    return str(record.done.pop(_STARTED, {"at": now})["at"])
 
 
 def _run(
     prepared: Prepared,
     options: Options,
     progress: Progress,
-    journal: Journal | None,
-    done: dict[str, dict[str, Any]],
+    record: Record,
     executor: Executor,
     began: str,
     about: dict[str, str | None],
 ) -> ScanResults:
-    """The measuring itself; what `journal` holds already (`done`) is not measured again."""
+    """The measuring itself; what `record` has is not measured again."""
     from netweight.jobs.scan.result import ScanResults
     from netweight.kernels.choose import kernels_for
     from netweight.passes.scans import measure_subjects
 
-    for note in prepared.choice.notes:
-        progress.note(note)
-    kernels = place(prepared.choice, kernels_for)
-    found = dict(done)
+    kernels = kernels_on(prepared.choice, kernels_for, note=progress.note)
+    plan = prepared.plan
+    fields = dict(record.done)  # {matrix: {measure: {field: value}}}
     failed: dict[str, Skipped] = {}
-    loads = [load for load in prepared.loads if load.subject.name not in found]
+    loads = [load for load in prepared.loads if load.subject.name not in fields]
     announce_parts((load.subject.tensor, load.subject.part) for load in loads)
-    with _shown(progress, prepared, found), compiling(progress):
+    done = len(plan.tasks) - len(loads)
+    with shown(progress, plan.tensors, plan.nbytes, done, plan.bytes_of(fields)), compiling(progress):
         results = measure_subjects(
             loads,
             prepared.measures,
@@ -170,21 +143,20 @@ def _run(
                 failed[subject.name] = measured
                 progress.note(f"{printable(subject.name)}: {measured.reason}")
             else:
-                found[subject.name] = measured
-                if journal is not None:
-                    journal.append(subject.name, measured)
+                fields[subject.name] = measured
+                record.append(subject.name, measured)
             progress.advance(1, subject.nbytes)
     prepared.checkpoint.check_unchanged()
     return ScanResults(
-        [_row(subject, found[subject.name]) for subject in prepared.subjects if subject.name in found],
+        [_row(subject, fields[subject.name]) for subject in prepared.subjects if subject.name in fields],
         prepared.measures,
         ref=prepared.checkpoint.ref,
         skipped=prepared.skipped,
         failed=[failed[subject.name] for subject in prepared.subjects if subject.name in failed],
-        notes=(*prepared.notes, *told(kernels)),
+        notes=(*prepared.notes, *device_notes(kernels)),
         inputs=[identity(prepared.checkpoint)],
         created_at=began,
-        device=prepared.plan.device,
+        device=plan.device,
         **about,
     )
 
@@ -204,13 +176,3 @@ def _row(subject: Subject, measures: dict[str, dict[str, Any]]) -> Any:
         measures,
         subject.fused,
     )
-
-
-@contextmanager
-def _shown(progress: Progress, prepared: Prepared, found: dict[str, Any]) -> Iterator[None]:
-    ready = [t for t in prepared.plan.tasks if t.name in found]
-    progress.start(prepared.plan.tensors, prepared.plan.nbytes, len(ready), sum(t.nbytes for t in ready))
-    try:
-        yield
-    finally:
-        progress.stop()

@@ -17,7 +17,7 @@ from netweight.run.devices import Choice, choose_for
 from netweight.run.executors import crew, matrix_budget
 from netweight.run.memory import FLOOR
 from netweight.run.plan import Plan, PlannedTask, digest_of
-from netweight.run.spread import each, place
+from netweight.run.spread import all_kernels, kernels_on
 from netweight.version import __version__
 
 if TYPE_CHECKING:
@@ -94,15 +94,13 @@ def prepare(ref: Reference, measures: Sequence[Measure], options: Options, stack
     checkpoint = stack.enter_context(open_checkpoint(ref, download=not options.remote))
     subjects, skipped = find_subjects(
         checkpoint,
-        include=options.include,
-        exclude=options.exclude,
-        count_tied_twice=options.count_tied_twice,
+        **options.selection,
         weights_only=options.weights_only,
         split=options.split,
     )
     effort = effort_of(subjects, measures)
     choice = choose_for(options, "spectra" if effort else "statistics", effort)
-    backends = each(place(choice, kernels_for))
+    backends = all_kernels(kernels_on(choice, kernels_for))
     one = max(scratch_bytes(kernels, measures) for kernels in backends)
     beside = choice.libraries + far_bytes((checkpoint,))
     room = choice.fitted(options)
@@ -116,9 +114,7 @@ def prepare(ref: Reference, measures: Sequence[Measure], options: Options, stack
             "version": __version__,
             "inputs": stamps(checkpoint),
             "measures": [m.name for m in measures],
-            "include": options.include,
-            "exclude": options.exclude,
-            "count_tied_twice": options.count_tied_twice,
+            **options.selection,
             "weights_only": options.weights_only,
             "split": options.split,
             "rank_k": options.rank_k,

@@ -26,8 +26,8 @@ from netweight.jobs.verify.result import Verdict, Verified
 from netweight.params.align import unwanted_reason
 from netweight.passes.merges import Finished, run_courses
 from netweight.run.executors import planned_executor
-from netweight.run.progress import Progress, Silent
-from netweight.run.spread import told
+from netweight.run.progress import Progress, Silent, shown
+from netweight.run.spread import device_notes
 from netweight.source.local import open_local
 
 if TYPE_CHECKING:
@@ -56,6 +56,9 @@ class _Comparison:
         width = max(1, tensor.dtype.bits // 8)
         unequal = np.frombuffer(found, np.uint8) != np.frombuffer(data, np.uint8)
         return int(np.count_nonzero(unequal.reshape(-1, width).any(axis=1)))
+
+    def settle(self, name: str) -> None:
+        """Nothing was written."""
 
 
 def verify(
@@ -121,20 +124,17 @@ def verify(
         comparison = _Comparison({t.name: stored[t.name] for t in rest})
         if executor is None:
             executor = stack.enter_context(planned_executor(options, prepared.workers, prepared.memory))
-        progress.start(len(rest), sum(i.nbytes for t in rest for i in t.inputs))
-        try:
+        with shown(progress, len(rest), sum(i.nbytes for t in rest for i in t.inputs)):
             for one in run_courses(rest, course_of, executor, kernels, comparison, progress):
                 name = one.target.name
                 noted = record["parameters"].get(name)
                 verdicts[name] = _verdict(one, one.differing, noted, checkpoints)
-        finally:
-            progress.stop()
         for checkpoint in (stored, *checkpoints):
             checkpoint.check_unchanged()
         planned = {t.name for t in prepared.plan.targets}
         extra = [Verdict(name, "not of the recipe") for name in stored if name not in planned]
         found = [verdicts[t.name] for t in wanted] + extra
-        return Verified(folder, found, len(prepared.plan.targets), prepared.choice.name, told(kernels))
+        return Verified(folder, found, len(prepared.plan.targets), prepared.choice.name, device_notes(kernels))
 
 
 def _note_device(merged_on: Any, choice: Choice, progress: Progress) -> None:

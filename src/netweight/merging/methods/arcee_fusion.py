@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -75,6 +75,7 @@ class _Divergences:
     """A look: the divergence of every row, float64 [rows]."""
 
     cols: int
+    in_any_order: ClassVar[bool] = False
     whole_rows: bool = True
 
     def empty(self, inputs: int) -> list[Array]:  # noqa: ARG002 - the protocol's

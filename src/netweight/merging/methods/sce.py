@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import fsum, inf, isnan
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -79,6 +79,7 @@ class _Energies:
     """A look: per model the sum of squares of the selected differences that are finite, by chunks of CHUNK elements."""
 
     selected: _Selected
+    in_any_order: ClassVar[bool] = False
     whole_rows: bool = False
 
     def empty(self, inputs: int) -> list[Array]:
