@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import struct
@@ -232,9 +233,9 @@ def test_an_index_of_a_hundred_megabytes(size, tmp_path) -> None:
         ("[1]", "config.json: holds a JSON array, expected an object"),
         ("3", "config.json: holds a JSON number, expected an object"),
         ("null", "config.json: holds a JSON null, expected an object"),
-        ('{"a": ', "config.json: is not valid JSON: Expecting value: line 1 column 7"),
+        ('{"a": ', "config.json: is not valid JSON: "),
         ("[" * 100_000, "config.json: is nested too deeply"),
-        ("\udcff", "config.json: is not valid JSON: 'utf-8' codec can't decode byte 0xff"),
+        ("\udcff", "config.json: is not valid JSON: "),
     ],
 )
 def test_config_is_never_a_reason_to_fail(content, message, tmp_path) -> None:
@@ -385,7 +386,7 @@ def test_a_file_that_may_not_be_read(tmp_path) -> None:
     path.chmod(0)
     if os.access(path, os.R_OK):
         pytest.skip("this user may read everything")
-    refused(path, ReadError, "cannot be opened: Permission denied")
+    refused(path, ReadError, f"cannot be opened: {os.strerror(errno.EACCES)}")
 
 
 def test_names_that_differ_in_case_or_hold_control_characters(tmp_path) -> None:
