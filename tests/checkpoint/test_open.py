@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+from slowness import slowness
 
 from netweight.checkpoint import CheckpointFile, open_checkpoint
 from netweight.errors import FormatError, ModelNotFoundError, NetweightError, ReadError, UnsafeFileError
@@ -221,7 +222,7 @@ def test_an_index_of_a_hundred_megabytes(size, tmp_path) -> None:
     said, numbers = done.stdout.splitlines()
     seconds, mebibytes = map(float, numbers.split())
     assert ("expected at most 100000000" if size > 100_000_000 else "is not a valid index") in said
-    assert seconds < 10
+    assert seconds < 10 * slowness()
     assert mebibytes < 256
 
 
@@ -419,11 +420,11 @@ def test_an_eight_billion_parameter_shape_opens_at_once(tmp_path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     times = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.process_time()
         opened = open_checkpoint(tmp_path)
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     assert sum(tensor.size for tensor in opened.values()) > 6_900_000_000
-    assert min(times) < 0.1
+    assert min(times) < 0.1 * slowness()
 
 
 def test_real_index_files_are_read(realweights) -> None:

@@ -146,5 +146,5 @@ def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:
     process.stdout.close()
     said = process.stderr.read()
     process.stderr.close()
-    assert process.wait(timeout=60) == 141
+    assert process.wait(timeout=300) == 141
     assert said == b""

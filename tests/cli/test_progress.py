@@ -121,7 +121,7 @@ def test_on_a_real_terminal(tmp_path):
         env={**os.environ, "COLUMNS": "100"},
     )  # fmt: skip
     os.close(theirs)
-    drawn, end = b"", time.monotonic() + 60
+    drawn, end = b"", time.monotonic() + 300
     while time.monotonic() < end:
         try:
             piece = os.read(ours, 65536)
@@ -134,7 +134,7 @@ def test_on_a_real_terminal(tmp_path):
     assert run.stdout is not None
     assert b"\x1b" not in run.stdout.read()
     run.stdout.close()
-    assert run.wait(60) == 0
+    assert run.wait(300) == 0
     text = drawn.decode()
     # on a fresh installation the loops may have to be compiled now, which is said in a line of its own
     text = text.replace("\r\x1b[Knote: compiling the kernels: only at the first run of an installation\r\n", "")

@@ -301,7 +301,7 @@ def test_bytes_lost_in_the_background_stop_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(shard_writer, "Flusher", lambda call: flusher.Flusher(call, share=16))
     with ShardWriter(tmp_path, plan_shards({"a": TensorEntry(F32, (8,))}, 99), keep=False, sync=True) as writer:
         writer.write("a", 0, bytes(16))
-        assert lost.wait(10)
+        assert lost.wait(60)
         with pytest.raises(
             JobError, match=rf"model\.safetensors: cannot be brought to the disk: {os.strerror(errno.EIO)}"
         ):
@@ -377,7 +377,7 @@ except OutputError as error:
 @pytest.mark.skipif(os.name == "nt", reason="no such limits")
 def test_a_limit_on_the_size_of_files(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(tmp_path)], check=False, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", LIMITED, str(tmp_path)], check=False, capture_output=True, text=True, timeout=300
     )
     assert done.stdout == (
         f"{tmp_path}: the model's files cannot be made: {os.strerror(errno.EFBIG)}; the largest file would have "
