@@ -420,9 +420,9 @@ def test_an_eight_billion_parameter_shape_opens_at_once(tmp_path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     times = []
     for _ in range(5):
-        start = time.process_time()
+        start = time.thread_time()
         opened = open_checkpoint(tmp_path)
-        times.append(time.process_time() - start)
+        times.append(time.thread_time() - start)
     assert sum(tensor.size for tensor in opened.values()) > 6_900_000_000
     assert min(times) < 0.1 * slowness()
 

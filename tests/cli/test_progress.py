@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from task_vectors import PROGRAM, normal, save, tuned
+from task_vectors import PROGRAM, beside_progress, normal, save, tuned
 
 from netweight.cli import progress
 from netweight.cli.progress import LineProgress, TerminalProgress, progress_for
@@ -58,7 +58,9 @@ def test_hours_and_no_bytes(clock, capsys):
     shown.advance(0, 10_000_000)
     clock.now += 10
     shown.advance(0, 0)
-    assert "9:59:50 left" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "9:59:50 left" in said
+    assert beside_progress(f"{said}note: b\nc left\n") == "note: b\nc left\n"
     empty = LineProgress()
     empty.start(1, 0)
     clock.now += 10

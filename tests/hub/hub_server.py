@@ -487,9 +487,9 @@ class _Handler(BaseHTTPRequestHandler):
                 if left <= 0:
                     self._drop()
                     return
-            if self.wrong.rate:
+            if rate := self.wrong.rate:
                 self.wfile.flush()
-                time.sleep(len(part) / self.wrong.rate)
+                time.sleep(len(part) / rate)
 
     def _drop(self) -> None:
         self.wfile.flush()

@@ -291,9 +291,9 @@ def test_ten_thousand_tensors_of_eight_models():
         for name in "abcdefgh"
     ]
     recipe = parse_recipe(models("task_arithmetic", *"bcdefgh", base="a"), "merge.yml")
-    start = time.process_time()
+    start = time.thread_time()
     plan = plan_with(TASK, resolve, recipe, checkpoints, PlanOptions())
-    assert time.process_time() - start < 20 * slowness()  # about 2 s usually
+    assert time.thread_time() - start < 20 * slowness()  # about 2 s usually
     assert len(plan.targets) == len(shapes)
 
 
