@@ -126,7 +126,7 @@ def test_a_gpu_is_answered_with_a_note(model, here, capsys) -> None:
         ([], "expected one MODEL"),
         (["m", "--model", "m"], "MODEL is given twice"),
         (["nowhere"], "nowhere: there is no such file or folder"),
-        (["nowhere", "--max-k", "1"], "Invalid value for '--max-k'"),
+        (["nowhere", "--max-k", "1"], "--max-k"),
         (["nowhere", "--device", "gpu"], "--device: expected auto, cpu, cuda, cuda:N"),
     ],
 )

@@ -112,7 +112,7 @@ def test_errors(tmp_path: Path, name: str, start: str) -> None:
     (tmp_path / "model.txt").write_text("not a model")
     command = [sys.executable, "-m", "netweight.cli.main", "info", str(tmp_path / name)]
     command[1:3] = ["-c", "from netweight.cli.main import main; main()"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith(start)

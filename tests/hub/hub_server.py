@@ -15,6 +15,7 @@ How to use it (the fixture `hub` of tests/conftest.py sets the environment; else
         hub.before = lambda request: ...       # called before each answer, e.g. to publish in between
 
         hub.requests                           # every Request: method, path, status, range, authorized, sent (bytes)
+        hub.most_waiting                       # answers that were delayed at the same time, at most
         hub.count("*/model.safetensors"), hub.sent("*.safetensors"), hub.clear()
 
 Globs match the path without its query: `/api/models/ORG/NAME/...`, `/ORG/NAME/resolve/REV/FILE`, and on the "CDN"
@@ -147,6 +148,7 @@ class HubServer:
         self.requests: list[Request] = []
         self.faults: list[Fault] = []
         self.before: Callable[[Request], None] | None = None
+        self.most_waiting = self._waiting = 0
         self._lock = threading.Lock()
         self._servers: list[ThreadingHTTPServer] = []
 
@@ -232,6 +234,14 @@ class HubServer:
         with self._lock:
             self.requests.append(request)
 
+    def delay(self, seconds: float) -> None:
+        with self._lock:
+            self._waiting += 1
+            self.most_waiting = max(self.most_waiting, self._waiting)
+        time.sleep(seconds)
+        with self._lock:
+            self._waiting -= 1
+
     def fault_for(self, method: str, path: str) -> Fault:
         with self._lock:
             for fault in self.faults:
@@ -298,7 +308,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.hub.before is not None:
             self.hub.before(self.request_)
         self.wrong = self.hub.fault_for(self.command, path)
-        time.sleep(self.wrong.delay)
+        self.hub.delay(self.wrong.delay)
         if self.wrong.status is not None:
             self._refuse(self.wrong.status, None, "as the test wants it")
         elif path.startswith("/cdn/"):
@@ -477,9 +487,9 @@ class _Handler(BaseHTTPRequestHandler):
                 if left <= 0:
                     self._drop()
                     return
-            if self.wrong.rate:
+            if rate := self.wrong.rate:
                 self.wfile.flush()
-                time.sleep(len(part) / self.wrong.rate)
+                time.sleep(len(part) / rate)
 
     def _drop(self) -> None:
         self.wfile.flush()

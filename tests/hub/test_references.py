@@ -319,7 +319,7 @@ def test_gated_private_missing(hub, tmp_path, monkeypatch) -> None:
 def run(*args: object, env: dict[str, str], code: int = 0) -> subprocess.CompletedProcess:
     done = subprocess.run(
         [sys.executable, "-c", "from netweight.cli.main import main; main()", *map(str, args)],
-        capture_output=True, text=True, env=env, check=False, timeout=120,
+        capture_output=True, text=True, env=env, check=False, timeout=300,
     )  # fmt: skip
     assert done.returncode == code, done.stderr
     return done

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -209,10 +210,21 @@ def netweight(*args, **settings):
         check=False,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         env={k: v for k, v in environment.items() if v is not None},
         **settings,
     )
+
+
+_OF_SLOW_MACHINES = re.compile(
+    r"(?:[\d.]+ \w+ of [\d.]+ \w+, \d+ of \d+ tensors, [\d.]+ \w+/s, [\d:]+ left"
+    r"|note: compiling the kernels: only at the first run of an installation)\n"
+)
+
+
+def beside_progress(said):
+    """What a program wrote to stderr, without the lines that it has for whoever waits: a fast machine writes none."""
+    return _OF_SLOW_MACHINES.sub("", said)
 
 
 def is_close(a, b, tolerance=1e-12):

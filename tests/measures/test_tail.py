@@ -177,6 +177,14 @@ def test_values_that_differ_by_rounding_are_no_tail():
     assert fit_tail(np.arange(1.0, 9.0)) is not None
 
 
+@pytest.mark.parametrize("part", [0.01, 0.5, 0.9])
+@pytest.mark.parametrize("side", [10, 1000, 10_000])
+def test_equal_eigenvalues_do_not_differ_whatever_rounding_leaves(side, part):
+    error = part * 4 * side * 2.0**-53  # of singular values: twice of it is in the eigenvalues
+    values = 1 + error * np.random.default_rng(side).uniform(-1, 1, side)
+    assert derive(spectrum_with(values))["tail_reason"] == NO_FIT["equal values"]
+
+
 def test_alpha_does_not_depend_on_scale_above_the_threshold_and_does_below():
     values = 1 + np.random.default_rng(3).pareto(1.0, 200)
     row, twice = derive(spectrum_with(values)), derive(spectrum_with(1024 * values))

@@ -37,9 +37,11 @@ def vectors(n, shape=(24, 40), seed=0, common=0.5, dtype=np.float32):
     return [(np.sqrt(common) * shared + np.sqrt(1 - common) * rng.normal(size=shape)).astype(dtype) for _ in range(n)]
 
 
-def near(found, wanted, *, bits=32):
-    """Whether they agree to the arithmetic's rounding, relative to the largest element."""
-    tolerance = 2e-6 if bits == 32 else 2e-14
+def near(found, wanted, *, bits=32, condition=1.0):
+    """Whether they agree to the arithmetic's rounding, relative to the largest element; `condition`: how many times the
+    relative error of what they are made of is found in them.
+    """
+    tolerance = condition * (2e-6 if bits == 32 else 2e-14)
     scale = max(np.abs(wanted).max(initial=0), np.finfo(np.float32).tiny)
     assert found.dtype == (np.float32 if bits == 32 else np.float64)
     assert np.isfinite(found).all()

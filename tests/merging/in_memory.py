@@ -17,13 +17,15 @@ def subject(shape, *, models, base=True, each=(), keys=None, bits=32, name="w", 
     return Subject(name, tuple(shape), models, base, settings, each, tuple(keys or range(models)), bits)
 
 
-def run_in_memory(course, what: Subject, tensors: Sequence[np.ndarray], *, stretch=8192, block=4096, seed=0):
+def run_in_memory(
+    course, what: Subject, tensors: Sequence[np.ndarray], *, stretch=8192, block=4096, seed=0, kernels=None
+):
     """The output of `course(what)` on `tensors` (base first, where there is one), as float32 or float64.
 
     `stretch` and `block` count elements and are multiples of 4,096; where whole rows are asked for, as many rows as
-    fit.
+    fit. `kernels`: those of the CPU where None are given.
     """
-    kernels = CpuMergeKernels()
+    kernels = kernels or CpuMergeKernels()
     wide = np.float64 if what.bits == 64 else np.float32
     x = np.ascontiguousarray(np.stack([np.asarray(t, wide).reshape(-1) for t in tensors]))
     rng = np.random.default_rng(seed)

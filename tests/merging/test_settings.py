@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+from slowness import slowness
 
 from netweight.errors import OptionError
 from netweight.merging.method import Base, Method, Setting
@@ -331,8 +332,8 @@ def test_settings_of_many_parameters_take_no_time():
     models = [f"m{n}" for n in range(8)]
     weights = {name: [n + m / 10 for m in range(8)] for n, name in enumerate(names)}
     recipe = build_recipe("ties", "b", models, weights=weights)
-    start = time.perf_counter()
+    start = time.thread_time()
     for n, name in enumerate(names):
         _, each = resolve(METHOD, recipe, slice_number=None, sources=recipe.models, name=name, depth=0.5)
         assert each[3]["weight"] == n + 0.3
-    assert time.perf_counter() - start < 2  # 0.1 s on a machine that does nothing else
+    assert time.thread_time() - start < 2 * slowness()  # 0.1 s usually

@@ -7,7 +7,9 @@ import pytest
 from combined import course_of, merged, near, same_bits, vectors
 from scipy.optimize import minimize
 
+from netweight.kernels.cpu.merging import CpuMergeKernels
 from netweight.merging.course import Copy
+from netweight.statistics.rounding_error import cosine_error
 
 SHAPES = [(24, 40), (7,), (3, 5, 4), (130, 257)]
 WEIGHTS = [0.5, 1.0, 0.7]
@@ -223,6 +225,67 @@ def test_opposite_vectors_are_interpolated_linearly():
     # one is opposite to the mean of all
     assert near(merged("karcher", [a, a, -a]), a.astype(np.float64) / 3)
     assert np.abs(merged("multislerp", [a, b, -a, -b], weights=[1.0] * 4)).max() < 1e-6
+
+
+PERTURBATIONS = [
+    (sign * part, signs)
+    for part in (1e-2, 0.1, 0.4)
+    for sign in (1, -1)
+    for signs in ([[0, 1], [1, 0]], [[1, -1], [-1, 1]], [[1, 0], [0, 0]])
+]
+"""Parts of what sums of so many products may differ by, and the signs with which they go into a Gram matrix of two."""
+
+
+def perturbed(gram, terms, part, signs):
+    """The Gram matrix of 2 vectors, or of 2 and their opposites, as another machine may find it."""
+    return gram * (1 + part * cosine_error(terms) * np.tile(signs, np.array(gram.shape) // 2))
+
+
+class Perturbed(CpuMergeKernels):
+    """The kernels of another machine, for parameters of one block."""
+
+    def __init__(self, part, signs):
+        super().__init__()
+        self._how = part, signs
+
+    def gram(self, x, total):
+        super().gram(x, total)
+        total[:] = perturbed(total, x.shape[1], *self._how)
+
+
+@pytest.mark.parametrize("terms", [1, 10, 1000, 10**6])
+@pytest.mark.parametrize(("part", "signs"), PERTURBATIONS)
+def test_what_cancels_does_so_whatever_rounding_leaves(terms, part, signs):
+    (x,) = vectors(1, (terms,))
+    wanted = -x.astype(np.float64)
+    how = {"kernels": Perturbed(part, signs), "stretch": 1 << 20, "block": 1 << 20}
+    for eps in ({}, {"eps": 0.0}):
+        assert near(merged("multislerp", [x, -3 * x], weights=[1.0, 1.0], cuts=how, **eps), wanted)
+    assert near(merged("multislerp", [x, -3 * x, 2 * x, -x], weights=[1.0] * 4, cuts=how), 0.25 * wanted)
+    assert near(merged("karcher", [x, -3 * x], cuts=how), wanted)
+
+
+def write_for(method, gram, terms, *, base=False, **given):
+    """What `method` does with a parameter of so many elements, for which a look finds this Gram matrix."""
+    course, what = course_of(method, [np.broadcast_to(np.float32(0), terms)] * (len(gram) + base), base=base, **given)
+    steps = course(what)
+    next(steps)
+    with pytest.raises(StopIteration) as end:
+        steps.send(gram)
+    return end.value.value
+
+
+@pytest.mark.parametrize("terms", [10, 1000, 10**6, 10**9, 10**10])
+@pytest.mark.parametrize(("part", "signs"), PERTURBATIONS)
+def test_opposite_and_equal_vectors_of_any_size_are_known_as_such(terms, part, signs):
+    opposite = perturbed(np.array([[1.0, -3.0], [-3.0, 9.0]]), terms, part, signs)
+    for method, given in (("multislerp", {"weights": [1.0, 1.0]}), ("karcher", {})):
+        assert write_for(method, opposite, terms, **given).factors == (0.5, 0.5), method
+    equal = perturbed(np.full((2, 2), 7.0), terms, part, signs)
+    for method in ("nuslerp", "multislerp", "karcher"):
+        given = {} if method == "karcher" else {"weights": [1.0, 2.0]}
+        assert write_for(method, equal, terms, **given).scale == 1.0, method
+    assert write_for("model_stock", equal, terms, base=True).inputs == (1, 2)  # without the base
 
 
 def test_weights_of_what_has_a_direction_may_cancel():

@@ -87,7 +87,7 @@ def test_killed_at_every_call(tmp_path, way, states):
         check=False,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     points, seen = done.stdout.strip().split(" ", 1)

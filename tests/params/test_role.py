@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from slowness import slowness
 
 from netweight.params import names as words
 from netweight.params.role import ROLES, Parameter, classify, classify_all
@@ -498,9 +499,9 @@ BOMBS = {
 
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
 def test_names_of_a_megabyte_take_linear_time(bomb: str) -> None:
-    start = time.perf_counter()
+    start = time.thread_time()
     assert classify(bomb).name == bomb
-    assert time.perf_counter() - start < 10  # quadratic work would take hours
+    assert time.thread_time() - start < 10 * slowness()  # quadratic work would take hours
 
 
 def test_a_hundred_thousand_names() -> None:
@@ -510,9 +511,9 @@ def test_a_hundred_thousand_names() -> None:
         for expert in range(256)
         for slot in ("gate_proj", "up_proj", "down_proj")
     }
-    start = time.perf_counter()
+    start = time.thread_time()
     found = classify_all(names)
-    assert time.perf_counter() - start < 15
+    assert time.thread_time() - start < 15 * slowness()
     assert {p.role for p in found.values()} == {"moe_expert"}
     assert found["model.layers.129.mlp.experts.255.up_proj.weight"].expert == 255
 

@@ -56,7 +56,7 @@ class Nodes:
             time.sleep(0.1)
             return os.getpid()
 
-        end = time.monotonic() + 30
+        end = time.monotonic() + 300
         seen: set[int] = set()
         tasks = iter(range(10**6))
         while len(seen) < executor.workers:

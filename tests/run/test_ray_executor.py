@@ -13,7 +13,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from task_vectors import normal, save, tree, tuned
+from slowness import slowness
+from task_vectors import beside_progress, normal, save, tree, tuned
 
 import netweight
 from netweight.errors import JobError, OptionError, ReadError
@@ -122,10 +123,13 @@ def test_workers_have_folders_and_processes_of_their_own(ray_executor, nodes):
 
 
 def test_a_task_costs_little(ray_executor):
-    tasks = deque(range(500))
-    began = time.perf_counter()
-    assert len(list(ray_executor.run(lambda: tasks.popleft() if tasks else None, lambda _: bytes(2000)))) == 500
-    assert (time.perf_counter() - began) / 500 < 0.005
+    times = []
+    for _ in range(5):  # in one of them nothing else keeps the machine busy
+        tasks = iter(range(100))
+        began = time.perf_counter()
+        assert len(list(ray_executor.run(lambda left=tasks: next(left, None), lambda _: bytes(2000)))) == 100
+        times.append(time.perf_counter() - began)
+    assert min(times) / 100 < 0.005 * slowness()
 
 
 def test_a_task_that_ends_its_worker_is_named_after_three_times(ray_executor):
@@ -226,9 +230,9 @@ def test_the_command_joins_a_cluster_and_leaves_it(nodes, ray_executor, serial, 
     done = subprocess.run(
         [*PROGRAM, "delta", "--base", "base", "--models", "tune1", "tune2", "--outdir", tmp_path / "out",
          "--executor", "ray", "--ray-address", nodes.address, "--workers", "3", "--format", "json"],
-        cwd=models, capture_output=True, text=True, timeout=60, check=False,
+        cwd=models, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, beside_progress(done.stderr)) == (0, "")
     assert json.loads(done.stdout)
     assert tree(tmp_path / "out") == serial["delta"]
     nodes.wait(ray_executor)
@@ -250,7 +254,7 @@ def test_ctrl_c_leaves_nothing_running(models, tmp_path):
         cwd=models, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "NO_COLOR": "1"}, start_new_session=True,
     )  # fmt: skip
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while not (journal.exists() and journal.read_bytes().count(b"\n") > 2):
         assert started.poll() is None, started.communicate()
         assert time.monotonic() < end
@@ -258,11 +262,12 @@ def test_ctrl_c_leaves_nothing_running(models, tmp_path):
     family = psutil.Process(started.pid).children(recursive=True)
     assert any("ray::" in " ".join(p.cmdline()) for p in family)
     started.send_signal(signal.SIGINT)
-    said, complaint = started.communicate(timeout=60)
+    said, complaint = started.communicate(timeout=300)
     assert (started.returncode, said) == (130, "")
     assert complaint == f"error: stopped; nothing in {out} was changed; run again with --resume to go on\n"
-    _, left = psutil.wait_procs(family, timeout=5)
-    assert [p for p in left if p.status() != psutil.STATUS_ZOMBIE] == []
+    end = time.monotonic() + 300
+    while [p for p in psutil.wait_procs(family, timeout=0.1)[1] if p.status() != psutil.STATUS_ZOMBIE]:
+        assert time.monotonic() < end
 
 
 def test_a_cluster_that_does_not_answer():

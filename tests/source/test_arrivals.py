@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import shutil
@@ -100,8 +101,8 @@ def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(ReadError) as caught:
         read(pickle.loads(blob), 0, 1)
     assert str(caught.value) == (
-        f"{path}: cannot be opened on {socket.gethostname()}: No such file or directory; every node must see the inputs"
-        " under the same path"
+        f"{path}: cannot be opened on {socket.gethostname()}: {os.strerror(errno.ENOENT)}; every node must see the"
+        " inputs under the same path"
     )
 
 

@@ -36,6 +36,8 @@ class Ranges:
         self.delay = delay
         self.failing: set[int] = set()
         self.at_once = self.most_at_once = 0
+        self.answers = threading.Event()
+        self.answers.set()
         self.lock = threading.Lock()
 
     def fetch(self, start: int, view: memoryview, stop: threading.Event) -> None:
@@ -47,6 +49,7 @@ class Ranges:
             if start in self.failing:
                 raise ReadError("memory: fails")
             stop.wait(self.delay)
+            assert self.answers.wait(60)
             view[:] = self.data[start : start + len(view)]
         finally:
             with self.lock:
@@ -109,11 +112,14 @@ def test_large_neighbours_are_fetched_apart(small) -> None:
 
 
 def test_a_prefetch_reads_these_bytes_and_returns_at_once(small) -> None:
-    ranges = Ranges(delay=0.1)
+    ranges = Ranges()
+    ranges.answers.clear()
     file = RemoteFile(ranges)
-    start = time.monotonic()
     file.prefetch(300_000, 250_000)
-    assert time.monotonic() - start < 0.09
+    end = time.monotonic() + 60  # here before anything can have come
+    while ranges.at_once < 3 and time.monotonic() < end:
+        time.sleep(0.001)
+    ranges.answers.set()
     assert read(file, 300_000, 250_000) == DATA[300_000:550_000]
     assert sorted(ranges.asked) == [(300_000, 400_000), (400_000, 500_000), (500_000, 550_000)]
     assert ranges.most_at_once == 3
@@ -230,8 +236,18 @@ def test_waiting_between_attempts(monkeypatch) -> None:
         return "done"
 
     assert again("it", flaky) == "done"
-    waits = [b - a for a, b in pairwise(calls)]
-    assert waits[2] > waits[0]
+    assert all(b - a >= 0.015 for a, b in pairwise(calls))
+    waits = []
+
+    class Recorder(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.append(timeout)
+            return False
+
+    patience = Patience("it", Recorder())
+    for _ in range(4):
+        patience.wait(Passing("busy"))
+    assert all(a < b for a, b in pairwise(waits))
     with pytest.raises(ReadError, match=r"^it: busy, 3 times in a row; try again later$"):
         again("it", lambda: (_ for _ in ()).throw(Passing("busy")), attempts=3)
     stop = threading.Event()

@@ -62,6 +62,25 @@ def test_nothing_within_and_nothing_at_all() -> None:
     assert math.isnan(partition(x, np.zeros(8, int), 2).f_ratio())  # one cluster holds all
 
 
+def summed_one_by_one(x: np.ndarray, labels: np.ndarray, k: int) -> Partition:
+    """Sums in the order of the rows, so that equal rows are always rounded to the same side."""
+    sums = np.stack([np.cumsum(x[labels == i], axis=0)[-1] for i in range(k)])
+    return Partition(np.bincount(labels, minlength=k), sums, float((x**2).sum()))
+
+
+@pytest.mark.parametrize("rows", [10, 1000, 10**6])
+@pytest.mark.parametrize("part", [-0.3, -1e-3, 0.0, 1e-3, 0.3])
+def test_what_rounding_leaves_of_many_equal_rows_is_nothing(rows: int, part: float) -> None:
+    labels = np.arange(rows) % 2
+    for apart in (0.0, 1.0):
+        found = summed_one_by_one(np.array([[0.1, 0.3], [0.1 + apart, 0.3]])[labels], labels, 2)
+        error = part * rows * 2.0**-53  # of sums in another order
+        found = Partition(found.counts, found.sums * (1 + error), found.squares)
+        assert found.within_ss == 0
+        assert found.f_ratio() == (math.inf if apart else pytest.approx(math.nan, nan_ok=True))
+        assert found.total_ss == pytest.approx(rows / 4 * apart, rel=1e-8)
+
+
 def test_an_empty_cluster_keeps_its_centre_and_does_not_count() -> None:
     x = np.random.default_rng(0).standard_normal((40, 3))
     labels = np.repeat([0, 2], 20)

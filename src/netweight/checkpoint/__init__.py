@@ -1,6 +1,4 @@
-"""Checkpoints: references, places and readers; an ordered mapping of names to tensors whose data stay in their files.
-
-"""
+"""Checkpoints: references, places and readers; names in order, and tensors whose data stay in their files."""
 
 from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.tensor import Checkpoint, CheckpointFile, Skipped, Tensor

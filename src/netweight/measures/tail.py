@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from netweight.columns import Column
+from netweight.statistics.rounding_error import gamma
 from netweight.statistics.spectrum import EPS
 from netweight.statistics.tail import LEAST, fit_tail
 
@@ -81,7 +82,7 @@ def derive(spectrum: Spectrum) -> dict[str, Any]:
     row |= _ranks(spectrum.values, squares, long)
     if spectrum.zero:
         return row | {"tail_reason": "all elements are zero"}
-    return row | _fit(squares[::-1], short)
+    return row | _fit(squares[::-1], long, short)
 
 
 def _norms(spectrum: Spectrum) -> dict[str, Any]:
@@ -111,13 +112,14 @@ def _ranks(values: F64Array, squares: F64Array, long: int) -> dict[str, Any]:
     }
 
 
-def _fit(ascending: F64Array, short: int) -> dict[str, Any]:
+def _fit(ascending: F64Array, long: int, short: int) -> dict[str, Any]:
     fitted = ascending[ascending > THRESHOLD]
     if len(fitted) < LEAST:
         return {"tail_reason": f"{len(fitted)} of {short} eigenvalues are above {THRESHOLD:g}; a fit needs {LEAST}"}
     if not isfinite(fitted[-1]):
         return {"tail_reason": "eigenvalues beyond float64"}
-    found = fit_tail(fitted)
+    # of eigenvalues near the largest, by Gram matrix or QR: see the errors of kernels/cpu/spectrum.py
+    found = fit_tail(fitted, gamma(4 * (long + short)))
     if found is None:
         return {"tail_reason": "the eigenvalues do not differ"}
     largest = float(ascending[-1])

@@ -1,3 +1,1 @@
-"""Merge methods, their settings, weights that follow from norms, and recipes: what is done with one parameter's inputs.
-
-"""
+"""Merging: methods, their settings, weights that follow from norms, and recipes; one parameter at a time."""

@@ -30,9 +30,9 @@ Rule: TypeAlias = Callable[[F64Array], F64Array]
 _NEAR_ONE = 1e-12
 
 
-def snapped(total: float) -> float:
-    """1.0 for what is within 1e-12 of it, since such a difference is rounding."""
-    return 1.0 if abs(total - 1) <= _NEAR_ONE else total
+def snapped(total: float, error: float = 0.0) -> float:
+    """1.0 for what is within 1e-12 of it, or within `error`, since such a difference is rounding."""
+    return 1.0 if abs(total - 1) <= max(_NEAR_ONE, error) else total
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,14 @@ class Combine:
         return kernels.combine_native(native, dtype, self.pivot, self.scale, self.factors, out)
 
 
-def combination(coefficients: Sequence[float], *, total: float | None = None, base: bool = False) -> Combine | Copy:
+def combination(
+    coefficients: Sequence[float], *, total: float | None = None, base: bool = False, error: float = 0.0
+) -> Combine | Copy:
     """The write of sum of coefficients[i] * x_i, over those that are not 0.
 
-    `total`: what the coefficients add up to, where the formula says it (else they are added). The pivot is input 0
-    where that is a base that counts, else the input of the largest coefficient. One coefficient of 1 alone is a copy.
+    `total`: what the coefficients add up to, where the formula says it (else they are added, and `error` is what
+    rounding may have left of a sum of 1). The pivot is input 0 where that is a base that counts, else the input of the
+    largest coefficient. One coefficient of 1 alone is a copy.
     """
     inputs = tuple(i for i, a in enumerate(coefficients) if a != 0)
     used = tuple(float(coefficients[i]) for i in inputs)
@@ -66,7 +69,7 @@ def combination(coefficients: Sequence[float], *, total: float | None = None, ba
         return Copy(inputs[0])
     if not used:
         return Combine(0, 0.0, (0.0,), (0,))
-    scale = snapped(fsum(used)) if total is None else total
+    scale = snapped(fsum(used), error) if total is None else total
     pivot = 0 if base and inputs[0] == 0 else max(range(len(used)), key=lambda i: abs(used[i]))
     return Combine(pivot, scale, used, inputs)
 

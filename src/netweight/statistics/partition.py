@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from netweight.statistics.rounding_error import gamma
+
 __all__ = ["Partition"]
 
 Array = np.ndarray[Any, Any]
 
-_NOTHING = 1e-13  # of the whole sum of squares: what rounding leaves where rows are equal to their centre
+_NOTHING = 1e-13  # of the whole sum of squares: at least so much counts as left by rounding
 
 
 @dataclass(frozen=True)
@@ -34,22 +36,32 @@ class Partition:
 
     @property
     def total_ss(self) -> float:
-        """Sum of squared distances to the mean of all rows."""
+        """Sum of squared distances to the mean of all rows; 0 where rounding alone is left."""
         whole = self.sums.sum(axis=0)
-        return max(0.0, self.squares - float(whole @ whole) / self.rows)
+        return self._above_rounding(self.squares - float(whole @ whole) / self.rows)
 
     @property
     def between_ss(self) -> float:
-        """Sum over the rows of the squared distance from their cluster's mean to the mean of all."""
+        """Sum over the rows of the squared distance from their cluster's mean to the mean of all; 0 where rounding
+        alone is left.
+        """
         whole, held = self.sums.sum(axis=0), self.counts > 0
         each = np.einsum("ij,ij->i", self.sums[held], self.sums[held]) / self.counts[held]
-        return max(0.0, float(each.sum()) - float(whole @ whole) / self.rows)
+        return self._above_rounding(float(each.sum()) - float(whole @ whole) / self.rows)
 
     @property
     def within_ss(self) -> float:
         """Sum of squared distances to the mean of the row's cluster; 0 where rounding alone is left."""
-        left = self.total_ss - self.between_ss
-        return left if left > _NOTHING * self.squares else 0.0
+        return self._above_rounding(self.total_ss - self.between_ss)
+
+    def _above_rounding(self, left: float) -> float:
+        """`left`, or 0 where that may be rounding: a difference of sums that are no larger than `squares`.
+
+        A sum of rows passes through a rounding for each of them, and enters squared and summed over clusters and
+        columns; the sum of squares itself is made in pieces.
+        """
+        clusters, cols = self.sums.shape
+        return left if left > max(_NOTHING, 2 * gamma(3 * self.rows + clusters + cols)) * self.squares else 0.0
 
     def f_ratio(self) -> float:
         """One-way ANOVA's F over the clusters, both sums of squares taken over all columns:

@@ -42,8 +42,9 @@ class TailFit:
     tail: int
 
 
-def fit_tail(values: F64Array) -> TailFit | None:
-    """The best fit to positive `values` (float64 [n], ascending); None where they do not spread.
+def fit_tail(values: F64Array, error: float = 0.0) -> TailFit | None:
+    """The best fit to positive `values` (float64 [n], ascending); None where they do not spread, or not more than a
+    relative `error` of each of them can make them.
 
     For the tail x_i .. x_(n-1) of m values: alpha = 1 + m / sum ln(x_j / x_i), or 1 + (m - 1) / sum with fewer than 20
     values; D = max abs(1 - (x_j / x_i)^(1 - alpha) - (j - i) / m); sigma = (alpha - 1) / sqrt(m). Every i < n - 1 is a
@@ -56,7 +57,7 @@ def fit_tail(values: F64Array) -> TailFit | None:
     sizes = np.arange(len(values), 1, -1)
     # sum of ln(x_j / x_i) over the tail of i, from that of i + 1: nothing cancels, as it would between sums of ln x
     sums = np.cumsum(((sizes - 1) * np.diff(logs))[::-1])[::-1]
-    allowed = sums > _NO_SPREAD * sizes
+    allowed = sums > max(_NO_SPREAD, 2 * error) * sizes
     few = len(values) < FEW
     if few:
         allowed &= sizes >= LEAST

@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from task_vectors import PROGRAM, normal, save, tuned
+from task_vectors import PROGRAM, beside_progress, normal, save, tuned
 
 from netweight.cli.progress import bar as progress
 from netweight.cli.progress.bar import LineProgress, TerminalProgress, progress_for
@@ -58,7 +58,9 @@ def test_hours_and_no_bytes(clock, capsys):
     shown.advance(0, 10_000_000)
     clock.now += 10
     shown.advance(0, 0)
-    assert "9:59:50 left" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "9:59:50 left" in said
+    assert beside_progress(f"{said}note: b\nc left\n") == "note: b\nc left\n"
     empty = LineProgress()
     empty.start(1, 0)
     clock.now += 10
@@ -121,7 +123,7 @@ def test_on_a_real_terminal(tmp_path):
         env={**os.environ, "COLUMNS": "100"},
     )  # fmt: skip
     os.close(theirs)
-    drawn, end = b"", time.monotonic() + 60
+    drawn, end = b"", time.monotonic() + 300
     while time.monotonic() < end:
         try:
             piece = os.read(ours, 65536)
@@ -134,7 +136,7 @@ def test_on_a_real_terminal(tmp_path):
     assert run.stdout is not None
     assert b"\x1b" not in run.stdout.read()
     run.stdout.close()
-    assert run.wait(60) == 0
+    assert run.wait(300) == 0
     text = drawn.decode()
     # on a fresh installation the loops may have to be compiled now, which is said in a line of its own
     text = text.replace("\r\x1b[Knote: compiling the kernels: only at the first run of an installation\r\n", "")

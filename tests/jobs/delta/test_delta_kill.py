@@ -11,7 +11,7 @@ import sys
 import time
 
 import pytest
-from task_vectors import PROGRAM, netweight, normal, save, tree, tuned
+from task_vectors import PROGRAM, beside_progress, netweight, normal, save, tree, tuned
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no kill -9")
 
@@ -37,7 +37,7 @@ def whole(models, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "out"
     run = start(models, out)
     begun = first_record(run, out)
-    assert run.wait(60) == 0, run.stderr.read()
+    assert run.wait(300) == 0, run.stderr.read()
     run.stderr.close()
     return tree(out), time.monotonic() - begun
 
@@ -54,7 +54,7 @@ def journal_of(out):
 def first_record(run, out):
     """Wait until something has been measured; the time at which it was seen."""
     journal = journal_of(out)
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while run.poll() is None and time.monotonic() < end:
         try:
             if journal.read_bytes().count(b"\n") > 1:
@@ -71,7 +71,7 @@ def stop(models, out, wait, how, *more):
     first_record(run, out)
     time.sleep(wait)
     run.send_signal(how)
-    code = run.wait(60)
+    code = run.wait(300)
     said = run.stderr.read()
     run.stderr.close()
     return code, said
@@ -189,7 +189,7 @@ def test_interrupted_while_it_writes(models, whole, tmp_path):
         "main()\n"
     )
     command = [sys.executable, "-c", program, "delta", "--base", models[0], "--models", *models[1:], "--outdir", out]
-    done = subprocess.run(list(map(str, command)), check=False, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(list(map(str, command)), check=False, capture_output=True, text=True, timeout=300)
     assert done.returncode == 130
     assert done.stderr.strip().endswith("run again with --resume to go on")
     assert not out.exists()
@@ -218,4 +218,4 @@ def test_resume_with_nothing_to_resume(models, tmp_path):
         "--include", "*layers.1.mlp.experts.1.*",
     )  # fmt: skip
     assert done.returncode == 0
-    assert done.stderr == "note: nothing to resume: starting anew\n"
+    assert beside_progress(done.stderr) == "note: nothing to resume: starting anew\n"

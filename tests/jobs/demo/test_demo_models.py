@@ -8,6 +8,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from slowness import slowness
 
 import netweight
 from netweight.errors import OutputError
@@ -91,9 +92,9 @@ def test_the_seed_decides_the_bytes_and_a_second_run_replaces(tmp_path):
             for folder in (models.base, *models.fine_tunes)
         ]
 
-    started = time.perf_counter()
+    started = time.thread_time()
     first = digests(make_demo_models(tmp_path, seed=0))
-    assert time.perf_counter() - started < 30
+    assert time.thread_time() - started < 30 * slowness()
     other = digests(make_demo_models(tmp_path, seed=1))
     assert all(a != b for a, b in zip(first, other, strict=True))
     assert digests(make_demo_models(tmp_path, seed=0)) == first

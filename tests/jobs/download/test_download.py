@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -101,7 +102,7 @@ def start(hub, tmp_path, *args, **settings):
 
 def run(hub, tmp_path, *args, **settings):
     process = start(hub, tmp_path, *args, **settings)
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=300)
     return process.returncode, stdout, stderr
 
 
@@ -505,7 +506,7 @@ def test_interrupted_ten_times_ends_identical(hub, tmp_path):
     hub.fault("/cdn/*", rate=8e6, times=None)
     for number in range(1, 7):  # killed; meanwhile the server drops four connections
         process = start(hub, tmp_path, "org/big", "--out", out, "--workers", "2", "--format", "quiet")
-        until = time.monotonic() + 20
+        until = time.monotonic() + 300
         while (
             hub.sent("/cdn/*") < number * 1_700_000 + RNG.randrange(400_000)
             and process.poll() is None
@@ -528,11 +529,11 @@ def test_ctrl_c(hub, tmp_path):
     files = big_model(hub)
     hub.fault("/cdn/*", rate=2e6, times=2)
     process = start(hub, tmp_path, "org/big", "--out", tmp_path / "out", "--workers", "2")
-    until = time.monotonic() + 20
+    until = time.monotonic() + 300
     while hub.sent("/cdn/*") < MEGABYTE and time.monotonic() < until:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=20)
+    _, stderr = process.communicate(timeout=300)
     assert process.returncode == 130
     assert stderr.splitlines()[-1].endswith("was changed; run again to go on")
     assert "Traceback" not in stderr
@@ -549,7 +550,7 @@ def test_disk_full(hub, tmp_path):
 
     code, _, stderr = run(hub, tmp_path, "org/big", "--out", tmp_path / "out", preexec_fn=limit)
     assert code == 1
-    assert "results could not be written: File too large" in stderr.splitlines()[-1]
+    assert f"results could not be written: {os.strerror(errno.EFBIG)}" in stderr.splitlines()[-1]
     assert "Traceback" not in stderr
     assert not (tmp_path / "out").exists()
     assert run(hub, tmp_path, "org/big", "--out", tmp_path / "out")[0] == 0
@@ -558,15 +559,16 @@ def test_disk_full(hub, tmp_path):
 
 def test_two_runs_at_once(hub, tmp_path):
     files = big_model(hub)
-    hub.fault("/cdn/*", rate=4e6, times=3)
+    slow = hub.fault("/cdn/*", rate=1e5, times=3)
     first = start(hub, tmp_path, "org/big", "--out", tmp_path / "out")
-    until = time.monotonic() + 20
-    while hub.sent("/cdn/*") < MEGABYTE and time.monotonic() < until:
+    until = time.monotonic() + 300
+    while hub.sent("/cdn/*") < MEGABYTE // 10 and time.monotonic() < until:
         time.sleep(0.01)
     code, _, stderr = run(hub, tmp_path, "org/big", "--out", tmp_path / "out")
+    slow.rate = None  # the first has gone on till now
     assert (code, stderr.count("\n")) == (1, 1)
     assert "is writing results there; wait for it to end" in stderr
-    first.communicate(timeout=30)
+    first.communicate(timeout=300)
     assert (first.returncode, found(tmp_path / "out")) == (0, files)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 
 import numpy as np
 import pytest
@@ -238,9 +240,13 @@ def test_a_broken_rates_file_is_one_line(quick, places, tmp_path, said) -> None:
 
 
 def test_rates_that_cannot_be_read_or_kept(quick, places, tmp_path) -> None:
-    with pytest.raises(OptionError, match=r"^--rates .*: expected .* got Is a directory; delete the file or"):
+    with pytest.raises(
+        OptionError, match=rf"^--rates .*: expected .* got {os.strerror(errno.EISDIR)}; delete the file or"
+    ):
         netweight.estimate(places["a"], rates=tmp_path)
-    with pytest.raises(OutputError, match=r"^--rates .*nowhere.rates.json: cannot be written: No such file"):
+    with pytest.raises(
+        OutputError, match=rf"^--rates .*nowhere.rates.json: cannot be written: {os.strerror(errno.ENOENT)}"
+    ):
         netweight.estimate(places["a"], rates=tmp_path / "nowhere" / "rates.json")
 
 

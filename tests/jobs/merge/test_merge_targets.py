@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import xxhash
 from merge_models import BF16, LINEAR, TASK, Bench, by_name, check_inputs, llama, llama_config, method, models
+from slowness import slowness
 
 from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.tensor import Checkpoint, Skipped, Tensor
@@ -290,9 +291,9 @@ def test_ten_thousand_tensors_of_eight_models():
         for name in "abcdefgh"
     ]
     recipe = parse_recipe(models("task_arithmetic", *"bcdefgh", base="a"), "merge.yml")
-    start = time.perf_counter()
+    start = time.thread_time()
     plan = plan_with(TASK, resolve, recipe, checkpoints, PlanOptions())
-    assert time.perf_counter() - start < 20  # about 2 s on an idle machine
+    assert time.thread_time() - start < 20 * slowness()  # about 2 s usually
     assert len(plan.targets) == len(shapes)
 
 

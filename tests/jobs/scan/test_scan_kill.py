@@ -96,7 +96,7 @@ def test_interrupted_by_hand(model, tmp_path) -> None:
     while run.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") > 2):
         time.sleep(0.002)
     run.send_signal(signal.SIGINT)
-    code = run.wait(60)
+    code = run.wait(300)
     said = run.stderr.read()
     run.stderr.close()
     if code == 0:

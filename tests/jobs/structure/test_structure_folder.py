@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -58,7 +59,7 @@ def test_broken_ones_are_a_line_each_and_the_others_are_there(
     assert sorted(failed) == ["bad_pickle", "no_header", "nowhere", "self", "shards", "truncated", "wrong_json"]
     assert all(error and "\n" not in error for error in failed.values())
     assert failed["self"] == f"{models / 'self'}: cannot be opened: a link that leads to itself"
-    assert failed["nowhere"] == f"{models / 'nowhere'}: cannot be opened: No such file or directory"
+    assert failed["nowhere"] == f"{models / 'nowhere'}: cannot be opened: {os.strerror(errno.ENOENT)}"
     assert "1 of 2 shards are missing: 'model-00002-of-00002.safetensors'" in failed["shards"]
     assert failed["truncated"].startswith(f"{models / 'truncated' / 'model.safetensors'}: ")
     assert rows["up"]["error"] == "the same folder as baselines: left out"
@@ -79,7 +80,7 @@ def test_a_folder_without_permission(tmp_path: Path, models: Path, base: Path) -
         rows = run(models, base, tmp_path / "out")
     finally:
         (models / "Wanda_bin").chmod(stat.S_IRWXU)
-    assert rows["Wanda_bin"]["error"] == f"{models / 'Wanda_bin'}: cannot be listed: Permission denied"
+    assert rows["Wanda_bin"]["error"] == f"{models / 'Wanda_bin'}: cannot be listed: {os.strerror(errno.EACCES)}"
 
 
 def test_a_folder_that_cannot_be_listed(

@@ -7,8 +7,9 @@ shorter than tol: the point from which the squared angles are least. All of it i
 inner products a look has found.
 
 Zero vectors have no direction, and count in the mean length alone. The result is linear, sum w_i x_i, where the others
-have no direction in common: the mean of the w_i u_i is no longer than eps (karcher: 1e-8), or some u_i is opposite to
-it (cos < -0.9995), or their weights cancel; and where inner products are not finite.
+have no direction in common: the mean of the w_i u_i is no longer than eps (karcher: 1e-8) or than rounding alone can
+make it, or some u_i is opposite to it (cos < -0.9995), or their weights cancel. It is linear too where inner products
+are not finite.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from netweight.merging.method import Base, Method, Setting
 from netweight.merging.methods.linear import WEIGHT, cancelled, just, normalized, weights_of
 from netweight.merging.methods.slerp import OPPOSITE
 from netweight.merging.writes import Combine, combination
+from netweight.statistics.rounding_error import cosine_error
 
 __all__ = ["METHODS", "sphere_mean"]
 
@@ -32,8 +34,12 @@ F64Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 _SHORTEST = 1e-8
 
 
-def sphere_mean(gram: F64Array, weights: F64Array, *, moves: int, tol: float = 0.0, eps: float = _SHORTEST) -> F64Array:
-    """Coefficients float64 [n] of the mean for weights [n] that add up to 1, after at most `moves` moves."""
+def sphere_mean(
+    gram: F64Array, weights: F64Array, *, terms: int, moves: int, tol: float = 0.0, eps: float = _SHORTEST
+) -> F64Array:
+    """Coefficients float64 [n] of the mean for weights [n] that add up to 1, after at most `moves` moves. `gram` holds
+    sums of `terms` products.
+    """
     norms = np.sqrt(np.diagonal(gram))
     used = np.flatnonzero((norms > 0) & (weights != 0))
     if not len(used) or not np.isfinite(gram).all():
@@ -42,7 +48,7 @@ def sphere_mean(gram: F64Array, weights: F64Array, *, moves: int, tol: float = 0
     np.fill_diagonal(cosines, 1)
     share = weights[used]
     length = _length(share, cosines)
-    if length <= eps * np.abs(share).sum() or cancelled(share):
+    if length <= max(eps, sqrt(cosine_error(terms))) * np.abs(share).sum() or cancelled(share):
         return weights
     mean = share / length
     share = share / share.sum()
@@ -68,7 +74,7 @@ def _length(coefficients: F64Array, cosines: F64Array) -> float:
 def _written(subject: Subject, coefficients: F64Array) -> Combine | Copy:
     moves = coefficients.tolist()
     if not subject.base:
-        return combination(moves)
+        return combination(moves, error=cosine_error(subject.size))
     return combination((1 - fsum(moves), *moves), total=1.0, base=True)
 
 
@@ -81,7 +87,8 @@ def _multislerp(subject: Subject) -> Course:
 
 
 def _mean(subject: Subject, shares: F64Array, total: float) -> Course:
-    found = sphere_mean((yield GramLook(subject.base)), shares, moves=1, eps=float(subject.settings["eps"]))
+    gram, eps = (yield GramLook(subject.base)), float(subject.settings["eps"])
+    found = sphere_mean(gram, shares, terms=subject.size, moves=1, eps=eps)
     return _written(subject, found if subject.settings["normalize_weights"] else total * found)
 
 
@@ -94,7 +101,7 @@ def _karcher(subject: Subject) -> Course:
 
 def _center(subject: Subject, shares: F64Array) -> Course:
     moves, tol = int(subject.settings["max_iter"]), float(subject.settings["tol"])
-    return _written(subject, sphere_mean((yield GramLook()), shares, moves=moves, tol=tol))
+    return _written(subject, sphere_mean((yield GramLook()), shares, terms=subject.size, moves=moves, tol=tol))
 
 
 METHODS = (
@@ -113,7 +120,12 @@ METHODS = (
                 kind="flag",
                 default=True,
             ),
-            Setting("eps", "At this length the mean of the directions counts as 0.", default=1e-8, low=0.0),
+            Setting(
+                "eps",
+                "At this length the mean of the directions counts as 0, as where rounding alone can make it as long.",
+                default=1e-8,
+                low=0.0,
+            ),
         ),
         course=_multislerp,
     ),

@@ -8,6 +8,7 @@ apart. A zero task vector is at right angles to the others (c = 0). Where the ta
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,6 +18,7 @@ from netweight.merging.looks import GramLook
 from netweight.merging.method import Base, Method, Setting
 from netweight.merging.methods.linear import just
 from netweight.merging.writes import RowCombine, combination
+from netweight.statistics.rounding_error import cosine_error
 
 __all__ = ["METHODS", "stock_ratio"]
 
@@ -26,8 +28,8 @@ _CANCEL = 5e-4
 _NEAR_ONE = 1e-12
 
 
-def stock_ratio(gram: F64Array) -> F64Array:
-    """t float64 [...] for the Gram matrices float64 [..., n, n] of n task vectors."""
+def stock_ratio(gram: F64Array, terms: int) -> F64Array:
+    """t float64 [...] for the Gram matrices float64 [..., n, n] of n task vectors, sums of `terms` products."""
     n = gram.shape[-1]
     i, j = np.triu_indices(n, 1)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
@@ -35,24 +37,24 @@ def stock_ratio(gram: F64Array) -> F64Array:
         lengths = norms[..., i] * norms[..., j]
         cosines = np.where(lengths > 0, np.clip(gram[..., i, j] / lengths, -1, 1), lengths)
         c = sum(cosines[..., k] for k in range(len(i))) / len(i)  # one after the other, whatever the shape
-        c = np.where(np.abs(c - 1) <= _NEAR_ONE, 1.0, c)
+        c = np.where(np.abs(c - 1) <= max(_NEAR_ONE, cosine_error(terms)), 1.0, c)
         t = np.where(1 + (n - 1) * c > _CANCEL, n * c / (1 + (n - 1) * c), 0.0)
     return np.where(np.isfinite(gram).all(axis=(-2, -1)), t, 1.0)
 
 
 def _model_stock(subject: Subject) -> Course:
     if subject.settings["filter_wise"] and len(subject.shape) > 1 and subject.size:
-        return just(RowCombine(subject.cols, _by_rows, base=True))
+        return just(RowCombine(subject.cols, partial(_by_rows, terms=subject.cols), base=True))
     return _whole(subject)
 
 
-def _by_rows(grams: F64Array) -> F64Array:
+def _by_rows(grams: F64Array, terms: int) -> F64Array:
     n = grams.shape[-1]
-    return np.repeat(stock_ratio(grams)[:, None] / n, n, axis=1)
+    return np.repeat(stock_ratio(grams, terms)[:, None] / n, n, axis=1)
 
 
 def _whole(subject: Subject) -> Course:
-    t = float(stock_ratio((yield GramLook(differences=True))))
+    t = float(stock_ratio((yield GramLook(differences=True)), subject.size))
     return combination((1 - t, *[t / subject.models] * subject.models), total=1.0, base=True)
 
 

@@ -20,6 +20,7 @@ from netweight.merging.looks import ColumnGramLook, GramLook
 from netweight.merging.method import Base, Method, Setting
 from netweight.merging.methods.linear import WEIGHT, just, normalized
 from netweight.merging.writes import ColumnCombine, RowCombine, combination
+from netweight.statistics.rounding_error import cosine_error
 
 __all__ = ["METHODS", "OPPOSITE", "slerp_coefficients"]
 
@@ -48,12 +49,14 @@ def _slerp(subject: Subject) -> Course:
     t = float(subject.settings["t"])
     if t in {0.0, 1.0}:
         return just(Copy(int(t)))
-    return _whole(t, parallel=_PARALLEL, base=False)
+    return _whole(subject, t, parallel=_PARALLEL, base=False)
 
 
-def _whole(t: float, *, parallel: float, base: bool) -> Course:
+def _whole(subject: Subject, t: float, *, parallel: float, base: bool) -> Course:
     a, b = slerp_coefficients((yield GramLook(differences=base)), t, parallel=parallel).tolist()
-    return combination((1 - a - b, a, b), total=1.0, base=True) if base else combination((a, b))
+    if base:
+        return combination((1 - a - b, a, b), total=1.0, base=True)
+    return combination((a, b), error=cosine_error(subject.size))
 
 
 def _nuslerp(subject: Subject) -> Course:
@@ -61,7 +64,7 @@ def _nuslerp(subject: Subject) -> Course:
     if t in {0.0, 1.0}:
         return just(Copy(int(t) + subject.base))
     if subject.settings["nuslerp_flatten"] or len(subject.shape) <= 1 or not subject.size:
-        return _whole(t, parallel=inf, base=subject.base)
+        return _whole(subject, t, parallel=inf, base=subject.base)
     if subject.settings["nuslerp_row_wise"]:
         return just(RowCombine(subject.cols, partial(slerp_coefficients, t=t), subject.base))
     return _columns(subject, t)
