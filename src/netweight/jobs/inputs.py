@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from netweight.checkpoint.tensor import Checkpoint, CheckpointFile
+from netweight.errors import printable
 from netweight.source.remote import KEPT, PIECE, READ_AHEAD
 
-__all__ = ["far_bytes", "globs", "identity", "locations", "path_of", "references", "stamp_of", "stamps"]
+__all__ = ["far_bytes", "globs", "identity", "locations", "notes_of", "path_of", "references", "stamp_of", "stamps"]
 
 
 def identity(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -54,6 +55,15 @@ def path_of(checkpoint: Checkpoint) -> str:
 def locations(checkpoints: Iterable[Checkpoint]) -> list[Path]:
     """The models' own paths on this machine, which no result may replace."""
     return [checkpoint.location.absolute() for checkpoint in checkpoints if checkpoint.location is not None]
+
+
+def notes_of(checkpoints: Iterable[Checkpoint]) -> tuple[str, ...]:
+    """What the readers found worth a line, each with the model's reference in front."""
+    return tuple(
+        note if note.startswith(checkpoint.ref) else f"{printable(checkpoint.ref)}: {note}"
+        for checkpoint in checkpoints
+        for note in checkpoint.notes
+    )
 
 
 def stamp_of(file: CheckpointFile) -> int | str:

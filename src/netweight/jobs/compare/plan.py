@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.tensor import Checkpoint
 from netweight.errors import OptionError, did_you_mean, printable
-from netweight.jobs.inputs import far_bytes, stamps
+from netweight.jobs.inputs import far_bytes, notes_of, stamps
 from netweight.jobs.run_options import RunOptions
 from netweight.params.pairing import Pair, Pairing, pair_up
 from netweight.run.devices import Choice, choose_for, spectral_effort
@@ -89,62 +89,55 @@ def prepare(a: Reference, b: Reference, methods: str | Sequence[str], options: O
         second,
         **options.selection,
     )
+    tasks = plan_pairs(pairing.pairs)
     by_pairs = on_sides = choose_for(options, "statistics")
-    one = max(kernels.pairs().nbytes for kernels in all_kernels(kernels_on(by_pairs, kernels_for)))
+    scratch = max(kernels.pairs().nbytes for kernels in all_kernels(kernels_on(by_pairs, kernels_for)))
     sides = None
     if len(chosen) > 1:
         from netweight.jobs.compare.sides import plan_sides
 
         effort = _effort(pairing.pairs, chosen)
         on_sides = choose_for(options, "spectra" if effort else "statistics", effort)
-        planned = [
-            plan_sides(first, second, pairing.pairs, chosen, k) for k in all_kernels(kernels_on(on_sides, kernels_for))
-        ]
+        every = all_kernels(kernels_on(on_sides, kernels_for))
+        planned = [plan_sides(first, second, pairing.pairs, chosen, kernels) for kernels in every]
         sides = planned[0]
-        one = max(one, *(p.scratch for p in planned))
+        scratch = max(scratch, *(p.scratch for p in planned))
+    largest = sides.largest if sides is not None else 0
     choice = on_sides if on_sides.gpu else by_pairs
-    beside = choice.libraries + far_bytes((first, second))
-    room = choice.fitted(options)
-    workers, memory = crew(room, one, FLOOR + beside)
-    budget = matrix_budget(room, beside)
-    tasks = plan_pairs(pairing.pairs)
-    digest = digest_of(
+    fixed = choice.libraries + far_bytes((first, second))
+    fitted = choice.fitted(options)
+    workers, memory = crew(fitted, scratch, FLOOR + fixed)
+    if options.executor_name == "threads":
+        memory = max(memory, FLOOR + fixed + scratch + largest)
+    else:
+        memory += workers * largest
+    plan = Plan(
+        "compare",
+        tasks,
+        tensors=sum(1 for p in pairing.pairs if not p.reason),
+        skipped=len(pairing.skipped) + sum(1 for p in pairing.pairs if p.reason),
+        workers=workers,
+        memory=memory,
+        digest=_digest((first, second), chosen, options, (by_pairs, on_sides)),
+        device=choice.name,
+        device_reason=choice.why if sides is None else on_sides.why,
+    )
+    notes = (*notes_of((first, second)), *pairing.notes)
+    budget = matrix_budget(fitted, fixed)
+    return Prepared(first, second, chosen, pairing, sides, plan, budget, notes, (by_pairs, on_sides))
+
+
+def _digest(models: Sequence[Checkpoint], methods: Sequence[str], options: Options, choices: Sequence[Choice]) -> str:
+    return digest_of(
         {
             "job": "compare",
             "version": __version__,
-            "inputs": [stamps(c) for c in (first, second)],
-            "methods": chosen,
+            "inputs": [stamps(c) for c in models],
+            "methods": methods,
             **options.selection,
             "stretch": STRETCH,
-            "backend": [by_pairs.backend, on_sides.backend],
+            "backend": [choice.backend for choice in choices],
         }
-    )
-    notes = [
-        note if note.startswith(c.ref) else f"{printable(c.ref)}: {note}" for c in (first, second) for note in c.notes
-    ]
-    largest = sides.largest if sides is not None else 0
-    return Prepared(
-        first,
-        second,
-        chosen,
-        pairing,
-        sides,
-        Plan(
-            "compare",
-            tasks,
-            tensors=sum(1 for p in pairing.pairs if not p.reason),
-            skipped=len(pairing.skipped) + sum(1 for p in pairing.pairs if p.reason),
-            workers=workers,
-            memory=max(memory, FLOOR + beside + one + largest)
-            if options.executor_name == "threads"
-            else memory + workers * largest,
-            digest=digest,
-            device=choice.name,
-            device_reason=choice.why if sides is None else on_sides.why,
-        ),
-        budget,
-        (*notes, *pairing.notes),
-        (by_pairs, on_sides),
     )
 
 

@@ -39,7 +39,7 @@ def cluster_embedding(
     """
     import numpy as np
 
-    from netweight.jobs.embeddings.fit import fit_rows, plane_of, silhouettes
+    from netweight.jobs.embeddings.fit import fit_rows
     from netweight.jobs.embeddings.heads import agreement
     from netweight.jobs.embeddings.result import Embeddings
     from netweight.jobs.embeddings.search import one_thread_each
@@ -47,9 +47,9 @@ def cluster_embedding(
     from netweight.kernels.cpu.cluster_loops import load
     from netweight.run.threads import ThreadExecutor
 
-    place, tensor = prepared.place, prepared.place.tensor
-    if prepared.checkpoint.location is None:
-        tensor = held_in_memory(tensor)  # each iteration reads it
+    place, tokens = prepared.place, prepared.tokens
+    # of a model far away it is held, since each iteration reads it
+    tensor = place.tensor if prepared.checkpoint.location is not None else held_in_memory(place.tensor)
     executor = executor or ThreadExecutor(prepared.workers)
     steps = _Steps(progress, prepared, options)
     with compiling(progress):
@@ -57,27 +57,23 @@ def cluster_embedding(
     with steps, one_thread_each():
         facts = measured(tensor, executor)
         rows = facts.rows
-        known = np.flatnonzero(np.isfinite(facts.norms))
+        finite = np.flatnonzero(np.isfinite(facts.norms))
         rng = np.random.default_rng(options.random_state)
-        chosen = _some(known, options.sample, rng)
-        shown = _some(known, _SILHOUETTE_ROWS, rng)
+        fitted = _some(finite, options.sample, rng)
+        shown = _some(finite, _SILHOUETTE_ROWS, rng)
         steps.advance(_LOOK)
-        curve, choice, centres = _search(prepared, options, rows, rows.pick(chosen), executor, steps)
+        curve, choice, centres = _search(prepared, options, rows, rows.pick(fitted), executor, steps)
         clusters = fit_rows(rows, centres, executor, steps.iterate)
         steps.finish_fit()
-        sample = rows.pick(shown)
-        spread = silhouettes(sample, clusters.labels[shown], len(clusters.centres))
-        plane = plane_of(sample, shown, rows.scale)
-        del sample
-        unused = prepared.tokens.unused(tensor.shape[0]) if prepared.tokens is not None else {}
+        spread, plane = _spread_and_plane(rows, shown, clusters)
+        unused = {} if tokens is None else tokens.unused(tensor.shape[0])
         poor = untrained(rows, facts.norms, unused, executor)
         output = place.output if place.head is None else agreement(rows, facts.norms, place.head, executor)
         steps.advance(_AFTER)
-        texts = None if prepared.tokens is None else tuple(prepared.tokens.texts(list(range(tensor.shape[0]))))
+        texts = None if tokens is None else tuple(tokens.texts(list(range(tensor.shape[0]))))
     scanned = _scan_row(prepared, options)
     prepared.checkpoint.check_unchanged()
-    lost = tensor.shape[0] - len(known)
-    notes = [*prepared.notes, *([f"{lost} rows hold NaN or infinities and are left out"] if lost else [])]
+    lost = tensor.shape[0] - len(finite)
     return Embeddings(
         ref=prepared.checkpoint.ref,
         parameter=tensor.name,
@@ -87,13 +83,13 @@ def cluster_embedding(
         labels=clusters.labels,
         distances=clusters.distances,
         norms=facts.norms,
-        clusters=_clusters(clusters, spread.clusters, prepared.tokens, texts, options),
+        clusters=_clusters(clusters, spread.clusters, tokens, texts, options),
         curve=curve,
         choice=choice,
         f=clusters.partition.f_ratio(),
         iterations=clusters.iterations,
         converged=clusters.converged,
-        searched=len(chosen),
+        searched=len(fitted),
         silhouettes=spread,
         plane=plane,
         untrained=poor,
@@ -103,10 +99,19 @@ def cluster_embedding(
         tokenizer=prepared.tokenizer,
         seed=options.random_state,
         represented=not options.skip_representatives,
-        notes=tuple(notes),
+        notes=(*prepared.notes, *([f"{lost} rows hold NaN or infinities and are left out"] if lost else ())),
         inputs=[identity(prepared.checkpoint)],
         locations=tuple(locations([prepared.checkpoint])),
     )
+
+
+def _spread_and_plane(rows: Rows, shown: Array, clusters: Clusters) -> tuple[Any, Any]:
+    """The silhouettes of some rows, and the plane in which these are drawn."""
+    from netweight.jobs.embeddings.fit import plane_of, silhouettes
+
+    sample = rows.pick(shown)
+    spread = silhouettes(sample, clusters.labels[shown], len(clusters.centres))
+    return spread, plane_of(sample, shown, rows.scale)
 
 
 def _some(numbers: Array, count: int, rng: Any) -> Array:

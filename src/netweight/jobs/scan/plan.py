@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.tensor import Checkpoint, Skipped
 from netweight.errors import OptionError, did_you_mean, printable
-from netweight.jobs.inputs import far_bytes, stamps
+from netweight.jobs.inputs import far_bytes, notes_of, stamps
 from netweight.jobs.run_options import RunOptions
 from netweight.run.devices import Choice, choose_for
 from netweight.run.executors import crew, matrix_budget
@@ -100,15 +100,44 @@ def prepare(ref: Reference, measures: Sequence[Measure], options: Options, stack
     )
     effort = effort_of(subjects, measures)
     choice = choose_for(options, "spectra" if effort else "statistics", effort)
-    backends = all_kernels(kernels_on(choice, kernels_for))
-    one = max(scratch_bytes(kernels, measures) for kernels in backends)
-    beside = choice.libraries + far_bytes((checkpoint,))
-    room = choice.fitted(options)
-    workers, memory = crew(room, one, FLOOR + beside)
-    budget = matrix_budget(room, beside)
-    loads = loads_of(subjects, measures, backends[0], options.rank_k)
-    crews = crews_of(loads, measures, backends[0], workers, budget)
-    digest = digest_of(
+    kernels = all_kernels(kernels_on(choice, kernels_for))
+    loads = tuple(loads_of(subjects, measures, kernels[0], options.rank_k))
+    scratch = max(scratch_bytes(one, measures) for one in kernels)
+    fixed = choice.libraries + far_bytes((checkpoint,))
+    fitted = choice.fitted(options)
+    workers, without_matrices = crew(fitted, scratch, FLOOR + fixed)
+    budget = matrix_budget(fitted, fixed)
+    crews = crews_of(loads, measures, kernels[0], workers, budget)
+    if options.executor_name == "threads":
+        at_once = [n * (scratch + max(load.memory for load in crew_of)) for n, crew_of in crews.items()]
+        memory = FLOOR + fixed + max(at_once, default=scratch)
+    else:
+        memory = without_matrices + workers * max((load.memory for load in loads), default=0)
+    # the last bits of spectra depend on the BLAS threads that one takes
+    blas_threads = {str(n): workers // n for n in crews if workers // n > 1}
+    plan = Plan(
+        "scan",
+        tuple(PlannedTask(load.subject.name, 0, 0, load.subject.part.size, load.subject.nbytes) for load in loads),
+        tensors=len(subjects),
+        skipped=len(skipped),
+        workers=workers,
+        memory=memory,
+        digest=_digest(checkpoint, measures, options, blas_threads, choice),
+        device=choice.name,
+        device_reason=choice.why,
+    )
+    notes = notes_of((checkpoint,))
+    return Prepared(checkpoint, tuple(measures), subjects, loads, skipped, plan, budget, notes, choice)
+
+
+def _digest(
+    checkpoint: Checkpoint,
+    measures: Sequence[Measure],
+    options: Options,
+    blas_threads: dict[str, int],
+    choice: Choice,
+) -> str:
+    return digest_of(
         {
             "job": "scan",
             "version": __version__,
@@ -118,36 +147,7 @@ def prepare(ref: Reference, measures: Sequence[Measure], options: Options, stack
             "weights_only": options.weights_only,
             "split": options.split,
             "rank_k": options.rank_k,
-            # the last bits of spectra depend on the BLAS threads that one takes
-            "threads": {str(n): workers // n for n in crews if workers // n > 1},
+            "threads": blas_threads,
             "backend": choice.backend,
         }
-    )
-    notes = [
-        note if note.startswith(checkpoint.ref) else f"{printable(checkpoint.ref)}: {note}" for note in checkpoint.notes
-    ]
-    return Prepared(
-        checkpoint,
-        tuple(measures),
-        subjects,
-        tuple(loads),
-        skipped,
-        Plan(
-            "scan",
-            tuple(PlannedTask(load.subject.name, 0, 0, load.subject.part.size, load.subject.nbytes) for load in loads),
-            tensors=len(subjects),
-            skipped=len(skipped),
-            workers=workers,
-            memory=FLOOR
-            + beside
-            + max([n * (one + max(load.memory for load in c)) for n, c in crews.items()], default=one)
-            if options.executor_name == "threads"
-            else memory + workers * max((load.memory for load in loads), default=0),
-            digest=digest,
-            device=choice.name,
-            device_reason=choice.why,
-        ),
-        budget,
-        tuple(notes),
-        choice,
     )

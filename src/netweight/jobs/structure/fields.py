@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from netweight.jobs.structure.model import Analysed, stamps, varying
+from netweight.jobs.structure.model import Analysed, Check, stamps, varying
 from netweight.jobs.structure.slices import sliced_dimensions
 from netweight.params.block import Block
+from netweight.params.structure import Unplaced
 from netweight.version import __version__
 
 if TYPE_CHECKING:
@@ -22,66 +23,13 @@ _MLP = ("gate_proj", "up_proj", "down_proj")
 def structure_dict(found: Analysed, *, count_tied_twice: bool = False, zeros: Zeros | None = None) -> dict[str, Any]:
     """Everything known of one model, for JSON; counts are elements, tied weights once unless `count_tied_twice`."""
     structure = found.structure
-    extra = structure.tied_twice if count_tied_twice else 0
-    head = sum(structure.head.values())
-    head_again = found.checkpoint[structure.absent_head].size if structure.absent_head is not None else 0
-    total, active = structure.total + extra, found.active
-    layers = [_layer(found, block, zeros) for block in structure.blocks]
-    entry: dict[str, Any] = {
-        "model_name": found.name,
-        "total_params": total,
-        "embedding_params": sum(structure.embeddings.values()),
-        "lm_head_params": head + (head_again if count_tied_twice else 0),
-        "layer_summary": {
-            "num_layers": len(structure.blocks),
-            "total_layer_params": structure.layer_parameters,
-            "num_zero_layers": sum(block.total == 0 for block in structure.blocks),
-            "attention": sum(sum(b.attention.values()) + sum(b.cross_attention.values()) for b in structure.blocks),
-            "mlp": sum(block.mlp_total for block in structure.blocks),
-            "norm": sum(sum(block.norms.values()) for block in structure.blocks),
-            "rotation": sum(sum(block.rotation.values()) for block in structure.blocks),
-            "other": sum(sum(block.other.values()) for block in structure.blocks),
-        },
-        "layers": layers,
-        "model_type": found.kind,
-        "format": found.checkpoint.format,
-        "family": found.family,
-        "norm_params": sum(structure.norms.values()),
-        "other_params": sum(structure.other.values()) + sum(structure.rotations.values()),
-        "towers": structure.towers,
-        "embeddings": structure.embeddings,
-        "lm_head": structure.head,
-        "biases": structure.biases,
-        "buffers": structure.buffers,
-        "trainable_params": structure.trainable,
-        "bytes": structure.bytes,
-        "active_params": None if active is None else active + extra,
-        "tied": {
-            "aliases": structure.tied,
-            "head_is": structure.absent_head,
-            "total_params_counted_twice": structure.total + structure.tied_twice,
-            "lm_head_params_counted_twice": head + head_again,
-        },
-        "other": [
-            {
-                "pattern": row.pattern,
-                "place": row.place,
-                "tensors": row.tensors,
-                "params": row.parameters,
-                "example": row.example,
-            }
-            for row in structure.unplaced
-        ],
-        "config": [
-            {
-                "what": check.what,
-                "key": check.key,
-                "declared": check.declared,
-                "found": check.found[0] if len(check.found) == 1 else list(check.found),
-                "agrees": check.agrees,
-            }
-            for check in found.checks
-        ],
+    entry = {
+        **_reference_fields(found, count_tied_twice=count_tied_twice),
+        "layers": [_layer(found, block, zeros) for block in structure.blocks],
+        **_further_counts(found, count_tied_twice=count_tied_twice),
+        "tied": _ties(found),
+        "other": [_unplaced(row) for row in structure.unplaced],
+        "config": [_config_check(check) for check in found.checks],
         "varying": varying(structure.blocks),
         "experts_per_token": found.declared.experts_per_token,
     }
@@ -99,6 +47,84 @@ def structure_dict(found: Analysed, *, count_tied_twice: bool = False, zeros: Ze
         "files": stamps(found.checkpoint),
     }
     return entry
+
+
+def _reference_fields(found: Analysed, *, count_tied_twice: bool) -> dict[str, Any]:
+    """The fields that the replaced tool has."""
+    structure = found.structure
+    head = sum(structure.head.values())
+    return {
+        "model_name": found.name,
+        "total_params": structure.total + (structure.tied_twice if count_tied_twice else 0),
+        "embedding_params": sum(structure.embeddings.values()),
+        "lm_head_params": head + (_absent_head(found) if count_tied_twice else 0),
+        "layer_summary": {
+            "num_layers": len(structure.blocks),
+            "total_layer_params": structure.layer_parameters,
+            "num_zero_layers": sum(block.total == 0 for block in structure.blocks),
+            "attention": sum(sum(b.attention.values()) + sum(b.cross_attention.values()) for b in structure.blocks),
+            "mlp": sum(block.mlp_total for block in structure.blocks),
+            "norm": sum(sum(block.norms.values()) for block in structure.blocks),
+            "rotation": sum(sum(block.rotation.values()) for block in structure.blocks),
+            "other": sum(sum(block.other.values()) for block in structure.blocks),
+        },
+    }
+
+
+def _further_counts(found: Analysed, *, count_tied_twice: bool) -> dict[str, Any]:
+    structure, active = found.structure, found.active
+    extra = structure.tied_twice if count_tied_twice else 0
+    return {
+        "model_type": found.kind,
+        "format": found.checkpoint.format,
+        "family": found.family,
+        "norm_params": sum(structure.norms.values()),
+        "other_params": sum(structure.other.values()) + sum(structure.rotations.values()),
+        "towers": structure.towers,
+        "embeddings": structure.embeddings,
+        "lm_head": structure.head,
+        "biases": structure.biases,
+        "buffers": structure.buffers,
+        "trainable_params": structure.trainable,
+        "bytes": structure.bytes,
+        "active_params": None if active is None else active + extra,
+    }
+
+
+def _ties(found: Analysed) -> dict[str, Any]:
+    structure = found.structure
+    return {
+        "aliases": structure.tied,
+        "head_is": structure.absent_head,
+        "total_params_counted_twice": structure.total + structure.tied_twice,
+        "lm_head_params_counted_twice": sum(structure.head.values()) + _absent_head(found),
+    }
+
+
+def _absent_head(found: Analysed) -> int:
+    """Elements of the head where it is not stored, being the embedding."""
+    absent = found.structure.absent_head
+    return 0 if absent is None else found.checkpoint[absent].size
+
+
+def _unplaced(row: Unplaced) -> dict[str, Any]:
+    return {
+        "pattern": row.pattern,
+        "place": row.place,
+        "tensors": row.tensors,
+        "params": row.parameters,
+        "example": row.example,
+    }
+
+
+def _config_check(check: Check) -> dict[str, Any]:
+    return {
+        "what": check.what,
+        "key": check.key,
+        "declared": check.declared,
+        "found": check.found[0] if len(check.found) == 1 else list(check.found),
+        "agrees": check.agrees,
+    }
 
 
 def _layer(found: Analysed, block: Block, zeros: Zeros | None) -> dict[str, Any]:

@@ -109,13 +109,8 @@ def verify(
             **record["options"],
         )
         prepared = prepare(Request(recipe), options, stack, places)
-        checkpoints = prepared.plan.checkpoints
-        _same_inputs(record, checkpoints)
-        wanted = [t for t in prepared.plan.targets if unwanted_reason(t.name, include, exclude) is None]
-        if not wanted:
-            first = include[0] if include else ""
-            hint = did_you_mean(first, [t.name for t in prepared.plan.targets][:2000])
-            raise OptionError(f"no parameter of {printable(str(folder))} is left by --include and --exclude{hint}")
+        _same_inputs(record, prepared.plan.checkpoints)
+        wanted = _wanted(prepared.plan.targets, folder, include, exclude)
         verdicts = {t.name: v for t in wanted if (v := _unlike(t, stored)) is not None}
         rest = [t for t in wanted if t.name not in verdicts]
         kernels = merge_kernels(prepared, progress)
@@ -127,14 +122,22 @@ def verify(
         with shown(progress, len(rest), sum(i.nbytes for t in rest for i in t.inputs)):
             for one in run_courses(rest, course_of, executor, kernels, comparison, progress):
                 name = one.target.name
-                noted = record["parameters"].get(name)
-                verdicts[name] = _verdict(one, one.differing, noted, checkpoints)
-        for checkpoint in (stored, *checkpoints):
+                verdicts[name] = _verdict(one, record["parameters"].get(name), prepared.plan.checkpoints)
+        for checkpoint in (stored, *prepared.plan.checkpoints):
             checkpoint.check_unchanged()
         planned = {t.name for t in prepared.plan.targets}
         extra = [Verdict(name, "not of the recipe") for name in stored if name not in planned]
-        found = [verdicts[t.name] for t in wanted] + extra
-        return Verified(folder, found, len(prepared.plan.targets), prepared.choice.name, device_notes(kernels))
+        listed = [verdicts[t.name] for t in wanted] + extra
+        return Verified(folder, listed, len(planned), prepared.choice.name, device_notes(kernels))
+
+
+def _wanted(targets: Sequence[Target], folder: Path, include: Sequence[str], exclude: Sequence[str]) -> list[Target]:
+    """The targets that the globs let through; raises OptionError where there are none."""
+    wanted = [t for t in targets if unwanted_reason(t.name, include, exclude) is None]
+    if not wanted:
+        hint = did_you_mean(include[0] if include else "", [t.name for t in targets][:2000])
+        raise OptionError(f"no parameter of {printable(str(folder))} is left by --include and --exclude{hint}")
+    return wanted
 
 
 def _note_device(merged_on: Any, choice: Choice, progress: Progress) -> None:
@@ -268,9 +271,9 @@ def _unlike(target: Target, stored: Checkpoint) -> Verdict | None:
     return None
 
 
-def _verdict(one: Finished, differing: int, noted: Any, checkpoints: Sequence[Checkpoint]) -> Verdict:
+def _verdict(one: Finished, noted: Any, checkpoints: Sequence[Checkpoint]) -> Verdict:
     """What the comparison says, and what the digests of the record say of its cause."""
-    name = one.target.name
+    name, differing = one.target.name, one.differing
     noted = noted if isinstance(noted, _Noted) else _Noted(None, ())
     if not differing:
         if noted.digest == one.digest:
