@@ -19,8 +19,9 @@ from netweight.checkpoint.tensor import Tensor
 from netweight.dtypes import DType
 from netweight.errors import ReadError, printable
 from netweight.jobs.far_work import FarWork
+from netweight.kernels.arrays import U8Array, U32Array, U64Array
 from netweight.kernels.packing import Packed, pack, unpack
-from netweight.kernels.protocol import DifferencePartial, Kernels, U8Array, U32Array, U64Array
+from netweight.kernels.protocol import DifferencePartial, Kernels
 from netweight.params.align import Aligned
 from netweight.run.execute import Executor
 from netweight.run.plan import PlannedTask, largest_first, stretches

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from netweight.dtypes import DType
-from netweight.kernels.protocol import F64Array, U8Array
+from netweight.kernels.arrays import F64Array, U8Array
 
 __all__ = ["DEAD", "PIECE", "ChannelAccumulator", "ChannelPartial", "elements_of_piece"]
 

@@ -10,9 +10,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
 from netweight.dtypes import DType
+from netweight.kernels.arrays import Array, F64Array, U8Array, U32Array, U64Array
 from netweight.kernels.packing import Packed, pack, unpack
 
 if TYPE_CHECKING:
@@ -30,11 +29,6 @@ blocks."""
 MOVED = 1 << 17
 """Residual values of one model and stretch that go from process to process, at most: where there are more, looking at
 the data again is cheaper."""
-
-U8Array = np.ndarray[Any, np.dtype[np.uint8]]
-U32Array = np.ndarray[Any, np.dtype[np.uint32]]
-U64Array = np.ndarray[Any, np.dtype[np.uint64]]
-F64Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -70,7 +64,7 @@ class DifferencePartial:
     counts: U32Array
     residual_counts: U32Array
     residual_sums: F64Array
-    residuals: tuple[np.ndarray[Any, Any] | None, ...]
+    residuals: tuple[Array | None, ...]
     gram: F64Array
     base_square: float
 
@@ -154,7 +148,7 @@ class Kernels(Protocol):
         """Compile or load the loops for these combinations of element types, so that no task waits for it."""
         ...
 
-    def count_patterns(self, patterns: np.ndarray[Any, Any], counts: U64Array) -> None:
+    def count_patterns(self, patterns: Array, counts: U64Array) -> None:
         """Add the number of occurrences of every bit pattern (uint8 or uint16, any length) to counts [256 | 65536]."""
         ...
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
-    from netweight.kernels.protocol import F64Array, U8Array
+    from netweight.kernels.arrays import F64Array, U8Array
 
 __all__ = ["SMALL", "Method", "SingularValues", "SpectrumAccumulator"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from netweight.dtypes import DType
-from netweight.kernels.protocol import U8Array, U64Array
+from netweight.kernels.arrays import U8Array, U64Array
 
 __all__ = ["LookPartial", "PatternAccumulator", "ValuesAccumulator"]
 

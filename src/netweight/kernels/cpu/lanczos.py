@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from netweight.kernels.arrays import F64Array
 from netweight.kernels.cpu.lapack import times
-from netweight.kernels.protocol import F64Array
 
 __all__ = ["Pairs", "largest", "worth_it"]
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numba.extending import get_cython_function_address
 
+from netweight.kernels.arrays import Array, F64Array
 from netweight.kernels.cpu.tridiagonal import chase
-from netweight.kernels.protocol import F64Array
 
 __all__ = ["WORK_ROWS", "add_qr", "add_square", "eigenvalues", "singular_values", "times"]
 
@@ -36,7 +36,7 @@ def _routine(name: str, arguments: int) -> Callable[..., None]:
     return routine
 
 
-def _call(name: str, *arguments: bytes | float | np.ndarray[Any, Any]) -> None:
+def _call(name: str, *arguments: bytes | float | Array) -> None:
     """Call a routine, everything by address; raises ArithmeticError where LAPACK's last argument, info, is not 0."""
     held: list[Any] = []
     for a in arguments:

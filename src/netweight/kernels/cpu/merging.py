@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 
 from netweight.dtypes import DType, Kind
-from netweight.kernels.cpu import magnitudes, merge_grams, merge_loops, rounding
+from netweight.kernels.arrays import Array, F64Array, U8Array, U32Array
+from netweight.kernels.cpu import elements, magnitudes, merge_arithmetic, merge_grams, rounding
 from netweight.kernels.merge_terms import combination, trimming
 from netweight.kernels.merging import Trim
-from netweight.kernels.protocol import F64Array, U8Array, U32Array
+from netweight.kernels.tables import numbers_of_patterns
 
 __all__ = ["CpuMergeKernels"]
-
-Array = np.ndarray[Any, Any]
 
 _LIMIT = 1 << 20  # elements that one call of a loop sees at most: its counters are of 32 bits
 _FUSED = frozenset({"BF16", "F16", "F32"})
@@ -50,18 +49,12 @@ def _native(raw: U8Array, kind: Any) -> Array:
 
 
 @cache
-def _wide_eighths(dtype: DType) -> Array:
-    """float32 [256], the value of every pattern."""
-    return np.arange(256, dtype=np.uint8).view(dtype.to_numpy()).astype(np.float32)
-
-
-@cache
 def _narrow_eighths(dtype: DType) -> tuple[U8Array, U8Array]:
     """The pattern for every bfloat16 uint8 [65536], and which patterns are not finite uint8 [256]."""
     values = (np.arange(65536, dtype=np.uint32) << np.uint32(16)).view(np.float32)
     with np.errstate(invalid="ignore", over="ignore"):
         patterns = values.astype(dtype.to_numpy()).view(np.uint8)
-    return patterns, (~np.isfinite(_wide_eighths(dtype))).astype(np.uint8)
+    return patterns, (~np.isfinite(numbers_of_patterns(dtype))).astype(np.uint8)
 
 
 class CpuMergeKernels:
@@ -110,11 +103,11 @@ class CpuMergeKernels:
     def widen(self, raw: U8Array, dtype: DType, out: Array) -> None:
         """See the protocol; raises TypeError for packed types."""
         if dtype.name == "BF16":
-            rounding.widen_bfloat16(_native(raw, np.uint16), out)
+            elements.widen_bfloat16(_native(raw, np.uint16), out)
         elif dtype.name == "F16":
-            rounding.widen_half(_native(raw, np.uint16), out)
+            elements.widen_half(_native(raw, np.uint16), out)
         elif dtype.kind is Kind.FLOAT and dtype.bits == 8:
-            rounding.widen_eighth(_native(raw, np.uint8), _wide_eighths(dtype), out)
+            elements.look_up(_native(raw, np.uint8), numbers_of_patterns(dtype), out)
         else:
             with np.errstate(over="ignore", invalid="ignore"):
                 out[:] = raw.view(dtype.to_numpy())
@@ -154,7 +147,7 @@ class CpuMergeKernels:
 
     def combine(self, x: Array, pivot: int, scale: float, factors: Sequence[float], out: Array) -> None:
         """See the protocol; inputs whose factor is 0 are not looked at, whatever they hold."""
-        merge_loops.combine(_rows(x), False, pivot, *combination(pivot, scale, tuple(factors), x.dtype), out)
+        merge_arithmetic.combine(_rows(x), False, pivot, *combination(pivot, scale, tuple(factors), x.dtype), out)
 
     def count_magnitudes(
         self,
@@ -221,7 +214,7 @@ class CpuMergeKernels:
             out[:] = x[0]
             return
         chances = _NO_CHANCES if keep is None else _rows(keep)
-        merge_loops.merge_differences(_rows(x), False, *settings, chances, np.uint64(start), elect, out)
+        merge_arithmetic.merge_differences(_rows(x), False, *settings, chances, np.uint64(start), elect, out)
 
     def fuses(self, dtype: DType) -> bool:
         """See the protocol."""
@@ -254,7 +247,7 @@ class CpuMergeKernels:
     ) -> int:
         """See the protocol."""
         terms = combination(pivot, scale, tuple(factors), _WIDE)
-        return merge_loops.combine(_rows(native), dtype.name == "F16", pivot, *terms, out)
+        return merge_arithmetic.combine(_rows(native), dtype.name == "F16", pivot, *terms, out)
 
     def merge_differences_native(
         self,
@@ -272,5 +265,7 @@ class CpuMergeKernels:
         half = dtype.name == "F16"
         settings = trimming(tuple(trims), _WIDE, elect=elect, normalize=normalize, scale=scale, chances=False)
         if settings is None:
-            return merge_loops.combine(_rows(native), half, 0, *combination(0, 1.0, (1.0,), _WIDE), out)
-        return merge_loops.merge_differences(_rows(native), half, *settings, _NO_CHANCES, np.uint64(start), elect, out)
+            return merge_arithmetic.combine(_rows(native), half, 0, *combination(0, 1.0, (1.0,), _WIDE), out)
+        return merge_arithmetic.merge_differences(
+            _rows(native), half, *settings, _NO_CHANCES, np.uint64(start), elect, out
+        )

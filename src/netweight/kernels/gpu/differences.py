@@ -11,9 +11,11 @@ import numpy as np
 import torch
 
 from netweight.dtypes import DType
-from netweight.kernels.gpu.elements import Lanes, leading_bits
+from netweight.kernels.arrays import F64Array, U8Array
+from netweight.kernels.gpu.elements import leading_bits
+from netweight.kernels.gpu.lanes import Lanes
 from netweight.kernels.gpu.memory import guarded
-from netweight.kernels.protocol import DifferencePartial, F64Array, U8Array, Window
+from netweight.kernels.protocol import DifferencePartial, Window
 
 __all__ = ["STORE", "TorchDifferences", "device_bytes"]
 

@@ -1,7 +1,7 @@
 """Quantization errors of groups of elements, each scaled to a few integer levels, in float64.
 
 As x = scale * y, the error of x is scale * (y - rint(y)). What the CPU's loops take for rounding of quotients counts as
-no error here either (cpu.channel_loops): they compute in the type of the elements, and a matrix that they find to be
+no error here either (cpu.groups): they compute in the type of the elements, and a matrix that they find to be
 quantized already must not have an error here.
 """
 

@@ -1,4 +1,4 @@
-"""The arithmetic of merges on tensors, operation by operation as cpu.merge_loops has it, and so the same bits.
+"""The arithmetic of merges on tensors, operation by operation as cpu.merge_arithmetic has it, and so the same bits.
 
 Every product and sum is an operation of its own: none is contracted to a fused multiply-add, and divisors are tensors,
 since torch multiplies by the reciprocal of a number.
@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from netweight.kernels.arrays import Array
 from netweight.kernels.merge_terms import Terms
 
 __all__ = ["combined", "drawn", "elected", "merged"]
-
-Array = np.ndarray[Any, Any]
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX_A = 0xBF58476D1CE4E5B9

@@ -9,24 +9,22 @@ inner products and blocks of float64 to the CPU.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 
 from netweight.dtypes import DType, Kind
+from netweight.kernels.arrays import Array, F64Array, U8Array, U32Array
 from netweight.kernels.cpu.merging import CpuMergeKernels
+from netweight.kernels.gpu.elements import upload
 from netweight.kernels.gpu.magnitudes import count_deeper, count_leading, magnitude_bits
 from netweight.kernels.gpu.memory import guarded, has_float64, in_pieces
 from netweight.kernels.gpu.merge_arithmetic import combined, elected, merged
-from netweight.kernels.gpu.numbers import upload
 from netweight.kernels.merge_terms import combination, trimming
 from netweight.kernels.merging import Trim
-from netweight.kernels.protocol import CHUNK, F64Array, U8Array, U32Array
+from netweight.kernels.protocol import CHUNK
 
 __all__ = ["TorchMergeKernels"]
-
-Array = np.ndarray[Any, Any]
 
 _STORED = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 _WIDE = np.dtype(np.float32)

@@ -11,9 +11,9 @@ from math import inf
 import torch
 
 from netweight.dtypes import DType
-from netweight.kernels.gpu.elements import Lanes
+from netweight.kernels.arrays import U8Array
+from netweight.kernels.gpu.lanes import Lanes
 from netweight.kernels.pairs import SIGNIFICANT, SMALLEST, PairPartial
-from netweight.kernels.protocol import U8Array
 
 __all__ = ["DEVICE_BYTES", "TorchPairs"]
 

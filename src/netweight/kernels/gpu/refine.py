@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from netweight.dtypes import DType
-from netweight.kernels.gpu.elements import Lanes, leading_bits
+from netweight.kernels.arrays import U8Array, U32Array, U64Array
+from netweight.kernels.gpu.elements import leading_bits
+from netweight.kernels.gpu.lanes import Lanes
 from netweight.kernels.gpu.memory import guarded
-from netweight.kernels.protocol import U8Array, U32Array, U64Array
 
 __all__ = ["DEVICE_BYTES", "TorchRefine"]
 

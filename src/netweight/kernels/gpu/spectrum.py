@@ -15,13 +15,13 @@ import numpy as np
 import torch
 
 from netweight.dtypes import DType
+from netweight.kernels.arrays import F64Array, U8Array
 from netweight.kernels.cpu.lanczos import worth_it
 from netweight.kernels.cpu.spectrum import CpuSpectrum, spectrum_bytes
 from netweight.kernels.gpu.eigenvalues import eigenvalues
+from netweight.kernels.gpu.elements import floats, upload
 from netweight.kernels.gpu.grams import ScaledGram, add_qr, singular_values
 from netweight.kernels.gpu.memory import guarded, has_float64
-from netweight.kernels.gpu.numbers import floats, upload
-from netweight.kernels.protocol import F64Array, U8Array
 from netweight.kernels.spectrum import SMALL, SingularValues, SpectrumAccumulator
 
 __all__ = ["TorchSpectrum", "torch_spectrum_bytes"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import pad
 
-from netweight.kernels.protocol import CHUNK, F64Array
+from netweight.kernels.arrays import F64Array
+from netweight.kernels.protocol import CHUNK
 
 __all__ = ["RunningSum", "chunk_sums"]
 

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from netweight.dtypes import DType
+from netweight.kernels.arrays import U8Array, U64Array
+from netweight.kernels.gpu.elements import floats, integers, scalar, upload
 from netweight.kernels.gpu.memory import guarded, has_float64, in_pieces
-from netweight.kernels.gpu.numbers import floats, integers, scalar, upload
 from netweight.kernels.gpu.sums import RunningSum, chunk_sums
-from netweight.kernels.protocol import CHUNK, U8Array, U64Array
+from netweight.kernels.protocol import CHUNK
 from netweight.kernels.values import LookPartial
 
 __all__ = ["TorchPatterns", "TorchValues"]
