@@ -78,5 +78,5 @@ class PairAccumulator(Protocol):
         ...
 
     def partial(self) -> PairPartial:
-        """What was found since `start`."""
+        """The statistics since `start`."""
         ...

@@ -47,7 +47,7 @@ class Window:
 
 @dataclass(frozen=True)
 class DifferencePartial:
-    """What one pass over a stretch of a parameter found, for N models.
+    """The statistics of one pass over a stretch of a parameter, for N models.
 
     A value is *coarse* where all bits below its leading 16 are zero: the histogram alone then holds it exactly. Every
     other value is *residual*. Differences of neighbouring bfloat16 numbers are nearly always coarse.
@@ -72,13 +72,13 @@ class DifferencePartial:
         """Counts packed; of a model with more than MOVED residual values, those stay behind."""
         coarse = self.counts - self.residual_counts
         residuals = tuple(None if r is None or len(r) > MOVED else r for r in self.residuals)
-        found = (self.residual_sums, residuals, self.gram, self.base_square)
-        return _unpacked, (self.window, pack(coarse), pack(self.residual_counts), *found)
+        rest = (self.residual_sums, residuals, self.gram, self.base_square)
+        return _unpacked, (self.window, pack(coarse), pack(self.residual_counts), *rest)
 
 
-def _unpacked(window: Window, coarse: Packed, residual: Packed, *found: Any) -> DifferencePartial:
+def _unpacked(window: Window, coarse: Packed, residual: Packed, *rest: Any) -> DifferencePartial:
     residual_counts = unpack(residual)
-    return DifferencePartial(window, unpack(coarse) + residual_counts, residual_counts, *found)
+    return DifferencePartial(window, unpack(coarse) + residual_counts, residual_counts, *rest)
 
 
 class DifferenceAccumulator(Protocol):
@@ -106,7 +106,7 @@ class DifferenceAccumulator(Protocol):
         ...
 
     def partial(self) -> DifferencePartial:
-        """What was found since `start`."""
+        """The statistics since `start`."""
         ...
 
 

@@ -10,7 +10,7 @@ from netweight.dtypes import DType
 from netweight.kernels.arrays import Array, U8Array
 from netweight.kernels.channels import ChannelPartial, elements_of_piece
 from netweight.kernels.cpu.channel_loops import ROOM, sweep
-from netweight.kernels.cpu.elements import KINDS, eighth_tables, half_table
+from netweight.kernels.cpu.elements import KINDS, eighth_tables
 from netweight.kernels.cpu.groups import INT4_32, INT4_128, INT8
 
 __all__ = ["CpuChannels"]
@@ -37,7 +37,7 @@ class CpuChannels:
         self._dtype, self._cols, self._vector = dtype, cols, rows == 1
         largest = {32: 0xFF << 23, 64: 0x7FF << 52}[width]
         self._fixed = (
-            half_table(),
+            np.zeros(0, np.float32),  # float16 is computed
             eighth_tables(),
             self._room[width],
             self._room[width].view(unsigned),

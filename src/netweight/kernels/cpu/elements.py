@@ -113,12 +113,18 @@ def copy(values: Array, out: Array) -> None:
 
 @compiled_exactly
 def widen(raw: Array, kind: int, first: int, half: Array, eighths: Array, out: Array) -> None:
-    """out [n] = the elements from `first` of the bytes `raw`, in out's type; tables as above."""
+    """out [n] = the elements from `first` of the bytes `raw`, in out's type; tables as above.
+
+    Without a half table ([0]) float16 is computed, which is faster but where a table of its size stays in the cache.
+    """
     n = len(out)
     if kind == BFLOAT16:
         widen_bfloat16(raw.view(np.uint16)[first : first + n], out)
     elif kind == FLOAT16:
-        look_up(raw.view(np.uint16)[first : first + n], half, out)
+        if len(half):
+            look_up(raw.view(np.uint16)[first : first + n], half, out)
+        else:
+            widen_half(raw.view(np.uint16)[first : first + n], out)
     elif kind == FLOAT32:
         copy(raw.view(np.float32)[first : first + n], out)
     elif kind == FLOAT64:

@@ -61,8 +61,8 @@ def _difference_magnitudes(a: Array, base: Array, bits: Array) -> None:
 
 
 @compiled_exactly
-def _summary(bits: Array, found: Array) -> None:
-    """found[:4] = all bits or-ed, the greatest, the least that is not zero less 1, how many are zero."""
+def _summary(bits: Array, summary: Array) -> None:
+    """summary[:4] = all bits or-ed, the greatest, the least that is not zero less 1, how many are zero."""
     either = _typed(0, bits)
     greatest = _typed(0, bits)
     least = _typed(~either, bits)
@@ -73,10 +73,10 @@ def _summary(bits: Array, found: Array) -> None:
         greatest = max(greatest, b)
         least = min(least, _typed(b - _typed(1, bits), bits))
         zeros = _typed(zeros + _typed(b == _typed(0, bits), bits), bits)
-    found[0] = either
-    found[1] = greatest
-    found[2] = least
-    found[3] = zeros
+    summary[0] = either
+    summary[1] = greatest
+    summary[2] = least
+    summary[3] = zeros
 
 
 @compiled_exactly
@@ -112,11 +112,11 @@ def _collect(tables: Array, least: int, greatest: int, counts: Array) -> None:
     for t in range(len(tables)):
         counts[0] += tables[t, 0]
         tables[t, 0] = np.uint32(0)
-        found = tables[t, least : greatest + 1]
+        bins = tables[t, least : greatest + 1]
         total = counts[least : greatest + 1]
-        for b in range(len(found)):
-            total[b] += found[b]
-        found[:] = np.uint32(0)
+        for b in range(len(bins)):
+            total[b] += bins[b]
+        bins[:] = np.uint32(0)
 
 
 @compiled_exactly
@@ -157,7 +157,7 @@ def count_leading(
     shift, mask: how many bits are below these, and which; tables: uint32 [4, TABLE], zero before and after; bits:
     unsigned [2, CHUNK + 1], room; counts, finer: uint32 [65536], all of them and those that have bits below.
     """
-    found = np.zeros(4, bits.dtype)
+    summary = np.zeros(4, bits.dtype)
     flags = np.zeros(CHUNK // 8, bits.dtype)
     room = np.empty((2, TILE), np.float32)
     least = TABLE
@@ -167,16 +167,16 @@ def count_leading(
         last = min(first + CHUNK, count)
         b = bits[0, : last - first]
         _to_magnitudes(x, half, row, base, first, room, b)
-        _summary(b, found)
-        if found[1] == 0:
+        _summary(b, summary)
+        if summary[1] == 0:
             counts[0] += np.uint32(len(b))
             continue
-        least = min(least, int(found[2] >> shift))
-        greatest = max(greatest, int(found[1] >> shift))
-        if found[0] & mask:
+        least = min(least, int(summary[2] >> shift))
+        greatest = max(greatest, int(summary[1] >> shift))
+        if summary[0] & mask:
             count_in_one(bits[1, : _gather(b, mask, flags, bits[1])], shift, finer)
-        if 2 * int(found[3]) > len(b):
-            counts[0] += np.uint32(found[3])
+        if 2 * int(summary[3]) > len(b):
+            counts[0] += np.uint32(summary[3])
             b = bits[1, : _gather(b, _typed(~_typed(0, b), b), flags, bits[1])]
         count_in_four(b, shift, tables)
     if greatest >= least:
@@ -245,5 +245,5 @@ def count_deeper(
         hits[:] = np.uint8(0)
         for k in range(len(prefixes)):
             _find(b, above, prefixes[k], hits[: last - first])
-        found = bits[1, : _gather_hits(bits[0], hits, words, bits[1])]
-        _count_hits(found, above, below, mask, prefixes, counts, finer)
+        matching = bits[1, : _gather_hits(bits[0], hits, words, bits[1])]
+        _count_hits(matching, above, below, mask, prefixes, counts, finer)

@@ -116,19 +116,19 @@ def combine(x: Array, half: bool, pivot: int, scale: Any, rows: Array, factors: 
     for first in range(0, len(out), TILE):
         last = min(first + TILE, len(out))
         base = numbers_of(x[pivot, first:last], half, room[0])
-        found = _results(out[first:last], room[1])
+        results = _results(out[first:last], room[1])
         if len(rows) == 1:
             a = numbers_of(x[rows[0], first:last], half, room[2])
-            _combine_two(base, a, scale, f[0], found)
+            _combine_two(base, a, scale, f[0], results)
         elif len(rows) == 2:
             a = numbers_of(x[rows[0], first:last], half, room[2])
             b = numbers_of(x[rows[1], first:last], half, room[3])
-            _combine_three(base, a, b, scale, f[0], f[1], found)
+            _combine_three(base, a, b, scale, f[0], f[1], results)
         elif len(rows) == 3:
             a = numbers_of(x[rows[0], first:last], half, room[2])
             b = numbers_of(x[rows[1], first:last], half, room[3])
             c = numbers_of(x[rows[2], first:last], half, room[4])
-            _combine_four(base, a, b, c, scale, f[0], f[1], f[2], found)
+            _combine_four(base, a, b, c, scale, f[0], f[1], f[2], results)
         else:
             sums = room[4, : last - first]
             sums[:] = 0
@@ -138,8 +138,8 @@ def combine(x: Array, half: bool, pivot: int, scale: Any, rows: Array, factors: 
                 _sum_two(base, a, b, f[k], f[k + 1], sums)
             if len(rows) % 2:
                 _sum_one(base, numbers_of(x[rows[-1], first:last], half, room[2]), f[-1], sums)
-            _combine_sums(base, scale, sums, found)
-        bad += _finish(found, half, out[first:last])
+            _combine_sums(base, scale, sums, results)
+        bad += _finish(results, half, out[first:last])
     return bad
 
 
@@ -165,8 +165,8 @@ def _within(d: Any, low: Any, high: Any) -> bool:
 def _trim(a: Array, base: Array, low: Any, high: Any, factor: Any, weight: Any, out: Array) -> None:
     for i in range(len(out)):
         d = a[i] - base[i]
-        found = weight * (factor * d)
-        out[i] = found if _within(d, low, high) else _ZERO
+        value = weight * (factor * d)
+        out[i] = value if _within(d, low, high) else _ZERO
 
 
 @compiled_exactly
@@ -175,20 +175,20 @@ def _trim_drawn(
 ) -> None:
     for i in range(len(out)):
         d = a[i] - base[i]
-        found = weight * (factor * d)
+        value = weight * (factor * d)
         chosen = (numbers[i] <= most) | (d != d)  # noqa: PLR0124 - NaN
-        out[i] = found if _within(d, low, high) & chosen else _ZERO
+        out[i] = value if _within(d, low, high) & chosen else _ZERO
 
 
 @compiled_exactly
-def _trim_each(
+def _trim_by_chance(
     a: Array, base: Array, low: Any, high: Any, factor: Any, weight: Any, keep: Array, numbers: Array, out: Array
 ) -> None:
     for i in range(len(out)):
         d = a[i] - base[i]
-        found = weight * (factor * (d / keep[i]))
+        value = weight * (factor * (d / keep[i]))
         chosen = (np.float64(numbers[i]) < np.rint(np.float64(keep[i]) * _RANGE)) | (d != d)  # noqa: PLR0124 - NaN
-        out[i] = found if _within(d, low, high) & chosen else _ZERO
+        out[i] = value if _within(d, low, high) & chosen else _ZERO
 
 
 @compiled_exactly
@@ -225,9 +225,9 @@ def _add(v: Array, total: Array) -> None:
 @compiled_exactly
 def _add_elected(v: Array, total: Array, weight: Any, elected: Array, weights: Array) -> None:
     for i in range(len(total)):
-        found = v[i] if total[i] > 0 else -v[i]
-        elected[i] += found if found > 0 else _ZERO
-        weights[i] += weight if found > 0 else _ZERO
+        towards = v[i] if total[i] > 0 else -v[i]
+        elected[i] += towards if towards > 0 else _ZERO
+        weights[i] += weight if towards > 0 else _ZERO
 
 
 @compiled_exactly
@@ -305,13 +305,13 @@ def merge_differences(
             if draws[k] == 1:
                 _trim_drawn(a, base, low, high, factor, weight, most[k], drawn[:n], v[k, :n])
             else:
-                _trim_each(a, base, low, high, factor, weight, keep[rows[k] - 1, first:last], drawn[:n], v[k, :n])
-        found = _results(out[first:last], room[2])
+                _trim_by_chance(a, base, low, high, factor, weight, keep[rows[k] - 1, first:last], drawn[:n], v[k, :n])
+        results = _results(out[first:last], room[2])
         if not elect:
-            _take_all(base, v, divisor, scale, found)
+            _take_all(base, v, divisor, scale, results)
         elif models == 3:
-            _elect_three(base, v, weights, divisor, scale, found)
+            _elect_three(base, v, weights, divisor, scale, results)
         else:
-            _elect(base, v, weights, divisor, scale, sums, found)
-        bad += _finish(found, half, out[first:last])
+            _elect(base, v, weights, divisor, scale, sums, results)
+        bad += _finish(results, half, out[first:last])
     return bad

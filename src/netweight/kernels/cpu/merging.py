@@ -44,8 +44,8 @@ def _rows(x: Array) -> Array:
 
 def _native(raw: U8Array, kind: Any) -> Array:
     """The elements in `raw`, of a type that loops take: aligned and not read-only."""
-    found: Array = raw.view(kind)
-    return found if found.flags.aligned and found.flags.writeable else found.copy()
+    native: Array = raw.view(kind)
+    return native if native.flags.aligned and native.flags.writeable else native.copy()
 
 
 @cache
@@ -116,13 +116,13 @@ class CpuMergeKernels:
         """See the protocol; raises TypeError for types that are not floats."""
         if dtype.kind is not Kind.FLOAT:
             raise TypeError(f"merged values as {dtype}: expected a floating-point type")
-        found = out.view(np.uint8 if dtype.bits == 8 else f"<u{dtype.bits // 8}")
-        target = found if found.flags.aligned else np.empty_like(found)
+        native = out.view(np.uint8 if dtype.bits == 8 else f"<u{dtype.bits // 8}")
+        target = native if native.flags.aligned else np.empty_like(native)
         bad = 0
         for first in range(0, len(values), _LIMIT):
             bad += self._narrow(values[first : first + _LIMIT], dtype, target[first : first + _LIMIT])
-        if target is not found:
-            found[:] = target
+        if target is not native:
+            native[:] = target
         return bad
 
     def _narrow(self, values: Array, dtype: DType, out: Array) -> int:
@@ -133,9 +133,9 @@ class CpuMergeKernels:
         if dtype.bits == 8:
             return rounding.narrow_to_eighth(values, *_narrow_eighths(dtype), out)
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            found = out.view(dtype.to_numpy())
-            found[:] = values
-        return rounding.not_finite(found)
+            native = out.view(dtype.to_numpy())
+            native[:] = values
+        return rounding.not_finite(native)
 
     def gram(self, x: Array, total: F64Array) -> None:
         """See the protocol."""

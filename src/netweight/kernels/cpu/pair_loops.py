@@ -186,7 +186,7 @@ def _merge(sums: Array, n: float, moments: Array, comoment: float) -> None:
 
 @compiled
 def _add_chunk(n: int, out: Array, pivots: Array, room: Array, sums: Array) -> None:
-    """What `_sums` found of n pairs, about the pivots, merged into `sums`."""
+    """The result of `_sums` for n pairs, about the pivots, merged into `sums`."""
     count = np.float64(n)
     for k in range(3):
         room[k] = pivots[k] + out[k] / count
@@ -197,7 +197,7 @@ def _add_chunk(n: int, out: Array, pivots: Array, room: Array, sums: Array) -> N
 
 @compiled
 def _settle(out: Array) -> None:
-    """What `_sums` would find where b is a, from a's sums."""
+    """The result of `_sums` where b is a, from a's sums."""
     out[1], out[4], out[6] = out[0], out[3], out[3]
     out[2] = out[5] = out[7] = out[8] = out[9] = 0.0
 

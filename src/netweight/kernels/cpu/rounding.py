@@ -50,8 +50,8 @@ def narrow_to_bfloat16(values: Array, out: Array) -> int:
         even = np.uint32(np.uint32(bits >> np.uint32(16)) & _ONE)
         rounded = np.uint32(np.uint32(bits + np.uint32(0x7FFF) + even) >> np.uint32(16))
         quiet = np.uint32(np.uint32(bits >> np.uint32(16)) | np.uint32(0x40))
-        found = quiet if size > np.uint32(0x7F800000) else rounded
-        out[i] = np.uint16(found)
+        pattern = quiet if size > np.uint32(0x7F800000) else rounded
+        out[i] = np.uint16(pattern)
         bad = np.uint32(bad + np.uint32(size >= np.uint32(0x7F7F8000)))
     return int(bad)
 
@@ -69,9 +69,9 @@ def narrow_to_half(values: Array, out: Array) -> int:
         shown = np.float32(size.view(np.float32) + _MAGIC).view(np.uint32)
         small = np.uint32(shown - np.uint32(0x3F000000))
         large = np.uint32(0x7E00) if size > np.uint32(0x7F800000) else np.uint32(0x7C00)
-        found = small if size < np.uint32(0x38800000) else normal
-        found = large if size >= np.uint32(0x47800000) else found
-        out[i] = np.uint16(found | sign)
+        pattern = small if size < np.uint32(0x38800000) else normal
+        pattern = large if size >= np.uint32(0x47800000) else pattern
+        out[i] = np.uint16(pattern | sign)
         bad = np.uint32(bad + np.uint32(size >= np.uint32(0x477FF000)))
     return int(bad)
 
@@ -85,9 +85,9 @@ def narrow_to_eighth(values: Array, table: Array, infinite: Array, out: Array) -
     for i in range(len(values)):
         bits = _odd(values[i])
         rest = np.uint32(1) if bits & np.uint32(0xFFFF) else np.uint32(0)
-        found = table[np.uint32(bits >> np.uint32(16)) | rest]
-        out[i] = found
-        bad = np.uint32(bad + np.uint32(infinite[found]))
+        pattern = table[np.uint32(bits >> np.uint32(16)) | rest]
+        out[i] = pattern
+        bad = np.uint32(bad + np.uint32(infinite[pattern]))
     return int(bad)
 
 

@@ -1,8 +1,8 @@
 """`SpectrumAccumulator` on the CPU: a Gram matrix panel by panel, its eigenvalues, and a QR decomposition where needed.
 
 The singular values of W are the roots of the eigenvalues of the Gram matrix of its short side, exact to about
-eps sigma_1^2 / sigma_i. Small ones are found again from the R of a QR decomposition of panels stacked upon each other,
-exact to eps sigma_1 (Golub and Van Loan, Matrix Computations, 8.6). No element is left out in either way.
+eps sigma_1^2 / sigma_i. Small ones are computed again from the R of a QR decomposition of panels stacked upon each
+other, exact to eps sigma_1 (Golub and Van Loan, Matrix Computations, 8.6). No element is left out in either way.
 """
 
 from __future__ import annotations
@@ -66,10 +66,10 @@ class CpuSpectrum:
         self._leading = leading if worth_it(leading, self._short) else None
         self._seen = 0  # rows of this reading
         self._filled = 0  # rows of the panel
-        self._found: SingularValues | None = None
+        self._result: SingularValues | None = None
         self._triangle: F64Array | None = None
         if not self._short:
-            self._found = SingularValues(np.zeros(0), "zero", 0.0, 0.0, complete=True)
+            self._result = SingularValues(np.zeros(0), "zero", 0.0, 0.0, complete=True)
             return
         self._gram = ScaledGram(self._short)
         self._step = _step(self._short, self._long)
@@ -123,21 +123,21 @@ class CpuSpectrum:
             lapack.add_qr(self._triangle, np.ascontiguousarray(panel.T[self._keep]))
 
     def _finish(self) -> SingularValues:
-        if self._found is not None and self._triangle is None:
-            return self._found
-        if self._found is not None and not self._seen:
-            return self._found  # the second reading has not begun
+        if self._result is not None and self._triangle is None:
+            return self._result
+        if self._result is not None and not self._seen:
+            return self._result  # the second reading has not begun
         if self._seen < self.rows:
             raise ValueError(f"{self._seen} rows were given: expected {self.rows}")
         if self._triangle is not None:
             self._flush()
-            self._found = self._of_triangle(self._triangle)
+            self._result = self._of_triangle(self._triangle)
             self._triangle = None
         else:
-            self._found = self._of_gram()
+            self._result = self._of_gram()
         if self._triangle is None:
             self._release()
-        return self._found
+        return self._result
 
     def _release(self) -> None:
         """Give memory back while the accumulator is still held."""
@@ -213,8 +213,8 @@ class CpuSpectrum:
 
     def _unscaled(self, roots: F64Array) -> F64Array:
         with np.errstate(over="ignore", under="ignore"):
-            found: F64Array = np.ldexp(roots, self._gram.exponent)
-        return found
+            values: F64Array = np.ldexp(roots, self._gram.exponent)
+        return values
 
     def _square_sum(self, scaled: float) -> float:
         with np.errstate(over="ignore", under="ignore"):

@@ -37,10 +37,10 @@ def count_patterns(device: torch.device, patterns: Array, counts: U64Array) -> N
     def run(first: int, start: int, stop: int) -> None:
         # torch has no bitwise arithmetic for uint16, and takes no array that must not be written to
         piece = np.require(patterns[first + start : first + stop], requirements=("C", "W"))
-        found = torch.from_numpy(piece if narrow else piece.view(np.int16)).to(device)
+        native = torch.from_numpy(piece if narrow else piece.view(np.int16)).to(device)
         if not narrow:
-            found = found.to(torch.int32) & 0xFFFF
-        counts[:] += torch.bincount(found, minlength=len(counts)).cpu().numpy().astype(np.uint64)
+            native = native.to(torch.int32) & 0xFFFF
+        counts[:] += torch.bincount(native, minlength=len(counts)).cpu().numpy().astype(np.uint64)
 
     block = fitting_block(device, 16, lane_bytes(device))
     for first in range(0, len(patterns), block):

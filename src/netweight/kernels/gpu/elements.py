@@ -65,5 +65,5 @@ def widened(raw: torch.Tensor, dtype: DType, *, wide: bool) -> torch.Tensor:
 def leading_bits(bits: torch.Tensor, count: int = 16) -> torch.Tensor:
     """The leading `count` bits of int32 or int64 bit patterns, as numbers from 0 (int32 where 16, else int64)."""
     below = 8 * bits.element_size() - count
-    found = (bits >> below) & ((1 << count) - 1)
-    return found.to(torch.int32) if count == 16 else found
+    top = (bits >> below) & ((1 << count) - 1)
+    return top.to(torch.int32) if count == 16 else top

@@ -14,7 +14,7 @@ from netweight.kernels.gpu.memory import LEAST, fitting_block, in_pieces
 from netweight.kernels.gpu.transfer import Staging
 from netweight.kernels.protocol import CHUNK
 
-__all__ = ["Lanes", "is_wide", "lane_bytes"]
+__all__ = ["LaneAccumulator", "Lanes", "is_wide", "lane_bytes"]
 
 
 def is_wide(dtypes: Sequence[DType | None]) -> bool:
@@ -48,8 +48,8 @@ class Lanes:
 
     def _room(self) -> Staging:
         if self._staging is None:
-            each = self._device_bytes + 2 * 8 * self._lanes
-            self._most = fitting_block(self.device, each, self._limit)
+            needed = self._device_bytes + 2 * 8 * self._lanes
+            self._most = fitting_block(self.device, needed, self._limit)
             wanted = min(lane_bytes(self.device), 8 * self._most)
             self._staging = Staging(self.device, self._lanes, wanted, 8 * LEAST)
         return self._staging
@@ -92,8 +92,8 @@ class Lanes:
         dtype = self.dtypes[lane]
         if dtype is None:
             return None
-        each = dtype.bits // 8
-        return widened(lanes[lane, start * each : stop * each], dtype, wide=self.wide)
+        size = dtype.bits // 8
+        return widened(lanes[lane, start * size : stop * size], dtype, wide=self.wide)
 
     def differences(
         self, lanes: torch.Tensor, start: int, stop: int
@@ -101,10 +101,37 @@ class Lanes:
         """The base's values, None where it is absent; and (model, its values less the base's) of all that are there."""
         base = self.values(lanes, 0, start, stop)
 
-        def each() -> Iterator[tuple[int, torch.Tensor]]:
+        def of_models() -> Iterator[tuple[int, torch.Tensor]]:
             for lane in range(1, len(self.dtypes)):
                 values = self.values(lanes, lane, start, stop)
                 if values is not None:
                     yield lane - 1, values if base is None else values - base
 
-        return base, each()
+        return base, of_models()
+
+
+class LaneAccumulator:
+    """What looks at lanes: its buffers, and each piece of them once it is on the device."""
+
+    def __init__(self, device: torch.device, lanes: int, device_bytes: int, most: int | None = None) -> None:
+        """See Lanes."""
+        self._device = device
+        self._lanes = Lanes(device, lanes, device_bytes, most)
+
+    @property
+    def buffers(self) -> Sequence[U8Array]:
+        """See the protocol."""
+        return self._lanes.buffers
+
+    @property
+    def block(self) -> int:
+        """See the protocol."""
+        return self._lanes.block
+
+    def add(self, count: int) -> None:
+        """See the protocol."""
+        self._lanes.add(count, self._look)
+
+    def _look(self, lanes: torch.Tensor, start: int, stop: int) -> None:
+        """Take in one piece: first all that may fail, then what changes the totals."""
+        raise NotImplementedError

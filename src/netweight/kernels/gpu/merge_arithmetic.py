@@ -99,7 +99,7 @@ def _trimmed(
     rows, numbers, draws, keys, most, divisor, scale = terms
     placed = _on(numbers, x)
     last = _on(np.array([divisor, scale], numbers.dtype), x)
-    found = []
+    values = []
     for k, row in enumerate(rows.tolist()):
         low, high, factor, weight = placed[0, k], placed[1, k], placed[2, k], placed[3, k]
         d = x[row] - x[0]
@@ -116,5 +116,5 @@ def _trimmed(
                 below = random < (chance * _RANGE).round().clamp(max=2 * _RANGE).to(torch.int64)
             kept &= below | torch.isnan(d)
         scaled = d if chances is None else d / chances[row - 1]
-        found.append(torch.where(kept, weight * (factor * scaled), 0.0))
-    return found, last[0], last[1]
+        values.append(torch.where(kept, weight * (factor * scaled), 0.0))
+    return values, last[0], last[1]
