@@ -15,7 +15,7 @@ from task_vectors import normal, save, tree, tuned
 
 import netweight
 from netweight.errors import JobError, OptionError
-from netweight.kernels.cpu.backend import CpuDifferences
+from netweight.kernels.cpu.differences import CpuDifferences
 from netweight.kernels.faults import DeviceLost, DeviceOutOfMemory
 from netweight.run.threads import ThreadExecutor
 

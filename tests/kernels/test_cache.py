@@ -1,16 +1,23 @@
-"""Where compiled code is kept: never in a folder that somebody else could have filled."""
+"""Where compiled code is kept, and how long: never in a folder that somebody else could have filled, nor when a source
+of it has changed.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import stat
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import numba
 import pytest
 
-from netweight.kernels.cpu import compiled as place
+import netweight
+from netweight.kernels.cpu import compiled as compiler
 
 
 @pytest.fixture
@@ -21,22 +28,16 @@ def temporary(tmp_path, monkeypatch):
 
 
 def refusing_once(monkeypatch, refusals=1):
-    """numba.njit as it is where no cache folder can be written: it says so when it decorates."""
-    real, calls = numba.njit, []
-    real(plain)(1)  # numba loads the rest of itself, which is decorated with numba.njit, when it first compiles
+    """numba's cache as it is where no folder can be written: it says so when a loop is decorated."""
+    real, calls = compiler._LoopCache, []
 
-    def njit(**options):
-        decorate = real(**options)
+    def cache(function):
+        calls.append(function)
+        if len(calls) <= refusals:
+            raise RuntimeError("cannot cache function 'f': no locator available for file 'x.py'")
+        return real(function)
 
-        def decorator(function):
-            calls.append(options)
-            if len(calls) <= refusals:
-                raise RuntimeError("cannot cache function 'f': no locator available for file 'x.py'")
-            return decorate(function)
-
-        return decorator
-
-    monkeypatch.setattr(numba, "njit", njit)
+    monkeypatch.setattr(compiler, "_LoopCache", cache)
     return calls
 
 
@@ -46,8 +47,8 @@ def plain(a):
 
 def test_an_unwritable_cache_falls_back_to_a_private_folder(temporary, monkeypatch):
     calls = refusing_once(monkeypatch)
-    found = place.compiled(plain)
-    assert found(41) == 42
+    loop = compiler.compiled(plain)
+    assert loop(41) == 42
     assert len(calls) == 2
     folder = Path(numba.config.CACHE_DIR)
     assert folder.parent == temporary
@@ -60,7 +61,7 @@ def test_an_unwritable_cache_falls_back_to_a_private_folder(temporary, monkeypat
 def test_a_refusal_that_remains_is_raised(temporary, monkeypatch):
     refusing_once(monkeypatch, refusals=2)
     with pytest.raises(RuntimeError, match="no locator available"):
-        place.compiled(plain)
+        compiler.compiled(plain)
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="POSIX owners and modes")
@@ -78,7 +79,7 @@ def test_a_folder_laid_out_by_somebody_else_is_not_used(temporary, monkeypatch, 
         monkeypatch.setattr(os, "getuid", lambda: other)
         expected.rename(temporary / f"netweight-numba-{other}")
     calls = refusing_once(monkeypatch)
-    place.compiled(plain)
+    compiler.compiled(plain)
     folder = Path(numba.config.CACHE_DIR)
     assert len(calls) == 2
     assert folder.parent == temporary
@@ -87,11 +88,102 @@ def test_a_folder_laid_out_by_somebody_else_is_not_used(temporary, monkeypatch, 
     assert folder.name != f"netweight-numba-{os.getuid()}"
 
 
-def test_options_of_the_compiler(monkeypatch):
+def test_options_of_the_compiler(temporary, monkeypatch):
     """Threads run while a loop runs; NaN keeps its meaning unless a loop is only ever given finite values."""
-    calls = refusing_once(monkeypatch, refusals=0)
-    place.compiled(plain)
-    place.compiled_for_finite(plain)
-    assert all(c["nogil"] and c["cache"] for c in calls)
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(temporary))
+    real, calls = numba.njit, []
+    monkeypatch.setattr(numba, "njit", lambda **options: calls.append(options) or real(**options))
+    loops = [make(plain) for make in (compiler.compiled, compiler.compiled_for_finite, compiler.compiled_exactly)]
+    assert all(Path(loop.stats.cache_path).is_relative_to(temporary) for loop in loops)
+    assert all(c["nogil"] for c in calls)
     assert not calls[0]["fastmath"] & {"nnan", "ninf", "fast", "afn", "arcp"}
     assert calls[1]["fastmath"] >= {"nnan", "ninf"}
+    assert calls[2]["fastmath"] == set()
+
+
+# ---- a copy of the package, in processes of its own
+
+WIDENED = """
+import json
+import numpy as np
+from netweight.kernels.cpu.cluster_loops import widen_bfloat16
+
+out = np.zeros(2, np.float32)
+widen_bfloat16(np.array([0x3F80, 0xC000], np.uint16), np.float32(1), out)
+stats = widen_bfloat16.stats
+print(json.dumps([out.tolist(), sum(stats.cache_hits.values()), sum(stats.cache_misses.values()), stats.cache_path]))
+"""
+LOADED, COMPILED = (1, 0), (0, 1)
+
+
+@pytest.fixture
+def package(tmp_path):
+    folder = tmp_path / "site" / "netweight"
+    shutil.copytree(Path(netweight.__file__).parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def start(package, **environment):
+    known = {k: v for k, v in os.environ.items() if not k.startswith("NUMBA_")}
+    return subprocess.Popen(
+        [sys.executable, "-c", WIDENED], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**known, "PYTHONPATH": str(package.parent), **environment},
+    )  # fmt: skip
+
+
+def finish(process):
+    """(widened values, (loads, compilations), folder)."""
+    out, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    values, hits, misses, folder = json.loads(out)
+    return values, (hits, misses), Path(folder)
+
+
+def edit(file, old, new):
+    text = file.read_text(encoding="utf-8")
+    assert text.count(old) == 1
+    file.write_text(text.replace(old, new), encoding="utf-8")
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["in the package", "NUMBA_CACHE_DIR"])
+def test_code_is_kept_until_a_source_of_it_changes(package, tmp_path, given):
+    environment = {"NUMBA_CACHE_DIR": str(tmp_path / "given")} if given else {}
+    for expected in (COMPILED, LOADED):
+        values, counts, folder = finish(start(package, **environment))
+        assert (values, counts) == ([1.0, -2.0], expected)
+        assert folder.is_relative_to(tmp_path / "given" if given else package / "kernels/cpu/__pycache__")
+    inlined = package / "kernels" / "cpu" / "elements.py"
+    edit(inlined, "return np.uint32(np.uint32(pattern)", "return -np.uint32(np.uint32(pattern)")
+    for expected in (COMPILED, LOADED):
+        assert finish(start(package, **environment)) == ([-1.0, 2.0], expected, folder)
+    # a constant of a seam; what a loop holds of it is not asked
+    edit(package / "kernels" / "pairs.py", "SIGNIFICANT, SMALLEST = 0.01,", "SIGNIFICANT, SMALLEST = 0.02,")
+    kept = set(folder.glob("cluster_loops.widen_bfloat16-*"))
+    for expected in (COMPILED, LOADED):
+        assert finish(start(package, **environment)) == ([-1.0, 2.0], expected, folder)
+    now = set(folder.glob("cluster_loops.widen_bfloat16-*"))
+    assert len(now) == len(kept) == 2, "what was compiled from other sources is removed"
+    assert not now & kept
+
+
+def test_processes_that_compile_at_once(package):
+    first, second = start(package), start(package)
+    assert finish(first)[0] == finish(second)[0] == [1.0, -2.0]
+    assert finish(start(package))[:2] == ([1.0, -2.0], LOADED)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders of POSIX")
+def test_a_package_and_a_home_that_cannot_be_written(package, tmp_path):
+    """Files where folders should be stop even root."""
+    (package / "kernels" / "cpu" / "__pycache__").touch()
+    (tmp_path / "home").touch()
+    (tmp_path / "tmp").mkdir()
+    environment = {
+        "HOME": str(tmp_path / "home"),
+        "TMPDIR": str(tmp_path / "tmp"),
+        "XDG_CACHE_HOME": str(tmp_path / "home"),
+    }
+    for expected in (COMPILED, LOADED):
+        values, counts, folder = finish(start(package, **environment))
+        assert (values, counts) == ([1.0, -2.0], expected)
+        assert folder.parent == tmp_path / "tmp" / f"netweight-numba-{os.getuid()}"

@@ -17,9 +17,9 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 from netweight.dtypes import DTYPES  # noqa: E402
 from netweight.jobs.delta.plan import Options, prepare  # noqa: E402
 from netweight.kernels.cpu import CpuKernels  # noqa: E402
-from netweight.kernels.cpu import backend as cpu_backend  # noqa: E402
+from netweight.kernels.cpu import differences as cpu_differences  # noqa: E402
 from netweight.kernels.faults import DeviceLost, DeviceOutOfMemory  # noqa: E402
-from netweight.kernels.gpu import TorchKernels, backend, differences, elements, pairs  # noqa: E402
+from netweight.kernels.gpu import TorchKernels, backend, differences, lanes, pairs  # noqa: E402
 from netweight.kernels.gpu.memory import LEAST  # noqa: E402
 from netweight.measures.registry import find  # noqa: E402
 from netweight.passes.differences import measure_differences, plan_tasks  # noqa: E402
@@ -122,8 +122,8 @@ def fed(kernels, arrays, names, kept):
 
 def test_what_is_handed_over(other, monkeypatch):
     """The residual values of the bins that are asked for, and none of a model that has more than there is room for."""
-    assert differences.STORE == cpu_backend._STORE
-    for module, name in ((differences, "STORE"), (cpu_backend, "_STORE")):
+    assert differences.STORE == cpu_differences.STORE
+    for module, name in ((differences, "STORE"), (cpu_differences, "STORE")):
         monkeypatch.setattr(module, name, 5000)
     rng = np.random.default_rng(1)
     base = np.zeros(40_000, "f4")
@@ -172,7 +172,7 @@ def floats():
 
 KEPT = np.ones(65536, np.uint8)
 # where a piece fails: at its beginning, and when most of it is computed
-STEPS = [(elements, "widened"), (differences, "_sums_of"), (differences, "_finite")]
+STEPS = [(lanes, "widened"), (differences, "_sums_of"), (differences, "_finite")]
 
 
 @pytest.mark.parametrize(("module", "step"), STEPS, ids=[s for _, s in STEPS])
@@ -245,8 +245,8 @@ def test_a_second_look_on_a_full_device(monkeypatch, floats):
     want = look(CpuKernels())
     assert (want.sum(axis=1) == bins[prefixes.astype(int)]).all()
     assert want.sum() > 5000
-    scarce = Scarce(elements.widened, 4 * LEAST)
-    monkeypatch.setattr(elements, "widened", scarce)
+    scarce = Scarce(lanes.widened, 4 * LEAST)
+    monkeypatch.setattr(lanes, "widened", scarce)
     got = look(TorchKernels("cpu"))
     assert scarce.failures == 2
     assert (got.dtype, got.shape) == (np.uint32, (18, 65536))

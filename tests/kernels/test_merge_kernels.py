@@ -13,9 +13,10 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from numba.core.registry import CPUDispatcher
 
 from netweight.dtypes import DTYPES
-from netweight.kernels.cpu import magnitudes, merge_grams, merge_loops, rounding
+from netweight.kernels.cpu import elements, magnitudes, merge_arithmetic, merge_grams, rounding
 from netweight.kernels.cpu.merging import CpuMergeKernels
 from netweight.kernels.merging import MergeKernels, Trim
 
@@ -525,8 +526,8 @@ def test_draws_keep_their_share():
 
 def compiled_signatures():
     found = {}
-    for module in (merge_grams, merge_loops, magnitudes, rounding):
-        loops = [getattr(module, name) for name in module.__all__ if callable(getattr(module, name))]
+    for module in (elements, merge_grams, merge_arithmetic, magnitudes, rounding):
+        loops = [loop for loop in vars(module).values() if isinstance(loop, CPUDispatcher)]
         found |= {loop.py_func.__qualname__: set(loop.signatures) for loop in loops}
     return found
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from netweight.dtypes import DType
-from netweight.kernels.protocol import F64Array, U8Array
+from netweight.kernels.arrays import F64Array, U8Array
 
 __all__ = ["DEAD", "PIECE", "ChannelAccumulator", "ChannelPartial", "elements_of_piece"]
 
@@ -34,7 +34,7 @@ def elements_of_piece(block: U8Array, dtype: DType, before: int, cols: int) -> i
 
 @dataclass(frozen=True)
 class ChannelPartial:
-    """What was found of a matrix. Elements that are not finite count as zeros in all of it.
+    """The statistics of a matrix. Elements that are not finite count as zeros in all of it.
 
     errors: float64, sums of (x - x')^2 over all elements, x' the quantized and dequantized x: int8 with a scale for
     every row (None for a matrix of one row, where it is the per-tensor scale), int4 in groups of 128 and of 32 along
@@ -77,5 +77,5 @@ class ChannelAccumulator(Protocol):
         ...
 
     def partial(self) -> ChannelPartial:
-        """What was found since `start`; raises RuntimeError where the last row is not complete."""
+        """The statistics since `start`; raises RuntimeError where the last row is not complete."""
         ...

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from netweight.dtypes import DType, Kind
+from netweight.kernels.arrays import U8Array
 
 __all__ = ["count_nonfinite"]
 
 _EXPONENTS = {"BF16": 0x7F80, "F16": 0x7C00}
 
 
-def count_nonfinite(raw: np.ndarray[Any, np.dtype[np.uint8]], dtype: DType) -> int:
+def count_nonfinite(raw: U8Array, dtype: DType) -> int:
     """How many of the little-endian elements of `dtype` in `raw` are NaN or infinite; 0 for what is no float."""
     if dtype.kind is not Kind.FLOAT or dtype.bits < 8:
         return 0

@@ -8,14 +8,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from netweight.kernels.arrays import Array
 from netweight.kernels.merging import Trim
 
 __all__ = ["Terms", "combination", "trimming"]
 
-Array = np.ndarray[Any, Any]
-
 Terms: TypeAlias = tuple[Array, Array, Array, Array, Array, Any, Any]
-"""rows, numbers, draws, keys, most, divisor and scale, as cpu.merge_loops.merge_differences says."""
+"""rows, numbers, draws, keys, most, divisor and scale, as cpu.merge_arithmetic.merge_differences says."""
 
 
 def _inward(trim: Trim, kind: np.dtype[Any]) -> tuple[Any, Any]:

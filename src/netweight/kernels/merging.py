@@ -13,16 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Protocol
 
 from netweight.dtypes import DType
-from netweight.kernels.protocol import F64Array, U8Array, U32Array
+from netweight.kernels.arrays import Array, F64Array, U8Array, U32Array
 
 __all__ = ["MergeKernels", "Trim"]
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import zlib
-from typing import Any
 
 import numpy as np
 
+from netweight.kernels.arrays import Array
+
 __all__ = ["Packed", "pack", "unpack"]
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Packed = tuple[str, tuple[int, ...], bytes]
 """(dtype, shape, bytes)."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from netweight.dtypes import DType
-from netweight.kernels.protocol import U8Array
+from netweight.kernels.arrays import U8Array
 
 __all__ = ["SIGNIFICANT", "SMALLEST", "PairAccumulator", "PairPartial"]
 
@@ -78,5 +78,5 @@ class PairAccumulator(Protocol):
         ...
 
     def partial(self) -> PairPartial:
-        """What was found since `start`."""
+        """The statistics since `start`."""
         ...

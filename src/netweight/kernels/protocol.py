@@ -10,9 +10,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
 from netweight.dtypes import DType
+from netweight.kernels.arrays import Array, F64Array, U8Array, U32Array, U64Array
 from netweight.kernels.packing import Packed, pack, unpack
 
 if TYPE_CHECKING:
@@ -31,11 +30,6 @@ MOVED = 1 << 17
 """Residual values of one model and stretch that go from process to process, at most: where there are more, looking at
 the data again is cheaper."""
 
-U8Array = np.ndarray[Any, np.dtype[np.uint8]]
-U32Array = np.ndarray[Any, np.dtype[np.uint32]]
-U64Array = np.ndarray[Any, np.dtype[np.uint64]]
-F64Array = np.ndarray[Any, np.dtype[np.float64]]
-
 
 @dataclass(frozen=True)
 class Window:
@@ -53,7 +47,7 @@ class Window:
 
 @dataclass(frozen=True)
 class DifferencePartial:
-    """What one pass over a stretch of a parameter found, for N models.
+    """The statistics of one pass over a stretch of a parameter, for N models.
 
     A value is *coarse* where all bits below its leading 16 are zero: the histogram alone then holds it exactly. Every
     other value is *residual*. Differences of neighbouring bfloat16 numbers are nearly always coarse.
@@ -70,7 +64,7 @@ class DifferencePartial:
     counts: U32Array
     residual_counts: U32Array
     residual_sums: F64Array
-    residuals: tuple[np.ndarray[Any, Any] | None, ...]
+    residuals: tuple[Array | None, ...]
     gram: F64Array
     base_square: float
 
@@ -78,13 +72,13 @@ class DifferencePartial:
         """Counts packed; of a model with more than MOVED residual values, those stay behind."""
         coarse = self.counts - self.residual_counts
         residuals = tuple(None if r is None or len(r) > MOVED else r for r in self.residuals)
-        found = (self.residual_sums, residuals, self.gram, self.base_square)
-        return _unpacked, (self.window, pack(coarse), pack(self.residual_counts), *found)
+        rest = (self.residual_sums, residuals, self.gram, self.base_square)
+        return _unpacked, (self.window, pack(coarse), pack(self.residual_counts), *rest)
 
 
-def _unpacked(window: Window, coarse: Packed, residual: Packed, *found: Any) -> DifferencePartial:
+def _unpacked(window: Window, coarse: Packed, residual: Packed, *rest: Any) -> DifferencePartial:
     residual_counts = unpack(residual)
-    return DifferencePartial(window, unpack(coarse) + residual_counts, residual_counts, *found)
+    return DifferencePartial(window, unpack(coarse) + residual_counts, residual_counts, *rest)
 
 
 class DifferenceAccumulator(Protocol):
@@ -112,7 +106,7 @@ class DifferenceAccumulator(Protocol):
         ...
 
     def partial(self) -> DifferencePartial:
-        """What was found since `start`."""
+        """The statistics since `start`."""
         ...
 
 
@@ -154,7 +148,7 @@ class Kernels(Protocol):
         """Compile or load the loops for these combinations of element types, so that no task waits for it."""
         ...
 
-    def count_patterns(self, patterns: np.ndarray[Any, Any], counts: U64Array) -> None:
+    def count_patterns(self, patterns: Array, counts: U64Array) -> None:
         """Add the number of occurrences of every bit pattern (uint8 or uint16, any length) to counts [256 | 65536]."""
         ...
 

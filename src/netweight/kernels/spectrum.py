@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
-    from netweight.kernels.protocol import F64Array, U8Array
+    from netweight.kernels.arrays import F64Array, U8Array
 
 __all__ = ["SMALL", "Method", "SingularValues", "SpectrumAccumulator"]
 
 Method = Literal["gram", "qr", "lanczos", "zero"]
-"""How values were found: from the float64 Gram matrix of the short side, from the R of a QR decomposition, as the
+"""How values were computed: from the float64 Gram matrix of the short side, from the R of a QR decomposition, as the
 largest of the Gram matrix by Lanczos' method, or without any work because all elements are zero."""
 
 SMALL = 1e-6

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from netweight.dtypes import DType
-from netweight.kernels.protocol import U8Array, U64Array
+from netweight.kernels.arrays import U8Array, U64Array
 
 __all__ = ["LookPartial", "PatternAccumulator", "ValuesAccumulator"]
 
@@ -30,8 +30,10 @@ class PatternAccumulator(Protocol):
 
 @dataclass(frozen=True)
 class LookPartial:
-    """What a look found: `at_most`, per threshold the elements of no larger magnitude; `inside`, per range the elements
-    in it, ends included; and over the finite elements x, with x' = clamp(rint(x / scale), -128, 127) * scale, the sums
+    """The counts and sums of a look.
+
+    `at_most`: per threshold the elements of no larger magnitude; `inside`: per range the elements in it, ends included;
+    and over the finite elements x, with x' = clamp(rint(x / scale), -128, 127) * scale, the sums
     of (x - x')^2, abs(x - x'), x x' and x'^2 (zeros where no scale was given).
     """
 
@@ -67,5 +69,5 @@ class ValuesAccumulator(Protocol):
         ...
 
     def partial(self) -> LookPartial:
-        """What was found since `start`."""
+        """The counts and sums since `start`."""
         ...

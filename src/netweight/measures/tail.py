@@ -19,7 +19,7 @@ from netweight.statistics.spectrum import EPS
 from netweight.statistics.tail import LEAST, fit_tail
 
 if TYPE_CHECKING:
-    from netweight.kernels.protocol import F64Array
+    from netweight.kernels.arrays import F64Array
     from netweight.statistics.spectrum import Spectrum
 
 __all__ = ["COLUMNS", "NEEDS", "OVER_TRAINED", "THRESHOLD", "UNDER_TRAINED", "derive"]

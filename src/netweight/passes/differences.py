@@ -17,8 +17,9 @@ import numpy as np
 
 from netweight.checkpoint.tensor import Tensor, read_elements
 from netweight.dtypes import DType
+from netweight.kernels.arrays import U8Array, U32Array, U64Array
 from netweight.kernels.packing import Packed, pack, unpack
-from netweight.kernels.protocol import DifferencePartial, Kernels, U8Array, U32Array, U64Array
+from netweight.kernels.protocol import DifferencePartial, Kernels
 from netweight.params.align import Aligned
 from netweight.passes.far_work import FarWork
 from netweight.run.execute import Executor

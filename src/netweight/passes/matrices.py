@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from netweight.checkpoint.matrix import Matrix
-    from netweight.kernels.protocol import Kernels, U8Array
+    from netweight.kernels.arrays import U8Array
+    from netweight.kernels.protocol import Kernels
     from netweight.measures.registry import Measure
 
 __all__ = ["BUFFER", "LONGEST_ROW", "BlockSink", "Gathered", "Scratch", "gather", "scratch_bytes"]

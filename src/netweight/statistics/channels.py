@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from netweight.kernels.arrays import F64Array
 from netweight.kernels.channels import DEAD, ChannelPartial
-from netweight.kernels.protocol import F64Array
 from netweight.statistics.values import Values
 
 __all__ = ["CHANNELS", "Channels"]

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from netweight.kernels.protocol import DifferencePartial, F64Array, U8Array, U64Array
+from netweight.kernels.arrays import F64Array, U8Array, U64Array
+from netweight.kernels.protocol import DifferencePartial
 from netweight.statistics import order
 from netweight.statistics.moments import EMPTY, Moments
 from netweight.statistics.ranks import Ranks

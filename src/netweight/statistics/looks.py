@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from netweight.kernels.protocol import DifferencePartial, U8Array, U32Array, U64Array, Window
+from netweight.kernels.arrays import U8Array, U32Array, U64Array
+from netweight.kernels.protocol import DifferencePartial, Window
 from netweight.kernels.values import LookPartial
 from netweight.statistics import order
 from netweight.statistics.difference import PROBABILITIES

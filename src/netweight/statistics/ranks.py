@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from netweight.kernels.protocol import U8Array, U64Array, Window
+from netweight.kernels.arrays import U8Array, U64Array
+from netweight.kernels.protocol import Window
 from netweight.statistics import order
 from netweight.statistics.moments import Moments
 

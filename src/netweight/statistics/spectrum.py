@@ -12,7 +12,7 @@ import numpy as np
 from netweight.kernels.spectrum import Method
 
 if TYPE_CHECKING:
-    from netweight.kernels.protocol import F64Array
+    from netweight.kernels.arrays import F64Array
     from netweight.kernels.spectrum import SpectrumAccumulator
     from netweight.statistics.values import Values
 

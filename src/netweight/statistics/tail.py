@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from netweight.kernels.protocol import F64Array
+from netweight.kernels.arrays import F64Array
 
 __all__ = ["FEW", "LEAST", "TailFit", "fit_tail"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from netweight.kernels.protocol import U64Array
+from netweight.kernels.arrays import U64Array
 from netweight.statistics.difference import PROBABILITIES
 from netweight.statistics.moments import Moments
 from netweight.statistics.order import quantiles_of_counts

@@ -119,7 +119,7 @@ try:
 except SystemExit as left:
     assert left.code == 0
 from numba.core.registry import CPUDispatcher
-from netweight.kernels.cpu import loops
+from netweight.kernels.cpu import difference_loops as loops
 found = {name: value.stats for name, value in vars(loops).items() if isinstance(value, CPUDispatcher)}
 print(json.dumps({name: [sum(s.cache_hits.values()), sum(s.cache_misses.values())] for name, s in found.items()}))
 """

@@ -1,109 +1,37 @@
 """Quantization errors by row and group, extremes by row and column, groups of four, in one sweep over rows.
 
-A chunk of a row is widened into the first cache, and every loop over it is flat, so that all of them run in vector
-lanes: extremes by halving (pairs, pairs of pairs ... groups of 32 and of 128), errors in 32 lanes for each kind of
-group. As x = scale * y, the error of x is scale * (y - rint(y)); a chunk's lanes are summed in units of its largest
-scale, and over chunks in float64.
-
-Groups whose scale or spread is so far out that reciprocals would leave the range of the chunk's type, and short groups
-at a row's end, are summed in float64 one by one.
+A chunk of a row is widened into the first cache, and every loop goes over it there.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
+from netweight.kernels.arrays import Array
 from netweight.kernels.channels import DEAD, PIECE
 from netweight.kernels.cpu.compiled import compiled, compiled_for_finite
-from netweight.kernels.cpu.loops import BFLOAT16, FLOAT8, FLOAT16, FLOAT32, FLOAT64
+from netweight.kernels.cpu.elements import widen
+from netweight.kernels.cpu.groups import GROUPS_ROOM, INT8, LANES, int4, int8, int8_exact
 
-__all__ = ["INT4_32", "INT4_128", "INT8", "ROOM", "sweep"]
+__all__ = ["ROOM", "sweep"]
 
 HELD = 16384  # elements of a row that stay widened between the sweep for extremes and the one for int8 errors
-INT8, INT4_128, INT4_32 = 0, 1, 3  # places in `totals`; an int4 symmetric error is followed by the asymmetric one
-# Where in a flat `room` the values of up to 128 groups stand: flat, so that the compiler sees that they do not overlap.
-_GROUPS = PIECE // 32
-_LOW, _HIGH, _RATE, _SLOPE, _SHIFT, _SQUARE, _SPREAD, _ROOM = range(0, 8 * _GROUPS, _GROUPS)
-_LANES = 4 * 32
-_LEAN = 16  # a group's largest magnitude over its spread: beyond, float32 would lose the spread
-ROOM = HELD + 2 * _ROOM + _LANES
-
-_UP, _DOWN = 2.0**500, 2.0**-100
-
-Array = np.ndarray[Any, Any]
-
-
-def _wide(typingctx: Any) -> Any:  # noqa: ARG001 - numba gives it
-    """Let the compiler use the widest vectors of the machine: it takes 256 bits where it may have 512, unless told."""
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
-        attributes = builder.function.attributes
-        if isinstance(attributes, set):
-            set.add(attributes, '"prefer-vector-width"="512"')  # LLVM knows it, llvmlite's list of names does not
-        return context.get_dummy_value()
-
-    return types.none(), codegen
-
-
-_wide_vectors: Any = intrinsic(_wide)
+ROOM = HELD + 2 * GROUPS_ROOM + LANES
 
 
 @compiled
-def _widen_half(patterns: Array, out: Array) -> None:
-    """float16 to float32 by moving the fields; infinities and NaN become 65536 and more."""
-    least_normal = np.uint32(113 << 23).view(np.float32)
-    for i in range(len(out)):
-        pattern = np.uint32(patterns[i])
-        magnitude = np.uint32((pattern & np.uint32(0x7FFF)) << np.uint32(13))
-        normal = np.uint32(magnitude + np.uint32(112 << 23)).view(np.float32)
-        subnormal = np.uint32(magnitude + np.uint32(113 << 23)).view(np.float32) - least_normal
-        value = normal if magnitude >= np.uint32(1 << 23) else subnormal
-        out[i] = -value if pattern >= np.uint32(0x8000) else value
-
-
-@compiled
-def _widen(raw: Array, kind: int, first: int, eighths: Array, out: Array) -> None:
-    """out[:] = the elements from `first` of `raw`, in out's type."""
-    n = len(out)
-    if kind == BFLOAT16:
-        patterns = raw.view(np.uint16)[first : first + n]
-        for i in range(n):
-            out[i] = np.uint32(np.uint32(patterns[i]) << np.uint32(16)).view(np.float32)
-    elif kind == FLOAT16:
-        _widen_half(raw.view(np.uint16)[first : first + n], out)
-    elif kind == FLOAT32:
-        singles = raw.view(np.float32)[first : first + n]
-        for i in range(n):
-            out[i] = singles[i]
-    elif kind == FLOAT64:
-        doubles = raw.view(np.float64)[first : first + n]
-        for i in range(n):
-            out[i] = doubles[i]
-    else:
-        table = eighths[kind - FLOAT8]
-        bytes_ = raw[first : first + n]
-        for i in range(n):
-            out[i] = table[bytes_[i]]
-
-
-@compiled
-def _magnitudes(bits: Array, sign: Array, found: Array) -> None:
-    """found[:2] = least and largest of the bits without their sign, which order as magnitudes do."""
+def _magnitude_extremes(bits: Array, sign: Array, extremes: Array) -> None:
+    """extremes[:2] = least and largest of the bits without their sign, which order as magnitudes do."""
     unsigned = bits.dtype.type  # numba widens what it computes of 32 bits, which halves the lanes
     magnitude = sign[0]
     least = magnitude
     most = unsigned(0)
     for i in range(len(bits)):
-        here = unsigned(bits[i] & magnitude)
-        least = unsigned(min(least, here))
-        most = unsigned(max(most, here))
-    found[0] = least
-    found[1] = most
+        size = unsigned(bits[i] & magnitude)
+        least = unsigned(min(least, size))
+        most = unsigned(max(most, size))
+    extremes[0] = least
+    extremes[1] = most
 
 
 @compiled
@@ -116,309 +44,42 @@ def _drop(bits: Array, sign: Array, limit: Array) -> None:
 
 @compiled
 def _load(
-    raw: Array, kind: int, first: int, eighths: Array, out: Array, bits: Array, sign: Array, limit: Array, found: Array
+    raw: Array,
+    kind: int,
+    first: int,
+    half: Array,
+    eighths: Array,
+    out: Array,
+    bits: Array,
+    sign: Array,
+    limit: Array,
+    extremes: Array,
 ) -> None:
-    """Widen, with zeros for what is not finite; found[:2] as `_magnitudes` leaves it."""
-    _widen(raw, kind, first, eighths, out)
-    _magnitudes(bits, sign, found)
-    if found[1] >= limit[0]:
+    """Widen, with zeros for what is not finite; extremes[:2] as `_magnitude_extremes` leaves it."""
+    widen(raw, kind, first, half, eighths, out)
+    _magnitude_extremes(bits, sign, extremes)
+    if extremes[1] >= limit[0]:
         _drop(bits, sign, limit)
-        _magnitudes(bits, sign, found)
+        _magnitude_extremes(bits, sign, extremes)
 
 
 @compiled_for_finite
 def _raise_columns(wide: Array, columns: Array) -> None:
     for i in range(len(wide)):
-        here = abs(wide[i])
-        columns[i] = max(columns[i], here)
+        size = abs(wide[i])
+        columns[i] = max(columns[i], size)
 
 
 @compiled
 def _count_sparse_fours(bits: Array, sign: Array) -> int:
-    found = np.int64(0)
+    sparse = np.int64(0)
     magnitude = sign[0]
     for i in range(len(bits) // 4):
         j = np.uintp(4 * i)
         zeros = np.int64((bits[j] & magnitude) == 0) + np.int64((bits[j + np.uintp(1)] & magnitude) == 0)
         zeros += np.int64((bits[j + np.uintp(2)] & magnitude) == 0) + np.int64((bits[j + np.uintp(3)] & magnitude) == 0)
-        found += np.int64(zeros >= 2)
-    return int(found)
-
-
-def _reduce(typingctx: Any, wide: Any, first: Any) -> Any:  # noqa: ARG001
-    """(least, largest) of the finite wide[first : first + 32], which must lie inside the array."""
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array = context.make_array(signature.args[0])(context, builder, value=arguments[0])
-        kind = context.get_value_type(signature.args[0].dtype)
-        vector = ir.VectorType(kind, 32)
-        place = builder.bitcast(builder.gep(array.data, [arguments[1]]), vector.as_pointer())
-        values = builder.load(place, align=signature.args[0].dtype.bitwidth // 8)
-        name = f"v32f{signature.args[0].dtype.bitwidth}"
-        found = []
-        for way in ("fmin", "fmax"):
-            reduce = builder.module.declare_intrinsic(
-                f"llvm.vector.reduce.{way}.{name}", fnty=ir.FunctionType(kind, [vector])
-            )
-            found.append(builder.call(reduce, [values], fastmath=("nnan", "nsz")))
-        return context.make_tuple(builder, signature.return_type, found)
-
-    result: Any = types.UniTuple  # numba has no types
-    return result(wide.dtype, 2)(wide, types.intp), codegen
-
-
-_extremes_of_32: Any = intrinsic(_reduce)
-
-
-@compiled_for_finite
-def _extremes(wide: Array, blocks: int, thirties: Array, hundreds: Array) -> None:
-    """The least and largest of every group of 32 and of 128 in `blocks` whole groups of 128."""
-    for g in range(4 * blocks):
-        thirties[g], thirties[_HIGH + g] = _extremes_of_32(wide, 32 * g)
-    for b in range(blocks):
-        least = thirties[4 * b]
-        most = thirties[_HIGH + 4 * b]
-        for g in range(4 * b + 1, 4 * b + 4):
-            low = thirties[g]
-            high = thirties[_HIGH + g]
-            least = min(least, low)
-            most = max(most, high)
-        hundreds[b] = least
-        hundreds[_HIGH + b] = most
-
-
-@compiled
-def _exact(group: Array, least: float, most: float, levels: float) -> float:
-    """Sum (x - x')^2 of one group, symmetric (7 levels) or asymmetric (15), in float64 and whatever its scale."""
-    symmetric = levels == 7.0
-    largest = max(-least, most)
-    if largest == 0.0 or (least == most and not symmetric):
-        return 0.0
-    factor = 1.0  # brings scale and reciprocal into range; a power of two, so that nothing is rounded
-    if largest > 1e300:
-        factor = _DOWN
-    elif largest < 1e-280:
-        factor = _UP
-    offset = 0.0 if symmetric else least * factor
-    scale = (largest * factor if symmetric else most * factor - offset) / levels
-    rate = 1.0 / scale
-    total = 0.0
-    for i in range(len(group)):  # of a slice: from 0 on, an index is known not to be negative
-        y = (np.float64(group[i]) * factor - offset) * rate
-        e = y - np.rint(y)
-        total += e * e
-    resolution = levels * 2.0**-50
-    if total <= len(group) * resolution * resolution:
-        return 0.0
-    scale /= factor
-    return total * scale * scale
-
-
-@compiled_for_finite
-def _scales(room: Array, groups: int, to_unit: Any, lowest: Any, highest: Any) -> int:
-    """For every group its rates and the squares of its scales, symmetric and asymmetric; returns how many are left out.
-
-    Rate 7 / max abs, slope 15 / spread, shift (which brings the least to 0), and the squares of max abs and spread in
-    units that `to_unit` is the reciprocal of; all 0 for groups of zeros, and for those that are left out.
-    """
-    kind = room.dtype.type
-    zero, one, seven, fifteen, lean = kind(0), kind(1), kind(7), kind(15), kind(_LEAN)
-    odd = np.int64(0)
-    for g in range(groups):
-        least = room[g]
-        most = room[_HIGH + g]
-        largest = max(-least, most)
-        spread = most - least
-        fits = (largest >= lowest) & (largest <= highest)
-        spreads = fits & (lean * spread >= largest)
-        odd += np.int64((largest > zero) != fits) + np.int64((spread > zero) != spreads)
-        # A divisor of 1 and a factor of 0 instead of branches, and no infinity even in what is not used.
-        slope = (one if spreads else zero) * (fifteen / (spread if spreads else one))
-        ratio = (largest if fits else zero) * to_unit
-        ratio_spread = (spread if spreads else zero) * to_unit
-        room[_RATE + g] = (one if fits else zero) * (seven / (largest if fits else one))
-        room[_SLOPE + g] = slope
-        room[_SHIFT + g] = -(least if spreads else zero) * slope
-        room[_SQUARE + g] = ratio * ratio
-        room[_SPREAD + g] = ratio_spread * ratio_spread
-    return int(odd)
-
-
-@compiled_for_finite
-def _errors(wide: Array, blocks: int, thirties: Array, hundreds: Array, lanes: Array) -> None:
-    """lanes[4 * 32] += squared errors: groups of 128 symmetric, asymmetric, groups of 32 symmetric, asymmetric."""
-    _wide_vectors()
-    for b in range(blocks):
-        q, a, o = hundreds[_RATE + b], hundreds[_SLOPE + b], hundreds[_SHIFT + b]
-        w, v = hundreds[_SQUARE + b], hundreds[_SPREAD + b]
-        g = 4 * b
-        q0, q1, q2, q3 = thirties[_RATE + g], thirties[_RATE + 1 + g], thirties[_RATE + 2 + g], thirties[_RATE + 3 + g]
-        g += _GROUPS
-        a0, a1, a2, a3 = thirties[_RATE + g], thirties[_RATE + 1 + g], thirties[_RATE + 2 + g], thirties[_RATE + 3 + g]
-        g += _GROUPS
-        o0, o1, o2, o3 = thirties[_RATE + g], thirties[_RATE + 1 + g], thirties[_RATE + 2 + g], thirties[_RATE + 3 + g]
-        g += _GROUPS
-        w0, w1, w2, w3 = thirties[_RATE + g], thirties[_RATE + 1 + g], thirties[_RATE + 2 + g], thirties[_RATE + 3 + g]
-        g += _GROUPS
-        v0, v1, v2, v3 = thirties[_RATE + g], thirties[_RATE + 1 + g], thirties[_RATE + 2 + g], thirties[_RATE + 3 + g]
-        first = 128 * b
-        for i in range(32):
-            x0 = wide[first + i]
-            x1 = wide[first + 32 + i]
-            x2 = wide[first + 64 + i]
-            x3 = wide[first + 96 + i]
-            y0 = x0 * q
-            y1 = x1 * q
-            y2 = x2 * q
-            y3 = x3 * q
-            e0 = y0 - np.rint(y0)
-            e1 = y1 - np.rint(y1)
-            e2 = y2 - np.rint(y2)
-            e3 = y3 - np.rint(y3)
-            lanes[i] += w * (e0 * e0 + e1 * e1 + e2 * e2 + e3 * e3)
-            y0 = x0 * a + o
-            y1 = x1 * a + o
-            y2 = x2 * a + o
-            y3 = x3 * a + o
-            e0 = y0 - np.rint(y0)
-            e1 = y1 - np.rint(y1)
-            e2 = y2 - np.rint(y2)
-            e3 = y3 - np.rint(y3)
-            lanes[32 + i] += v * (e0 * e0 + e1 * e1 + e2 * e2 + e3 * e3)
-            y0 = x0 * q0
-            y1 = x1 * q1
-            y2 = x2 * q2
-            y3 = x3 * q3
-            e0 = y0 - np.rint(y0)
-            e1 = y1 - np.rint(y1)
-            e2 = y2 - np.rint(y2)
-            e3 = y3 - np.rint(y3)
-            lanes[64 + i] += w0 * (e0 * e0) + w1 * (e1 * e1) + w2 * (e2 * e2) + w3 * (e3 * e3)
-            y0 = x0 * a0 + o0
-            y1 = x1 * a1 + o1
-            y2 = x2 * a2 + o2
-            y3 = x3 * a3 + o3
-            e0 = y0 - np.rint(y0)
-            e1 = y1 - np.rint(y1)
-            e2 = y2 - np.rint(y2)
-            e3 = y3 - np.rint(y3)
-            lanes[96 + i] += v0 * (e0 * e0) + v1 * (e1 * e1) + v2 * (e2 * e2) + v3 * (e3 * e3)
-
-
-@compiled
-def _settle(lanes: Array, n: int, levels: float, epsilon: float, scale: float) -> float:
-    """The sum of a chunk's `n` squared errors from its lanes; none where they are rounding of the quotients."""
-    total = 0.0
-    for i in range(len(lanes)):
-        total += np.float64(lanes[i])
-    resolution = 4.0 * levels * epsilon
-    if total <= n * resolution * resolution:
-        return 0.0
-    return total * scale * scale
-
-
-@compiled
-def _odd_errors(wide: Array, room: Array, groups: int, size: int, place: int, totals: Array) -> None:
-    """The errors of the groups that `_scales` left out."""
-    for g in range(groups):
-        least = np.float64(room[g])
-        most = np.float64(room[_HIGH + g])
-        if least == 0.0 and most == 0.0:
-            continue
-        if room[_RATE + g] == 0:
-            totals[place] += _exact(wide[g * size : (g + 1) * size], least, most, 7.0)
-        if room[_SLOPE + g] == 0:
-            totals[place + 1] += _exact(wide[g * size : (g + 1) * size], least, most, 15.0)
-
-
-@compiled_for_finite
-def _short_errors(wide: Array, first: int, totals: Array) -> None:
-    """The errors of a row's last groups, from `first` on: a short group of 128, and those of 32 in it."""
-    n = len(wide)
-    lowest = np.float64(wide[first])
-    highest = lowest
-    for start in range(first, n, 32):
-        stop = min(start + 32, n)
-        if stop - start == 32:
-            low, high = _extremes_of_32(wide, start)
-        else:
-            low = wide[start]
-            high = low
-            for i in range(start, stop):
-                low = min(low, wide[i])
-                high = max(high, wide[i])
-        least, most = np.float64(low), np.float64(high)
-        totals[INT4_32] += _exact(wide[start:stop], least, most, 7.0)
-        totals[INT4_32 + 1] += _exact(wide[start:stop], least, most, 15.0)
-        lowest = min(lowest, least)
-        highest = max(highest, most)
-    totals[INT4_128] += _exact(wide[first:], lowest, highest, 7.0)
-    totals[INT4_128 + 1] += _exact(wide[first:], lowest, highest, 15.0)
-
-
-@compiled
-def _int4(
-    wide: Array,
-    largest: float,
-    thirties: Array,
-    hundreds: Array,
-    lanes: Array,
-    bounds: Array,
-    epsilon: float,
-    totals: Array,
-) -> None:
-    """totals[1:5] += a chunk's int4 errors; largest: of its magnitudes; thirties, hundreds [_ROOM] and lanes: room."""
-    blocks = len(wide) // 128
-    n = 128 * blocks
-    if n:
-        kind = wide.dtype.type
-        unit = min(max(largest, bounds[0]), bounds[1])
-        to_unit, lowest, highest = kind(1.0 / unit), kind(bounds[0]), kind(bounds[1])
-        _extremes(wide, blocks, thirties, hundreds)
-        odd_32 = _scales(thirties, 4 * blocks, to_unit, lowest, highest)
-        odd_128 = _scales(hundreds, blocks, to_unit, lowest, highest)
-        lanes[:] = 0
-        _errors(wide, blocks, thirties, hundreds, lanes)
-        lean = 15.0 * _LEAN
-        totals[INT4_128] += _settle(lanes[:32], n, 7.0, epsilon, unit / 7.0)
-        totals[INT4_128 + 1] += _settle(lanes[32:64], n, lean, epsilon, unit / 15.0)
-        totals[INT4_32] += _settle(lanes[64:96], n, 7.0, epsilon, unit / 7.0)
-        totals[INT4_32 + 1] += _settle(lanes[96:], n, lean, epsilon, unit / 15.0)
-        if odd_128:
-            _odd_errors(wide, hundreds, blocks, 128, INT4_128, totals)
-        if odd_32:
-            _odd_errors(wide, thirties, 4 * blocks, 32, INT4_32, totals)
-    if n < len(wide):
-        _short_errors(wide, n, totals)
-
-
-@compiled_for_finite
-def _int8(wide: Array, rate: Any) -> float:
-    """Sum of squared errors in units of the scale."""
-    _wide_vectors()
-    total = rate - rate
-    for i in range(len(wide)):
-        y = wide[i] * rate
-        e = y - np.rint(y)
-        total += e * e
-    return np.float64(total)
-
-
-@compiled
-def _int8_exact(wide: Array, largest: float) -> float:
-    """The same in float64, for any scale above zero."""
-    factor = 1.0
-    if largest > 1e300:
-        factor = _DOWN
-    elif largest < 1e-280:
-        factor = _UP
-    rate = 127.0 / (largest * factor)
-    total = 0.0
-    for i in range(len(wide)):
-        y = np.float64(wide[i]) * factor * rate
-        e = y - np.rint(y)
-        total += e * e
-    return total
+        sparse += np.int64(zeros >= 2)
+    return int(sparse)
 
 
 @compiled
@@ -432,6 +93,7 @@ def sweep(
     whole: bool,  # noqa: FBT001
     last: bool,  # noqa: FBT001
     length: int,
+    half: Array,
     eighths: Array,
     held: Array,
     held_bits: Array,
@@ -452,11 +114,11 @@ def sweep(
     of them with two zeros or more. held[ROOM], held_bits: room for a row and for groups, and its bits.
     """
     keep = cols <= HELD
-    thirties = held[HELD : HELD + _ROOM]
-    hundreds = held[HELD + _ROOM : HELD + 2 * _ROOM]
-    lanes = held[HELD + 2 * _ROOM :]
-    found = np.zeros(2, held_bits.dtype)
-    found_values = found.view(held.dtype)
+    thirties = held[HELD : HELD + GROUPS_ROOM]
+    hundreds = held[HELD + GROUPS_ROOM : HELD + 2 * GROUPS_ROOM]
+    lanes = held[HELD + 2 * GROUPS_ROOM :]
+    extremes = np.zeros(2, held_bits.dtype)  # bits of magnitudes
+    sizes = extremes.view(held.dtype)
     rate = np.zeros(1, held.dtype)
     for r in range(rows):
         if whole:
@@ -467,16 +129,16 @@ def sweep(
                 at = start if keep else 0
                 wide = held[at : at + n]
                 bits = held_bits[at : at + n]
-                _load(raw, kind, r * cols + start, eighths, wide, bits, sign, limit, found)
-                row[0] = max(row[0], np.float64(found_values[1]))
+                _load(raw, kind, r * cols + start, half, eighths, wide, bits, sign, limit, extremes)
+                row[0] = max(row[0], np.float64(sizes[1]))
                 counts[1] += n // 4
-                if found[0] == 0:
+                if extremes[0] == 0:
                     counts[2] += _count_sparse_fours(bits, sign)
-                if found[1] == 0:
+                if extremes[1] == 0:
                     continue
                 if len(columns):
                     _raise_columns(wide, columns[start : start + n])
-                _int4(wide, np.float64(found_values[1]), thirties, hundreds, lanes, bounds, epsilon, totals)
+                int4(wide, np.float64(sizes[1]), thirties, hundreds, lanes, bounds, epsilon, totals)
             if (whole or last) and row[0] <= DEAD:
                 counts[0] += 1
         largest = row[0]
@@ -489,8 +151,8 @@ def sweep(
                 wide = held[at : at + n]
                 if not (keep and first_reading):
                     bits = held_bits[at : at + n]
-                    _load(raw, kind, r * cols + start, eighths, wide, bits, sign, limit, found)
-                row[1] += _int8(wide, rate[0]) if fits else _int8_exact(wide, largest)
+                    _load(raw, kind, r * cols + start, half, eighths, wide, bits, sign, limit, extremes)
+                row[1] += int8(wide, rate[0]) if fits else int8_exact(wide, largest)
             if whole or last:
                 resolution = 4.0 * 127.0 * (epsilon if fits else 2.0**-52)
                 if row[1] > length * resolution * resolution:

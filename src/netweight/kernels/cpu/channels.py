@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from netweight.dtypes import DType
+from netweight.kernels.arrays import Array, U8Array
 from netweight.kernels.channels import ChannelPartial, elements_of_piece
-from netweight.kernels.cpu import channel_loops as loops
-from netweight.kernels.protocol import U8Array
+from netweight.kernels.cpu.channel_loops import ROOM, sweep
+from netweight.kernels.cpu.elements import KINDS, eighth_tables
+from netweight.kernels.cpu.groups import INT4_32, INT4_128, INT8
 
 __all__ = ["CpuChannels"]
-
-Array = np.ndarray[Any, Any]
 
 # Magnitudes between which scales, reciprocals and spreads of groups stay in the range of the type, with room to spare.
 _BOUNDS = {32: (1e-29, 1e38), 64: (1e-280, 1e300)}
@@ -23,10 +22,7 @@ _BOUNDS = {32: (1e-29, 1e38), 64: (1e-280, 1e300)}
 class CpuChannels:
     """protocol `ChannelAccumulator` in numba."""
 
-    def __init__(self, kinds: Mapping[str, int], eighths: Array) -> None:
-        """`kinds`: the loops' number for each element type by name; `eighths`: float32 [tables, 256], 8-bit floats."""
-        self._kinds = kinds
-        self._eighths = eighths
+    def __init__(self) -> None:
         self._room: dict[int, Array] = {}
         self._row = np.zeros(2)
         self._totals = np.zeros(5)
@@ -37,13 +33,12 @@ class CpuChannels:
         width = 64 if dtype.name == "F64" else 32
         kind, unsigned = (np.float64, np.uint64) if width == 64 else (np.float32, np.uint32)
         if width not in self._room:
-            self._room[width] = _aligned(loops.ROOM, kind)
+            self._room[width] = _aligned(ROOM, kind)
         self._dtype, self._cols, self._vector = dtype, cols, rows == 1
         largest = {32: 0xFF << 23, 64: 0x7FF << 52}[width]
-        if dtype.name == "F16":
-            largest = 143 << 23  # as the loops widen it, infinity and NaN become 65536 and more
         self._fixed = (
-            self._eighths,
+            np.zeros(0, np.float32),  # float16 is computed
+            eighth_tables(),
             self._room[width],
             self._room[width].view(unsigned),
             np.array([(1 << (width - 1)) - 1], unsigned),
@@ -59,7 +54,7 @@ class CpuChannels:
     def _sweep(self, block: U8Array, rows: int, cols: int, columns: Array, *flags: bool) -> None:
         arguments: tuple[Any, ...] = (
             block,
-            self._kinds[self._dtype.name],
+            KINDS[self._dtype.name],
             rows,
             cols,
             *flags,
@@ -70,7 +65,7 @@ class CpuChannels:
             self._totals,
             self._counts,
         )
-        loops.sweep(*arguments)
+        sweep(*arguments)
 
     def add(self, block: U8Array, rows: int) -> None:
         """See the protocol."""
@@ -106,11 +101,11 @@ class CpuChannels:
         totals = [float(t) for t in self._totals]
         dead_rows, fours, sparse_fours = (int(c) for c in self._counts)
         return ChannelPartial(
-            int8_error=None if self._vector else totals[loops.INT8],
-            int4_128_symmetric_error=totals[loops.INT4_128],
-            int4_128_asymmetric_error=totals[loops.INT4_128 + 1],
-            int4_32_symmetric_error=totals[loops.INT4_32],
-            int4_32_asymmetric_error=totals[loops.INT4_32 + 1],
+            int8_error=None if self._vector else totals[INT8],
+            int4_128_symmetric_error=totals[INT4_128],
+            int4_128_asymmetric_error=totals[INT4_128 + 1],
+            int4_32_symmetric_error=totals[INT4_32],
+            int4_32_asymmetric_error=totals[INT4_32 + 1],
             column_maxabs=None if self._vector else self._columns.astype(np.float64),
             dead_rows=dead_rows,
             fours=fours,

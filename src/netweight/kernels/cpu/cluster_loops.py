@@ -1,18 +1,14 @@
-"""Loops over rows of embeddings: widened and centred, measured, added up by cluster. One file: see loops.py on numba's
-cache.
-"""
+"""Loops over rows of embeddings: widened and centred, measured, added up by cluster."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from netweight.kernels.arrays import Array
 from netweight.kernels.cpu.compiled import compiled
+from netweight.kernels.cpu.elements import number_of_bfloat16
 
 __all__ = ["add_by_cluster", "distances", "load", "row_facts", "widen_bfloat16"]
-
-Array = np.ndarray[Any, Any]
 
 _LARGEST = float(np.finfo(np.float64).max)
 
@@ -21,7 +17,7 @@ _LARGEST = float(np.finfo(np.float64).max)
 def widen_bfloat16(bits: Array, scale: np.float32, out: Array) -> None:
     """out float32 [n] = the bfloat16 numbers of `bits` uint16 [n], times `scale`."""
     for i in range(len(bits)):
-        out[i] = np.uint32(np.uint32(bits[i]) << np.uint32(16)).view(np.float32) * scale
+        out[i] = number_of_bfloat16(bits[i]) * scale
 
 
 @compiled
@@ -31,12 +27,12 @@ def row_facts(x: Array, squares: Array, total: Array) -> None:
     A row that holds a NaN or an infinity has a sum of squares that is none either.
     """
     for r in range(len(x)):
-        found = 0.0
+        square = 0.0
         for c in range(x.shape[1]):
             value = np.float64(x[r, c])
-            found += value * value
-        squares[r] = found
-        if found <= _LARGEST:  # an isfinite is compiled away by these rules of arithmetic
+            square += value * value
+        squares[r] = square
+        if square <= _LARGEST:  # an isfinite is compiled away by these rules of arithmetic
             for c in range(x.shape[1]):
                 total[c] += np.float64(x[r, c])
 
@@ -55,11 +51,11 @@ def add_by_cluster(x: Array, labels: Array, counts: Array, sums: Array) -> None:
 def distances(x: Array, labels: Array, centres: Array, out: Array) -> None:
     """out float64 [rows] = the Euclidean distance of each row of `x` float32 to centres[label] float64 [k, cols]."""
     for r in range(len(x)):
-        found = 0.0
+        square = 0.0
         for c in range(x.shape[1]):
             apart = np.float64(x[r, c]) - centres[labels[r], c]
-            found += apart * apart
-        out[r] = np.sqrt(found)
+            square += apart * apart
+        out[r] = np.sqrt(square)
 
 
 def load() -> None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from netweight.kernels.arrays import F64Array
 from netweight.kernels.cpu.lapack import times
-from netweight.kernels.protocol import F64Array
 
 __all__ = ["Pairs", "largest", "worth_it"]
 
@@ -29,7 +29,7 @@ class Pairs:
 
 
 def worth_it(leading: int | None, short: int) -> bool:
-    """Whether so few values are asked for that not all need be found."""
+    """Whether so few values are asked for that not all need be computed."""
     return leading is not None and short >= _LEAST and _SHARE * leading <= short
 
 

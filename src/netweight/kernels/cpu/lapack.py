@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numba.extending import get_cython_function_address
 
+from netweight.kernels.arrays import Array, F64Array
 from netweight.kernels.cpu.tridiagonal import chase
-from netweight.kernels.protocol import F64Array
 
 __all__ = ["WORK_ROWS", "add_qr", "add_square", "eigenvalues", "singular_values", "times"]
 
@@ -36,7 +36,7 @@ def _routine(name: str, arguments: int) -> Callable[..., None]:
     return routine
 
 
-def _call(name: str, *arguments: bytes | float | np.ndarray[Any, Any]) -> None:
+def _call(name: str, *arguments: bytes | float | Array) -> None:
     """Call a routine, everything by address; raises ArithmeticError where LAPACK's last argument, info, is not 0."""
     held: list[Any] = []
     for a in arguments:
@@ -71,9 +71,9 @@ def add_square(panel: F64Array, gram: F64Array, *, transposed: bool) -> None:
 def times(gram: F64Array, vector: F64Array) -> F64Array:
     """Gram @ vector [n] of the matrix in the lower triangle."""
     n = len(gram)
-    found = np.zeros(n)
-    _call("dsymv", b"L", n, 1.0, gram, n, np.ascontiguousarray(vector), 1, 0.0, found, 1)
-    return found
+    product = np.zeros(n)
+    _call("dsymv", b"L", n, 1.0, gram, n, np.ascontiguousarray(vector), 1, 0.0, product, 1)
+    return product
 
 
 def eigenvalues(gram: F64Array) -> F64Array:
@@ -140,7 +140,7 @@ def add_qr(triangle: F64Array, panel: F64Array) -> None:
 def singular_values(triangle: F64Array) -> F64Array:
     """Of an [n, n] matrix in Fortran's order, descending; the matrix is destroyed."""
     n = len(triangle)
-    found, nothing, integers = np.zeros(n), np.zeros(1), np.zeros(8 * n, np.int32)
+    values, nothing, integers = np.zeros(n), np.zeros(1), np.zeros(8 * n, np.int32)
     work = np.zeros(96 * n)
-    _call("dgesdd", b"N", n, n, triangle, n, found, nothing, 1, nothing, 1, work, len(work), integers)
-    return found
+    _call("dgesdd", b"N", n, n, triangle, n, values, nothing, 1, nothing, 1, work, len(work), integers)
+    return values

@@ -1,77 +1,25 @@
-"""Magnitudes counted by their bits, 16 at a time, for radix selection. One file: see loops.py on numba's cache.
-
-Rows are as in merge_loops.py, whose way to widen a tile of them is said here again.
-"""
+"""Magnitudes counted by their bits, 16 at a time, for radix selection: rows as in merge_arithmetic.py."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numba import types
 from numba.extending import overload
 
-from netweight.kernels.cpu.compiled import _compile
+from netweight.kernels.arrays import Array
+from netweight.kernels.cpu.compiled import compiled_exactly
+from netweight.kernels.cpu.elements import TILE, numbers_of
+from netweight.kernels.cpu.patterns import PADDING, count_in_four, count_in_one
+from netweight.kernels.protocol import CHUNK
 
 __all__ = ["CHUNK", "TABLE", "count_deeper", "count_leading"]
 
+TABLE = 32768 + PADDING
+"""Counters of a table."""
 
-F = TypeVar("F", bound=Callable[..., object])
-Array = np.ndarray[Any, Any]
-
-CHUNK = 4096  # values at a time: their bits stay in the first cache
-TABLE = 32768 + 272  # counters of a table, padded: see patterns.py
-_TILE = 1024  # values that are widened at a time
 _ONE = np.uint32(1)
-_TINY = np.float32(2.0**-24)
-
-
-def _exactly(function: F) -> F:
-    return _compile(function, set())
-
-
-@_exactly
-def _widen_bfloat16(patterns: Array, out: Array) -> None:
-    for i in range(len(out)):
-        out[i] = np.uint32(np.uint32(patterns[i]) << np.uint32(16)).view(np.float32)
-
-
-@_exactly
-def _widen_half(patterns: Array, out: Array) -> None:
-    for i in range(len(out)):
-        size = np.uint32(patterns[i] & np.uint16(0x7FFF))
-        sign = np.uint32(np.uint32(patterns[i] & np.uint16(0x8000)) << np.uint32(16))
-        bias = np.uint32(0x70000000) if size >= np.uint32(0x7C00) else np.uint32(0x38000000)
-        normal = np.uint32(np.uint32(size << np.uint32(13)) + bias)
-        small = np.float32(np.float32(np.int32(size)) * _TINY).view(np.uint32)
-        bits = small if size < np.uint32(0x400) else normal
-        out[i] = np.uint32(bits | sign).view(np.float32)
-
-
-def _numbers(row: Array, half: bool, room: Array) -> Array:  # noqa: FBT001 - compiled functions take no keywords
-    """The row itself where it is float32 or float64, else its numbers in `room`."""
-    if row.dtype != np.uint16:
-        return row
-    found = room[: len(row)]
-    _widen_half(row, found) if half else _widen_bfloat16(row, found)
-    return found
-
-
-@overload(_numbers, strict=False)
-def _numbers_of(row: Any, half: Any, room: Any) -> Any:  # noqa: ARG001
-    if row.dtype != types.uint16:
-        return lambda row, half, room: row  # noqa: ARG005
-
-    def numbers(row: Array, half: bool, room: Array) -> Array:  # noqa: FBT001
-        found = room[: len(row)]
-        if half:
-            _widen_half(row, found)
-        else:
-            _widen_bfloat16(row, found)
-        return found
-
-    return numbers
 
 
 def _typed(value: Any, like: Any) -> Any:
@@ -100,21 +48,21 @@ def _bits_of(value: Any) -> Any:
     return lambda value: np.uint64(np.float64(value).view(np.uint64) & np.uint64(0x7FFFFFFFFFFFFFFF))
 
 
-@_exactly
+@compiled_exactly
 def _magnitudes(a: Array, bits: Array) -> None:
     for i in range(len(a)):
         bits[i] = _bits(a[i])
 
 
-@_exactly
+@compiled_exactly
 def _difference_magnitudes(a: Array, base: Array, bits: Array) -> None:
     for i in range(len(a)):
         bits[i] = _bits(a[i] - base[i])
 
 
-@_exactly
-def _summary(bits: Array, found: Array) -> None:
-    """found[:4] = all bits or-ed, the greatest, the least that is not zero less 1, how many are zero."""
+@compiled_exactly
+def _summary(bits: Array, summary: Array) -> None:
+    """summary[:4] = all bits or-ed, the greatest, the least that is not zero less 1, how many are zero."""
     either = _typed(0, bits)
     greatest = _typed(0, bits)
     least = _typed(~either, bits)
@@ -125,13 +73,13 @@ def _summary(bits: Array, found: Array) -> None:
         greatest = max(greatest, b)
         least = min(least, _typed(b - _typed(1, bits), bits))
         zeros = _typed(zeros + _typed(b == _typed(0, bits), bits), bits)
-    found[0] = either
-    found[1] = greatest
-    found[2] = least
-    found[3] = zeros
+    summary[0] = either
+    summary[1] = greatest
+    summary[2] = least
+    summary[3] = zeros
 
 
-@_exactly
+@compiled_exactly
 def _gather(bits: Array, mask: Any, flags: Array, out: Array) -> int:
     """Copy what has bits in `mask` to the front of `out`, which is one longer than `bits`; returns how many.
 
@@ -158,40 +106,20 @@ def _gather(bits: Array, mask: Any, flags: Array, out: Array) -> int:
     return int(k)
 
 
-@_exactly
-def _count_in_four(bits: Array, shift: Any, tables: Array) -> None:
-    """Four tables, so that a run of one value does not wait for its own last store: see patterns.py."""
-    quarter = len(bits) // 4
-    for i in range(quarter):
-        j = np.uintp(4 * i)
-        tables[0, bits[j] >> shift] += _ONE
-        tables[1, bits[j + np.uintp(1)] >> shift] += _ONE
-        tables[2, bits[j + np.uintp(2)] >> shift] += _ONE
-        tables[3, bits[j + np.uintp(3)] >> shift] += _ONE
-    for i in range(4 * quarter, len(bits)):
-        tables[0, bits[i] >> shift] += _ONE
-
-
-@_exactly
-def _count(bits: Array, shift: Any, counts: Array) -> None:
-    for i in range(len(bits)):
-        counts[np.uintp(bits[i] >> shift)] += _ONE
-
-
-@_exactly
+@compiled_exactly
 def _collect(tables: Array, least: int, greatest: int, counts: Array) -> None:
     """counts += tables, which are zero afterwards; only the bins 0 and `least` to `greatest` are in use."""
     for t in range(len(tables)):
         counts[0] += tables[t, 0]
         tables[t, 0] = np.uint32(0)
-        found = tables[t, least : greatest + 1]
+        bins = tables[t, least : greatest + 1]
         total = counts[least : greatest + 1]
-        for b in range(len(found)):
-            total[b] += found[b]
-        found[:] = np.uint32(0)
+        for b in range(len(bins)):
+            total[b] += bins[b]
+        bins[:] = np.uint32(0)
 
 
-@_exactly
+@compiled_exactly
 def _to_magnitudes(
     x: Array,
     half: bool,  # noqa: FBT001 - compiled functions take no keywords
@@ -201,17 +129,17 @@ def _to_magnitudes(
     room: Array,
     bits: Array,
 ) -> None:
-    for start in range(0, len(bits), _TILE):
-        stop = min(start + _TILE, len(bits))
-        a = _numbers(x[row, first + start : first + stop], half, room[0])
+    for start in range(0, len(bits), TILE):
+        stop = min(start + TILE, len(bits))
+        a = numbers_of(x[row, first + start : first + stop], half, room[0])
         if base < 0:
             _magnitudes(a, bits[start:stop])
         else:
-            b = _numbers(x[base, first + start : first + stop], half, room[1])
+            b = numbers_of(x[base, first + start : first + stop], half, room[1])
             _difference_magnitudes(a, b, bits[start:stop])
 
 
-@_exactly
+@compiled_exactly
 def count_leading(
     x: Array,
     half: bool,  # noqa: FBT001 - compiled functions take no keywords
@@ -229,9 +157,9 @@ def count_leading(
     shift, mask: how many bits are below these, and which; tables: uint32 [4, TABLE], zero before and after; bits:
     unsigned [2, CHUNK + 1], room; counts, finer: uint32 [65536], all of them and those that have bits below.
     """
-    found = np.zeros(4, bits.dtype)
+    summary = np.zeros(4, bits.dtype)
     flags = np.zeros(CHUNK // 8, bits.dtype)
-    room = np.empty((2, _TILE), np.float32)
+    room = np.empty((2, TILE), np.float32)
     least = TABLE
     greatest = 0
     count = x.shape[1]
@@ -239,29 +167,29 @@ def count_leading(
         last = min(first + CHUNK, count)
         b = bits[0, : last - first]
         _to_magnitudes(x, half, row, base, first, room, b)
-        _summary(b, found)
-        if found[1] == 0:
+        _summary(b, summary)
+        if summary[1] == 0:
             counts[0] += np.uint32(len(b))
             continue
-        least = min(least, int(found[2] >> shift))
-        greatest = max(greatest, int(found[1] >> shift))
-        if found[0] & mask:
-            _count(bits[1, : _gather(b, mask, flags, bits[1])], shift, finer)
-        if 2 * int(found[3]) > len(b):
-            counts[0] += np.uint32(found[3])
+        least = min(least, int(summary[2] >> shift))
+        greatest = max(greatest, int(summary[1] >> shift))
+        if summary[0] & mask:
+            count_in_one(bits[1, : _gather(b, mask, flags, bits[1])], shift, finer)
+        if 2 * int(summary[3]) > len(b):
+            counts[0] += np.uint32(summary[3])
             b = bits[1, : _gather(b, _typed(~_typed(0, b), b), flags, bits[1])]
-        _count_in_four(b, shift, tables)
+        count_in_four(b, shift, tables)
     if greatest >= least:
         _collect(tables, least, greatest, counts)
 
 
-@_exactly
+@compiled_exactly
 def _find(bits: Array, above: Any, prefix: Any, hits: Array) -> None:
     for i in range(len(bits)):
         hits[i] |= np.uint8(_typed(bits[i] >> above, bits) == prefix)
 
 
-@_exactly
+@compiled_exactly
 def _gather_hits(bits: Array, hits: Array, words: Array, out: Array) -> int:
     """Copy the values whose byte in `hits` is set to the front of `out`; `words` is `hits` by eight bytes."""
     k = np.uintp(0)
@@ -274,7 +202,7 @@ def _gather_hits(bits: Array, hits: Array, words: Array, out: Array) -> int:
     return int(k)
 
 
-@_exactly
+@compiled_exactly
 def _count_hits(bits: Array, above: Any, below: Any, mask: Any, prefixes: Array, counts: Array, finer: Array) -> None:
     for i in range(len(bits)):
         b = bits[i]
@@ -287,7 +215,7 @@ def _count_hits(bits: Array, above: Any, below: Any, mask: Any, prefixes: Array,
             finer[k, chosen] += np.uint32((b & mask) != 0)
 
 
-@_exactly
+@compiled_exactly
 def count_deeper(
     x: Array,
     half: bool,  # noqa: FBT001 - compiled functions take no keywords
@@ -308,7 +236,7 @@ def count_deeper(
     """
     hits = np.zeros(CHUNK, np.uint8)
     words = hits.view(np.uint64)
-    room = np.empty((2, _TILE), np.float32)
+    room = np.empty((2, TILE), np.float32)
     count = x.shape[1]
     for first in range(0, count, CHUNK):
         last = min(first + CHUNK, count)
@@ -317,5 +245,5 @@ def count_deeper(
         hits[:] = np.uint8(0)
         for k in range(len(prefixes)):
             _find(b, above, prefixes[k], hits[: last - first])
-        found = bits[1, : _gather_hits(bits[0], hits, words, bits[1])]
-        _count_hits(found, above, below, mask, prefixes, counts, finer)
+        matching = bits[1, : _gather_hits(bits[0], hits, words, bits[1])]
+        _count_hits(matching, above, below, mask, prefixes, counts, finer)

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 
 from netweight.dtypes import DType, Kind
-from netweight.kernels.cpu import magnitudes, merge_grams, merge_loops, rounding
+from netweight.kernels.arrays import Array, F64Array, U8Array, U32Array
+from netweight.kernels.cpu import elements, magnitudes, merge_arithmetic, merge_grams, rounding
 from netweight.kernels.merge_terms import combination, trimming
 from netweight.kernels.merging import Trim
-from netweight.kernels.protocol import F64Array, U8Array, U32Array
+from netweight.kernels.tables import numbers_of_patterns
 
 __all__ = ["CpuMergeKernels"]
-
-Array = np.ndarray[Any, Any]
 
 _LIMIT = 1 << 20  # elements that one call of a loop sees at most: its counters are of 32 bits
 _FUSED = frozenset({"BF16", "F16", "F32"})
@@ -45,14 +44,8 @@ def _rows(x: Array) -> Array:
 
 def _native(raw: U8Array, kind: Any) -> Array:
     """The elements in `raw`, of a type that loops take: aligned and not read-only."""
-    found: Array = raw.view(kind)
-    return found if found.flags.aligned and found.flags.writeable else found.copy()
-
-
-@cache
-def _wide_eighths(dtype: DType) -> Array:
-    """float32 [256], the value of every pattern."""
-    return np.arange(256, dtype=np.uint8).view(dtype.to_numpy()).astype(np.float32)
+    native: Array = raw.view(kind)
+    return native if native.flags.aligned and native.flags.writeable else native.copy()
 
 
 @cache
@@ -61,7 +54,7 @@ def _narrow_eighths(dtype: DType) -> tuple[U8Array, U8Array]:
     values = (np.arange(65536, dtype=np.uint32) << np.uint32(16)).view(np.float32)
     with np.errstate(invalid="ignore", over="ignore"):
         patterns = values.astype(dtype.to_numpy()).view(np.uint8)
-    return patterns, (~np.isfinite(_wide_eighths(dtype))).astype(np.uint8)
+    return patterns, (~np.isfinite(numbers_of_patterns(dtype))).astype(np.uint8)
 
 
 class CpuMergeKernels:
@@ -110,11 +103,11 @@ class CpuMergeKernels:
     def widen(self, raw: U8Array, dtype: DType, out: Array) -> None:
         """See the protocol; raises TypeError for packed types."""
         if dtype.name == "BF16":
-            rounding.widen_bfloat16(_native(raw, np.uint16), out)
+            elements.widen_bfloat16(_native(raw, np.uint16), out)
         elif dtype.name == "F16":
-            rounding.widen_half(_native(raw, np.uint16), out)
+            elements.widen_half(_native(raw, np.uint16), out)
         elif dtype.kind is Kind.FLOAT and dtype.bits == 8:
-            rounding.widen_eighth(_native(raw, np.uint8), _wide_eighths(dtype), out)
+            elements.look_up(_native(raw, np.uint8), numbers_of_patterns(dtype), out)
         else:
             with np.errstate(over="ignore", invalid="ignore"):
                 out[:] = raw.view(dtype.to_numpy())
@@ -123,13 +116,13 @@ class CpuMergeKernels:
         """See the protocol; raises TypeError for types that are not floats."""
         if dtype.kind is not Kind.FLOAT:
             raise TypeError(f"merged values as {dtype}: expected a floating-point type")
-        found = out.view(np.uint8 if dtype.bits == 8 else f"<u{dtype.bits // 8}")
-        target = found if found.flags.aligned else np.empty_like(found)
+        native = out.view(np.uint8 if dtype.bits == 8 else f"<u{dtype.bits // 8}")
+        target = native if native.flags.aligned else np.empty_like(native)
         bad = 0
         for first in range(0, len(values), _LIMIT):
             bad += self._narrow(values[first : first + _LIMIT], dtype, target[first : first + _LIMIT])
-        if target is not found:
-            found[:] = target
+        if target is not native:
+            native[:] = target
         return bad
 
     def _narrow(self, values: Array, dtype: DType, out: Array) -> int:
@@ -140,9 +133,9 @@ class CpuMergeKernels:
         if dtype.bits == 8:
             return rounding.narrow_to_eighth(values, *_narrow_eighths(dtype), out)
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            found = out.view(dtype.to_numpy())
-            found[:] = values
-        return rounding.not_finite(found)
+            native = out.view(dtype.to_numpy())
+            native[:] = values
+        return rounding.not_finite(native)
 
     def gram(self, x: Array, total: F64Array) -> None:
         """See the protocol."""
@@ -154,7 +147,7 @@ class CpuMergeKernels:
 
     def combine(self, x: Array, pivot: int, scale: float, factors: Sequence[float], out: Array) -> None:
         """See the protocol; inputs whose factor is 0 are not looked at, whatever they hold."""
-        merge_loops.combine(_rows(x), False, pivot, *combination(pivot, scale, tuple(factors), x.dtype), out)
+        merge_arithmetic.combine(_rows(x), False, pivot, *combination(pivot, scale, tuple(factors), x.dtype), out)
 
     def count_magnitudes(
         self,
@@ -221,7 +214,7 @@ class CpuMergeKernels:
             out[:] = x[0]
             return
         chances = _NO_CHANCES if keep is None else _rows(keep)
-        merge_loops.merge_differences(_rows(x), False, *settings, chances, np.uint64(start), elect, out)
+        merge_arithmetic.merge_differences(_rows(x), False, *settings, chances, np.uint64(start), elect, out)
 
     def fuses(self, dtype: DType) -> bool:
         """See the protocol."""
@@ -254,7 +247,7 @@ class CpuMergeKernels:
     ) -> int:
         """See the protocol."""
         terms = combination(pivot, scale, tuple(factors), _WIDE)
-        return merge_loops.combine(_rows(native), dtype.name == "F16", pivot, *terms, out)
+        return merge_arithmetic.combine(_rows(native), dtype.name == "F16", pivot, *terms, out)
 
     def merge_differences_native(
         self,
@@ -272,5 +265,7 @@ class CpuMergeKernels:
         half = dtype.name == "F16"
         settings = trimming(tuple(trims), _WIDE, elect=elect, normalize=normalize, scale=scale, chances=False)
         if settings is None:
-            return merge_loops.combine(_rows(native), half, 0, *combination(0, 1.0, (1.0,), _WIDE), out)
-        return merge_loops.merge_differences(_rows(native), half, *settings, _NO_CHANCES, np.uint64(start), elect, out)
+            return merge_arithmetic.combine(_rows(native), half, 0, *combination(0, 1.0, (1.0,), _WIDE), out)
+        return merge_arithmetic.merge_differences(
+            _rows(native), half, *settings, _NO_CHANCES, np.uint64(start), elect, out
+        )

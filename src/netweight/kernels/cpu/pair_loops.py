@@ -1,4 +1,4 @@
-"""Pairs of elements of two tensors. The loops stay in this file: numba's cache does not notice changes in others."""
+"""The loops over pairs of elements of two tensors."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from netweight.kernels.arrays import Array
 from netweight.kernels.cpu.compiled import compiled
-from netweight.kernels.cpu.loops import BFLOAT16, FLOAT8, FLOAT16, FLOAT32, FLOAT64
+from netweight.kernels.cpu.elements import BFLOAT16, number_of_bfloat16, widen
+from netweight.kernels.cpu.sums import total
 from netweight.kernels.pairs import SIGNIFICANT, SMALLEST
 from netweight.kernels.protocol import CHUNK
 
@@ -20,42 +22,6 @@ _BELOW, _ABOVE = SIGNIFICANT * (1 - _BAND), SIGNIFICANT * (1 + _BAND)
 # Positions in the table of sums, and in that of counts.
 N, MEAN_A, MEAN_B, MEAN_D, M2_A, M2_B, M2_D, CO, ABSOLUTE = range(9)
 _NONFINITE, _IDENTICAL, _SIGNIFICANT, _FLIPPED = range(4)
-
-Array = np.ndarray[Any, Any]
-
-
-@compiled
-def _widen_bfloat16(patterns: Array, out: Array) -> None:
-    for i in range(len(out)):
-        out[i] = np.uint32(np.uint32(patterns[i]) << np.uint32(16)).view(np.float32)
-
-
-@compiled
-def _look_up(patterns: Array, table: Array, out: Array) -> None:
-    for i in range(len(out)):
-        out[i] = table[patterns[i]]
-
-
-@compiled
-def _copy(values: Array, out: Array) -> None:
-    for i in range(len(out)):
-        out[i] = values[i]
-
-
-@compiled
-def _widen(raw: Array, kind: int, first: int, half: Array, eighths: Array, out: Array) -> None:
-    """out[:] = the elements from `first` of `raw`, in out's type."""
-    n = len(out)
-    if kind == BFLOAT16:
-        _widen_bfloat16(raw.view(np.uint16)[first : first + n], out)
-    elif kind == FLOAT16:
-        _look_up(raw.view(np.uint16)[first : first + n], half, out)
-    elif kind == FLOAT32:
-        _copy(raw.view(np.float32)[first : first + n], out)
-    elif kind == FLOAT64:
-        _copy(raw.view(np.float64)[first : first + n], out)
-    else:
-        _look_up(raw[first : first + n], eighths[kind - FLOAT8], out)
 
 
 @compiled
@@ -80,8 +46,8 @@ def _pair_of_bfloat16(first: Array, second: Array, start: Any, n: int, a: Array,
     """a, b, d[:n] = the elements from `start` (np.uintp) of both, and their difference."""
     for i in range(n):
         j = start + np.uintp(i)
-        x = np.uint32(np.uint32(first[j]) << np.uint32(16)).view(np.float32)
-        y = np.uint32(np.uint32(second[j]) << np.uint32(16)).view(np.float32)
+        x = number_of_bfloat16(first[j])
+        y = number_of_bfloat16(second[j])
         a[i] = x
         b[i] = y
         d[i] = y - x
@@ -138,11 +104,11 @@ def _sums_of_one(a: Array, n: int, pivot: float, out: Array) -> None:
 @compiled
 def _significant(a: Array, d: Array, n: int) -> int:
     """By the quotient itself: for chunks where a product cannot tell."""
-    found = 0
+    changes = 0
     for i in range(n):
         if abs(np.float64(d[i])) / (abs(np.float64(a[i])) + SMALLEST) > SIGNIFICANT:
-            found += 1
-    return found
+            changes += 1
+    return changes
 
 
 @compiled
@@ -176,14 +142,6 @@ def _compare(a: Array, b: Array, n: int, one: Any, counts: Array) -> None:
 
 
 @compiled
-def _total(values: Array, n: int) -> float:
-    total = 0.0
-    for i in range(n):
-        total += np.float64(values[i])
-    return total
-
-
-@compiled
 def _finite_sums(out: Array, count: int) -> bool:
     """Whether the first sums are finite, by their bits: np.isfinite takes x - x, which may become 0 where sums may be
     reordered.
@@ -207,28 +165,28 @@ def _finite_only(a: Array, b: Array, d: Array, n: int, exponent: Any) -> int:
 
 
 @compiled
-def _merge(sums: Array, n: float, found: Array, comoment: float) -> None:
-    """A chunk's moments, found[6] (means, then M2), into `sums` (Pebay 2008, SAND2008-6212, eq. 2.1)."""
+def _merge(sums: Array, n: float, moments: Array, comoment: float) -> None:
+    """A chunk's moments, moments[6] (means, then M2), into `sums` (Pebay 2008, SAND2008-6212, eq. 2.1)."""
     held = sums[N]
     if held == 0.0:
         for k in range(3):
-            sums[MEAN_A + k] = found[k]
-            sums[M2_A + k] = found[3 + k]
+            sums[MEAN_A + k] = moments[k]
+            sums[M2_A + k] = moments[3 + k]
         sums[CO], sums[N] = comoment, n
         return
     both = held + n
-    d_a, d_b = found[0] - sums[MEAN_A], found[1] - sums[MEAN_B]
+    d_a, d_b = moments[0] - sums[MEAN_A], moments[1] - sums[MEAN_B]
     sums[CO] += comoment + d_a * d_b * (held * n / both)
     for k in range(3):
-        delta = found[k] - sums[MEAN_A + k]
-        sums[M2_A + k] += found[3 + k] + delta * delta * (held * n / both)
+        delta = moments[k] - sums[MEAN_A + k]
+        sums[M2_A + k] += moments[3 + k] + delta * delta * (held * n / both)
         sums[MEAN_A + k] += delta * (n / both)
     sums[N] = both
 
 
 @compiled
 def _add_chunk(n: int, out: Array, pivots: Array, room: Array, sums: Array) -> None:
-    """What `_sums` found of n pairs, about the pivots, merged into `sums`."""
+    """The result of `_sums` for n pairs, about the pivots, merged into `sums`."""
     count = np.float64(n)
     for k in range(3):
         room[k] = pivots[k] + out[k] / count
@@ -239,7 +197,7 @@ def _add_chunk(n: int, out: Array, pivots: Array, room: Array, sums: Array) -> N
 
 @compiled
 def _settle(out: Array) -> None:
-    """What `_sums` would find where b is a, from a's sums."""
+    """The result of `_sums` where b is a, from a's sums."""
     out[1], out[4], out[6] = out[0], out[3], out[3]
     out[2] = out[5] = out[7] = out[8] = out[9] = 0.0
 
@@ -253,7 +211,7 @@ def _pivots(a: Array, b: Array, d: Array, n: int, sums: Array, pivots: Array) ->
     if sums[N] > 0.0:
         pivots[0], pivots[1], pivots[2] = sums[MEAN_A], sums[MEAN_B], sums[MEAN_D]
         return
-    pivots[0], pivots[1], pivots[2] = _total(a, n) / n, _total(b, n) / n, _total(d, n) / n
+    pivots[0], pivots[1], pivots[2] = total(a[:n]) / n, total(b[:n]) / n, total(d[:n]) / n
 
 
 @compiled
@@ -296,8 +254,8 @@ def add_pairs(
             start, whole, end = first * width // 8, (first + n) * width // 8, (first + n) * width
             same = _same_words(words_a, words_b, np.uintp(start), np.uintp(whole))
             if same and _same_bytes(raw_a, raw_b, np.uintp(8 * whole), np.uintp(end)):
-                _widen(raw_a, kinds[0], first, half, eighths, a[:n])
-                pivot = sums[MEAN_A] if sums[N] > 0.0 else _total(a, n) / n
+                widen(raw_a, kinds[0], first, half, eighths, a[:n])
+                pivot = sums[MEAN_A] if sums[N] > 0.0 else total(a[:n]) / n
                 _sums_of_one(a, n, pivot, out)
                 if _finite_sums(out, 1):
                     _settle(out)
@@ -310,8 +268,8 @@ def add_pairs(
         if alike and kinds[0] == BFLOAT16:
             _pair_of_bfloat16(halves_a, halves_b, np.uintp(first), n, a, b, d)
         else:
-            _widen(raw_a, kinds[0], first, half, eighths, a[:n])
-            _widen(raw_b, kinds[1], first, half, eighths, b[:n])
+            widen(raw_a, kinds[0], first, half, eighths, a[:n])
+            widen(raw_b, kinds[1], first, half, eighths, b[:n])
             _subtract(a, b, d, n)
         _pivots(a, b, d, n, sums, pivots)
         _sums(a, b, d, n, pivots, out)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from netweight.dtypes import DType
+from netweight.kernels.arrays import U8Array
+from netweight.kernels.cpu.elements import KINDS, eighth_tables, half_table
+from netweight.kernels.cpu.lanes import BUFFER
 from netweight.kernels.cpu.pair_loops import (
     ABSOLUTE,
     CO,
@@ -22,24 +25,18 @@ from netweight.kernels.cpu.pair_loops import (
     add_pairs,
 )
 from netweight.kernels.pairs import PairPartial
-from netweight.kernels.protocol import U8Array
 
 __all__ = ["CpuPairs"]
 
-_BUFFER = 1 << 19  # bytes read of each tensor at a time
-
-Array = np.ndarray[Any, Any]
-
 
 class CpuPairs:
-    """kernels.pairs.PairAccumulator in numba; `kinds` numbers the element types, the tables widen the small ones."""
+    """kernels.pairs.PairAccumulator in numba."""
 
-    def __init__(self, kinds: Mapping[str, int], half: Array, eighths: Array) -> None:
-        self._known, self._half, self._eighths = kinds, half, eighths
-        self._raw = np.empty((2, _BUFFER), np.uint8)
+    def __init__(self) -> None:
+        self._raw = np.empty((2, BUFFER), np.uint8)
         self.buffers: Sequence[U8Array] = list(self._raw)
-        self.block = _BUFFER // 8
-        self.nbytes = 2 * _BUFFER + 3 * LENGTH * (4 + 8)
+        self.block = BUFFER // 8
+        self.nbytes = 2 * BUFFER + 3 * LENGTH * (4 + 8)
         self._values = {kind: np.zeros((3, LENGTH), kind) for kind in (np.float32, np.float64)}
         self._keys = {kind: np.zeros(2, kind) for kind in (np.int32, np.int64)}
         self._sums = np.zeros(9)
@@ -50,9 +47,9 @@ class CpuPairs:
         wide = "F64" in (a.name, b.name)
         self._wide: Any = np.float64 if wide else np.float32
         self._signed: Any = np.int64 if wide else np.int32
-        self._kinds = np.array([self._known[a.name], self._known[b.name]], np.int64)
+        self._kinds = np.array([KINDS[a.name], KINDS[b.name]], np.int64)
         self._widths = np.array([a.bits // 8, b.bits // 8], np.int64)
-        self.block = _BUFFER // int(self._widths.max())
+        self.block = BUFFER // int(self._widths.max())
         limits = np.iinfo(self._signed)
         self._keys[self._signed][:] = limits.max, limits.min
         self._sums[:] = 0.0
@@ -66,8 +63,8 @@ class CpuPairs:
             self._kinds,
             self._widths,
             count,
-            self._half,
-            self._eighths,
+            half_table(),
+            eighth_tables(),
             values,
             values.view(self._signed),
             self._wide(1),
@@ -101,8 +98,8 @@ class CpuPairs:
             maximum=self._value(1) if sums[N] else -np.inf,
         )
 
-    def _value(self, which: int) -> float:
+    def _value(self, end: int) -> float:
         """The value of a key of `_extremes`."""
-        key: Any = self._keys[self._signed][which]
+        key: Any = self._keys[self._signed][end]
         bits = key ^ np.iinfo(self._signed).max if key < 0 else key
         return float(bits.view(self._wide))

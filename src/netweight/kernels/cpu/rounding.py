@@ -1,71 +1,24 @@
-"""Elements of every floating-point type to float32 and float64, and back, rounded once: ml_dtypes rounds float64 twice,
-by way of float32.
+"""float32 and float64 rounded once to every smaller floating-point type: ml_dtypes rounds float64 twice, by way of
+float32.
 
-One file: see loops.py on numba's cache. Compiled without fastmath, which might drop the addition that rounds.
+Compiled without fastmath, which might drop the addition that rounds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numba import types
 from numba.extending import overload
 
-from netweight.kernels.cpu.compiled import _compile
+from netweight.kernels.arrays import Array
+from netweight.kernels.cpu.compiled import compiled_exactly
 
-__all__ = [
-    "narrow_to_bfloat16",
-    "narrow_to_eighth",
-    "narrow_to_half",
-    "not_finite",
-    "widen_bfloat16",
-    "widen_eighth",
-    "widen_half",
-]
+__all__ = ["narrow_to_bfloat16", "narrow_to_eighth", "narrow_to_half", "not_finite"]
 
-
-F = TypeVar("F", bound=Callable[..., object])
-Array = np.ndarray[Any, Any]
-
-_TINY = np.float32(2.0**-24)
 _MAGIC = np.float32(0.5)  # its last bit is 2^-24, the last bit of half's denormals
 _ONE = np.uint32(1)
-
-
-def _exactly(function: F) -> F:
-    return _compile(function, set())
-
-
-@_exactly
-def widen_bfloat16(patterns: Array, out: Array) -> None:
-    """out float32 or float64 [n] = bfloat16 patterns uint16 [n]."""
-    for i in range(len(out)):
-        out[i] = np.uint32(np.uint32(patterns[i]) << np.uint32(16)).view(np.float32)
-
-
-@_exactly
-def widen_half(patterns: Array, out: Array) -> None:
-    """out float32 or float64 [n] = float16 patterns uint16 [n]; denormal ones as integers, since a product of denormals
-    takes a hundred times as long.
-    """
-    for i in range(len(out)):
-        size = np.uint32(patterns[i] & np.uint16(0x7FFF))
-        sign = np.uint32(np.uint32(patterns[i] & np.uint16(0x8000)) << np.uint32(16))
-        shifted = np.uint32(size << np.uint32(13))
-        bias = np.uint32(0x70000000) if size >= np.uint32(0x7C00) else np.uint32(0x38000000)
-        normal = np.uint32(shifted + bias)
-        small = np.float32(np.float32(np.int32(size)) * _TINY).view(np.uint32)
-        bits = small if size < np.uint32(0x400) else normal
-        out[i] = np.uint32(bits | sign).view(np.float32)
-
-
-@_exactly
-def widen_eighth(patterns: Array, table: Array, out: Array) -> None:
-    """out float32 or float64 [n] = table[patterns uint8 [n]]."""
-    for i in range(len(out)):
-        out[i] = table[patterns[i]]
 
 
 def _odd(value: Any) -> Any:
@@ -87,7 +40,7 @@ def _odd_of(value: Any) -> Any:
     return _odd
 
 
-@_exactly
+@compiled_exactly
 def narrow_to_bfloat16(values: Array, out: Array) -> int:
     """Patterns uint16 [n] of `values` float32 or float64 [n]; returns how many are not finite."""
     bad = np.uint32(0)
@@ -97,13 +50,13 @@ def narrow_to_bfloat16(values: Array, out: Array) -> int:
         even = np.uint32(np.uint32(bits >> np.uint32(16)) & _ONE)
         rounded = np.uint32(np.uint32(bits + np.uint32(0x7FFF) + even) >> np.uint32(16))
         quiet = np.uint32(np.uint32(bits >> np.uint32(16)) | np.uint32(0x40))
-        found = quiet if size > np.uint32(0x7F800000) else rounded
-        out[i] = np.uint16(found)
+        pattern = quiet if size > np.uint32(0x7F800000) else rounded
+        out[i] = np.uint16(pattern)
         bad = np.uint32(bad + np.uint32(size >= np.uint32(0x7F7F8000)))
     return int(bad)
 
 
-@_exactly
+@compiled_exactly
 def narrow_to_half(values: Array, out: Array) -> int:
     """The same to float16. After Fabian Giesen's float_to_half_fast3_rtne (public domain)."""
     bad = np.uint32(0)
@@ -116,14 +69,14 @@ def narrow_to_half(values: Array, out: Array) -> int:
         shown = np.float32(size.view(np.float32) + _MAGIC).view(np.uint32)
         small = np.uint32(shown - np.uint32(0x3F000000))
         large = np.uint32(0x7E00) if size > np.uint32(0x7F800000) else np.uint32(0x7C00)
-        found = small if size < np.uint32(0x38800000) else normal
-        found = large if size >= np.uint32(0x47800000) else found
-        out[i] = np.uint16(found | sign)
+        pattern = small if size < np.uint32(0x38800000) else normal
+        pattern = large if size >= np.uint32(0x47800000) else pattern
+        out[i] = np.uint16(pattern | sign)
         bad = np.uint32(bad + np.uint32(size >= np.uint32(0x477FF000)))
     return int(bad)
 
 
-@_exactly
+@compiled_exactly
 def narrow_to_eighth(values: Array, table: Array, infinite: Array, out: Array) -> int:
     """The same to 8-bit floats. table uint8 [65536]: the pattern for every bfloat16, itself rounded to odd; infinite
     uint8 [256]: 1 where a pattern is not finite.
@@ -132,13 +85,13 @@ def narrow_to_eighth(values: Array, table: Array, infinite: Array, out: Array) -
     for i in range(len(values)):
         bits = _odd(values[i])
         rest = np.uint32(1) if bits & np.uint32(0xFFFF) else np.uint32(0)
-        found = table[np.uint32(bits >> np.uint32(16)) | rest]
-        out[i] = found
-        bad = np.uint32(bad + np.uint32(infinite[found]))
+        pattern = table[np.uint32(bits >> np.uint32(16)) | rest]
+        out[i] = pattern
+        bad = np.uint32(bad + np.uint32(infinite[pattern]))
     return int(bad)
 
 
-@_exactly
+@compiled_exactly
 def not_finite(values: Array) -> int:
     """How many of the float32 or float64 values [n] are not finite; values - values is 0 for the others."""
     bad = np.uint32(0)

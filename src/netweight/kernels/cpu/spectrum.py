@@ -1,23 +1,23 @@
 """`SpectrumAccumulator` on the CPU: a Gram matrix panel by panel, its eigenvalues, and a QR decomposition where needed.
 
 The singular values of W are the roots of the eigenvalues of the Gram matrix of its short side, exact to about
-eps sigma_1^2 / sigma_i. Small ones are found again from the R of a QR decomposition of panels stacked upon each other,
-exact to eps sigma_1 (Golub and Van Loan, Matrix Computations, 8.6). No element is left out in either way.
+eps sigma_1^2 / sigma_i. Small ones are computed again from the R of a QR decomposition of panels stacked upon each
+other, exact to eps sigma_1 (Golub and Van Loan, Matrix Computations, 8.6). No element is left out in either way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import frexp, inf, isfinite, ldexp, sqrt
-from typing import Any
+from math import inf, sqrt
 
 import numpy as np
 
 from netweight.dtypes import DType
+from netweight.kernels.arrays import F64Array, U8Array
 from netweight.kernels.cpu import lapack
+from netweight.kernels.cpu.elements import rows_of_bytes, widen_rows
+from netweight.kernels.cpu.grams import ScaledGram
 from netweight.kernels.cpu.lanczos import largest, worth_it
-from netweight.kernels.cpu.widen import greatest, patterns, widen
-from netweight.kernels.protocol import F64Array, U8Array
 from netweight.kernels.spectrum import SMALL, SingularValues
 
 __all__ = ["CpuSpectrum", "spectrum_bytes"]
@@ -53,55 +53,6 @@ def spectrum_bytes(dtype: DType, rows: int, cols: int, leading: int | None = Non
     return held + panels + 8 * short * (short + lapack.WORK_ROWS + 16) + basis
 
 
-class _Gram:
-    """Sum of panel.T @ panel, times 2^(-2 exponent): a power of two keeps the squares inside float64."""
-
-    def __init__(self, n: int) -> None:
-        self._flat = np.zeros(n * n)
-        self.matrix: F64Array = self._flat.reshape(n, n, order="F")
-        self.exponent = 0
-        self.finite = True
-        self._begun = False
-
-    def add(self, panel: F64Array, *, transposed: bool) -> None:
-        """Take in a C-ordered panel [k, n] ([n, k] where transposed), which may be scaled in place."""
-        most = greatest(panel)
-        self.finite = self.finite and isfinite(most)
-        if not self.finite or most == 0.0:
-            return
-        self._make_room(frexp(most)[1])
-        self.scale(panel)
-        if len(self.matrix) == 1:
-            self.matrix[0, 0] += np.square(panel).sum()
-        else:
-            lapack.add_square(panel, self.matrix, transposed=transposed)
-
-    def _make_room(self, exponent: int) -> None:
-        if not self._begun:
-            self.exponent = exponent if abs(exponent) > _SAFE else 0
-            self._begun = True
-        elif exponent > self.exponent + _SAFE:
-            self.matrix *= ldexp(1.0, 2 * (self.exponent - exponent))
-            self.exponent = exponent
-
-    def scale(self, panel: F64Array) -> None:
-        """Panel times 2^-exponent."""
-        if self.exponent:
-            np.ldexp(panel, -self.exponent, out=panel)
-
-    def shrink(self, keep: np.ndarray[Any, Any]) -> None:
-        """Keep these rows and columns, in the same memory."""
-        m = len(keep)
-        for j, column in enumerate(keep):
-            self._flat[j * m : (j + 1) * m] = self.matrix[keep, column]  # never ahead of what is still to be read
-        self.matrix = self._flat[: m * m].reshape(m, m, order="F")
-
-    def cleared(self) -> F64Array:
-        """The same memory as a matrix of zeros."""
-        self.matrix[:] = 0.0
-        return self.matrix
-
-
 class CpuSpectrum:
     """kernels.spectrum.SpectrumAccumulator with LAPACK."""
 
@@ -115,12 +66,12 @@ class CpuSpectrum:
         self._leading = leading if worth_it(leading, self._short) else None
         self._seen = 0  # rows of this reading
         self._filled = 0  # rows of the panel
-        self._found: SingularValues | None = None
+        self._result: SingularValues | None = None
         self._triangle: F64Array | None = None
         if not self._short:
-            self._found = SingularValues(np.zeros(0), "zero", 0.0, 0.0, complete=True)
+            self._result = SingularValues(np.zeros(0), "zero", 0.0, 0.0, complete=True)
             return
-        self._gram = _Gram(self._short)
+        self._gram = ScaledGram(self._short)
         self._step = _step(self._short, self._long)
         self._panel = np.empty(self._short * self._step)
         self._keep = np.arange(self._short)
@@ -141,12 +92,12 @@ class CpuSpectrum:
         if self._wide:
             self._held[first * self._row_bytes : first * self._row_bytes + size] = block[:size]
             return
-        whole = patterns(block[:size], self._dtype, self._width)
+        whole = rows_of_bytes(block[:size], self._dtype, self._width)
         panel = self._panel.reshape(-1, self._width)
         taken = 0
         while taken < len(whole):
             count = min(len(whole) - taken, len(panel) - self._filled)
-            widen(whole[taken : taken + count], self._dtype, 0, panel[self._filled : self._filled + count])
+            widen_rows(whole[taken : taken + count], self._dtype, 0, panel[self._filled : self._filled + count])
             taken += count
             self._filled += count
             if self._filled == len(panel):
@@ -172,21 +123,21 @@ class CpuSpectrum:
             lapack.add_qr(self._triangle, np.ascontiguousarray(panel.T[self._keep]))
 
     def _finish(self) -> SingularValues:
-        if self._found is not None and self._triangle is None:
-            return self._found
-        if self._found is not None and not self._seen:
-            return self._found  # the second reading has not begun
+        if self._result is not None and self._triangle is None:
+            return self._result
+        if self._result is not None and not self._seen:
+            return self._result  # the second reading has not begun
         if self._seen < self.rows:
             raise ValueError(f"{self._seen} rows were given: expected {self.rows}")
         if self._triangle is not None:
             self._flush()
-            self._found = self._of_triangle(self._triangle)
+            self._result = self._of_triangle(self._triangle)
             self._triangle = None
         else:
-            self._found = self._of_gram()
+            self._result = self._of_gram()
         if self._triangle is None:
             self._release()
-        return self._found
+        return self._result
 
     def _release(self) -> None:
         """Give memory back while the accumulator is still held."""
@@ -194,11 +145,11 @@ class CpuSpectrum:
 
     def _strips(self) -> Iterator[F64Array]:
         """The held rows, widened in strips of columns [rows, w]; each one is valid until the next."""
-        held = patterns(self._held, self._dtype, self._width)
+        held = rows_of_bytes(self._held, self._dtype, self._width)
         for first in range(0, self._width, self._step):
             width = min(self._step, self._width - first)
             strip = self._panel[: self._short * width].reshape(self._short, width)
-            widen(held, self._dtype, first, strip)
+            widen_rows(held, self._dtype, first, strip)
             yield strip
 
     def _of_gram(self) -> SingularValues:
@@ -262,8 +213,8 @@ class CpuSpectrum:
 
     def _unscaled(self, roots: F64Array) -> F64Array:
         with np.errstate(over="ignore", under="ignore"):
-            found: F64Array = np.ldexp(roots, self._gram.exponent)
-        return found
+            values: F64Array = np.ldexp(roots, self._gram.exponent)
+        return values
 
     def _square_sum(self, scaled: float) -> float:
         with np.errstate(over="ignore", under="ignore"):

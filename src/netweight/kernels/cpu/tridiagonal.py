@@ -2,7 +2,7 @@
 
 Column by column a reflection of `b` rows empties what is below the subdiagonal; what it fills in further down is
 emptied by the next, until the end of the band (Lang 1993, "A parallel algorithm for reducing symmetric banded matrices
-to tridiagonal form"). Blocks of b x b stay in the first caches. One file: see loops.py on numba's cache.
+to tridiagonal form"). Blocks of b x b stay in the first caches.
 """
 
 from __future__ import annotations
@@ -12,12 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from netweight.kernels.arrays import Array, F64Array
 from netweight.kernels.cpu.compiled import compiled
-from netweight.kernels.protocol import F64Array
 
 __all__ = ["chase"]
-
-Array = np.ndarray[Any, Any]
 
 
 @compiled

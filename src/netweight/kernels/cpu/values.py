@@ -8,28 +8,15 @@ from typing import Any
 import numpy as np
 
 from netweight.dtypes import DType
+from netweight.kernels.arrays import Array, U8Array, U64Array
 from netweight.kernels.cpu.compiled import compiled
-from netweight.kernels.cpu.patterns import PADDING, count_patterns
-from netweight.kernels.protocol import CHUNK, U8Array, U64Array
+from netweight.kernels.cpu.patterns import PADDING, count_in_four, count_in_two
+from netweight.kernels.protocol import CHUNK
 from netweight.kernels.values import LookPartial
 
 __all__ = ["CpuPatterns", "CpuValues"]
 
-Array = np.ndarray[Any, Any]
-
-_ONE = np.uint32(1)
 _TABLE_LIMIT = 1 << 31  # elements counted before the tables, which count to 2^32, are emptied
-
-
-@compiled
-def _count_in_two(patterns: Array, counts: Array) -> None:
-    """As `count_patterns`, in two tables, which fit the first cache where values are spread as weights are."""
-    for i in range(len(patterns) // 2):
-        j = np.uintp(2 * i)
-        counts[0, patterns[j]] += _ONE
-        counts[1, patterns[j + np.uintp(1)]] += _ONE
-    if len(patterns) % 2:
-        counts[0, patterns[-1]] += _ONE
 
 
 @compiled
@@ -139,7 +126,7 @@ class CpuPatterns:
             table = self._tables[self._bits]
             # runs of one value would wait for their own last store in two tables
             mostly_zero = 2 * int(table[:, [0, len(self._counts) // 2]].sum()) > self._waiting
-            (count_patterns if mostly_zero else _count_in_two)(part, table)
+            (count_in_four if mostly_zero else count_in_two)(part, part.dtype.type(0), table)
             self._waiting += len(part)
 
     def _empty(self) -> None:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from netweight.dtypes import DType
+from netweight.kernels.arrays import Array, U64Array
 from netweight.kernels.gpu.differences import STORE, TorchDifferences, device_bytes
-from netweight.kernels.gpu.elements import lane_bytes
+from netweight.kernels.gpu.lanes import lane_bytes
 from netweight.kernels.gpu.memory import LEAST, fitting_block, has_float64, in_pieces
 from netweight.kernels.gpu.pairs import TorchPairs
 from netweight.kernels.gpu.refine import TorchRefine
-from netweight.kernels.protocol import DifferenceAccumulator, Kernels, RefineAccumulator, U64Array
+from netweight.kernels.protocol import DifferenceAccumulator, Kernels, RefineAccumulator
 
 if TYPE_CHECKING:
     from netweight.kernels.channels import ChannelAccumulator
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from netweight.kernels.values import PatternAccumulator, ValuesAccumulator
 
 __all__ = ["TorchKernels", "count_patterns"]
-
-Array = np.ndarray[Any, Any]
 
 
 def count_patterns(device: torch.device, patterns: Array, counts: U64Array) -> None:
@@ -38,10 +37,10 @@ def count_patterns(device: torch.device, patterns: Array, counts: U64Array) -> N
     def run(first: int, start: int, stop: int) -> None:
         # torch has no bitwise arithmetic for uint16, and takes no array that must not be written to
         piece = np.require(patterns[first + start : first + stop], requirements=("C", "W"))
-        found = torch.from_numpy(piece if narrow else piece.view(np.int16)).to(device)
+        native = torch.from_numpy(piece if narrow else piece.view(np.int16)).to(device)
         if not narrow:
-            found = found.to(torch.int32) & 0xFFFF
-        counts[:] += torch.bincount(found, minlength=len(counts)).cpu().numpy().astype(np.uint64)
+            native = native.to(torch.int32) & 0xFFFF
+        counts[:] += torch.bincount(native, minlength=len(counts)).cpu().numpy().astype(np.uint64)
 
     block = fitting_block(device, 16, lane_bytes(device))
     for first in range(0, len(patterns), block):

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from netweight.dtypes import DType
+from netweight.kernels.arrays import F64Array, U8Array
 from netweight.kernels.channels import DEAD, PIECE, ChannelPartial, elements_of_piece
+from netweight.kernels.gpu.elements import floats, upload
 from netweight.kernels.gpu.groups import Precision, int4_errors, int8_errors
 from netweight.kernels.gpu.memory import guarded, has_float64, in_pieces
-from netweight.kernels.gpu.numbers import floats, upload
 from netweight.kernels.gpu.sums import RunningSum
-from netweight.kernels.protocol import F64Array, U8Array
 
 __all__ = ["TorchChannels"]
 

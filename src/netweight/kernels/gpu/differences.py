@@ -11,9 +11,11 @@ import numpy as np
 import torch
 
 from netweight.dtypes import DType
-from netweight.kernels.gpu.elements import Lanes, leading_bits
+from netweight.kernels.arrays import F64Array, U8Array
+from netweight.kernels.gpu.elements import leading_bits
+from netweight.kernels.gpu.lanes import LaneAccumulator
 from netweight.kernels.gpu.memory import guarded
-from netweight.kernels.protocol import DifferencePartial, F64Array, U8Array, Window
+from netweight.kernels.protocol import DifferencePartial, Window
 
 __all__ = ["STORE", "TorchDifferences", "device_bytes"]
 
@@ -29,7 +31,7 @@ def device_bytes(models: int) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class _Found:
+class _Piece:
     """Of one model's piece: counts int64 [65536], of all values and of the residual ones (None: there are none);
     `kept`: their bits where asked for; `finite`: how many are, and their `sums` (see `_sums_of`).
     """
@@ -47,7 +49,7 @@ def _sums_of(x: torch.Tensor) -> list[float]:
     center = x.sum() / x.numel()
     e = x - center
     square = e * e
-    found = [
+    terms = [
         center,
         e.sum(),
         square.sum(),
@@ -57,12 +59,12 @@ def _sums_of(x: torch.Tensor) -> list[float]:
         x.min(),
         x.max(),
     ]
-    sums: list[float] = torch.stack(found).tolist()
+    sums: list[float] = torch.stack(terms).tolist()
     return sums
 
 
 def _merge(total: F64Array, n: int, sums: Sequence[float]) -> None:
-    """What `_sums_of` found of n values, merged into total[8] (Pebay 2008, SAND2008-6212, eq. 2.1 and 3.1)."""
+    """The result of `_sums_of` for n values, merged into total[8] (Pebay 2008, SAND2008-6212, eq. 2.1 and 3.1)."""
     center, s1, s2, s3, s4, absolute, least, most = sums
     d = s1 / n  # what rounding left of the mean
     mean = center + d
@@ -91,23 +93,11 @@ def _finite(values: torch.Tensor) -> torch.Tensor:
     return torch.where(values.isfinite(), values, 0.0).to(torch.float64)
 
 
-class TorchDifferences:
+class TorchDifferences(LaneAccumulator):
     """protocol.DifferenceAccumulator for up to `models` models; `most`: elements taken at once, at most."""
 
     def __init__(self, device: torch.device, models: int, most: int | None = None) -> None:
-        self._device = device
-        self._models = models
-        self._lanes = Lanes(device, 1 + models, device_bytes(models), most)
-
-    @property
-    def buffers(self) -> Sequence[U8Array]:
-        """See the protocol."""
-        return self._lanes.buffers
-
-    @property
-    def block(self) -> int:
-        """See the protocol."""
-        return self._lanes.block
+        super().__init__(device, 1 + models, device_bytes(models), most)
 
     def start(self, dtypes: Sequence[DType | None], kept: U8Array) -> None:
         """See the protocol; raises DeviceOutOfMemory and DeviceLost, as `add` and `partial` do."""
@@ -123,10 +113,6 @@ class TorchDifferences:
         self._gram = np.zeros((models, models))
         self._base_square = 0.0
 
-    def add(self, count: int) -> None:
-        """See the protocol."""
-        self._lanes.add(count, self._look)
-
     def _look(self, lanes: torch.Tensor, start: int, stop: int) -> None:
         """Take in one piece: first all that may fail, then what changes the totals."""
         base, differences = self._lanes.differences(lanes, start, stop)
@@ -137,24 +123,24 @@ class TorchDifferences:
             del finite
         models = len(self._counts)
         rows = torch.zeros((models, stop - start), dtype=torch.float64, device=self._device) if models > 1 else None
-        found = []
+        pieces = []
         for model, values in differences:
-            found.append(self._count(model, values))
+            pieces.append(self._count(model, values))
             if rows is not None:
                 rows[model] = _finite(values)
         gram = 0.0 if rows is None else (rows @ rows.T).cpu().numpy()
 
         self._base_square += square
         self._gram += gram
-        for one in found:
-            self._take(one)
+        for piece in pieces:
+            self._take(piece)
 
-    def _count(self, model: int, values: torch.Tensor) -> _Found:
+    def _count(self, model: int, values: torch.Tensor) -> _Piece:
         bits = values.view(torch.int64 if self._lanes.wide else torch.int32)
         counts = torch.bincount(leading_bits(bits), minlength=65536)
         residual = bits[(bits & self._low) != 0]
         if not residual.numel():
-            return _Found(model, counts, None, None, 0, ())
+            return _Piece(model, counts, None, None, 0, ())
         leading = leading_bits(residual)
         kept = None
         if self._stored[model] is not None:
@@ -162,25 +148,25 @@ class TorchDifferences:
         finite = residual.view(values.dtype)
         finite = finite[finite.isfinite()].to(torch.float64)
         sums = _sums_of(finite) if finite.numel() else ()
-        return _Found(model, counts, torch.bincount(leading, minlength=65536), kept, finite.numel(), sums)
+        return _Piece(model, counts, torch.bincount(leading, minlength=65536), kept, finite.numel(), sums)
 
     @property
     def _low(self) -> int:
         """All bits below the leading 16."""
         return (1 << (48 if self._lanes.wide else 16)) - 1
 
-    def _take(self, found: _Found) -> None:
-        self._counts[found.model] += found.counts
-        if found.residual_counts is None:
+    def _take(self, piece: _Piece) -> None:
+        self._counts[piece.model] += piece.counts
+        if piece.residual_counts is None:
             return
-        self._residual_counts[found.model] += found.residual_counts
-        if found.finite:
-            _merge(self._residual_sums[found.model], found.finite, found.sums)
-        stored = self._stored[found.model]
-        if stored is not None and found.kept is not None:
-            stored.append(found.kept)
+        self._residual_counts[piece.model] += piece.residual_counts
+        if piece.finite:
+            _merge(self._residual_sums[piece.model], piece.finite, piece.sums)
+        stored = self._stored[piece.model]
+        if stored is not None and piece.kept is not None:
+            stored.append(piece.kept)
             if sum(len(bits) for bits in stored) >= STORE - 1:
-                self._stored[found.model] = None
+                self._stored[piece.model] = None
 
     def partial(self) -> DifferencePartial:
         """See the protocol."""
@@ -204,7 +190,5 @@ class TorchDifferences:
         kind: type[np.uint32 | np.uint64] = np.uint64 if self._lanes.wide else np.uint32
         if not stored:
             return np.zeros(0, kind)
-        found: np.ndarray[tuple[int], np.dtype[np.uint32 | np.uint64]] = (
-            torch.cat(list(stored)).cpu().numpy().view(kind)
-        )
-        return found
+        bits: np.ndarray[tuple[int], np.dtype[np.uint32 | np.uint64]] = torch.cat(list(stored)).cpu().numpy().view(kind)
+        return bits

@@ -19,8 +19,8 @@ _MOST = 64  # matrices of a batch
 
 
 def _alone(gram: torch.Tensor) -> torch.Tensor:
-    found: torch.Tensor = torch.linalg.eigvalsh(gram)
-    return found.cpu()
+    values: torch.Tensor = torch.linalg.eigvalsh(gram)
+    return values.cpu()
 
 
 class BatchedEigenvalues:
@@ -48,20 +48,20 @@ class BatchedEigenvalues:
             with self._solving:
                 if not mine.done():
                     self._solve(n)
-        found = mine.result()
-        return _alone(gram) if found is None else found
+        values = mine.result()
+        return _alone(gram) if values is None else values
 
     def _solve(self, n: int) -> None:
         with self._guard:
             batch, self._waiting[n] = self._waiting[n][:_MOST], self._waiting[n][_MOST:]
-        found: Sequence[torch.Tensor | None] = [None] * len(batch)
+        results: Sequence[torch.Tensor | None] = [None] * len(batch)
         try:
-            found = list(torch.linalg.eigvalsh(torch.stack([gram for gram, _ in batch])).cpu())
+            results = list(torch.linalg.eigvalsh(torch.stack([gram for gram, _ in batch])).cpu())
         except RuntimeError:
             # Each thread then tries its own matrix alone: only those that fail by themselves fail.
-            found = [None] * len(batch)
+            results = [None] * len(batch)
         finally:
-            for (_, future), values in zip(batch, found, strict=True):
+            for (_, future), values in zip(batch, results, strict=True):
                 future.set_result(values)
 
 

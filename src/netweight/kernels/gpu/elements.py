@@ -1,49 +1,62 @@
-"""Native elements on a device, widened; and the lanes of several tensors side by side."""
+"""Native elements on the device, as numbers: every type exactly, 8-bit floats by a table."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial
+from functools import cache
 
 import numpy as np
 import torch
 
 from netweight.dtypes import DType
-from netweight.kernels.gpu.memory import LEAST, fitting_block, in_pieces
-from netweight.kernels.gpu.transfer import Staging
-from netweight.kernels.protocol import CHUNK, U8Array
+from netweight.kernels.arrays import Array
+from netweight.kernels.tables import numbers_of_patterns
 
-__all__ = ["Lanes", "is_wide", "lane_bytes", "leading_bits", "widened"]
+__all__ = ["floats", "integers", "leading_bits", "scalar", "upload", "widened"]
 
-_SAME = {"F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
-
-
-def is_wide(dtypes: Sequence[DType | None]) -> bool:
-    """Whether differences of these types are float64: float64 anywhere makes them so."""
-    return any(d is not None and d.name == "F64" for d in dtypes)
+_VIEWS = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
 
 
-def lane_bytes(device: torch.device) -> int:
-    """Bytes of each tensor that are taken at once, at most: what a device computes on for longer than its start takes;
-    on the CPU what fits a cache.
+def upload(array: Array, device: torch.device) -> torch.Tensor:
+    """The array on the device, of its type (uint16 as int16); shares memory with it where the device is the CPU."""
+    if array.dtype == np.uint16:
+        array = array.view(np.int16)
+    # torch refuses read-only memory, and views of other types want their own alignment
+    usable = array.flags.writeable and array.flags.c_contiguous and array.ctypes.data % 8 == 0
+    return torch.from_numpy(array if usable else array.copy()).to(device)
+
+
+def scalar(value: float, like: torch.Tensor) -> torch.Tensor:
+    """A number of the type and on the device of `like`.
+
+    torch multiplies by the reciprocal where it divides by a number of Python's, or by one on the host, which rounds
+    twice; so numbers travel.
     """
-    return 1 << 20 if device.type == "cpu" else 1 << 24
+    return torch.full((), value, dtype=torch.float64).to(like.dtype).to(like.device)
+
+
+def integers(raw: torch.Tensor, bits: int) -> torch.Tensor:
+    """uint8 or int32 [n], none negative: the patterns of 8- or 16-bit elements in the bytes `raw`."""
+    return raw if bits == 8 else raw.view(torch.int16).to(torch.int32) & 0xFFFF
 
 
 @cache
 def _table(dtype: DType, device: torch.device) -> torch.Tensor:
-    """float32 [256], the value of every pattern of an 8-bit float."""
-    with np.errstate(invalid="ignore"):
-        values = np.arange(256, dtype=np.uint8).view(dtype.to_numpy()).astype(np.float32)
-    return torch.from_numpy(values).to(device)
+    return torch.from_numpy(numbers_of_patterns(dtype)).to(device)
+
+
+def floats(raw: torch.Tensor, dtype: DType, kind: torch.dtype) -> torch.Tensor:
+    """float32 or float64 [n] of the elements of a floating-point type in the bytes `raw`."""
+    if dtype.bits == 8:
+        return _table(dtype, raw.device)[raw.to(torch.int32)].to(kind)
+    return raw.view(_VIEWS[dtype.name]).to(kind)
 
 
 def widened(raw: torch.Tensor, dtype: DType, *, wide: bool) -> torch.Tensor:
     """float32, `wide`: float64, of native elements in bytes `raw` uint8 [n * dtype.bits / 8]; may share its memory."""
     if dtype.name == "BF16":
         values = (raw.view(torch.int16).to(torch.int32) << 16).view(torch.float32)
-    elif dtype.name in _SAME:
-        values = raw.view(_SAME[dtype.name])
+    elif dtype.name in _VIEWS:
+        values = raw.view(_VIEWS[dtype.name])
     else:
         values = torch.index_select(_table(dtype, raw.device), 0, raw.to(torch.int32))
     return values.to(torch.float64 if wide else torch.float32)
@@ -52,86 +65,5 @@ def widened(raw: torch.Tensor, dtype: DType, *, wide: bool) -> torch.Tensor:
 def leading_bits(bits: torch.Tensor, count: int = 16) -> torch.Tensor:
     """The leading `count` bits of int32 or int64 bit patterns, as numbers from 0 (int32 where 16, else int64)."""
     below = 8 * bits.element_size() - count
-    found = (bits >> below) & ((1 << count) - 1)
-    return found.to(torch.int32) if count == 16 else found
-
-
-class Lanes:
-    """Byte buffers of `lanes` tensors, the first of them the base, and what each looks like on a device.
-
-    `device_bytes`: what an element needs on the device besides its lanes; `most`: elements taken at once, at most.
-    The buffers are made when they are first wanted.
-    """
-
-    def __init__(self, device: torch.device, lanes: int, device_bytes: int, most: int | None = None) -> None:
-        self.device = device
-        self._lanes = lanes
-        self._device_bytes = device_bytes
-        self._limit = most or 1 << 24
-        self._staging: Staging | None = None
-        self.block = LEAST
-        self.dtypes: Sequence[DType | None] = ()
-        self.wide = False
-
-    def _room(self) -> Staging:
-        if self._staging is None:
-            each = self._device_bytes + 2 * 8 * self._lanes
-            self._most = fitting_block(self.device, each, self._limit)
-            wanted = min(lane_bytes(self.device), 8 * self._most)
-            self._staging = Staging(self.device, self._lanes, wanted, 8 * LEAST)
-        return self._staging
-
-    @property
-    def buffers(self) -> Sequence[U8Array]:
-        """The bytes of the host."""
-        return self._room().buffers
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of the host that the buffers take, at most; on the CPU with all that is computed from them."""
-        held = self._lanes * lane_bytes(self.device)
-        return held + (self._device_bytes * lane_bytes(self.device) if self.device.type == "cpu" else 0)
-
-    def open(self, dtypes: Sequence[DType | None]) -> None:
-        """Begin with these element types (None: absent)."""
-        staging = self._room()
-        staging.drop()
-        self.dtypes = tuple(dtypes)
-        self.wide = is_wide(dtypes)
-        bits = max((d.bits for d in dtypes if d is not None), default=8)
-        self.block = min(8 * staging.nbytes // bits, self._most) // CHUNK * CHUNK
-
-    def add(self, count: int, look: Callable[[torch.Tensor, int, int], None]) -> None:
-        """Have look(lanes, start, stop) called for the first `count` elements, see Staging and `in_pieces`."""
-        if count:
-            used = [0 if d is None else d.nbytes(count) for d in self.dtypes]
-            self._room().add(used, partial(self._in_pieces, count, look))
-
-    def _in_pieces(self, count: int, look: Callable[[torch.Tensor, int, int], None], lanes: torch.Tensor) -> None:
-        in_pieces(self.device, count, partial(look, lanes))
-
-    def finish(self) -> None:
-        """Look at what is still waiting."""
-        self._room().finish()
-
-    def values(self, lanes: torch.Tensor, lane: int, start: int, stop: int) -> torch.Tensor | None:
-        """The elements of one tensor, float32 or float64 [stop - start]; None where it is absent."""
-        dtype = self.dtypes[lane]
-        if dtype is None:
-            return None
-        each = dtype.bits // 8
-        return widened(lanes[lane, start * each : stop * each], dtype, wide=self.wide)
-
-    def differences(
-        self, lanes: torch.Tensor, start: int, stop: int
-    ) -> tuple[torch.Tensor | None, Iterator[tuple[int, torch.Tensor]]]:
-        """The base's values, None where it is absent; and (model, its values less the base's) of all that are there."""
-        base = self.values(lanes, 0, start, stop)
-
-        def each() -> Iterator[tuple[int, torch.Tensor]]:
-            for lane in range(1, len(self.dtypes)):
-                values = self.values(lanes, lane, start, stop)
-                if values is not None:
-                    yield lane - 1, values if base is None else values - base
-
-        return base, each()
+    top = (bits >> below) & ((1 << count) - 1)
+    return top.to(torch.int32) if count == 16 else top

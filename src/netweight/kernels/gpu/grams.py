@@ -67,13 +67,13 @@ class ScaledGram:
 
 def add_qr(triangle: torch.Tensor, panel: torch.Tensor) -> torch.Tensor:
     """float64 [n, n]: the R of the QR decomposition of `triangle` upon float64 [k, n]."""
-    found: torch.Tensor = torch.linalg.qr(torch.cat([triangle, panel]), mode="r").R
-    return found
+    r: torch.Tensor = torch.linalg.qr(torch.cat([triangle, panel]), mode="r").R
+    return r
 
 
 def singular_values(triangle: torch.Tensor) -> torch.Tensor:
     """float64 [n] descending, on the host, of float64 [n, n]."""
     # By way of bidiagonal form, as LAPACK: cuSOLVER's other ways stop at a tolerance.
     driver = "gesvd" if triangle.device.type == "cuda" else None
-    found: torch.Tensor = torch.linalg.svdvals(triangle, driver=driver)
-    return found.cpu()
+    values: torch.Tensor = torch.linalg.svdvals(triangle, driver=driver)
+    return values.cpu()

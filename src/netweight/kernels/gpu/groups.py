@@ -1,7 +1,7 @@
 """Quantization errors of groups of elements, each scaled to a few integer levels, in float64.
 
 As x = scale * y, the error of x is scale * (y - rint(y)). What the CPU's loops take for rounding of quotients counts as
-no error here either (cpu.channel_loops): they compute in the type of the elements, and a matrix that they find to be
+no error here either (cpu.groups): they compute in the type of the elements, and a matrix that they find to be
 quantized already must not have an error here.
 """
 
@@ -82,9 +82,9 @@ def _of_whole(x: torch.Tensor, size: int, unit: torch.Tensor, precision: Precisi
     groups = torch.unflatten(x, -1, (-1, size))
     total, scale, regular, odd = _of_groups(groups, 7 if symmetric else 15, precision, symmetric=symmetric)
     ratio = scale / unit[..., None]
-    found = torch.where(regular, total * (ratio * ratio), 0.0).sum(-1)
+    errors = torch.where(regular, total * (ratio * ratio), 0.0).sum(-1)
     resolution = 4 * precision.epsilon * (1 if symmetric else _LEAN)
-    settled = torch.where(found <= x.shape[-1] * resolution * resolution, 0.0, found * unit * unit)
+    settled = torch.where(errors <= x.shape[-1] * resolution * resolution, 0.0, errors * unit * unit)
     return settled + odd.sum(-1)
 
 
@@ -98,7 +98,7 @@ def _of_chunks(x: torch.Tensor, precision: Precision) -> torch.Tensor:
     """float64 [4, rows, chunks] of float64 [rows, chunks, n]."""
     whole, n = x.shape[-1] // 128 * 128, x.shape[-1]
     unit = x.abs().amax(-1).clamp_(precision.lowest, precision.highest)
-    found = []
+    parts = []
     for size in (128, 32):
         for symmetric in (True, False):
             errors = torch.zeros_like(unit)
@@ -106,8 +106,8 @@ def _of_chunks(x: torch.Tensor, precision: Precision) -> torch.Tensor:
                 errors = _of_whole(x[..., :whole], size, unit, precision, symmetric=symmetric)
             for first in range(whole, n, size):
                 errors = errors + _of_short(x[..., first : min(first + size, n)], precision, symmetric=symmetric)
-            found.append(errors)
-    return torch.stack(found)
+            parts.append(errors)
+    return torch.stack(parts)
 
 
 def int4_errors(x: torch.Tensor, precision: Precision) -> torch.Tensor:

@@ -38,8 +38,8 @@ def count_deeper(bits: torch.Tensor, width: int, level: int, prefixes: Sequence[
     below = width - 16 * (level + 1)
     wanted = torch.tensor(list(prefixes), dtype=torch.int64, device=bits.device).to(bits.dtype)
     top = bits >> (below + 16)
-    place = torch.searchsorted(wanted, top).clamp_(max=len(wanted) - 1)
-    hits = wanted[place] == top
-    bits, place = bits[hits], place[hits]
-    bins = place * _BINS + ((bits >> below) & (_BINS - 1))
+    slots = torch.searchsorted(wanted, top).clamp_(max=len(wanted) - 1)
+    hits = wanted[slots] == top
+    bits, slots = bits[hits], slots[hits]
+    bins = slots * _BINS + ((bits >> below) & (_BINS - 1))
     return _counted(bins, bits & ((1 << below) - 1), len(wanted) * _BINS).view(2, -1, _BINS)

@@ -1,4 +1,4 @@
-"""The arithmetic of merges on tensors, operation by operation as cpu.merge_loops has it, and so the same bits.
+"""The arithmetic of merges on tensors, operation by operation as cpu.merge_arithmetic has it, and so the same bits.
 
 Every product and sum is an operation of its own: none is contracted to a fused multiply-add, and divisors are tensors,
 since torch multiplies by the reciprocal of a number.
@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from netweight.kernels.arrays import Array
 from netweight.kernels.merge_terms import Terms
 
 __all__ = ["combined", "drawn", "elected", "merged"]
-
-Array = np.ndarray[Any, Any]
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX_A = 0xBF58476D1CE4E5B9
@@ -100,7 +99,7 @@ def _trimmed(
     rows, numbers, draws, keys, most, divisor, scale = terms
     placed = _on(numbers, x)
     last = _on(np.array([divisor, scale], numbers.dtype), x)
-    found = []
+    values = []
     for k, row in enumerate(rows.tolist()):
         low, high, factor, weight = placed[0, k], placed[1, k], placed[2, k], placed[3, k]
         d = x[row] - x[0]
@@ -117,5 +116,5 @@ def _trimmed(
                 below = random < (chance * _RANGE).round().clamp(max=2 * _RANGE).to(torch.int64)
             kept &= below | torch.isnan(d)
         scaled = d if chances is None else d / chances[row - 1]
-        found.append(torch.where(kept, weight * (factor * scaled), 0.0))
-    return found, last[0], last[1]
+        values.append(torch.where(kept, weight * (factor * scaled), 0.0))
+    return values, last[0], last[1]

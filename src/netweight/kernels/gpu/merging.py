@@ -9,24 +9,22 @@ inner products and blocks of float64 to the CPU.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 
 from netweight.dtypes import DType, Kind
+from netweight.kernels.arrays import Array, F64Array, U8Array, U32Array
 from netweight.kernels.cpu.merging import CpuMergeKernels
+from netweight.kernels.gpu.elements import upload
 from netweight.kernels.gpu.magnitudes import count_deeper, count_leading, magnitude_bits
 from netweight.kernels.gpu.memory import guarded, has_float64, in_pieces
 from netweight.kernels.gpu.merge_arithmetic import combined, elected, merged
-from netweight.kernels.gpu.numbers import upload
 from netweight.kernels.merge_terms import combination, trimming
 from netweight.kernels.merging import Trim
-from netweight.kernels.protocol import CHUNK, F64Array, U8Array, U32Array
+from netweight.kernels.protocol import CHUNK
 
 __all__ = ["TorchMergeKernels"]
-
-Array = np.ndarray[Any, Any]
 
 _STORED = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 _WIDE = np.dtype(np.float32)
@@ -68,10 +66,10 @@ class TorchMergeKernels:
     def _on_host(self, x: Array) -> bool:
         return x.dtype == np.float64 and not has_float64(self._device)
 
-    def _place(self, x: Array, dtype: DType | None) -> torch.Tensor:
+    def _upload(self, x: Array, dtype: DType | None) -> torch.Tensor:
         """float32 or float64 [rows, n] on the device, of numbers or of native elements."""
-        found = upload(np.ascontiguousarray(x), self._device)
-        return found if dtype is None else found.view(_STORED[dtype.name]).to(torch.float32)
+        native = upload(np.ascontiguousarray(x), self._device)
+        return native if dtype is None else native.view(_STORED[dtype.name]).to(torch.float32)
 
     def gram(self, x: Array, total: F64Array) -> None:
         """See the protocol."""
@@ -89,15 +87,16 @@ class TorchMergeKernels:
 
     def _gram(self, x: Array, dtype: DType | None, first_row: int, total: F64Array) -> None:
         def run(start: int, stop: int) -> None:
-            placed = self._place(x[:, CHUNK * start : CHUNK * stop], dtype)
+            placed = self._upload(x[:, CHUNK * start : CHUNK * stop], dtype)
             rows = (placed[1:] - placed[0] if first_row else placed).to(torch.float64)
             whole = rows.shape[1] // CHUNK * CHUNK
             chunks = torch.unflatten(rows[:, :whole], 1, (-1, CHUNK)).transpose(0, 1) if whole else rows[:0]
             parts = [torch.bmm(chunks, chunks.transpose(1, 2))] if whole else []
             if whole < rows.shape[1]:
                 parts.append((rows[:, whole:] @ rows[:, whole:].T)[None])
-            found = torch.tril(torch.cat(parts)).cpu().numpy()
-            for chunk in found + np.tril(found, -1).transpose(0, 2, 1):  # one by one, so that blocks do not matter
+            products = torch.tril(torch.cat(parts)).cpu().numpy()
+            products += np.tril(products, -1).transpose(0, 2, 1)
+            for chunk in products:  # one by one, so that blocks do not matter
                 total[:] += chunk
 
         with guarded(self._device):
@@ -125,13 +124,13 @@ class TorchMergeKernels:
 
         def run(start: int, stop: int) -> None:
             nonlocal bad
-            found = compute(self._place(x[:, start:stop], dtype), start, stop)
+            results = compute(self._upload(x[:, start:stop], dtype), start, stop)
             if dtype is None:
-                out[start:stop] = found.cpu().numpy()
+                out[start:stop] = results.cpu().numpy()
                 return
-            found = found.to(_STORED[dtype.name])
-            lost = int((~torch.isfinite(found)).sum())
-            native = found.view(torch.int16) if dtype.bits == 16 else found
+            results = results.to(_STORED[dtype.name])
+            lost = int((~torch.isfinite(results)).sum())
+            native = results.view(torch.int16) if dtype.bits == 16 else results
             out[start:stop] = native.cpu().numpy().view(out.dtype)
             bad += lost
 
@@ -188,11 +187,11 @@ class TorchMergeKernels:
             return
 
         def run(start: int, stop: int) -> None:
-            placed = self._place(x[:, start:stop], dtype)
+            placed = self._upload(x[:, start:stop], dtype)
             bits = magnitude_bits(placed[1] - placed[0] if len(placed) == 2 else placed[0])
             width = 8 * bits.element_size()
-            found = count_deeper(bits, width, level, prefixes) if level else count_leading(bits, width)
-            every, further = found.cpu().numpy().astype(np.uint32)
+            counted = count_deeper(bits, width, level, prefixes) if level else count_leading(bits, width)
+            every, further = counted.cpu().numpy().astype(np.uint32)
             counts[:] += every
             finer[:] += further
 
@@ -234,7 +233,7 @@ class TorchMergeKernels:
             return self._by_blocks(x[:1], dtype, out, lambda placed, first, last: placed[0])  # noqa: ARG005
 
         def compute(placed: torch.Tensor, first: int, last: int) -> torch.Tensor:
-            chances = None if keep is None else self._place(keep[:, first:last], None)
+            chances = None if keep is None else self._upload(keep[:, first:last], None)
             return (elected if elect else merged)(placed, terms, chances, start + first)
 
         return self._by_blocks(x, dtype, out, compute)

@@ -4,16 +4,14 @@ memory: they agree with the CPU's, but for their last bits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
 
 import torch
 
 from netweight.dtypes import DType
-from netweight.kernels.gpu.elements import Lanes
+from netweight.kernels.gpu.lanes import LaneAccumulator
 from netweight.kernels.pairs import SIGNIFICANT, SMALLEST, PairPartial
-from netweight.kernels.protocol import U8Array
 
 __all__ = ["DEVICE_BYTES", "TorchPairs"]
 
@@ -42,8 +40,8 @@ def _look(a: torch.Tensor, b: torch.Tensor) -> PairPartial:
     extremes = [size.sum(), z.min(), z.max()]
     x, y, z = (v - mean for v, mean in zip((x, y, z), means, strict=True))
     sums = [x.sum(), y.sum(), z.sum(), (x * x).sum(), (y * y).sum(), (z * z).sum(), (x * y).sum()]
-    found = torch.stack([*means, *sums, *extremes]).tolist()
-    near, left, squares, (product, absolute, least, most) = found[:3], found[3:6], found[6:9], found[9:]
+    results = torch.stack([*means, *sums, *extremes]).tolist()
+    near, left, squares, (product, absolute, least, most) = results[:3], results[3:6], results[6:9], results[9:]
     mean_a, mean_b, mean_d = (center + s / n for center, s in zip(near, left, strict=True))  # s: rounding of the centre
     m2_a, m2_b, m2_d = (max(q - s * (s / n), 0.0) for q, s in zip(squares, left, strict=True))
     return PairPartial(
@@ -91,22 +89,12 @@ def _merge(held: PairPartial, new: PairPartial) -> PairPartial:
     )
 
 
-class TorchPairs:
+class TorchPairs(LaneAccumulator):
     """kernels.pairs.PairAccumulator; `most`: pairs taken at once, at most."""
 
     def __init__(self, device: torch.device, most: int | None = None) -> None:
-        self._lanes = Lanes(device, 2, DEVICE_BYTES, most)
+        super().__init__(device, 2, DEVICE_BYTES, most)
         self._total = _NOTHING
-
-    @property
-    def buffers(self) -> Sequence[U8Array]:
-        """See the protocol."""
-        return self._lanes.buffers
-
-    @property
-    def block(self) -> int:
-        """See the protocol."""
-        return self._lanes.block
 
     @property
     def nbytes(self) -> int:
@@ -117,10 +105,6 @@ class TorchPairs:
         """See the protocol; raises DeviceOutOfMemory and DeviceLost, as `add` and `partial` do."""
         self._lanes.open((a, b))
         self._total = _NOTHING
-
-    def add(self, count: int) -> None:
-        """See the protocol."""
-        self._lanes.add(count, self._look)
 
     def _look(self, lanes: torch.Tensor, start: int, stop: int) -> None:
         a, b = (self._lanes.values(lanes, lane, start, stop) for lane in (0, 1))

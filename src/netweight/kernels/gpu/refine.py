@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from netweight.dtypes import DType
-from netweight.kernels.gpu.elements import Lanes, leading_bits
+from netweight.kernels.arrays import U32Array, U64Array
+from netweight.kernels.gpu.elements import leading_bits
+from netweight.kernels.gpu.lanes import LaneAccumulator
 from netweight.kernels.gpu.memory import guarded
-from netweight.kernels.protocol import U8Array, U32Array, U64Array
 
 __all__ = ["DEVICE_BYTES", "TorchRefine"]
 
@@ -19,22 +20,11 @@ DEVICE_BYTES = 64
 """What an element needs on the device while it is looked at, besides its own bytes."""
 
 
-class TorchRefine:
+class TorchRefine(LaneAccumulator):
     """protocol.RefineAccumulator for up to `models` models; `most`: elements taken at once, at most."""
 
     def __init__(self, device: torch.device, models: int, most: int | None = None) -> None:
-        self._device = device
-        self._lanes = Lanes(device, 1 + models, DEVICE_BYTES, most)
-
-    @property
-    def buffers(self) -> Sequence[U8Array]:
-        """See the protocol."""
-        return self._lanes.buffers
-
-    @property
-    def block(self) -> int:
-        """See the protocol."""
-        return self._lanes.block
+        super().__init__(device, 1 + models, DEVICE_BYTES, most)
 
     def start(self, dtypes: Sequence[DType | None], prefixes: Sequence[U64Array], level: int) -> None:
         """See the protocol; raises DeviceOutOfMemory and DeviceLost, as `add` and `counts` do."""
@@ -45,19 +35,15 @@ class TorchRefine:
             # below 2^48: there is always a level left; in the type of `leading_bits`, for the search
             kind = torch.int32 if level == 1 else torch.int64
             self._prefixes = [torch.from_numpy(p.astype(np.int64)).to(self._device, kind) for p in prefixes]
-            self._found = torch.zeros(self._ends[-1] * 65536, dtype=torch.int64, device=self._device)
-
-    def add(self, count: int) -> None:
-        """See the protocol."""
-        self._lanes.add(count, self._look)
+            self._counts = torch.zeros(self._ends[-1] * 65536, dtype=torch.int64, device=self._device)
 
     def _look(self, lanes: torch.Tensor, start: int, stop: int) -> None:
         """Count one piece: first all that may fail, then what changes the totals."""
         _, differences = self._lanes.differences(lanes, start, stop)
         kind = torch.int64 if self._lanes.wide else torch.int32
-        found = [(m, self._count(m, values.view(kind))) for m, values in differences if len(self._prefixes[m])]
-        for model, counts in found:
-            self._found[65536 * self._ends[model] : 65536 * self._ends[model + 1]] += counts
+        pieces = [(m, self._count(m, values.view(kind))) for m, values in differences if len(self._prefixes[m])]
+        for model, counts in pieces:
+            self._counts[65536 * self._ends[model] : 65536 * self._ends[model + 1]] += counts
 
     def _count(self, model: int, bits: torch.Tensor) -> torch.Tensor:
         """int64 [prefixes * 65536]."""
@@ -73,5 +59,5 @@ class TorchRefine:
         """See the protocol."""
         self._lanes.finish()
         with guarded(self._device):
-            found = self._found.cpu().numpy().astype(np.uint32).reshape(-1, 65536)
-        return tuple(found[a:b] for a, b in pairwise(self._ends))
+            counts = self._counts.cpu().numpy().astype(np.uint32).reshape(-1, 65536)
+        return tuple(counts[a:b] for a, b in pairwise(self._ends))

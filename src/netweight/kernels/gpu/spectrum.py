@@ -15,13 +15,13 @@ import numpy as np
 import torch
 
 from netweight.dtypes import DType
+from netweight.kernels.arrays import F64Array, U8Array
 from netweight.kernels.cpu.lanczos import worth_it
 from netweight.kernels.cpu.spectrum import CpuSpectrum, spectrum_bytes
 from netweight.kernels.gpu.eigenvalues import eigenvalues
+from netweight.kernels.gpu.elements import floats, upload
 from netweight.kernels.gpu.grams import ScaledGram, add_qr, singular_values
 from netweight.kernels.gpu.memory import guarded, has_float64
-from netweight.kernels.gpu.numbers import floats, upload
-from netweight.kernels.protocol import F64Array, U8Array
 from netweight.kernels.spectrum import SMALL, SingularValues, SpectrumAccumulator
 
 __all__ = ["TorchSpectrum", "torch_spectrum_bytes"]
@@ -61,10 +61,10 @@ class _Course:
         self._leading = leading if worth_it(leading, self._short) else None
         self._seen = 0  # rows of this reading
         self._filled = 0  # bytes of the panel
-        self._found: SingularValues | None = None
+        self._result: SingularValues | None = None
         self._triangle: torch.Tensor | None = None
         if not self._short:
-            self._found = SingularValues(np.zeros(0), "zero", 0.0, 0.0, complete=True)
+            self._result = SingularValues(np.zeros(0), "zero", 0.0, 0.0, complete=True)
             return
         self._gram = ScaledGram(self._short, device, any_exponent=dtype.name == "F64")
         self._step = _step(self._short, self._long)
@@ -108,21 +108,21 @@ class _Course:
         return self._triangle is not None
 
     def singular_values(self) -> SingularValues:
-        if self._found is not None and (self._triangle is None or not self._seen):
-            return self._found  # finished, or the second reading has not begun
+        if self._result is not None and (self._triangle is None or not self._seen):
+            return self._result  # finished, or the second reading has not begun
         if self._seen < self.rows:
             raise ValueError(f"{self._seen} rows were given: expected {self.rows}")
         if self._filled and not self._wide:
             self._flush()
         if self._triangle is not None:
-            self._found = self._of_triangle(self._triangle)
+            self._result = self._of_triangle(self._triangle)
             self._triangle = None
         else:
-            self._found = self._of_gram()
+            self._result = self._of_gram()
         if self._triangle is None:
             self._gram = ScaledGram(0, self._device, any_exponent=False)  # memory goes back while this is still held
             self._held = self._held[:0].clone()
-        return self._found
+        return self._result
 
     def _strips(self) -> Iterator[torch.Tensor]:
         """float64 [w, rows]: columns of the rows that are held."""
@@ -190,8 +190,8 @@ class _Course:
         """Unscaled, with the zeros of the rows or columns that were left out."""
         with np.errstate(over="ignore", under="ignore"):
             every = np.concatenate([roots, np.zeros(self._short - len(roots))])
-            found: F64Array = np.ldexp(every, self._gram.exponent)
-        return found
+            values: F64Array = np.ldexp(every, self._gram.exponent)
+        return values
 
     def _square_sum(self, scaled: float) -> float:
         with np.errstate(over="ignore", under="ignore"):

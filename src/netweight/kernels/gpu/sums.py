@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import pad
 
-from netweight.kernels.protocol import CHUNK, F64Array
+from netweight.kernels.arrays import F64Array
+from netweight.kernels.protocol import CHUNK
 
 __all__ = ["RunningSum", "chunk_sums"]
 
@@ -58,5 +59,5 @@ class RunningSum:
         if not sums:
             return torch.zeros(self._rows, dtype=torch.float64).numpy()
         terms = torch.cat(sums, 1).cpu().numpy()
-        found: F64Array = terms.cumsum(axis=1)[:, -1]  # one by one, however many there are
-        return found
+        last: F64Array = terms.cumsum(axis=1)[:, -1]  # one by one, however many there are
+        return last

@@ -10,8 +10,9 @@ from typing import Any, Protocol
 
 import torch
 
+from netweight.kernels.arrays import U8Array
 from netweight.kernels.gpu.memory import guarded, largest
-from netweight.kernels.protocol import CHUNK, U8Array
+from netweight.kernels.protocol import CHUNK
 
 __all__ = ["Copies", "CudaCopies", "Staging"]
 

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from netweight.dtypes import DType
+from netweight.kernels.arrays import U8Array, U64Array
+from netweight.kernels.gpu.elements import floats, integers, scalar, upload
 from netweight.kernels.gpu.memory import guarded, has_float64, in_pieces
-from netweight.kernels.gpu.numbers import floats, integers, scalar, upload
 from netweight.kernels.gpu.sums import RunningSum, chunk_sums
-from netweight.kernels.protocol import CHUNK, U8Array, U64Array
+from netweight.kernels.protocol import CHUNK
 from netweight.kernels.values import LookPartial
 
 __all__ = ["TorchPatterns", "TorchValues"]
@@ -48,8 +49,8 @@ class TorchPatterns:
     def counts(self) -> U64Array:
         """See the protocol; raises DeviceLost."""
         with guarded(self._device):
-            found: U64Array = self._counts.cpu().numpy().astype(np.uint64)
-        return found
+            counts: U64Array = self._counts.cpu().numpy().astype(np.uint64)
+        return counts
 
 
 class TorchValues:
@@ -97,9 +98,9 @@ class TorchValues:
 
     def _look(self, x: torch.Tensor) -> None:
         magnitudes = x.abs()
-        found = [(magnitudes <= t).sum() for t in self._thresholds]
-        found += [((x >= low) & (x <= high)).sum() for low, high in self._ranges]
-        counts = self._counts + torch.stack(found) if found else self._counts
+        within = [(magnitudes <= t).sum() for t in self._thresholds]
+        within += [((x >= low) & (x <= high)).sum() for low, high in self._ranges]
+        counts = self._counts + torch.stack(within) if within else self._counts
         if self._scale is not None:
             self._sums.add(chunk_sums(_quantized(x, self._scale)))
         self._counts = counts

@@ -1,8 +1,8 @@
-"""Combinations and trimmed differences of several rows. One file: see loops.py on numba's cache.
+"""Combinations and trimmed differences of several rows.
 
-Compiled without fastmath: every element is then what numpy's elementwise arithmetic gives, on any
-CPU and in any block, and an input's -0.0 stays. Loops go by tiles that stay in the first cache; rows of 16-bit floats
-are widened there, and results rounded, so that they are never written out in float32.
+Compiled without fastmath: every element is then what numpy's elementwise arithmetic gives, on any CPU and in any block,
+and an input's -0.0 stays. Loops go by tiles that stay in the first cache; rows of 16-bit floats are widened there, and
+results rounded, so that they are never written out in float32.
 
 Rows `x` are float32, float64, or the patterns uint16 of bfloat16 or, where `half` is set, of float16; arithmetic on
 patterns is that of float32.
@@ -10,110 +10,24 @@ patterns is that of float32.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numba import types
 from numba.extending import overload
 
-from netweight.kernels.cpu.compiled import _compile
+from netweight.kernels.arrays import Array
+from netweight.kernels.cpu.compiled import compiled_exactly
+from netweight.kernels.cpu.elements import APART, TILE, numbers_of
+from netweight.kernels.cpu.rounding import narrow_to_bfloat16, narrow_to_half, not_finite
 
 __all__ = ["combine", "merge_differences"]
 
-
-F = TypeVar("F", bound=Callable[..., object])
-Array = np.ndarray[Any, Any]
-
-_TILE = 1024
-_APART = 24  # between rows of a tile: those that share the low 12 bits of their addresses wait for each other
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_A = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_B = np.uint64(0x94D049BB133111EB)
 _RANGE = 2.0**32
 _ZERO = np.float32(0)
-_TINY = np.float32(2.0**-24)
-_MAGIC = np.float32(0.5)  # see rounding.py
-
-
-def _exactly(function: F) -> F:
-    return _compile(function, set())
-
-
-@_exactly
-def _widen_bfloat16(patterns: Array, out: Array) -> None:
-    for i in range(len(out)):
-        out[i] = np.uint32(np.uint32(patterns[i]) << np.uint32(16)).view(np.float32)
-
-
-@_exactly
-def _widen_half(patterns: Array, out: Array) -> None:
-    for i in range(len(out)):
-        size = np.uint32(patterns[i] & np.uint16(0x7FFF))
-        sign = np.uint32(np.uint32(patterns[i] & np.uint16(0x8000)) << np.uint32(16))
-        bias = np.uint32(0x70000000) if size >= np.uint32(0x7C00) else np.uint32(0x38000000)
-        normal = np.uint32(np.uint32(size << np.uint32(13)) + bias)
-        small = np.float32(np.float32(np.int32(size)) * _TINY).view(np.uint32)
-        bits = small if size < np.uint32(0x400) else normal
-        out[i] = np.uint32(bits | sign).view(np.float32)
-
-
-def _numbers(row: Array, half: bool, room: Array) -> Array:  # noqa: FBT001 - compiled functions take no keywords
-    """The row itself where it is float32 or float64, else its numbers in `room`."""
-    if row.dtype != np.uint16:
-        return row
-    found = room[: len(row)]
-    _widen_half(row, found) if half else _widen_bfloat16(row, found)
-    return found
-
-
-@overload(_numbers, strict=False)
-def _numbers_of(row: Any, half: Any, room: Any) -> Any:  # noqa: ARG001
-    if row.dtype != types.uint16:
-        return lambda row, half, room: row  # noqa: ARG005
-
-    def numbers(row: Array, half: bool, room: Array) -> Array:  # noqa: FBT001
-        found = room[: len(row)]
-        if half:
-            _widen_half(row, found)
-        else:
-            _widen_bfloat16(row, found)
-        return found
-
-    return numbers
-
-
-@_exactly
-def _narrow_to_bfloat16(values: Array, out: Array) -> int:
-    bad = np.uint32(0)
-    for i in range(len(values)):
-        bits = np.float32(values[i]).view(np.uint32)
-        size = np.uint32(bits & np.uint32(0x7FFFFFFF))
-        even = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(1))
-        rounded = np.uint32(np.uint32(bits + np.uint32(0x7FFF) + even) >> np.uint32(16))
-        quiet = np.uint32(np.uint32(bits >> np.uint32(16)) | np.uint32(0x40))
-        out[i] = np.uint16(quiet if size > np.uint32(0x7F800000) else rounded)
-        bad = np.uint32(bad + np.uint32(size >= np.uint32(0x7F7F8000)))
-    return int(bad)
-
-
-@_exactly
-def _narrow_to_half(values: Array, out: Array) -> int:
-    bad = np.uint32(0)
-    for i in range(len(values)):
-        bits = np.float32(values[i]).view(np.uint32)
-        size = np.uint32(bits & np.uint32(0x7FFFFFFF))
-        sign = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(0x8000))
-        even = np.uint32(np.uint32(size >> np.uint32(13)) & np.uint32(1))
-        normal = np.uint32(np.uint32(size - np.uint32(0x38000000) + np.uint32(0xFFF) + even) >> np.uint32(13))
-        shown = np.float32(size.view(np.float32) + _MAGIC).view(np.uint32)
-        small = np.uint32(shown - np.uint32(0x3F000000))
-        large = np.uint32(0x7E00) if size > np.uint32(0x7F800000) else np.uint32(0x7C00)
-        found = small if size < np.uint32(0x38800000) else normal
-        found = large if size >= np.uint32(0x47800000) else found
-        out[i] = np.uint16(found | sign)
-        bad = np.uint32(bad + np.uint32(size >= np.uint32(0x477FF000)))
-    return int(bad)
 
 
 def _results(out: Array, room: Array) -> Array:
@@ -131,113 +45,105 @@ def _results_of(out: Any, room: Any) -> Any:  # noqa: ARG001
 def _finish(values: Array, half: bool, out: Array) -> int:  # noqa: FBT001
     """Round the numbers of `_results` where it gave room for them; returns how many are not finite then."""
     if out.dtype == np.uint16:
-        return _narrow_to_half(values, out) if half else _narrow_to_bfloat16(values, out)
-    return _not_finite(values)
+        return narrow_to_half(values, out) if half else narrow_to_bfloat16(values, out)
+    return not_finite(values)
 
 
 @overload(_finish, strict=False)
 def _finish_as(values: Any, half: Any, out: Any) -> Any:  # noqa: ARG001
     if out.dtype != types.uint16:
-        return lambda values, half, out: _not_finite(values)  # noqa: ARG005
+        return lambda values, half, out: not_finite(values)  # noqa: ARG005
 
     def finish(values: Array, half: bool, out: Array) -> int:  # noqa: FBT001
         if half:
-            return _narrow_to_half(values, out)
-        return _narrow_to_bfloat16(values, out)
+            return narrow_to_half(values, out)
+        return narrow_to_bfloat16(values, out)
 
     return finish
 
 
-@_exactly
-def _not_finite(values: Array) -> int:
-    bad = np.uint32(0)
-    for i in range(len(values)):
-        bad = np.uint32(bad + np.uint32(values[i] - values[i] != 0))
-    return int(bad)
-
-
-@_exactly
+@compiled_exactly
 def _moved(base: Any, moved: Any) -> Any:
     # -0.0 + 0.0 is +0.0; what nothing is added to stays as it is
     return base if moved == 0 else base + moved
 
 
-@_exactly
+@compiled_exactly
 def _combine_two(base: Array, a: Array, scale: Any, f: Any, out: Array) -> None:
     for i in range(len(out)):
         out[i] = _moved(scale * base[i], f * (a[i] - base[i]))
 
 
-@_exactly
+@compiled_exactly
 def _combine_three(base: Array, a: Array, b: Array, scale: Any, f: Any, g: Any, out: Array) -> None:
     for i in range(len(out)):
         out[i] = _moved(scale * base[i], f * (a[i] - base[i]) + g * (b[i] - base[i]))
 
 
-@_exactly
+@compiled_exactly
 def _combine_four(base: Array, a: Array, b: Array, c: Array, scale: Any, f: Any, g: Any, h: Any, out: Array) -> None:
     for i in range(len(out)):
         out[i] = _moved(scale * base[i], f * (a[i] - base[i]) + g * (b[i] - base[i]) + h * (c[i] - base[i]))
 
 
-@_exactly
+@compiled_exactly
 def _sum_one(base: Array, a: Array, f: Any, sums: Array) -> None:
     for i in range(len(sums)):
         sums[i] = sums[i] + f * (a[i] - base[i])
 
 
-@_exactly
+@compiled_exactly
 def _sum_two(base: Array, a: Array, b: Array, f: Any, g: Any, sums: Array) -> None:
     for i in range(len(sums)):
         sums[i] = sums[i] + f * (a[i] - base[i]) + g * (b[i] - base[i])
 
 
-@_exactly
+@compiled_exactly
 def _combine_sums(base: Array, scale: Any, sums: Array, out: Array) -> None:
     for i in range(len(out)):
         out[i] = _moved(scale * base[i], sums[i])
 
 
-@_exactly
+@compiled_exactly
 def combine(x: Array, half: bool, pivot: int, scale: Any, rows: Array, factors: Array, out: Array) -> int:  # noqa: FBT001
     """out = scale * x[pivot] + sum of factors * (x[rows] - x[pivot]), in the order of `rows`; `out` is of x's type.
 
     Returns how many are not finite.
     """
     f = factors
-    room = np.empty((5, _TILE + _APART), factors.dtype)
+    room = np.empty((5, TILE + APART), factors.dtype)
     bad = 0
-    for first in range(0, len(out), _TILE):
-        last = min(first + _TILE, len(out))
-        base = _numbers(x[pivot, first:last], half, room[0])
-        found = _results(out[first:last], room[1])
+    for first in range(0, len(out), TILE):
+        last = min(first + TILE, len(out))
+        base = numbers_of(x[pivot, first:last], half, room[0])
+        results = _results(out[first:last], room[1])
         if len(rows) == 1:
-            a = _numbers(x[rows[0], first:last], half, room[2])
-            _combine_two(base, a, scale, f[0], found)
+            a = numbers_of(x[rows[0], first:last], half, room[2])
+            _combine_two(base, a, scale, f[0], results)
         elif len(rows) == 2:
-            a = _numbers(x[rows[0], first:last], half, room[2])
-            b = _numbers(x[rows[1], first:last], half, room[3])
-            _combine_three(base, a, b, scale, f[0], f[1], found)
+            a = numbers_of(x[rows[0], first:last], half, room[2])
+            b = numbers_of(x[rows[1], first:last], half, room[3])
+            _combine_three(base, a, b, scale, f[0], f[1], results)
         elif len(rows) == 3:
-            a = _numbers(x[rows[0], first:last], half, room[2])
-            b = _numbers(x[rows[1], first:last], half, room[3])
-            c = _numbers(x[rows[2], first:last], half, room[4])
-            _combine_four(base, a, b, c, scale, f[0], f[1], f[2], found)
+            a = numbers_of(x[rows[0], first:last], half, room[2])
+            b = numbers_of(x[rows[1], first:last], half, room[3])
+            c = numbers_of(x[rows[2], first:last], half, room[4])
+            _combine_four(base, a, b, c, scale, f[0], f[1], f[2], results)
         else:
             sums = room[4, : last - first]
             sums[:] = 0
             for k in range(0, len(rows) - 1, 2):
-                a = _numbers(x[rows[k], first:last], half, room[2])
-                b = _numbers(x[rows[k + 1], first:last], half, room[3])
+                a = numbers_of(x[rows[k], first:last], half, room[2])
+                b = numbers_of(x[rows[k + 1], first:last], half, room[3])
                 _sum_two(base, a, b, f[k], f[k + 1], sums)
             if len(rows) % 2:
-                _sum_one(base, _numbers(x[rows[-1], first:last], half, room[2]), f[-1], sums)
-            _combine_sums(base, scale, sums, found)
-        bad += _finish(found, half, out[first:last])
+                _sum_one(base, numbers_of(x[rows[-1], first:last], half, room[2]), f[-1], sums)
+            _combine_sums(base, scale, sums, results)
+        bad += _finish(results, half, out[first:last])
     return bad
 
 
-@_exactly
+@compiled_exactly
 def _draw(key: Any, start: Any, out: Array) -> None:
     """out uint32 [n] = the upper halves of splitmix64's numbers (Steele, Lea, Flood 2014) from element `start` on."""
     state = np.uint64(key + np.uint64(start) * _GOLDEN)
@@ -248,44 +154,44 @@ def _draw(key: Any, start: Any, out: Array) -> None:
         out[i] = np.uint32(np.uint64(z ^ np.uint64(z >> np.uint64(31))) >> np.uint64(32))
 
 
-@_exactly
+@compiled_exactly
 def _within(d: Any, low: Any, high: Any) -> bool:
     """NaN is within."""
     size = abs(d)
     return not ((size < low) | (size > high))
 
 
-@_exactly
+@compiled_exactly
 def _trim(a: Array, base: Array, low: Any, high: Any, factor: Any, weight: Any, out: Array) -> None:
     for i in range(len(out)):
         d = a[i] - base[i]
-        found = weight * (factor * d)
-        out[i] = found if _within(d, low, high) else _ZERO
+        value = weight * (factor * d)
+        out[i] = value if _within(d, low, high) else _ZERO
 
 
-@_exactly
+@compiled_exactly
 def _trim_drawn(
     a: Array, base: Array, low: Any, high: Any, factor: Any, weight: Any, most: Any, numbers: Array, out: Array
 ) -> None:
     for i in range(len(out)):
         d = a[i] - base[i]
-        found = weight * (factor * d)
+        value = weight * (factor * d)
         chosen = (numbers[i] <= most) | (d != d)  # noqa: PLR0124 - NaN
-        out[i] = found if _within(d, low, high) & chosen else _ZERO
+        out[i] = value if _within(d, low, high) & chosen else _ZERO
 
 
-@_exactly
-def _trim_each(
+@compiled_exactly
+def _trim_by_chance(
     a: Array, base: Array, low: Any, high: Any, factor: Any, weight: Any, keep: Array, numbers: Array, out: Array
 ) -> None:
     for i in range(len(out)):
         d = a[i] - base[i]
-        found = weight * (factor * (d / keep[i]))
+        value = weight * (factor * (d / keep[i]))
         chosen = (np.float64(numbers[i]) < np.rint(np.float64(keep[i]) * _RANGE)) | (d != d)  # noqa: PLR0124 - NaN
-        out[i] = found if _within(d, low, high) & chosen else _ZERO
+        out[i] = value if _within(d, low, high) & chosen else _ZERO
 
 
-@_exactly
+@compiled_exactly
 def _step(base: Any, total: Any, elected: Any, weights: Any, scale: Any) -> Any:
     """base + scale * elected / weights with the sign of the total, if it has one; NaN where the total is."""
     mean = elected / (weights if weights != 0 else np.float32(1))
@@ -296,7 +202,7 @@ def _step(base: Any, total: Any, elected: Any, weights: Any, scale: Any) -> Any:
     return _moved(base, scale * mean)
 
 
-@_exactly
+@compiled_exactly
 def _elect_three(base: Array, v: Array, w: Array, least: Any, scale: Any, out: Array) -> None:
     a, b, c = v[0, : len(out)], v[1, : len(out)], v[2, : len(out)]
     wa, wb, wc = w[0], w[1], w[2]
@@ -310,21 +216,21 @@ def _elect_three(base: Array, v: Array, w: Array, least: Any, scale: Any, out: A
         out[i] = _step(base[i], total, elected, weights, scale)
 
 
-@_exactly
+@compiled_exactly
 def _add(v: Array, total: Array) -> None:
     for i in range(len(total)):
         total[i] += v[i]
 
 
-@_exactly
+@compiled_exactly
 def _add_elected(v: Array, total: Array, weight: Any, elected: Array, weights: Array) -> None:
     for i in range(len(total)):
-        found = v[i] if total[i] > 0 else -v[i]
-        elected[i] += found if found > 0 else _ZERO
-        weights[i] += weight if found > 0 else _ZERO
+        towards = v[i] if total[i] > 0 else -v[i]
+        elected[i] += towards if towards > 0 else _ZERO
+        weights[i] += weight if towards > 0 else _ZERO
 
 
-@_exactly
+@compiled_exactly
 def _elect(base: Array, v: Array, w: Array, least: Any, scale: Any, sums: Array, out: Array) -> None:
     """Any number of models; sums[3, n]: room."""
     n = len(out)
@@ -340,7 +246,7 @@ def _elect(base: Array, v: Array, w: Array, least: Any, scale: Any, sums: Array,
         out[i] = _step(base[i], total[i], elected[i], weights[i], scale)
 
 
-@_exactly
+@compiled_exactly
 def _take_all(base: Array, v: Array, divisor: Any, scale: Any, out: Array) -> None:
     n = len(out)
     total = v[0, :n]
@@ -354,7 +260,7 @@ def _take_all(base: Array, v: Array, divisor: Any, scale: Any, out: Array) -> No
             out[i] = _moved(base[i], scale * (total[i] / divisor))
 
 
-@_exactly
+@compiled_exactly
 def merge_differences(
     x: Array,
     half: bool,  # noqa: FBT001 - compiled functions take no keywords
@@ -379,18 +285,18 @@ def merge_differences(
     uint64.
     """
     models = len(rows)
-    v = np.empty((models, _TILE + _APART), numbers.dtype)
-    room = np.empty((3, _TILE + _APART), numbers.dtype)
-    sums = np.empty((3, _TILE + _APART), numbers.dtype)
-    drawn = np.empty(_TILE, np.uint32)
+    v = np.empty((models, TILE + APART), numbers.dtype)
+    room = np.empty((3, TILE + APART), numbers.dtype)
+    sums = np.empty((3, TILE + APART), numbers.dtype)
+    drawn = np.empty(TILE, np.uint32)
     weights = numbers[4]
     bad = 0
-    for first in range(0, len(out), _TILE):
-        last = min(first + _TILE, len(out))
+    for first in range(0, len(out), TILE):
+        last = min(first + TILE, len(out))
         n = last - first
-        base = _numbers(x[0, first:last], half, room[0])
+        base = numbers_of(x[0, first:last], half, room[0])
         for k in range(models):
-            a = _numbers(x[rows[k], first:last], half, room[1])
+            a = numbers_of(x[rows[k], first:last], half, room[1])
             low, high, factor, weight = numbers[0, k], numbers[1, k], numbers[2, k], numbers[3, k]
             if draws[k] == 0:
                 _trim(a, base, low, high, factor, weight, v[k, :n])
@@ -399,13 +305,13 @@ def merge_differences(
             if draws[k] == 1:
                 _trim_drawn(a, base, low, high, factor, weight, most[k], drawn[:n], v[k, :n])
             else:
-                _trim_each(a, base, low, high, factor, weight, keep[rows[k] - 1, first:last], drawn[:n], v[k, :n])
-        found = _results(out[first:last], room[2])
+                _trim_by_chance(a, base, low, high, factor, weight, keep[rows[k] - 1, first:last], drawn[:n], v[k, :n])
+        results = _results(out[first:last], room[2])
         if not elect:
-            _take_all(base, v, divisor, scale, found)
+            _take_all(base, v, divisor, scale, results)
         elif models == 3:
-            _elect_three(base, v, weights, divisor, scale, found)
+            _elect_three(base, v, weights, divisor, scale, results)
         else:
-            _elect(base, v, weights, divisor, scale, sums, found)
-        bad += _finish(found, half, out[first:last])
+            _elect(base, v, weights, divisor, scale, sums, results)
+        bad += _finish(results, half, out[first:last])
     return bad
