@@ -24,6 +24,7 @@ from netweight.cli.options import (
     verbose_option,
 )
 from netweight.errors import OptionError, printable
+from netweight.measures.registry import SCANNED, find
 from netweight.views.text import human_bytes
 
 if TYPE_CHECKING:
@@ -38,8 +39,6 @@ class _Scan(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, and every measure with what it is."""
-        from netweight.measures.registry import SCANNED, find
-
         super().format_options(ctx, formatter)
         with formatter.section("Methods"):
             formatter.write_dl([(name, find(name).doc) for name in SCANNED])
