@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from streaming import statistics_of
 
+from netweight.columns import Column
 from netweight.errors import OptionError
 from netweight.measures import drift
-from netweight.measures.registry import NAMES, find, needed
+from netweight.measures.registry import NAMES, Measure, find, needed
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -26,6 +28,14 @@ def test_declared_columns_are_derived(name):
 def test_needs_are_gathered():
     assert needed([]) == frozenset()
     assert needed([find("drift")] * 2) == {"difference.moments", "difference.order", "base.norm"}
+
+
+def test_what_a_terminal_shows_of_a_measure():
+    kinds = {"why": "text", "parts.first": "number", "count": "integer", "size": "number"}
+    measure = Measure("m", "M.", frozenset(), tuple(Column(n, "", "", kind) for n, kind in kinds.items()), dict)
+    assert measure.shown_columns() == ("count",)
+    assert replace(measure, shown=("size", "count")).shown_columns() == ("size", "count")
+    assert replace(measure, columns=measure.columns[:1]).shown_columns() == ()
 
 
 def test_an_unknown_measure():

@@ -32,5 +32,6 @@ class Measure:
 
     def shown_columns(self) -> tuple[str, ...]:
         """The columns that a terminal shows where no view has a form for this measure."""
-        numbers = [column.name for column in self.columns if column.type in ("integer", "number")]
+        flat = (column for column in self.columns if "." not in column.name)  # the others are inside mappings
+        numbers = [column.name for column in flat if column.type in ("integer", "number")]
         return self.shown or tuple(numbers[:1])
