@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
+from inspect import getdoc
 from pathlib import Path
 
 from netweight.columns import Column
 from netweight.jobs.compare.result import PARAMETER_COLUMNS as COMPARED
 from netweight.jobs.delta.result import COLUMNS as DELTA
 from netweight.jobs.merge.result import COLUMNS as MERGE
-from netweight.jobs.scan.plan import ALL
 from netweight.jobs.scan.result import CSV_COLUMNS, PARAMETER_COLUMNS
 from netweight.jobs.verify.result import COLUMNS as VERIFY
-from netweight.measures.change import between_columns
-from netweight.measures.registry import find
+from netweight.measures.between import between_columns
+from netweight.measures.registry import SCANNED, find
 
 TARGET = Path(__file__).with_name("columns.md")
 
@@ -35,19 +36,24 @@ def render() -> str:
         _table("`scan`: the CSV file", CSV_COLUMNS),
         _table("`scan`: the first columns of the table", PARAMETER_COLUMNS),
     ]
-    for name in ALL:
-        measure = find(name)
-        parts.append(_table(f"`scan`: {name}", measure.columns, measure.doc))
+    parts += [_table(f"`scan`: {name}", find(name).columns, _about(name)) for name in SCANNED]
     change = find("change")
     parts += [
         _table("`compare`: the first columns of the table", COMPARED),
         _table("`compare`: change", change.columns, change.doc),
-        _table("`compare`: with other methods", between_columns(ALL)),
+        _table("`compare`: with other methods", between_columns(SCANNED)),
         _table("`delta`: delta.parquet", DELTA),
         _table("`merge`: the table of the result in Python", MERGE, "What the files hold is in [merging](merging.md)."),
         _table("`verify`: the table of the result in Python", VERIFY),
     ]
     return "\n".join(parts)
+
+
+def _about(name: str) -> str:
+    """A measure in one line; where it has no page of its own in docs/measures, all that its file says of it."""
+    if TARGET.with_name("measures").joinpath(f"{name}.md").exists():
+        return find(name).doc
+    return getdoc(import_module(f"netweight.measures.{name}")) or find(name).doc
 
 
 def _table(title: str, columns: Sequence[Column], doc: str = "") -> str:

@@ -16,7 +16,7 @@ import pytest
 
 from netweight.cli.main import COMMANDS, cli
 from netweight.jobs.demo.models import make_demo_models
-from netweight.measures.registry import MEASURES, find
+from netweight.measures.registry import NAMES, find
 
 ROOT = Path(__file__).parents[1]
 PLACES = (".", "docs", "docs/measures", "benchmarks", "examples")
@@ -24,8 +24,9 @@ DOCUMENTS = sorted(p for place in PLACES for p in (ROOT / place).glob("*.md"))
 READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
 SHOWING = [*READMES, ROOT / "docs" / "merging.md"]  # documents with commands to type
 PLANNED: tuple[str, ...] = ()
-NAMES = (["delta"], ["verify"])  # `netweight delta` is also a name, though the command needs more
+SPOKEN = (["delta"], ["verify"])  # `netweight delta` is also a name, though the command needs more
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PAGES = sorted(p.stem for p in (ROOT / "docs" / "measures").glob("*.md") if p.stem != "README")
 SKIPPED_FOLDERS = {"__pycache__", "data", ".venv"}
 
 
@@ -96,8 +97,13 @@ def test_merge_methods_are_up_to_date() -> None:
     assert module.TARGET.read_text(encoding="utf-8") == module.render(), "run: python docs/make_methods.py"
 
 
-@pytest.mark.parametrize("name", [*MEASURES, "health"])
-def test_every_measure_has_a_page(name: str) -> None:
+def test_pages_are_of_measures() -> None:
+    assert {"basic_stats", "change", "drift", "health", "quantization", "sparsity", "spectral", "tail"} <= {*PAGES}
+    assert {*PAGES} <= {*NAMES, "health"}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_what_a_page_of_a_measure_says(name: str) -> None:
     text = (ROOT / "docs" / "measures" / f"{name}.md").read_text(encoding="utf-8")
     assert text.startswith(f"# {name}: ")
     assert re.search(r"`netweight (scan|compare|delta) ", text), "which command gives it?"
@@ -105,7 +111,7 @@ def test_every_measure_has_a_page(name: str) -> None:
     assert f"({name}.md)" in (ROOT / "docs" / "measures" / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", [name for name in MEASURES if name != "drift"])  # drift's are in docs/numbers.md
+@pytest.mark.parametrize("name", [name for name in NAMES if name in PAGES and name != "drift"])  # docs/numbers.md
 def test_every_column_is_on_its_page(name: str) -> None:
     text = (ROOT / "docs" / "measures" / f"{name}.md").read_text(encoding="utf-8")
     shown = re.findall(r"`([^`]+)`", text)
@@ -162,7 +168,7 @@ def test_commands_in_the_text_exist_or_are_said_to_be_planned(path: Path) -> Non
         words = span.split()
         if len(words) > 1 and words[1] in PLANNED:
             assert "planned" in line or "计划" in line, line
-        elif "..." not in words and words[1:] not in NAMES:
+        elif "..." not in words and words[1:] not in SPOKEN:
             check_command(span)
 
 

@@ -33,12 +33,28 @@ def test_importing_loads_nothing_heavy():
     assert HEAVY.isdisjoint(loaded("import netweight"))
 
 
+@pytest.mark.parametrize("module", ["main", "scan", "compare", "merge"])
+def test_a_command_is_there_without_numpy(module):
+    assert (HEAVY | {"numpy"}).isdisjoint(loaded(f"import netweight.cli.{module}"))
+
+
+def test_the_package_runs_as_the_program_does():
+    done = subprocess.run([sys.executable, "-m", "netweight", "--version"], check=True, capture_output=True, text=True)
+    assert done.stdout == f"netweight {netweight.__version__}\n"
+    done = subprocess.run([sys.executable, "-m", "netweight", "inof"], check=False, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "no command 'inof' (did you mean 'info'?)" in done.stderr
+
+
 @pytest.mark.parametrize(
     "args",
     [
         ["--help"],
         ["--version"],
-        *([name, "--help"] for name in ("info", "delta", "compare", "merge", "verify", "devices", "download", "demo")),
+        *(
+            [name, "--help"]
+            for name in ("info", "scan", "delta", "compare", "merge", "verify", "devices", "download", "demo")
+        ),
         ["embeddings", "--help"],
         ["estimate", "--help"],
     ],

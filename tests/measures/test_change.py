@@ -15,10 +15,11 @@ from hypothesis.extra.numpy import arrays
 from netweight.dtypes import DTYPES
 from netweight.kernels.cpu import CpuKernels
 from netweight.measures import change
-from netweight.measures.registry import find
+from netweight.measures.between import between_columns, derive_between
+from netweight.measures.change import COLUMNS
+from netweight.measures.registry import SCANNED, find
 from netweight.statistics.pairs import PairStatistics
 
-METHODS = ("spectral", "quantization", "sparsity", "tail")
 PAIRS = CpuKernels().pairs()
 NAMES = {"float32": "F32", "float64": "F64"}
 
@@ -182,7 +183,7 @@ def test_between_scans():
     one = {"spectral": {"condition_number": 10.0, "stable_rank": 3.5, "max_singular_value": 2.0, "effective_rank": 7}}
     other = {"spectral": {"condition_number": 25.0, "stable_rank": 3.0, "max_singular_value": 3.0, "effective_rank": 9}}
     one["spectral"]["entropy_rank"] = other["spectral"]["entropy_rank"] = 4.0
-    assert change.derive_between((one, other), ["basic_stats", "spectral"]) == {
+    assert derive_between((one, other), ["basic_stats", "spectral"]) == {
         "condition_number_ratio": 2.5,
         "stable_rank_diff": -0.5,
         "max_singular_value_ratio": 1.5,
@@ -195,26 +196,40 @@ def test_between_scans():
 def test_between_scans_that_do_not_know():
     known = {"condition_number": 10.0, "stable_rank": 3.5, "max_singular_value": 2.0, "effective_rank": 7}
     one = {"spectral": {**known, "condition_number": inf, "spectrum_reason": "sigma_r is zero"}}
-    found = change.derive_between((one, {"spectral": {**known, "condition_number": inf}}), ["spectral"])
+    found = derive_between((one, {"spectral": {**known, "condition_number": inf}}), ["spectral"])
     assert math.isnan(found["condition_number_ratio"])
     assert found["spectral_diff_reason"] == "a: sigma_r is zero"
-    found = change.derive_between(({"spectral": known}, one), ["spectral"])
+    found = derive_between(({"spectral": known}, one), ["spectral"])
     assert found["condition_number_ratio"] == inf
-    found = change.derive_between(({}, {"tail": {"alpha": None, "tail_reason": "no tail"}}), ["tail"])
+    found = derive_between(({}, {"tail": {"alpha": None, "tail_reason": "no tail"}}), ["tail"])
     assert math.isnan(found["alpha_diff"])
     assert found["tail_diff_reason"] == "a: not measured; b: no tail"
     zero = {"spectral": {**known, "max_singular_value": 0.0}}
-    assert change.derive_between((zero, {"spectral": known}), ["spectral"])["max_singular_value_ratio"] == inf
-    assert math.isnan(change.derive_between((zero, zero), ["spectral"])["max_singular_value_ratio"])
-    columns = [c.name for c in change.between_columns(["basic_stats", "spectral", "tail"])]
-    assert columns == [*change.derive_between((one, one), ["spectral", "tail"])]
+    assert derive_between((zero, {"spectral": known}), ["spectral"])["max_singular_value_ratio"] == inf
+    assert math.isnan(derive_between((zero, zero), ["spectral"])["max_singular_value_ratio"])
+    columns = [c.name for c in between_columns(["basic_stats", "spectral", "tail"])]
+    assert columns == [*derive_between((one, one), ["spectral", "tail"])]
 
 
 def test_what_is_compared_is_what_scans_say():
     """No field of a scan measure is named that it does not have."""
-    nothing = {name: {c.name: 1.0 for c in find(name).columns} for name in METHODS}
-    found = change.derive_between((nothing, nothing), METHODS)
+    nothing = {name: {c.name: 1.0 for c in find(name).columns} for name in SCANNED}
+    found = derive_between((nothing, nothing), SCANNED)
     assert [k for k, v in found.items() if v not in (0, 1, "")] == []
+    assert {"condition_number_ratio", "sqnr_db_diff", "dead_rows_diff", "alpha_diff"} <= found.keys()
+
+
+def test_no_two_measures_have_a_compared_field_of_one_name():
+    names = [c.name for c in (*COLUMNS, *between_columns(SCANNED))]
+    assert len(set(names)) == len(names)
+    assert all(name.endswith(("_diff", "_ratio")) for method in SCANNED for name in find(method).compared)
+
+
+def test_every_measure_of_a_scan_says_what_it_takes():
+    for name in SCANNED:
+        takes = find(name).takes
+        assert takes
+        assert {*takes} <= {"values", "channels", "spectrum"}
 
 
 def test_from_summaries():

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from streaming import statistics_of
 
+from netweight.columns import Column
 from netweight.errors import OptionError
 from netweight.measures import drift
-from netweight.measures.registry import MEASURES, find, needed
+from netweight.measures.registry import NAMES, Measure, find, needed
 
 
-@pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.parametrize("name", NAMES)
 def test_declared_columns_are_derived(name):
-    measure = MEASURES[name]
+    measure = find(name)
     assert measure.name == name
     assert measure.doc
     assert len({c.name for c in measure.columns}) == len(measure.columns)
@@ -25,7 +27,15 @@ def test_declared_columns_are_derived(name):
 
 def test_needs_are_gathered():
     assert needed([]) == frozenset()
-    assert needed([MEASURES["drift"]] * 2) == {"difference.moments", "difference.order", "base.norm"}
+    assert needed([find("drift")] * 2) == {"difference.moments", "difference.order", "base.norm"}
+
+
+def test_what_a_terminal_shows_of_a_measure():
+    kinds = {"why": "text", "parts.first": "number", "count": "integer", "size": "number"}
+    measure = Measure("m", "M.", frozenset(), tuple(Column(n, "", "", kind) for n, kind in kinds.items()), dict)
+    assert measure.shown_columns() == ("count",)
+    assert replace(measure, shown=("size", "count")).shown_columns() == ("size", "count")
+    assert replace(measure, columns=measure.columns[:1]).shown_columns() == ()
 
 
 def test_an_unknown_measure():

@@ -14,12 +14,12 @@ import netweight
 from netweight.dtypes import Kind
 from netweight.kernels.cpu import CpuKernels
 from netweight.measures import basic_stats, quantization, sparsity
-from netweight.measures.registry import MEASURES, needed
+from netweight.measures.registry import find, needed
 from netweight.passes.matrices import Scratch, gather
 from netweight.statistics.values import INT8, OUTSIDE
 
 SCRATCH = Scratch(CpuKernels())
-MEASURED = [MEASURES[n] for n in ("basic_stats", "quantization", "sparsity")]
+MEASURED = [find(n) for n in ("basic_stats", "quantization", "sparsity")]
 
 
 def rows_of(array, name):

@@ -10,7 +10,7 @@ import pytest
 from netweight.dtypes import DTYPES
 from netweight.kernels.cpu import CpuKernels
 from netweight.measures import spectral
-from netweight.measures.registry import MEASURES
+from netweight.measures.registry import find
 from netweight.statistics.spectrum import Spectrum
 
 
@@ -32,7 +32,7 @@ def undefined(row):
 
 
 def test_registered():
-    measure = MEASURES["spectral"]
+    measure = find("spectral")
     assert (measure.needs, measure.takes, measure.derive) == ({"spectrum"}, ("spectrum",), spectral.derive)
 
 

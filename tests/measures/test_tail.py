@@ -14,7 +14,7 @@ from weightwatcher_matrices import build
 
 from netweight.dtypes import DTYPES
 from netweight.kernels.cpu import CpuKernels
-from netweight.measures.registry import MEASURES
+from netweight.measures.registry import find
 from netweight.measures.tail import COLUMNS, THRESHOLD, derive
 from netweight.statistics.spectrum import Spectrum
 from netweight.statistics.tail import FEW, LEAST, fit_tail
@@ -251,5 +251,5 @@ def test_values_are_plain_numbers():
 
 
 def test_the_registry_knows_the_measure():
-    assert MEASURES["tail"].columns is COLUMNS
-    assert MEASURES["tail"].needs == {"spectrum"}
+    assert find("tail").columns is COLUMNS
+    assert find("tail").needs == {"spectrum"}

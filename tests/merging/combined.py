@@ -11,6 +11,13 @@ from netweight.merging.registry import METHODS
 CUTS = ({}, {"block": 8192, "seed": 1}, {"block": 4096, "seed": 2}, {"block": 1 << 20, "seed": 3})
 """Ways of cutting the stretches of `run_in_memory` into blocks."""
 
+MERGEKIT = frozenset(
+    {"ties", "dare_linear", "dare_ties", "breadcrumbs", "breadcrumbs_ties", "della", "della_linear", "sce"}
+    | {"slerp", "nuslerp", "multislerp", "karcher"}
+    | {"linear", "task_arithmetic", "model_stock", "nearswap", "passthrough", "arcee_fusion"}
+)
+"""The methods of mergekit that are promised, and that the recording has."""
+
 
 def course_of(method, tensors, *, base=None, weights=None, each=None, bits=32, **settings):
     row = METHODS[method]

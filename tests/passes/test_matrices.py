@@ -11,7 +11,7 @@ from matrix_oracles import channel_errors, cleaned, sample
 
 from netweight.errors import ReadError
 from netweight.kernels.cpu import CpuKernels
-from netweight.measures.registry import MEASURES
+from netweight.measures.registry import find
 from netweight.passes import matrices as matrix_pass
 from netweight.passes.matrices import Scratch, gather, scratch_bytes
 from netweight.statistics.channels import CHANNELS
@@ -129,6 +129,6 @@ def test_errors_of_reading_come_through():
 
 
 def test_the_memory_plan_covers_the_buffers():
-    every = [MEASURES[n] for n in ("basic_stats", "quantization", "sparsity")]
+    every = [find(n) for n in ("basic_stats", "quantization", "sparsity")]
     assert scratch_bytes(KERNELS, []) < scratch_bytes(KERNELS, every[:1]) < scratch_bytes(KERNELS, every)
     assert scratch_bytes(KERNELS, every, 1 << 22) >= scratch_bytes(KERNELS, every) + (1 << 22)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from netweight.checkpoint.index import Index, listed, read_index_of
+from netweight.checkpoint.kinds import READERS
 from netweight.checkpoint.place import LocalPlace, Place, check_inside
 from netweight.errors import FormatError, ModelNotFoundError, printable
 
@@ -14,6 +15,7 @@ __all__ = ["Selection", "select", "select_index"]
 
 _NUMBERED = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})(\.safetensors|\.bin|\.pt|\.pth)")
 _TORCH = (".bin", ".pt", ".pth", ".ckpt")
+_OTHERS = tuple(ending for reader in READERS.values() for ending in reader.endings)
 _NOT_MODELS = re.compile(  # what trainers leave beside a model
     r"training_args\.(bin|pt)|(optimizer|scheduler|scaler|random_states|rng_state|trainer_state).*"
     r"|.*_(optim|model)_states\.pt|events\.out.*"
@@ -63,6 +65,7 @@ def select(folder: Path | Place) -> Selection:
         or _choose(place, names, torch, ("pytorch_model", "pruned_model"), ".bin")
         or _only(place, safetensors)
         or _only(place, torch)
+        or _only(place, [name for name in names if name.endswith(_OTHERS)])
     )
     if chosen is None:
         raise _nothing(place, names)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +11,11 @@ from pathlib import Path
 from netweight.checkpoint.config import read_config
 from netweight.checkpoint.folder import Selection, select, select_index
 from netweight.checkpoint.index import join
-from netweight.checkpoint.kinds import kind_of
+from netweight.checkpoint.kinds import reader_of
 from netweight.checkpoint.part import Part
 from netweight.checkpoint.place import LocalPlace, Place
 from netweight.checkpoint.reference import HubReference, UrlReference, parse_reference
-from netweight.checkpoint.safetensors import read_safetensors
 from netweight.checkpoint.tensor import Checkpoint
-from netweight.checkpoint.torch_legacy import read_torch_legacy
-from netweight.checkpoint.torch_tar import read_torch_tar
-from netweight.checkpoint.torch_zip import read_torch_zip
 from netweight.errors import FormatError, ModelNotFoundError, did_you_mean, printable
 from netweight.source.local import open_local
 from netweight.source.protocol import Source
@@ -28,12 +24,6 @@ from netweight.source.remote import RemoteFile
 __all__ = ["open_checkpoint"]
 
 _AT_A_TIME = 8  # headers of files far away
-_READERS: dict[str, Callable[[Source], Part]] = {
-    "safetensors": read_safetensors,
-    "torch zip": read_torch_zip,
-    "torch legacy": read_torch_legacy,
-    "torch tar": read_torch_tar,
-}
 
 
 def open_checkpoint(ref: str | os.PathLike[str], *, download: bool = False) -> Checkpoint:
@@ -188,7 +178,7 @@ def _read_all(sources: Sequence[Source]) -> list[Part]:
 
 
 def _read(source: Source) -> Part:
-    part = _READERS[kind_of(source)](source)
+    part = reader_of(source).read(source)
     if isinstance(source, RemoteFile):
         return replace(part, file=replace(part.file, stamp=source.state.stamp))
     return part

@@ -8,13 +8,14 @@ from array import array
 
 from netweight.checkpoint.jsontext import JsonCursor, JsonError
 from netweight.checkpoint.part import Part
+from netweight.checkpoint.reader import Reader
 from netweight.checkpoint.table import Kinds, TensorTable
 from netweight.checkpoint.tensor import CheckpointFile
 from netweight.dtypes import DTYPES
 from netweight.errors import FormatError, printable
 from netweight.source.protocol import Source
 
-__all__ = ["MAX_HEADER", "read_safetensors"]
+__all__ = ["MAX_HEADER", "READER", "read_safetensors"]
 
 MAX_HEADER = 100_000_000  # bytes; the package's own limit
 _LIMIT = 1 << 64
@@ -236,3 +237,11 @@ def _bits(shape: tuple[int, ...], bits: int) -> int:
         if count >= _LIMIT:
             return _OVERFLOW
     return count
+
+
+def _matches(start: bytes, size: int) -> bool:
+    length = int.from_bytes(start[:8], "little")
+    return len(start) > 8 and length <= min(MAX_HEADER, size - 8) and start[8:].lstrip(b" \t\r\n")[:1] in (b"{", b"")
+
+
+READER = Reader("safetensors", _matches, read_safetensors)

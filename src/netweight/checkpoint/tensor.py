@@ -117,7 +117,7 @@ class Skipped:
 class Checkpoint(Mapping[str, Tensor]):
     """A checkpoint opened without its data: an ordered mapping of names to tensors, in file order.
 
-    `format` is "safetensors", "torch zip", "torch legacy" or "torch tar" (joined by " + " where shards differ).
+    `format` is the reader's name, such as "safetensors" or "torch zip" (joined by " + " where shards differ).
     `config` is config.json as a dict, or None with `config_problem` saying why; `skipped` lists entries that are not
     weights; `notes` are findings worth a line (hidden bytes, an index that disagrees with its shards); `shared` maps an
     alias to the tensor whose storage it is; `sources` are the open files. `revision` is the commit of a model of the

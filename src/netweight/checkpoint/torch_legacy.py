@@ -6,6 +6,7 @@ from typing import Any
 
 from netweight.checkpoint.byte_stream import digest_of, stream_of
 from netweight.checkpoint.part import Part
+from netweight.checkpoint.reader import Reader
 from netweight.checkpoint.tensor import CheckpointFile
 from netweight.checkpoint.torch_layout import Region, place
 from netweight.checkpoint.torch_nodes import TensorNodes, element_width
@@ -15,9 +16,10 @@ from netweight.checkpoint.unwrap import unwrap
 from netweight.errors import FormatError, printable
 from netweight.source.protocol import Source
 
-__all__ = ["read_torch_legacy"]
+__all__ = ["READER", "read_torch_legacy"]
 
 _MAGIC = 0x1950A86A20F9469CFC6C
+_MAGIC_AS_TEXT = b"L119547037146038801333356L\n."  # in the text protocols of pickle
 _PROTOCOL = 1001
 
 
@@ -74,3 +76,10 @@ def _regions(source: Source, keys: list[str], start: int, widths: dict[str, int]
         regions[key] = Region(at + 8, nbytes)
         at += 8 + nbytes
     return regions
+
+
+def _matches(start: bytes, _size: int) -> bool:
+    return (start[0] == 0x80 and len(start) > 1 and start[1] <= 5) or start.startswith(_MAGIC_AS_TEXT)
+
+
+READER = Reader("torch legacy", _matches, read_torch_legacy)

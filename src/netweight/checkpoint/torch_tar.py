@@ -7,6 +7,7 @@ from typing import Any, BinaryIO
 
 from netweight.checkpoint.byte_stream import digest_of, stream_of
 from netweight.checkpoint.part import Part
+from netweight.checkpoint.reader import Reader
 from netweight.checkpoint.tensor import CheckpointFile
 from netweight.checkpoint.torch_layout import Region, place
 from netweight.checkpoint.torch_nodes import Storage, TensorNodes, Unreadable, View, element_width, storage_dtype
@@ -15,7 +16,7 @@ from netweight.checkpoint.unwrap import unwrap
 from netweight.errors import FormatError, printable
 from netweight.source.protocol import Source
 
-__all__ = ["read_torch_tar"]
+__all__ = ["READER", "read_torch_tar"]
 
 _BLOCK = 512
 _MAX_MEMBERS = 1000
@@ -162,3 +163,10 @@ class _Contents:
 def _plain(key: Any) -> str | int:
     """A key as it is written; anything else can name nothing."""
     return key if isinstance(key, (str, int)) else ""
+
+
+def _matches(start: bytes, _size: int) -> bool:
+    return start[257:262] == b"ustar"
+
+
+READER = Reader("torch tar", _matches, read_torch_tar)

@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 
 from netweight.checkpoint.byte_stream import digest_of, stream_of
 from netweight.checkpoint.part import Part
+from netweight.checkpoint.reader import Reader
 from netweight.checkpoint.tensor import CheckpointFile
 from netweight.checkpoint.torch_layout import Region, place
 from netweight.checkpoint.torch_nodes import Storage, TensorNodes, Unreadable, storage_dtype
@@ -18,7 +19,7 @@ from netweight.errors import FormatError, printable
 from netweight.source.protocol import Source
 from netweight.source.remote import announce
 
-__all__ = ["MAX_PICKLE", "read_torch_zip", "storage_of"]
+__all__ = ["MAX_PICKLE", "READER", "read_torch_zip", "storage_of"]
 
 MAX_PICKLE = 256 << 20  # bytes of a stored pickle: it is read in pieces
 MAX_PACKED_PICKLE = 16 << 20
@@ -102,3 +103,10 @@ def storage_of(pid: Any) -> Storage | Unreadable:
             )
         shift, count = view[1], view[2]
     return Storage(str(key), dtype, count, shift)
+
+
+def _matches(start: bytes, _size: int) -> bool:
+    return start.startswith((b"PK\x03\x04", b"PK\x05\x06"))
+
+
+READER = Reader("torch zip", _matches, read_torch_zip)

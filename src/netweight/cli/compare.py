@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from netweight.cli.options import (
-    SpaceSeparated,
     device_options,
     executor_options,
     filter_options,
     format_option,
+    methods_option,
     options_from,
     parse_size,
     remote_option,
@@ -33,13 +34,7 @@ __all__ = ["compare"]
 @click.argument("models", nargs=-1, metavar="A B")
 @click.option("--model1", hidden=True, metavar="MODEL", help="The same as A.")
 @click.option("--model2", hidden=True, metavar="MODEL", help="The same as B.")
-@click.option(
-    "--methods",
-    cls=SpaceSeparated,
-    metavar="NAME ...",
-    default=("basic_stats",),
-    help="basic_stats, spectral, quantization, sparsity, tail or all. [default: basic_stats]",
-)
+@partial(methods_option, usual="basic_stats")
 @click.option(
     "--top-changes",
     type=click.IntRange(min=0),
@@ -84,9 +79,10 @@ def compare(
 
     from netweight.cli.progress.bar import progress_for
     from netweight.jobs.compare.job import compare as measure
-    from netweight.jobs.compare.plan import Options, prepare
+    from netweight.jobs.compare.plan import ALWAYS, Options, prepare
 
     a, b = _references(models, model1, model2)
+    methods = methods or (ALWAYS,)
     options = options_from(Options, rest, remote=rest["remote"] or rest["dry_run"])
     if rest["dry_run"]:
         from netweight.jobs.scan.result import check_output

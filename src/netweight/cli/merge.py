@@ -35,7 +35,13 @@ def _shard_size(ctx: click.Context, param: click.Parameter, value: str) -> int: 
     return parse_size(value, "--max-shard-size")
 
 
-@click.command(short_help="Merge models: 18 methods, mergekit's recipes, crash-safe.")
+def _complete_methods(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
+    from netweight.merging.registry import METHODS
+
+    return [name for name in METHODS if name.startswith(incomplete)]
+
+
+@click.command(short_help="Merge models, by mergekit's recipes or by options; crash-safe.")
 @click.argument("recipe", metavar="[RECIPE]", required=False)
 @click.option(
     "--base",
@@ -58,7 +64,12 @@ def _shard_size(ctx: click.Context, param: click.Parameter, value: str) -> int: 
     metavar="DIR",
     help="Where the merged model goes; needed unless --dry-run.",
 )
-@click.option("--method", metavar="NAME", help="The merge method. [default: task_arithmetic]")
+@click.option(
+    "--method",
+    metavar="NAME",
+    shell_complete=_complete_methods,
+    help="The merge method. [default: task_arithmetic]",
+)
 @click.option(
     "--mode",
     metavar="linear|power|exp|metagpt|equal",

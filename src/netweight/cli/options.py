@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from netweight.errors import OptionError, printable
+from netweight.measures.registry import SCANNED
 from netweight.run.devices import check_device, without_gpu
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "executor_options",
     "filter_options",
     "format_option",
+    "methods_option",
     "options_from",
     "parse_size",
     "remote_option",
@@ -201,6 +203,21 @@ def format_option(command: F, further: Sequence[str] = ()) -> F:
         show_default=True,
         callback=_quietly,
         help="What to print on stdout.",
+    )(command)
+
+
+def _complete_measures(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
+    return [name for name in (*SCANNED, "all") if name.startswith(incomplete)]
+
+
+def methods_option(command: F, usual: str) -> F:
+    """--methods, the measures of a scan; `usual` says what is measured where it is not given."""
+    return click.option(
+        "--methods",
+        cls=SpaceSeparated,
+        metavar="METHOD ...",
+        shell_complete=_complete_measures,
+        help=f"{', '.join(SCANNED)}, or all. [default: {usual}]",
     )(command)
 
 

@@ -16,6 +16,7 @@ from netweight.cli.options import (
     executor_options,
     filter_options,
     format_option,
+    methods_option,
     options_from,
     remote_option,
     run_options,
@@ -23,6 +24,7 @@ from netweight.cli.options import (
     verbose_option,
 )
 from netweight.errors import OptionError, printable
+from netweight.measures.registry import SCANNED, find
 from netweight.views.text import human_bytes
 
 if TYPE_CHECKING:
@@ -32,16 +34,20 @@ if TYPE_CHECKING:
 __all__ = ["scan"]
 
 
-@click.command(short_help="Statistics, spectrum, quantization risk and sparsity of every matrix.")
+class _Scan(click.Command):
+    """The command with a list of what it can measure below its options."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, and every measure with what it is."""
+        super().format_options(ctx, formatter)
+        with formatter.section("Methods"):
+            formatter.write_dl([(name, find(name).doc) for name in SCANNED])
+
+
+@click.command(cls=_Scan, short_help="Statistics, spectrum, quantization risk and sparsity of every matrix.")
 @click.argument("model", required=False)
 @click.option("--model", "named", cls=Aliased, aliases=("--model_path", "--model-path"), hidden=True)
-@click.option(
-    "--methods",
-    cls=SpaceSeparated,
-    metavar="METHOD ...",
-    help="basic_stats, spectral, quantization, sparsity, tail, or all."
-    " [default: basic_stats; for CSV output also spectral]",
-)
+@partial(methods_option, usual="basic_stats; for CSV output also spectral")
 @click.option(
     "--output", cls=Aliased, aliases=("--out",), metavar="FILE", help="Write the results: .json, .csv or .parquet."
 )
@@ -80,11 +86,7 @@ __all__ = ["scan"]
 @verbose_option
 @seed_option
 def scan(model: str | None, named: str | None, output_format: str, **rest: Any) -> None:
-    """Measure every matrix of MODEL exactly: nothing is sampled or cropped, and each is read once for all measures.
-
-    basic_stats: moments, norms, quantiles; spectral: singular values, ranks, condition number; quantization: errors of
-    int8 and int4, outliers; sparsity: zeros, dead rows and columns, 2:4; tail: the power law of the spectrum (alpha).
-    """
+    """Measure every matrix of MODEL exactly: nothing is sampled or cropped, and each is read once for all measures."""
     from contextlib import ExitStack
 
     from netweight.cli.progress.bar import progress_for

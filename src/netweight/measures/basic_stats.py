@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from netweight.columns import Column
 from netweight.measures.drift import QUANTILES as NAMES
+from netweight.measures.measure import Measure
 from netweight.statistics.values import MOMENTS, QUANTILES, SPARSITY, THRESHOLDS, Values
 
 if TYPE_CHECKING:
     from netweight.statistics.moments import Moments
 
-__all__ = ["COLUMNS", "NEEDS", "derive", "flag", "percentage", "share"]
+__all__ = ["COLUMNS", "MEASURE", "NEEDS", "derive", "flag", "percentage", "share"]
 
 NEEDS = frozenset({MOMENTS, QUANTILES, SPARSITY})
 
@@ -97,3 +98,13 @@ def derive(values: Values) -> dict[str, Any]:
         "n_inf": values.n_inf,
         "flag": flag(values),
     }
+
+
+MEASURE = Measure(
+    name="basic_stats",
+    doc="Moments, norms and quantiles of the elements.",
+    needs=NEEDS,
+    columns=COLUMNS,
+    derive=derive,
+    takes=("values",),
+)

@@ -1,30 +1,30 @@
 """Change: how far one parameter of a model B is from the same one of a model A, from the weights themselves.
 
-d = b - a, element by element, over the pairs that are finite. The differences of two
-scans' numbers, where there are no weights or a scan measure was asked for, are made here too.
+d = b - a, element by element, over the pairs that are finite. Where there are no weights, what two scans' numbers tell.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import inf, isfinite, isinf, isnan, nan, sqrt
+from math import isfinite, isnan, nan, sqrt
 from typing import Any
 
 from netweight.columns import Column
+from netweight.measures.measure import Measure
 from netweight.statistics.pairs import PairStatistics
 
 __all__ = [
     "ADAPTED",
     "COLUMNS",
     "FROZEN",
+    "MEASURE",
     "NEEDS",
-    "between_columns",
     "change_score",
     "derive",
-    "derive_between",
     "derive_from_summaries",
     "is_adapted",
     "is_frozen",
+    "number_of",
     "without_comparison",
 ]
 
@@ -61,52 +61,6 @@ COLUMNS = (
     ),
     Column("flag", "", "what to know of the row: non-finite values, empty, zero norms, sums beyond float64", "text"),
 )
-
-_BETWEEN: dict[str, tuple[tuple[str, str, str], ...]] = {
-    "spectral": (
-        ("condition_number_ratio", "condition_number", "ratio"),
-        ("stable_rank_diff", "stable_rank", "difference"),
-        ("max_singular_value_ratio", "max_singular_value", "ratio"),
-        ("effective_rank_diff", "effective_rank", "difference"),
-        ("entropy_rank_diff", "entropy_rank", "difference"),
-    ),
-    "quantization": (
-        ("sqnr_db_diff", "sqnr_db", "difference"),
-        ("outlier_percentage_diff", "outlier_percentage", "difference"),
-        ("extreme_outlier_percentage_diff", "extreme_outlier_percentage", "difference"),
-        ("dynamic_range_diff", "dynamic_range", "difference"),
-    ),
-    "sparsity": (
-        ("sparsity_diff", "sparsity", "difference"),
-        ("dead_rows_diff", "dead_rows", "difference"),
-        ("dead_columns_diff", "dead_columns", "difference"),
-    ),
-    "tail": (
-        ("alpha_diff", "alpha", "difference"),
-        ("alpha_weighted_diff", "alpha_weighted", "difference"),
-        ("rank_loss_diff", "rank_loss", "difference"),
-        ("entropy_diff", "entropy", "difference"),
-    ),
-}
-"""(field, the scan's field, how): what of each scan measure is compared."""
-
-
-def between_columns(methods: Sequence[str]) -> tuple[Column, ...]:
-    """The columns that `derive_between` yields for these methods."""
-    return tuple(
-        column
-        for method in methods
-        if method in _BETWEEN
-        for column in (
-            *(
-                Column(
-                    name, "", f"{field} of b / that of a" if how == "ratio" else f"{field} of b - that of a", "number"
-                )
-                for name, field, how in _BETWEEN[method]
-            ),
-            Column(f"{method}_diff_reason", "", "why some of these are not known; empty where all are", "text"),
-        )
-    )
 
 
 def derive(pairs: PairStatistics) -> dict[str, Any]:
@@ -185,12 +139,10 @@ def change_score(metrics: Mapping[str, Any]) -> float:
     """
     if metrics.get("comparable") is False:
         return nan
-    given = _number(metrics.get("change_score"))
+    given = number_of(metrics, "change_score")
     if not isnan(given):
         return given
-    return _score(
-        _number(metrics.get("mean_diff")), _number(metrics.get("std_diff")), _number(metrics.get("l2_norm_ratio"))
-    )
+    return _score(*(number_of(metrics, name) for name in ("mean_diff", "std_diff", "l2_norm_ratio")))
 
 
 def _score(mean_diff: float, std_diff: float, ratio: float, *, appeared: bool = False) -> float:
@@ -201,61 +153,20 @@ def _score(mean_diff: float, std_diff: float, ratio: float, *, appeared: bool = 
 
 def is_frozen(metrics: Mapping[str, Any]) -> bool:
     """Whether the parameter is the same in both, or its norm is within 1 +- FROZEN."""
-    ratio = _number(metrics.get("l2_norm_ratio"))
-    return _number(metrics.get("identical_percentage")) == 100 or 1 - FROZEN < ratio < 1 + FROZEN
+    ratio = number_of(metrics, "l2_norm_ratio")
+    return number_of(metrics, "identical_percentage") == 100 or 1 - FROZEN < ratio < 1 + FROZEN
 
 
 def is_adapted(metrics: Mapping[str, Any]) -> bool:
     """Whether the norm is beyond 1 +- ADAPTED."""
-    ratio = _number(metrics.get("l2_norm_ratio"))
+    ratio = number_of(metrics, "l2_norm_ratio")
     return ratio < 1 - ADAPTED or ratio > 1 + ADAPTED
 
 
-def derive_between(sides: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> dict[str, Any]:
-    """{field: value} from `sides`, the scan measures {method: {field: value}} of a and of b: b / a, or b - a.
-
-    NaN where either is not known or the two have no ratio (0 / 0, inf / inf), with the reason beside it.
-    """
-    found: dict[str, Any] = {}
-    for method in methods:
-        if method not in _BETWEEN:
-            continue
-        one, other = (side.get(method) for side in sides)
-        row = {name: _between(_field(one, field), _field(other, field), how) for name, field, how in _BETWEEN[method]}
-        found |= row
-        found[f"{method}_diff_reason"] = _why(row, one, other)
-    return found
-
-
-def _between(a: float, b: float, how: str) -> float:
-    if how == "difference":
-        return b - a  # inf - inf is NaN
-    if a == 0:
-        return inf if b > 0 else nan
-    return nan if isinf(a) and isinf(b) else b / a
-
-
-def _field(fields: Any, name: str) -> float:
-    return _number(fields.get(name)) if isinstance(fields, Mapping) else nan
-
-
-def _number(value: Any) -> float:
-    """NaN where there is no number."""
+def number_of(fields: Any, name: str) -> float:
+    """The field as a float; NaN where `fields` is no mapping, or holds no number there."""
+    value = fields.get(name) if isinstance(fields, Mapping) else None
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else nan
-
-
-def _why(row: Mapping[str, float], one: Any, other: Any) -> str:
-    if all(isfinite(v) for v in row.values()):
-        return ""
-    reasons = []
-    for label, fields in (("a", one), ("b", other)):
-        if not isinstance(fields, Mapping):
-            reasons.append(f"{label}: not measured")
-            continue
-        said = sorted({str(v) for k, v in fields.items() if k.endswith("_reason") and v})
-        reasons += [f"{label}: {reason}" for reason in said]
-    missing = [name for name, value in row.items() if not isfinite(value)]
-    return "; ".join(reasons) if reasons else f"not defined for these values: {', '.join(missing)}"
 
 
 def derive_from_summaries(sides: Sequence[Mapping[str, Any]], reason: str) -> dict[str, Any]:
@@ -265,7 +176,7 @@ def derive_from_summaries(sides: Sequence[Mapping[str, Any]], reason: str) -> di
     the same n. `reason` says why the weights were not used.
     """
     row = without_comparison(reason) | {"comparable": True}
-    means, stds, norms = [[_field(side, name) for side in sides] for name in ("mean", "std", "l2")]
+    means, stds, norms = [[number_of(side, name) for side in sides] for name in ("mean", "std", "l2")]
     norm_a, norm_b = (
         sqrt(mean * mean + std * std) if any(map(isnan, norms)) else norm
         for mean, std, norm in zip(means, stds, norms, strict=True)
@@ -278,3 +189,12 @@ def derive_from_summaries(sides: Sequence[Mapping[str, Any]], reason: str) -> di
     appeared = norm_a == 0 and norm_b > 0
     row["change_score"] = _score(row["mean_diff"], row["std_diff"], row["l2_norm_ratio"], appeared=appeared)
     return row
+
+
+MEASURE = Measure(
+    name="change",
+    doc="How far a parameter is from another's.",
+    needs=NEEDS,
+    columns=COLUMNS,
+    derive=derive,
+)

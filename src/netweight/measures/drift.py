@@ -9,9 +9,10 @@ from math import isfinite
 from typing import Any
 
 from netweight.columns import Column
+from netweight.measures.measure import Measure
 from netweight.statistics.difference import PROBABILITIES, Distribution
 
-__all__ = ["COLUMNS", "NEEDS", "QUANTILES", "derive"]
+__all__ = ["COLUMNS", "MEASURE", "NEEDS", "QUANTILES", "derive"]
 
 NEEDS = frozenset({"difference.moments", "difference.order", "base.norm"})
 
@@ -63,3 +64,12 @@ def derive(found: Distribution, base_l2: float) -> dict[str, Any]:
         "flag": _flag(found),
     }
     return {k: None if isinstance(v, float) and not isfinite(v) else v for k, v in row.items()}
+
+
+MEASURE = Measure(
+    name="drift",
+    doc="What a fine-tune changed in one parameter.",
+    needs=NEEDS,
+    columns=COLUMNS,
+    derive=derive,
+)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from netweight.measures.health_checks import CHECKS, LEVELS, Level
+from netweight.measures.registry import SCANNED
 
 __all__ = [
     "SCORING",
@@ -38,7 +39,6 @@ Measures = Mapping[str, Mapping[str, Any]]
 
 
 _BY_KEY = {check.key: check for check in CHECKS}
-_MEASURED = ("basic_stats", "spectral", "quantization", "sparsity", "tail")
 
 
 @dataclass(frozen=True)
@@ -310,7 +310,7 @@ def _unmeasured(
     `judged`: keys of checks for which another method had the answer; `unknown`: matrices by the reason.
     """
     said = []
-    for method in _MEASURED:
+    for method in SCANNED:
         if not any(measures.get(method) for _, measures in rows):
             missing = [check for check in CHECKS if check.method == method and check.key not in judged]
             nouns = list(dict.fromkeys(check.noun for check in missing))

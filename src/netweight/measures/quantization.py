@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from netweight.columns import Column
 from netweight.measures.basic_stats import percentage
+from netweight.measures.measure import Measure
 from netweight.statistics.channels import CHANNELS
 from netweight.statistics.values import INT8, MOMENTS, OUTSIDE, Int8Sums, Values
 
 if TYPE_CHECKING:
     from netweight.statistics.channels import Channels
 
-__all__ = ["COLUMNS", "NEEDS", "advice", "derive"]
+__all__ = ["COLUMNS", "MEASURE", "NEEDS", "advice", "derive"]
 
 NEEDS = frozenset({MOMENTS, OUTSIDE, INT8, CHANNELS})
 
@@ -153,3 +154,19 @@ def derive(values: Values, channels: Channels) -> dict[str, Any]:
     else:
         row["recommendation"], row["risk_level"] = advice(percentage(extremes, m.n), sqnr)
     return row
+
+
+MEASURE = Measure(
+    name="quantization",
+    doc="What int8 and int4 would lose, and the outliers that make it hard.",
+    needs=NEEDS,
+    columns=COLUMNS,
+    derive=derive,
+    takes=("values", "channels"),
+    compared=(
+        "sqnr_db_diff",
+        "outlier_percentage_diff",
+        "extreme_outlier_percentage_diff",
+        "dynamic_range_diff",
+    ),
+)

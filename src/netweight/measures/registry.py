@@ -1,90 +1,48 @@
-"""Measures by name. A measure is a pure function from statistics to declared columns; adding one is a file and a
-row.
-"""
+"""Measures by name. Adding one is a file in this folder, which ends with its row, and the file's name here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
+from functools import cache
+from importlib import import_module
 
-from netweight.columns import Column
-from netweight.errors import OptionError, did_you_mean
-from netweight.measures import basic_stats, change, drift, quantization, sparsity, spectral, tail
+from netweight.errors import OptionError, did_you_mean, printable
+from netweight.measures.measure import Measure
 
-__all__ = ["MEASURES", "Measure", "find", "needed"]
+__all__ = ["NAMES", "SCANNED", "Measure", "choose", "find", "needed"]
 
+SCANNED = (
+    "basic_stats",
+    "spectral",
+    "quantization",
+    "sparsity",
+    "tail",
+)
+"""The measures of a scan, in the order of their columns everywhere. Each is imported when it is first asked for."""
 
-@dataclass(frozen=True)
-class Measure:
-    """`needs` names the statistics that must be gathered; `derive` makes {column name: value} of them.
-
-    `takes`, for the measures of a scan: which of "values", "channels" and "spectrum" `derive` is given, in order.
-    """
-
-    name: str
-    doc: str
-    needs: frozenset[str]
-    columns: tuple[Column, ...]
-    derive: Callable[..., Mapping[str, Any]]
-    takes: tuple[str, ...] = ()
-
-
-MEASURES: dict[str, Measure] = {
-    m.name: m
-    for m in [
-        Measure("change", "How far a parameter is from another's.", change.NEEDS, change.COLUMNS, change.derive),
-        Measure("drift", "What a fine-tune changed in one parameter.", drift.NEEDS, drift.COLUMNS, drift.derive),
-        Measure(
-            "basic_stats",
-            "Moments, norms and quantiles of the elements.",
-            basic_stats.NEEDS,
-            basic_stats.COLUMNS,
-            basic_stats.derive,
-            ("values",),
-        ),
-        Measure(
-            "quantization",
-            "What int8 and int4 would lose, and the outliers that make it hard.",
-            quantization.NEEDS,
-            quantization.COLUMNS,
-            quantization.derive,
-            ("values", "channels"),
-        ),
-        Measure(
-            "sparsity",
-            "Zeros, dead rows and columns, 2:4 structure.",
-            sparsity.NEEDS,
-            sparsity.COLUMNS,
-            sparsity.derive,
-            ("values", "channels"),
-        ),
-        Measure(
-            "spectral",
-            "Condition number, ranks and norms, from the singular values.",
-            spectral.NEEDS,
-            spectral.COLUMNS,
-            spectral.derive,
-            ("spectrum",),
-        ),
-        Measure(
-            "tail",
-            "The power law in a spectrum, with WeightWatcher's columns.",
-            tail.NEEDS,
-            tail.COLUMNS,
-            tail.derive,
-            ("spectrum",),
-        ),
-    ]
-}
+NAMES = ("change", "drift", *SCANNED)
 """Every measure."""
 
 
+@cache
 def find(name: str) -> Measure:
     """The measure of this name; raises OptionError where there is none."""
-    if name not in MEASURES:
-        raise OptionError(f"no measure {name!r}{did_you_mean(name, MEASURES)}; known: {', '.join(MEASURES)}")
-    return MEASURES[name]
+    if name not in NAMES:
+        raise OptionError(f"no measure {name!r}{did_you_mean(name, NAMES)}; known: {', '.join(NAMES)}")
+    measure: Measure = import_module(f"netweight.measures.{name}").MEASURE
+    return measure
+
+
+def choose(methods: str | Sequence[str]) -> tuple[str, ...]:
+    """The measures of a scan that --methods names, "all" among the names, in their fixed order; raises OptionError."""
+    names = [methods] if isinstance(methods, str) else list(methods)
+    for name in names:
+        if name not in (*SCANNED, "all"):
+            hint = did_you_mean(name, SCANNED)
+            raise OptionError(f"--methods: no method '{printable(name)}'{hint}; there are {', '.join(SCANNED)} and all")
+    if not names:
+        raise OptionError(f"--methods: expected one or more of {', '.join(SCANNED)} and all, got none")
+    return tuple(name for name in SCANNED if name in names or "all" in names)
 
 
 def needed(measures: Iterable[Measure]) -> frozenset[str]:

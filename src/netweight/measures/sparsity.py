@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from netweight.columns import Column
 from netweight.measures.basic_stats import percentage, share
+from netweight.measures.measure import Measure
 from netweight.statistics.channels import CHANNELS
 from netweight.statistics.values import ABS_PROBABILITIES, ABS_QUANTILES, COUNTS, MOMENTS, Values
 
 if TYPE_CHECKING:
     from netweight.statistics.channels import Channels
 
-__all__ = ["COLUMNS", "NEEDS", "derive"]
+__all__ = ["COLUMNS", "MEASURE", "NEEDS", "derive"]
 
 NEEDS = frozenset({MOMENTS, ABS_QUANTILES, COUNTS, CHANNELS})
 
@@ -68,3 +69,18 @@ def derive(values: Values, channels: Channels) -> dict[str, Any]:
         "mean_abs_weight": m.l1 / m.n if m.n else nan,
         "median_abs_weight": percentiles["p50"],
     }
+
+
+MEASURE = Measure(
+    name="sparsity",
+    doc="Zeros, dead rows and columns, 2:4 structure.",
+    needs=NEEDS,
+    columns=COLUMNS,
+    derive=derive,
+    takes=("values", "channels"),
+    compared=(
+        "sparsity_diff",
+        "dead_rows_diff",
+        "dead_columns_diff",
+    ),
+)

@@ -10,11 +10,12 @@ from math import nan
 from typing import TYPE_CHECKING, Any
 
 from netweight.columns import Column
+from netweight.measures.measure import Measure
 
 if TYPE_CHECKING:
     from netweight.statistics.spectrum import Spectrum
 
-__all__ = ["COLUMNS", "LEADING", "NEEDS", "derive"]
+__all__ = ["COLUMNS", "LEADING", "MEASURE", "NEEDS", "derive"]
 
 NEEDS = frozenset({"spectrum"})
 
@@ -100,3 +101,20 @@ def _reason(spectrum: Spectrum) -> str:
     if not spectrum.resolved:
         return "sigma_r is below what the Gram matrix tells apart from zero"
     return "sigma_r is zero to the precision of float64" if spectrum.singular else ""
+
+
+MEASURE = Measure(
+    name="spectral",
+    doc="Condition number, ranks and norms, from the singular values.",
+    needs=NEEDS,
+    columns=COLUMNS,
+    derive=derive,
+    takes=("spectrum",),
+    compared=(
+        "condition_number_ratio",
+        "stable_rank_diff",
+        "max_singular_value_ratio",
+        "effective_rank_diff",
+        "entropy_rank_diff",
+    ),
+)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from netweight.columns import Column
+from netweight.measures.measure import Measure
 from netweight.statistics.rounding_error import gamma
 from netweight.statistics.spectrum import EPS
 from netweight.statistics.tail import LEAST, fit_tail
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from netweight.kernels.arrays import F64Array
     from netweight.statistics.spectrum import Spectrum
 
-__all__ = ["COLUMNS", "NEEDS", "OVER_TRAINED", "THRESHOLD", "UNDER_TRAINED", "derive"]
+__all__ = ["COLUMNS", "MEASURE", "NEEDS", "OVER_TRAINED", "THRESHOLD", "UNDER_TRAINED", "derive"]
 
 NEEDS = frozenset({"spectrum"})
 
@@ -148,3 +149,19 @@ def _warning(alpha: float) -> str:
 
 def _log10(value: float) -> float:
     return log10(value) if value > 0 else -inf
+
+
+MEASURE = Measure(
+    name="tail",
+    doc="The power law in a spectrum, with WeightWatcher's columns.",
+    needs=NEEDS,
+    columns=COLUMNS,
+    derive=derive,
+    takes=("spectrum",),
+    compared=(
+        "alpha_diff",
+        "alpha_weighted_diff",
+        "rank_loss_diff",
+        "entropy_diff",
+    ),
+)

@@ -1,33 +1,34 @@
 """Merge methods by name. A method is a course over one parameter and a row that declares it; adding one is a file in
-`methods/` and its row here.
+`methods/`, which ends with its `METHODS`, and the file's name here.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
+
 from netweight.errors import OptionError, did_you_mean, printable
 from netweight.merging.method import Method
-from netweight.merging.methods import (
-    arcee_fusion,
-    breadcrumbs,
-    dare,
-    della,
-    linear,
-    means,
-    model_stock,
-    nearswap,
-    sce,
-    slerp,
-    ties,
-)
 
 __all__ = ["METHODS", "find"]
 
+_FILES = (
+    "linear",
+    "ties",
+    "dare",
+    "della",
+    "breadcrumbs",
+    "sce",
+    "slerp",
+    "means",
+    "model_stock",
+    "nearswap",
+    "arcee_fusion",
+)
+
 METHODS: dict[str, Method] = {
-    method.name: method
-    for module in (linear, ties, dare, della, breadcrumbs, sce, slerp, means, model_stock, nearswap, arcee_fusion)
-    for method in module.METHODS
+    method.name: method for file in _FILES for method in import_module(f"netweight.merging.methods.{file}").METHODS
 }
-"""Every merge method."""
+"""Every merge method, in the order of its file above."""
 
 
 def find(name: str) -> Method:

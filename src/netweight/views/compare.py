@@ -10,6 +10,7 @@ import click
 
 from netweight.checkpoint.tensor import Skipped
 from netweight.errors import printable
+from netweight.measures.registry import find
 from netweight.views.console import print_trimmed, stdout_console
 from netweight.views.short_names import left_out_lines
 from netweight.views.text import human_bytes, human_count
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["show_comparison", "show_plan"]
 
 _LISTED = 6
+_COMPARED = 3  # fields of a method without a table of its own
 _WIDE = 110  # columns of a terminal that has room for more of them
 _SHOWN = {
     "spectral": (
@@ -38,7 +40,7 @@ _SHOWN = {
     "sparsity": (("sparsity", "sparsity_diff"), ("dead rows", "dead_rows_diff"), ("columns", "dead_columns_diff")),
     "tail": (("alpha", "alpha_diff"), ("weighted", "alpha_weighted_diff"), ("rank loss", "rank_loss_diff")),
 }
-"""(heading, field) of what the console has room for; files hold all."""
+"""(heading, field) of what the console has room for; files hold all. Of other methods: their first fields."""
 
 
 def show_plan(prepared: Prepared, *, verbose: bool) -> None:
@@ -169,15 +171,16 @@ def _between(result: Comparison, console: Console, top: int) -> None:
     matrices = {p.name for p in result.parameters if len(p.shape or ()) > 1}
     found = [entry for entry in find_most_changed_layers(result, len(result.parameters)) if entry[0] in matrices][:top]
     for method in result.methods:
-        if method not in _SHOWN or not found:
+        shown = _SHOWN.get(method) or [(name, name) for name in find(method).compared[:_COMPARED]]
+        if not shown or not found:
             continue
         click.echo()
         table = Table(box=None, pad_edge=False, header_style="bold")
         table.add_column(f"{method}, from A to B", overflow="fold", ratio=1, min_width=16)
-        for heading, _ in _SHOWN[method]:
+        for heading, _ in shown:
             table.add_column(heading, justify="right", no_wrap=True)
         for name, _, m in found:
-            table.add_row(printable(name), *(_step(_value(m, field), field) for _, field in _SHOWN[method]))
+            table.add_row(printable(name), *(_step(_value(m, field), field) for _, field in shown))
         print_trimmed(console, table)
 
 

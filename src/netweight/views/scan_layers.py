@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from netweight.errors import printable
 from netweight.measures.health import number
+from netweight.measures.registry import find
 from netweight.params.role import ROLES
 from netweight.views.console import print_trimmed
 from netweight.views.short_names import cells, shorten_names
@@ -30,7 +31,7 @@ _LONGEST_LABEL = 22
 _EXPERT = re.compile(r"\[([0-9]+)(?:\.([^\]]+))?\]$")
 
 Numbers = Mapping[str, float]
-"""What is known of a matrix, by the keys of `_FIELDS`; what is not has no key."""
+"""What is known of a matrix, by the keys of `_FIELDS` and `measure.column`; what is not has no key."""
 
 _FIELDS = {
     "rank": ("spectral", "actual_rank"),
@@ -44,6 +45,7 @@ _FIELDS = {
     "outliers": ("quantization", "extreme_outlier_percentage"),
     "alpha": ("tail", "alpha"),
 }
+_FORMED = {"sparsity", *(measure for measure, _ in _FIELDS.values())}  # measures with a form of their own here
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,6 @@ class _Column:
     """A column: its text in a wide and in a narrow form. Those that are not `needed` are shown where there is room."""
 
     title: str
-    method: str
     wide: Callable[[Numbers], str]
     narrow: Callable[[Numbers], str]
     needed: bool = True
@@ -78,6 +79,10 @@ def numbers(row: ScanRow) -> dict[str, float]:
             break
     if row.measures.get("spectral", {}).get("singular") is True:
         found["condition"] = math.inf
+    for measure in row.measures:
+        for field in () if measure in _FORMED else find(measure).shown_columns():
+            if (v := number(row.measures, measure, field)) is not None:
+                found[f"{measure}.{field}"] = v
     return found
 
 
@@ -108,7 +113,9 @@ def show_layers(
 
     sections = [(heading, list(_lines(members, worst, gap, verbose=verbose))) for heading, members in _sections(rows)]
     lines = [line for _, found in sections for line in found]
-    columns = [c for c in _COLUMNS if any(line.found and c.wide(line.found) for line in lines)]
+    known = dict.fromkeys(key for line in lines for key in line.found or ())
+    further = [_Column(key, _plain(key, 3), _plain(key, 2), needed=False) for key in known if "." in key]
+    columns = [c for c in (*_COLUMNS, *further) if any(line.found and c.wide(line.found) for line in lines)]
     label = max(
         [cells(heading) for heading, _ in sections] + [cells(line.label) + 2 for line in lines if not line.note]
     )
@@ -369,12 +376,12 @@ def _alpha(found: Numbers) -> str:
 
 
 _COLUMNS = (
-    _Column("rank", "spectral", lambda f: _rank(f, "{} ({})", 1), lambda f: _rank(f, "{} {}", 0)),
-    _Column("90% rank", "spectral", lambda f: _ninety(f, "{} ({})", 1), lambda f: _ninety(f, "{} {}", 0)),
-    _Column("sparsity", "basic_stats", _sparsity, _sparsity),
-    _Column("mean", "basic_stats", _plain("mean", 3), _plain("mean", 2)),
-    _Column("std", "basic_stats", _plain("std", 3), _plain("std", 3)),
-    _Column("condition", "spectral", _condition, _condition, needed=False),
-    _Column("SQNR dB", "quantization", _sqnr, _sqnr, needed=False),
-    _Column("alpha", "tail", _alpha, _alpha, needed=False),
+    _Column("rank", lambda f: _rank(f, "{} ({})", 1), lambda f: _rank(f, "{} {}", 0)),
+    _Column("90% rank", lambda f: _ninety(f, "{} ({})", 1), lambda f: _ninety(f, "{} {}", 0)),
+    _Column("sparsity", _sparsity, _sparsity),
+    _Column("mean", _plain("mean", 3), _plain("mean", 2)),
+    _Column("std", _plain("std", 3), _plain("std", 3)),
+    _Column("condition", _condition, _condition, needed=False),
+    _Column("SQNR dB", _sqnr, _sqnr, needed=False),
+    _Column("alpha", _alpha, _alpha, needed=False),
 )

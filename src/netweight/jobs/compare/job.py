@@ -42,9 +42,10 @@ def compare(
     """Compare the models `a` and `b` from their weights: {common_layers, only_in_model1, only_in_model2,
     layer_comparisons: {parameter: {field: value}}}.
 
-    `methods`: names of METHODS, or "all"; basic_stats reads each model once, the others read each side's matrices once
-    more and add the differences of what `scan` says of them. `output`: a .json, .csv or .parquet file, put in place in
-    one step at the end. `executor` runs the tasks (default: threads); `settings` are the fields of Options by name.
+    `methods`: measures of a scan, or "all"; basic_stats reads each model once, the others read each side's matrices
+    once more and add the differences of what `scan` says of them. `output`: a .json, .csv or .parquet file, put in
+    place in one step at the end. `executor` runs the tasks (default: threads); `settings` are the fields of Options
+    by name.
 
     Differences b - a are float32 of the upcast values (float64 where either side is float64), everything else is
     accumulated in float64 over the finite pairs. A parameter that cannot be compared, of another shape or unreadable,

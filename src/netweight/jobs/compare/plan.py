@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.tensor import Checkpoint
-from netweight.errors import OptionError, did_you_mean, printable
 from netweight.jobs.inputs import far_bytes, notes_of, stamps
 from netweight.jobs.run_options import RunOptions
+from netweight.measures import registry
 from netweight.params.pairing import Pair, Pairing, pair_up
 from netweight.run.devices import Choice, choose_for, spectral_effort
 from netweight.run.executors import crew, matrix_budget
@@ -24,12 +24,12 @@ from netweight.version import __version__
 if TYPE_CHECKING:
     from netweight.jobs.compare.sides import Sides
 
-__all__ = ["METHODS", "Options", "Prepared", "choose", "prepare"]
+__all__ = ["ALWAYS", "Options", "Prepared", "choose", "prepare"]
 
 Reference = str | os.PathLike[str]
 
-METHODS = ("basic_stats", "spectral", "quantization", "sparsity", "tail")
-"""What can be asked for; "all" stands for them. basic_stats, the weights side by side, is always there."""
+ALWAYS = "basic_stats"
+"""The method that is always there: the weights side by side. The others are the measures of a scan."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,8 @@ class Prepared:
 
 def choose(methods: str | Sequence[str]) -> tuple[str, ...]:
     """The methods of these names in their fixed order, basic_stats always among them; raises OptionError."""
-    names = [methods] if isinstance(methods, str) else list(methods)
-    for name in names:
-        if name not in (*METHODS, "all"):
-            hint = did_you_mean(name, METHODS)
-            raise OptionError(f"--methods: no method '{printable(name)}'{hint}; there are {', '.join(METHODS)} and all")
-    if not names:
-        raise OptionError(f"--methods: expected one or more of {', '.join(METHODS)} and all, got none")
-    return tuple(m for m in METHODS if m == METHODS[0] or m in names or "all" in names)
+    chosen = registry.choose(methods)
+    return tuple(name for name in registry.SCANNED if name == ALWAYS or name in chosen)
 
 
 def prepare(a: Reference, b: Reference, methods: str | Sequence[str], options: Options, stack: ExitStack) -> Prepared:
@@ -143,8 +137,6 @@ def _digest(models: Sequence[Checkpoint], methods: Sequence[str], options: Optio
 
 def _effort(pairs: Sequence[Pair], methods: Sequence[str]) -> float:
     """What the spectra of both sides take, 0 where none is asked for."""
-    from netweight.measures.registry import find, needed
-
-    if "spectrum" not in needed([find(name) for name in methods if name != METHODS[0]]):
+    if "spectrum" not in registry.needed([registry.find(name) for name in methods if name != ALWAYS]):
         return 0.0
     return sum(spectral_effort(side.shape) for p in pairs if not p.reason for side in (p.a, p.b))

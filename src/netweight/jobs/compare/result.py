@@ -14,7 +14,8 @@ from netweight.checkpoint.tensor import Skipped
 from netweight.columns import Column
 from netweight.errors import printable
 from netweight.jobs.scan.result import check_output
-from netweight.measures.change import COLUMNS, between_columns, change_score, is_adapted, is_frozen
+from netweight.measures.between import between_columns
+from netweight.measures.change import COLUMNS, change_score, is_adapted, is_frozen
 from netweight.output.frame import Frame, Framed
 from netweight.output.table import Row, write_csv, write_json, write_parquet
 from netweight.params.role import Parameter

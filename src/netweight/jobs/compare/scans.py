@@ -8,7 +8,8 @@ from typing import Any
 from netweight.checkpoint.tensor import Skipped
 from netweight.errors import InputError, printable
 from netweight.jobs.compare.result import Comparison, ParameterComparison
-from netweight.measures.change import derive_between, derive_from_summaries, without_comparison
+from netweight.measures.between import derive_between
+from netweight.measures.change import derive_from_summaries, without_comparison
 from netweight.params.role import classify_all
 
 __all__ = ["compare_results", "mapping_of"]
@@ -25,7 +26,7 @@ def compare_results(
     """What two scan mappings {parameter: {measure: {field: value}}} tell of the change from `a` to `b`.
 
     Only what follows from summary numbers: mean_diff, std_diff, l2_norm_ratio and the score from basic_stats, and the
-    fields of measures.change.derive_between for the scan measures in `methods`; distances and shares are NaN. Raises
+    fields of measures.between.derive_between for the scan measures in `methods`; distances and shares are NaN. Raises
     InputError where a mapping is no scan's, or the two share no parameter.
     """
     from netweight.jobs.compare.plan import choose

@@ -9,7 +9,7 @@ from typing import Any
 from netweight.checkpoint.matrix import matrix_name
 from netweight.checkpoint.tensor import Checkpoint, Skipped, Tensor
 from netweight.kernels.protocol import Kernels
-from netweight.measures.change import derive_between
+from netweight.measures.between import derive_between
 from netweight.measures.registry import Measure, find
 from netweight.params.fused import Layout, layout_of, pieces
 from netweight.params.pairing import Pair
@@ -80,7 +80,7 @@ def measure_sides(
     budget: int,
     methods: Sequence[str],
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Skipped]]:
-    """({parameter: {field: value}} of measures.change.derive_between, {parameter: why its bytes could not be read}).
+    """({parameter: {field: value}} of measures.between.derive_between, {parameter: why its bytes could not be read}).
 
     A stack of experts has its fields by expert, under `matrices`; its own are NaN.
     """

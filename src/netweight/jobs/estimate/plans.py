@@ -50,7 +50,7 @@ def load_of(asked: Asked, device: str, stack: ExitStack, *, multi: bool = False)
         from netweight.jobs.compare import plan as compare
         from netweight.jobs.estimate.counts import compare_load
 
-        methods = compare.choose(asked.methods or compare.METHODS[:1])
+        methods = compare.choose(asked.methods or (compare.ALWAYS,))
         given = _options(compare.Options, asked, device, multi=multi)
         return compare_load(compare.prepare(asked.ref, asked.models[0], methods, given, stack))
     if asked.job == "merge":

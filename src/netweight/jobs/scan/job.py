@@ -46,7 +46,7 @@ def scan(
 ) -> ScanResults:
     """Measure every matrix of the model `ref`: {parameter: {measure: {field: value}}}.
 
-    `methods`: names of ALL, or "all" (default: basic_stats; for CSV output also spectral). `output`: a .json, .csv or
+    `methods`: measures, or "all" (default: basic_stats; for CSV output also spectral). `output`: a .json, .csv or
     .parquet file, put in place in one step at the end; `plots`: a folder for pictures, `plot_tensors`: globs of the
     matrices that are drawn one by one there (default: the four most telling). `resume` continues a run into `output`
     that was stopped, and gives the same bytes. `model_id` and `revision` (default: the commit of a model of

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.tensor import Checkpoint, Skipped
-from netweight.errors import OptionError, did_you_mean, printable
+from netweight.errors import OptionError
 from netweight.jobs.inputs import far_bytes, notes_of, stamps
 from netweight.jobs.run_options import RunOptions
+from netweight.measures import registry
+from netweight.measures.registry import Measure
 from netweight.run.devices import Choice, choose_for
 from netweight.run.executors import crew, matrix_budget
 from netweight.run.memory import FLOOR
@@ -21,16 +23,12 @@ from netweight.run.spread import all_kernels, kernels_on
 from netweight.version import __version__
 
 if TYPE_CHECKING:
-    from netweight.measures.registry import Measure
     from netweight.passes.scans import Load
     from netweight.passes.subjects import Subject
 
-__all__ = ["ALL", "DEFAULT", "Options", "Prepared", "prepare"]
+__all__ = ["DEFAULT", "Options", "Prepared", "choose", "prepare"]
 
 Reference = str | os.PathLike[str]
-
-ALL = ("basic_stats", "spectral", "quantization", "sparsity", "tail")
-"""The measures of a scan; "all" stands for them."""
 
 DEFAULT = ("basic_stats",)
 
@@ -65,18 +63,9 @@ class Prepared:
 
 def choose(methods: str | Sequence[str] | None, output: Reference | None) -> tuple[Measure, ...]:
     """The measures of these names, in their fixed order; raises OptionError for one that a scan does not have."""
-    from netweight.measures.registry import find
-
     if methods is None:
         methods = _WITH_CSV if output is not None and str(output).lower().endswith(".csv") else DEFAULT
-    names = [methods] if isinstance(methods, str) else list(methods)
-    for name in names:
-        if name not in (*ALL, "all"):
-            hint = did_you_mean(name, ALL)
-            raise OptionError(f"--methods: no method '{printable(name)}'{hint}; there are {', '.join(ALL)} and all")
-    if not names:
-        raise OptionError(f"--methods: expected one or more of {', '.join(ALL)} and all, got none")
-    return tuple(find(name) for name in ALL if name in names or "all" in names)
+    return tuple(registry.find(name) for name in registry.choose(methods))
 
 
 def prepare(ref: Reference, measures: Sequence[Measure], options: Options, stack: ExitStack) -> Prepared:
