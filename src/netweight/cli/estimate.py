@@ -14,9 +14,7 @@ __all__ = ["estimate"]
 
 @click.command(short_help="How long a job would take on this machine, and what it reads.")
 @click.argument("model")
-@click.option(
-    "--job", default="scan", show_default=True, metavar="NAME", help="A job that reads models, also structure and info."
-)
+@click.option("--job", default="scan", show_default=True, metavar="NAME", help="Which job.")
 @click.option("--methods", cls=SpaceSeparated, metavar="METHOD ...", help="Of scan, compare, or the one of a merge.")
 @click.option("--base", metavar="MODEL", help="What MODEL was fine-tuned from: delta, merge.")
 @click.option("--models", cls=SpaceSeparated, metavar="MODEL ...", help="Beside MODEL: delta, merge, compare.")
@@ -29,7 +27,8 @@ def estimate(model: str, output_format: str, **rest: Any) -> None:
     """Say what a job would read, write, compute and hold, and how long it would take on this machine.
 
     Bytes, workers and memory are those of the job's own plan, made from headers. The time is the start, the bytes and
-    the FLOPs at rates that are measured now: the job runs on made models of some 100 MB. A merge takes a recipe, too.
+    the FLOPs at rates that are measured now: the job runs on made models of some 100 MB. NAME is scan, delta, compare,
+    merge, structure, embeddings or info; what is merged may be a recipe.
     """
     from netweight.jobs.estimate.job import estimate as forecast
     from netweight.views.estimate import show_estimate

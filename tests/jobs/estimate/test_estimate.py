@@ -1,4 +1,4 @@
-"""What a job would take: bytes, FLOPs and memory against its dry run and hand-computed values, time against given rates."""
+"""What a job would take: bytes, FLOPs and memory against its dry run and values by hand, time against given rates."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import tempfile
 from contextlib import ExitStack
 from dataclasses import replace
 from math import inf
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -294,9 +295,9 @@ def test_files_are_read_in_places_and_a_broken_one_is_one_line(places, monkeypat
         assert 0 < estimate_rates._read_some(work) < inf
         assert sum(sizes) == nbytes(places["a"])
         assert estimate_rates._read_some(replace(work, read=0)) == inf
-        with open(f"{places['a']}/model.safetensors", "r+b") as file:
+        with Path(places["a"], "model.safetensors").open("r+b") as file:
             file.truncate(600)
-        with pytest.raises(ReadError, match="model.safetensors"):
+        with pytest.raises(ReadError, match=r"model\.safetensors"):
             estimate_rates._read_some(work)
 
 

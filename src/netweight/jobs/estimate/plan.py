@@ -69,8 +69,8 @@ class Work:
 
 
 def plan_work(request: Request, stack: ExitStack, output: str = "") -> Work:
-    """Open what the job opens, and plan it; everything is closed with `stack`. `output`: the folder of a merge. Of a
-    hub's models headers are read by ranges. Raises what the job raises before it reads data.
+    """Open what the job opens, and plan it; everything is closed with `stack`. `output`: the folder of a merge or
+    delta. Of a hub's models headers are read by ranges. Raises what the job raises before it reads data.
     """
     if request.job in {"info", "structure"}:
         return _of_headers(request, stack)
@@ -95,7 +95,7 @@ def plan_work(request: Request, stack: ExitStack, output: str = "") -> Work:
         return _of_plan(run, found, (found.checkpoint,), found.plan.nbytes, found)
     if request.job == "delta":
         found = plan.prepare(request.base, models, options, stack)
-        run = partial(job.delta, request.base, models, options=options)
+        run = partial(job.delta, request.base, models, output or None, options=options)
         return _of_plan(run, found, (found.base, *found.models), found.plan.nbytes, None)
     if request.job == "compare":
         methods = plan.choose(request.methods or plan.METHODS[:1])
