@@ -32,11 +32,11 @@ def measure(request: Request, work: Work) -> tuple[float, float, float, float]:
     if work.read and request.job != "embeddings":  # which computes for so long that bytes do not count
         streamed = replace(request, methods=work.light) if work.heavy else request
         seconds, made = _timed(streamed, work, _SHAPE, max(_TENSORS // len(work.checkpoints), 2 * work.workers), 3)
-        through = (made.read + made.written) / max(median(seconds) - idle, 1e-6)
+        through = (made.read + made.written) / max(median(seconds) - idle, median(seconds) / 4)
     if work.flops:
         side = min(work.side, _COLS if request.job == "embeddings" else _SIDE if work.device == "cpu" else _GPU_SIDE)
         seconds, made = _timed(replace(request, methods=work.heavy), work, (2 * side, side), work.workers, 1)
-        flops = made.flops / max(seconds[0] - idle, 1e-6)
+        flops = made.flops / max(seconds[0] - idle, seconds[0] / 4)
     return (first if first < 8.0 else idle), through, _read_some(work), flops  # 8 s: loops were compiled, which is once
 
 
