@@ -52,16 +52,19 @@ def estimate(
     base: Reference | None = None,
     models: Reference | Sequence[Reference] = (),
     deep: bool = False,
-    **settings: Any,
+    device: str = "auto",
+    multi_gpu: bool = False,
+    workers: int | None = None,
+    memory: int | None = None,
 ) -> Estimate:
     """What `job` (a name of JOBS) would take for the model `ref`: bytes, FLOPs, memory, seconds on this machine.
 
     `methods`: those of `scan` and `compare`, or the one method of a merge. `delta` and `merge`: `ref` and `models` are
     the models, `base` is what they were fine-tuned from; for a merge `ref` may also be a recipe. `compare`: with the
-    one of `models`. `structure`: perhaps `deep`. `settings`: `device`, `multi_gpu`, `workers` and `memory` as
-    the job takes them. Of models headers are read, and at most 256 MiB of data; rates are measured by running the job
-    on made models of some 100 MB. Raises what the job raises before it reads data, and ReadError.
+    one of `models`. `structure`: perhaps `deep`. The others mean what they mean for the job. Headers are read, and at
+    most 256 MiB; the job runs on made models of some 100 MB. Raises what it raises before it reads data, and ReadError.
     """
+    settings = {"device": device, "multi_gpu": multi_gpu, "workers": workers, "memory": memory}
     names = tuple(os.fspath(model) for model in references(models))
     given = Request(os.fspath(ref), job, globs(methods), str(base) if base else None, names, deep, settings)
     with ExitStack() as stack:

@@ -116,11 +116,10 @@ def _of_plan(run: Any, found: Any, opened: tuple[Checkpoint, ...], read: int, sc
     """`scanned` has the loads and measures of a scan, where there is one."""
     measures = scanned.measures if scanned is not None else ()
     heavy = tuple(m.name for m in measures if "spectrum" in m.needs)
-    light = tuple(m.name for m in measures if m.name not in heavy)
     shapes: list[Any] = [load.subject.part.stored_shape for load in scanned.loads] if heavy else []
     flops, side = round(sum(map(spectral_effort, shapes))), min(max(shapes, key=spectral_effort, default=(0,)))
     sizes = (read, found.plan.workers, found.plan.memory, found.plan.device, found.notes, 0, flops, side)
-    return Work(run, opened, *sizes, light, heavy)
+    return Work(run, opened, *sizes, tuple(m.name for m in measures if m.name not in heavy), heavy)
 
 
 def _of_headers(request: Request, stack: ExitStack) -> Work:
