@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from hub_server import HubServer
@@ -17,6 +18,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the real hub for anything: th
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell's background job, and then of all programs it starts
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# No test depends on how fast the machine is, or on what else it does.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 REALWEIGHTS = Path(__file__).parents[2] / "shared" / "realweights"
 

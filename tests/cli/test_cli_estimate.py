@@ -9,9 +9,7 @@ import pytest
 from task_vectors import normal, save
 
 from netweight.cli.main import main
-from netweight.jobs.estimate import book as estimate_book
-from netweight.jobs.estimate import probes as estimate_probes
-from netweight.views.estimate import human_seconds
+from netweight.jobs.estimate import job as estimate_job
 
 
 def run(*args, code=0):
@@ -32,20 +30,17 @@ def models(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(estimate_probes, "_SIZES", (64, 1024, 4096))
-    monkeypatch.setattr(estimate_probes, "_SHORT", (8, 16))
-    monkeypatch.setattr(estimate_probes, "_PATIENCE", 1e-9)
-    monkeypatch.setattr(estimate_book, "measure_start", lambda *_, **__: 1.25)
+def given(monkeypatch):
+    monkeypatch.setattr(estimate_job, "measure", lambda *_: (1.25, 1e3, 1e9, 1e3))
 
 
+SIZE = 4 * (80 * 24 + 24 * 24 + 24)
 LINES = {
     "scan": ("base", "--methods", "all"),
     "delta": ("one", "--base", "base", "--models", "two"),
     "compare": ("one", "--models", "two"),
     "merge": ("one", "--base", "base", "--models", "two", "--methods", "ties"),
-    "structure": ("one", "--base", "base", "--deep"),
+    "structure": ("one", "--deep"),
     "info": ("one",),
 }
 
@@ -53,64 +48,55 @@ LINES = {
 @pytest.mark.parametrize("job", LINES)
 def test_the_human_view_fits_80_columns(models, capsys, monkeypatch, job) -> None:
     monkeypatch.chdir(models)
-    run(*LINES[job], "--job", job)
-    shown = capsys.readouterr().out
-    assert max(map(len, shown.splitlines())) <= 80
-    assert shown.startswith(f"job        {job}: ")
-    assert "\ntime       about " in shown
-    assert re.search(r"\b[1-9]\.\d s to start", shown)
-    assert ("to read    headers only" in shown) == (job == "info")
-    assert ("\nto write   " in shown) == (job == "merge")
-    assert ("\nGPU        " in shown) == (job in ("scan", "delta", "compare", "merge"))
-    assert "\x1b" not in shown
-
-
-def test_json_and_quiet(models, capsys) -> None:
-    run(models / "base", "--format", "json", "--device", "cpu")
-    found = json.loads(capsys.readouterr().out)
-    assert found["bytes_to_read"] == 4 * (80 * 24 + 24 * 24 + 24)
-    assert found["seconds"] == found["devices"][0]["seconds"]
-    assert found["devices"][0]["work"][0]["name"] == "values F32: basic_stats"
-    assert found["gpu"] == ""
-    run(models / "base", "--format", "quiet")
+    run(*LINES[job], "--job", job, "--workers", 1)
     shown = capsys.readouterr()
-    assert (shown.out, shown.err) == ("", "")
+    assert shown.err == "running the job on made models (a first run also compiles its loops)\n"
+    assert max(map(len, shown.out.splitlines())) <= 80
+    assert shown.out.startswith(f"job     {job} on cpu, workers: 1\nmodels  ")
+    assert re.search(r"^time    about .*: [1-9]\.\d s to start$", shown.out, re.MULTILINE)
+    assert ("\nbytes   0 B to read, 0 B to write\n" in shown.out) == (job == "info")
+    assert (", 0 B to write" in shown.out) == (job != "merge")
+    assert ("B/s\n" in shown.out) == (job != "info")
+    assert ("FLOP/s\n" in shown.out) == (job == "scan")
+    assert "\x1b" not in shown.out
 
 
-def test_a_rates_file_is_used_again(models, tmp_path, capsys, monkeypatch) -> None:
-    rates = tmp_path / "rates.json"
-    run(models / "base", "--rates", rates, "--format", "json")
-    assert json.loads(capsys.readouterr().out)["measured"]
-    kept = rates.read_text()
+def test_times_as_people_say_them(models, capsys) -> None:
+    run(models / "base", "--methods", "spectral", "--format", "human")
+    shown = capsys.readouterr().out
+    assert "\n        + 10.1 s for 10.1 kB at 1.00 kB/s\n" in shown
+    assert 80 * 24 * 24 + 9 * 24**3 + 24 * 24 * 24 + 9 * 24**3 == 308_736  # at 1,000 a second
+    assert "\n        + 0:05:09 for 309 kFLOP at 1.00 kFLOP/s\n" in shown
 
-    def never(*_, **__):
-        raise AssertionError("measured again")
 
-    monkeypatch.setattr(estimate_probes, "probe_values", never)
-    monkeypatch.setattr(estimate_book, "measure_start", never)
-    run(models / "base", "--rates", rates)
-    assert " s to start" in capsys.readouterr().out
-    assert rates.read_text() == kept
+def test_json_has_its_fields_and_quiet_says_nothing(models, capsys) -> None:
+    run(models / "base", "--format", "json", "--device", "cpu")
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    found = json.loads(shown.out)
+    assert list(found) == [
+        "job", "models", "bytes_to_read", "bytes_to_write", "flops", "workers", "memory", "device", "start",
+        "bytes_per_second", "flops_per_second", "seconds", "notes",
+    ]  # fmt: skip
+    assert found["bytes_to_read"] == SIZE
+    assert (found["bytes_to_write"], found["flops"], found["flops_per_second"]) == (0, 0, None)
+    assert found["seconds"] == pytest.approx(found["start"] + SIZE / 1e3)
+    run(models / "base", "--format", "quiet")
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(
     ("args", "said"),
     [
         (["--job", "skan"], "--job: no job 'skan' (did you mean 'scan'?)"),
-        (["--rates", "."], "--rates .: expected what an earlier `netweight estimate` wrote there"),
         (["--job", "delta"], "--job delta: MODEL is a fine-tuned model; give its --base as well"),
         (["--memory", "1MB"], "this job needs at least"),
+        (["--rates", "rates.json"], "No such option '--rates'"),
     ],
 )
 def test_mistakes_are_one_line(models, capsys, args, said) -> None:
-    run(models / "base", *args, code=2)
+    run(models / "base", "--format", "json", *args, code=2)
     shown = capsys.readouterr()
     assert shown.out == ""
     (line,) = shown.err.splitlines()
     assert said in line
-
-
-def test_seconds_as_people_say_them() -> None:
-    spoken = {0.0: "<0.1 s", 0.06: "0.1 s", 9.94: "9.9 s", 9.96: "10 s", 99.4: "99 s", 130: "2.2 min", 3000: "50 min"}
-    spoken |= {7200: "2 h", 9000: "2 h 30 min", 5 * 86400: "5 days", 40 * 3600: "40 h", 5970: "1 h 40 min"}
-    assert {seconds: human_seconds(seconds) for seconds in spoken} == spoken

@@ -1,47 +1,28 @@
-"""What a job would take: bytes and FLOPs against its plan and hand-computed values, time against given rates."""
+"""What a job would take: bytes, FLOPs and memory against its dry run and values by hand, time against given rates."""
 
 from __future__ import annotations
 
-import errno
 import json
-import math
-import os
+import tempfile
+from contextlib import ExitStack
+from dataclasses import replace
+from math import inf
+from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import netweight
-from netweight.cli.main import cli
-from netweight.dtypes import DTYPES
-from netweight.errors import JobError, NetweightError, OptionError, OutputError
-from netweight.jobs.estimate import (
-    book as estimate_book,
-)
-from netweight.jobs.estimate import (
-    devices as estimate_devices,
-)
-from netweight.jobs.estimate import (
-    disk as estimate_disk,
-)
-from netweight.jobs.estimate import (
-    flops as estimate_flops,
-)
-from netweight.jobs.estimate import (
-    plans as estimate_plans,
-)
-from netweight.jobs.estimate import (
-    probes as estimate_probes,
-)
-from netweight.jobs.estimate import (
-    start as estimate_start,
-)
-from netweight.jobs.estimate.asked import JOBS
-from netweight.jobs.estimate.rates import Rate, host, read_rates, write_rates
-from netweight.kernels.cpu import lapack
-from netweight.run.memory import available_cores
+from netweight.cli.main import cli, main
+from netweight.errors import NetweightError, OptionError, ReadError
+from netweight.jobs.estimate import job as estimate_job
+from netweight.jobs.estimate import rates as estimate_rates
+from netweight.jobs.estimate.plan import JOBS, Request, plan_work
 
+ELEMENTS = 50 * 24 + 40 * 24 + 24
 DRY = {
     "scan": "scan {a} --methods all",
     "delta": "delta --base {a} --models {b} {c}",
@@ -55,17 +36,27 @@ ASKED = {
     "compare": ("a", {"models": "b", "methods": "all"}),
     "merge": ("b", {"base": "a", "models": ["c"], "methods": ["ties"]}),
     "structure": ("a", {"deep": True}),
+    "info": ("a", {}),
+    "embeddings": ("a", {}),
 }
 
 
 @pytest.fixture
-def quick(monkeypatch):
-    """Small made tensors, and no interpreter is started."""
-    monkeypatch.setattr(estimate_probes, "_SIZES", (64, 1024, 4096))
-    monkeypatch.setattr(estimate_probes, "_SHORT", (8, 16))
-    monkeypatch.setattr(estimate_probes, "_PATIENCE", 1e-9)
-    monkeypatch.setattr(estimate_disk, "_WRITTEN", 1 << 16)
-    monkeypatch.setattr(estimate_book, "measure_start", lambda *_, **__: 1.5)
+def given(monkeypatch):
+    """Rates that are not measured: 1.5 s, 1 MB/s through the job, 2 MB/s from files, 1 MFLOP/s."""
+    monkeypatch.setattr(estimate_job, "measure", lambda *_: (1.5, 1e6, 2e6, 1e6))
+
+
+@pytest.fixture
+def quick(monkeypatch, tmp_path):
+    """Small made models in a folder of the test's own, which is returned."""
+    monkeypatch.setattr(estimate_rates, "_SHAPE", (64, 16))
+    monkeypatch.setattr(estimate_rates, "_SIDE", 16)
+    monkeypatch.setattr(estimate_rates, "_COLS", 8)
+    folder = tmp_path / "made"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
 
 
 def write(folder, seed, shapes=None, kind="f2"):
@@ -89,175 +80,225 @@ def places(tmp_path):
 def asked(job, places, **more):
     ref, settings = ASKED[job]
     known = {k: [places.get(x, x) for x in v] if isinstance(v, list) else places.get(v, v) for k, v in settings.items()}
-    return netweight.estimate(places[ref], job=job, **known, **more)
+    return netweight.estimate(places[ref], job=job, **{**known, **more})
+
+
+def request_of(ref, job="scan", methods=(), base=None, models=(), **settings):
+    return Request(str(ref), job, methods, base, models, job == "structure", settings)
+
+
+def nbytes(folder):
+    with safe_open(f"{folder}/model.safetensors", "numpy") as file:
+        return sum(file.get_tensor(name).nbytes for name in file.keys())  # noqa: SIM118 - not a mapping
 
 
 @pytest.mark.parametrize("job", DRY)
-def test_bytes_workers_and_memory_are_those_of_the_dry_run(quick, places, job) -> None:
+def test_bytes_workers_and_memory_are_those_of_the_dry_run(given, places, job) -> None:
     done = CliRunner().invoke(cli, [*DRY[job].format(**places).split(), "--dry-run", "--format", "json"])
     assert done.exit_code == 0, done.output
     plan = json.loads(done.stdout)
     found = asked(job, places)
     assert found.bytes_to_read == plan["bytes_to_read"] > 0
     assert found.bytes_to_write == plan.get("bytes_to_write", 0)
-    if "workers" in plan:
+    if job != "structure":  # whose dry run does not say them
         assert found.workers == plan["workers"]
         assert found.memory == plan.get("expected_memory", plan.get("memory"))
 
 
-def test_options_that_change_the_plan(quick, places) -> None:
-    all_of_it = netweight.estimate(places["a"])
-    one = netweight.estimate(places["a"], include=["*layers.0.mlp*"], workers=1)
-    assert (all_of_it.bytes_to_read, one.bytes_to_read) == (2 * (50 * 24 + 40 * 24 + 24), 2 * 40 * 24)
-    assert one.workers == one.devices[0].threads == 1
-    assert one.memory < all_of_it.memory or all_of_it.workers == 1
-    with pytest.raises(OptionError, match=r"--memory 1 MiB: this job needs at least \d+ MiB"):
-        netweight.estimate(places["a"], memory=1 << 20)
+def test_bytes_by_hand(given, places) -> None:
+    one = nbytes(places["a"])
+    assert one == 2 * ELEMENTS
+    read = {"scan": one, "delta": 3 * one, "merge": 6 * one, "structure": one, "info": 0}  # norms, then the merge
+    assert {job: asked(job, places).bytes_to_read for job in read} == read
+    assert asked("compare", places, methods=()).bytes_to_read == 2 * one
+    done = netweight.merge(None, f"{places['a']}-merged", base=places["a"], models=[places["b"]], method="ties")
+    (file,) = (p for p in done.output.iterdir() if p.suffix == ".safetensors")
+    assert netweight.estimate(places["b"], job="merge", base=places["a"]).bytes_to_write == file.stat().st_size
 
 
-def test_flops_of_spectra_by_hand(quick, tmp_path) -> None:
-    folder = write(tmp_path / "one", 0, {"model.layers.0.mlp.up_proj.weight": (96, 48)})
-    found = netweight.estimate(folder, methods=["spectral"])
-    work = {w.name: w for w in found.devices[0].work}
-    # 48 * 49 / 2 inner products of 96 multiplications and additions; 4/3 48^3 + 10 48^2
-    assert work["Gram matrices"].amount == 48 * 49 // 2 * 96 * 2 == 225_792
-    assert work["eigenvalues: spectral"].amount == 147_456 + 23_040
-    assert found.flops == 225_792 + 170_496
-    assert sorted(work) == ["Gram matrices", "eigenvalues: spectral"]
+def test_flops_of_spectra_by_hand(given, tmp_path) -> None:
+    shapes = {"model.layers.0.mlp.up_proj.weight": (96, 48), "model.layers.0.mlp.down_proj.weight": (48, 96)}
+    a, b = (write(tmp_path / name, 0, shapes) for name in "ab")
+    each = 96 * 48 * 48 + 9 * 48**3  # a Gram matrix of the short side, and its eigenvalues
+    assert netweight.estimate(a, methods="spectral").flops == 2 * each
+    assert netweight.estimate(a, job="compare", models=b, methods="tail").flops == 4 * each
+    assert netweight.estimate(a, methods=["quantization", "sparsity"]).flops == 0
 
 
-def test_flops_of_large_matrices_go_by_way_of_the_band() -> None:
-    assert (estimate_flops.TWO_STAGES, estimate_flops.BAND) == (lapack._TWO_STAGES, lapack._BAND)
-    assert estimate_flops.eigenvalue_flops(1023) == 4 * 1023**3 // 3 + 10 * 1023**2
-    assert estimate_flops.eigenvalue_flops(4096) == 91_625_968_981 + 6 * 48 * 4096**2 + 10 * 4096**2
-    assert estimate_flops.seeding_flops(1000, 64, 30) == 2 * 1000 * 64 * 30 * (2 + int(math.log(30)))
+def test_flops_of_k_means_by_hand(given, places) -> None:
+    pytest.importorskip("sklearn")
+    found = asked("embeddings", places)
+    looks = sum(2 * 24 * k * (3 * 20 * 50 + 50) for k in range(2, 31))
+    assert found.flops == looks + 2 * 24 * 50 * 50
+    assert found.bytes_to_read == 50 * 24 * 2
 
 
-def test_flops_of_the_other_jobs_by_hand(quick, places) -> None:
-    elements = 50 * 24 + 40 * 24 + 24
-    assert asked("delta", places).flops == elements * (2 + 2 * 1 + 2)
-    assert netweight.estimate(places["a"], job="compare", models=places["b"]).flops == 16 * elements
-    assert asked("merge", places).flops == elements * (2 * 3 + 1) + elements * (2 + 2 * 3)
-    assert netweight.estimate(places["a"]).flops == 0  # patterns of 16 bits are counted
-
-
-def given(tmp_path, rates):
-    path = tmp_path / "rates.json"
-    write_rates(path, rates)
-    return path
-
-
-def test_the_time_by_hand_from_given_rates(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(estimate_book, "split_by_cache", lambda pieces: (list(pieces), []))
-    folder = write(tmp_path / "m", 0, {f"model.layers.{i}.mlp.up_proj.weight": (1000, 100) for i in range(3)}, "f4")
-    mount = estimate_disk.find_mount(folder)
-    path = given(
-        tmp_path,
-        {
-            "cpu/values F32: basic_stats": Rate("element", ((1000.0, 1.0), (50_000.0, 6.0))),
-            f"files {mount}/copying": Rate("B", ((6e5, 1.0),)),
-            "start/scan basic_stats": Rate("start", ((1.0, 3.0),)),
-        },
-    )
-    before = path.read_bytes()
-    found = netweight.estimate(folder, rates=path, workers=1)
-    (device,) = found.devices
-    (work,) = device.work
-    assert work.seconds == pytest.approx(3 * 12.0)  # 100,000 elements as fast as the largest that was measured
-    assert found.reading.copying == pytest.approx(6e5)
-    assert device.computing == pytest.approx(36.0 + 2.0)
-    assert device.start == pytest.approx(3.0, abs=0.5)  # and the opening
-    assert found.seconds == pytest.approx(device.start + 38.0)
-    assert (device.limit, device.reading, found.measured) == ("computing", 0.0, False)
-    assert path.read_bytes() == before
-
-
-def test_reading_and_the_longest_task_limit_as_well(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(estimate_book, "split_by_cache", lambda pieces: ([], list(pieces)))
+def test_the_time_by_hand_from_given_rates(monkeypatch, given, tmp_path) -> None:
     folder = write(tmp_path / "m", 0, {"model.layers.0.mlp.up_proj.weight": (1000, 100)}, "f4")
-    mount = estimate_disk.find_mount(folder)
-    rates = {
-        "cpu/values F32: basic_stats": Rate("element", ((100_000.0, 7.0),)),
-        f"files {mount}/copying": Rate("B", ((4e8, 1.0),)),
-        f"files {mount}/reading": Rate("B", ((4e4, 1.0),)),
-        "start/scan basic_stats": Rate("start", ((1.0, 0.1),)),
-    }
-    (device,) = netweight.estimate(folder, rates=given(tmp_path, rates), workers=8).devices
-    assert device.computing == pytest.approx(7.0, abs=0.01)  # one matrix is one task, however many threads there are
-    assert device.reading == pytest.approx(10.0)
-    assert (device.limit, device.threads) == ("reading", min(8, available_cores()))
-    assert device.seconds == pytest.approx(10.0 + device.start)
+    found = netweight.estimate(folder, methods="spectral")
+    opening = found.start - 1.5
+    assert 0 <= opening < 60
+    flops = 1000 * 100 * 100 + 9 * 100**3
+    assert found.seconds == pytest.approx(opening + 1.5 + 0.4 + flops / 1e6)
+    assert (found.bytes_per_second, found.flops_per_second) == (pytest.approx(1e6), 1e6)
+    monkeypatch.setattr(estimate_job, "measure", lambda *_: (1.5, 1e6, 1e5, inf))
+    slow = netweight.estimate(folder)  # the disk takes longer than the job
+    assert slow.seconds == pytest.approx(slow.start + 4.0)
+    assert (slow.bytes_per_second, slow.flops_per_second) == (pytest.approx(1e5), None)
 
 
-def test_a_rate_between_and_beyond_its_points() -> None:
-    rate = Rate("element", ((10.0, 1.0), (30.0, 5.0)))
-    assert [rate.seconds(n) for n in (0, 10, 20, 30, 90)] == [1.0, 1.0, 3.0, 5.0, 15.0]
-    assert rate.per_second == 6.0
+@pytest.mark.parametrize("job", ["scan", "delta", "compare", "merge", "structure"])
+def test_twice_the_model_takes_no_less_time(given, tmp_path, job) -> None:
+    seconds = []
+    for layers in (1, 2, 4):
+        shapes = {f"model.layers.{i}.mlp.up_proj.weight": (400, 100) for i in range(layers)}
+        (tmp_path / str(layers)).mkdir()
+        grown = {name: str(write(tmp_path / str(layers) / name, i, shapes)) for i, name in enumerate("abc")}
+        found = asked(job, grown)
+        seconds.append(found.seconds - found.start)
+    assert 0 < seconds[0] < seconds[1] < seconds[2]
 
 
-def test_rates_are_kept_and_added_to(quick, places, tmp_path) -> None:
-    path = tmp_path / "rates.json"
-    first = netweight.estimate(places["a"], rates=path)
-    assert first.measured
-    names = set(json.loads(path.read_text())["rates"])
-    assert names == {"cpu/values F16: basic_stats", "start/scan basic_stats"}  # few bytes say nothing of a disk
-    rates, where = read_rates(path)
-    assert where == host() == json.loads(path.read_text())["host"]
-    again = tmp_path / "again.json"
-    write_rates(again, rates)
-    assert again.read_bytes() == path.read_bytes()
-    asked("delta", places, rates=path)
-    assert set(json.loads(path.read_text())["rates"]) == names | {"cpu/differences F16-2xF16", "start/delta"}
-    assert read_rates(path)[0]["cpu/values F16: basic_stats"] == rates["cpu/values F16: basic_stats"]
-    assert [p.name for p in tmp_path.iterdir() if "part" in p.name] == []
+@pytest.mark.parametrize("job", JOBS)
+def test_rates_are_measured_by_the_job_itself(quick, places, job) -> None:
+    if job == "embeddings":
+        pytest.importorskip("sklearn")
+    found = asked(job, places)
+    assert found.start > 0
+    assert (found.bytes_per_second is not None) == (job != "info")
+    assert (found.flops_per_second is not None) == (job in ("scan", "compare", "embeddings"))
+    assert 0 < found.seconds < inf
+    assert list(quick.iterdir()) == []
+    assert json.loads(json.dumps(found.to_dict()))["seconds"] == found.seconds
 
 
-GOOD = {"netweight_rates": 1, "host": {}, "rates": {}}
-BROKEN = {
-    "no JSON": "{",
-    "JSON of something else": "[1]",
-    "JSON of something else ": json.dumps({**GOOD, "rates": []}),
-    "form 2, not 1": json.dumps({**GOOD, "netweight_rates": 2}),
-    "no points for 'cpu/a\\x1b'": json.dumps({**GOOD, "rates": {"cpu/a\x1b": {"unit": "B", "points": []}}}),
-    "no points for 'x'": json.dumps({**GOOD, "rates": {"x": 3}}),
-    "positive numbers for 'x'": json.dumps({**GOOD, "rates": {"x": {"unit": "B", "points": [[1, 0]]}}}),
-    "positive numbers for 'y'": json.dumps({**GOOD, "rates": {"y": {"unit": "B", "points": [[1, float("nan")]]}}}),
-    "do not ascend for 'x'": json.dumps({**GOOD, "rates": {"x": {"unit": "B", "points": [[2, 1], [1, 1]]}}}),
-}
-
-
-@pytest.mark.parametrize("said", BROKEN)
-def test_a_broken_rates_file_is_one_line(quick, places, tmp_path, said) -> None:
-    path = tmp_path / "rates.json"
-    path.write_text(BROKEN[said])
-    with pytest.raises(OptionError) as caught:
-        netweight.estimate(places["a"], rates=path)
-    text = str(caught.value)
-    assert said.strip() in text
-    assert text.startswith(f"--rates {path}: expected what an earlier `netweight estimate` wrote there, got ")
-    assert "\n" not in text
-    assert "\x1b" not in text
-
-
-def test_rates_that_cannot_be_read_or_kept(quick, places, tmp_path) -> None:
-    with pytest.raises(
-        OptionError, match=rf"^--rates .*: expected .* got {os.strerror(errno.EISDIR)}; delete the file or"
+@pytest.mark.parametrize("kind", ["f2", "f4", "f8", "u1"])
+def test_made_models_have_the_models_element_types(tmp_path, kind) -> None:
+    folders = [
+        write(tmp_path / "base", 0, {"a.weight": (6, 4)}, kind),
+        write(tmp_path / "tuned", 1, {"a.weight": (6, 4)}, "f4"),
+    ]
+    with ExitStack() as stack:
+        opened = tuple(stack.enter_context(netweight.open(folder)) for folder in folders)
+        work = plan_work(request_of(folders[0], "info"), stack)
+        made = estimate_rates._write(tmp_path, replace(work, checkpoints=opened), (64, 32), 3)
+    with (
+        safe_open(f"{made[0]}/model.safetensors", "numpy") as base,
+        safe_open(f"{made[1]}/model.safetensors", "numpy") as tuned,
     ):
-        netweight.estimate(places["a"], rates=tmp_path)
-    with pytest.raises(
-        OutputError, match=rf"^--rates .*nowhere.rates.json: cannot be written: {os.strerror(errno.ENOENT)}"
-    ):
-        netweight.estimate(places["a"], rates=tmp_path / "nowhere" / "rates.json")
+        names = list(base.keys())
+        assert len(names) == 3
+        for name in names:
+            first, second = base.get_tensor(name), tuned.get_tensor(name)
+            assert first.shape == second.shape == (64, 32)
+            assert first.dtype == ("f4" if kind == "u1" else kind)  # integers are not what a job computes with
+            assert second.dtype == "f4"
+            assert 0 < np.abs(second - first.astype("f4")).max() < 0.01 < np.abs(second).max()
 
 
-def test_rates_of_another_machine_are_said(quick, places, tmp_path) -> None:
-    path = tmp_path / "rates.json"
-    netweight.estimate(places["a"], rates=path)
-    found = json.loads(path.read_text())
-    found["host"] |= {"processor": "Other\n9000", "cores": 96}
-    path.write_text(json.dumps(found))
-    (note,) = netweight.estimate(places["a"], rates=path).notes
-    assert note == "the rates are those of another machine: Other\\n9000, 96 cores"
+RECIPE = """merge_method: ties
+base_model: {a}
+models:
+  - {{model: {b}, parameters: {{weight: 0.5, density: 0.3}}}}
+  - {{model: {c}, parameters: {{weight: 0.25}}}}
+dtype: float16
+"""
+SLICES = """merge_method: passthrough
+slices:
+  - sources: [{{model: {a}, layer_range: [0, 1]}}]
+  - sources: [{{model: {b}, layer_range: [0, 1]}}]
+dtype: float16
+"""
+
+
+def test_recipes_are_timed_as_they_are(quick, places, tmp_path) -> None:
+    recipe = tmp_path / "recipe.yml"
+    recipe.write_text(RECIPE.format(**places))
+    found = netweight.estimate(recipe, job="merge")
+    assert found.bytes_to_read == 3 * nbytes(places["a"])  # explicit weights: nothing is measured first
+    assert found.models == tuple(places[name] for name in "abc")
+    with ExitStack() as stack:
+        request = request_of(recipe, "merge")
+        work = plan_work(request, stack)
+        moved = estimate_rates._moved(request, work, ["x", "y", "z"]).ref
+    assert moved.references() == ("x", "y", "z")
+    assert [source.parameters for source in moved.models] == [source.parameters for source in work.recipe.models]
+    assert moved.models[0].parameters
+
+
+def test_a_recipe_with_slices_is_timed_as_a_copy(quick, places, tmp_path) -> None:
+    recipe = tmp_path / "slices.yaml"
+    recipe.write_text(SLICES.format(**places))
+    found = netweight.estimate(recipe, job="merge")
+    assert found.bytes_per_second > 0
+    with ExitStack() as stack:
+        request = request_of(recipe, "merge")
+        moved = estimate_rates._moved(request, plan_work(request, stack), ["x", "y"])
+    assert (moved.ref, moved.base, moved.models, moved.methods) == ("x", None, (), ("linear",))
+
+
+def test_made_models_are_computed_where_the_job_would_be(places) -> None:
+    with ExitStack() as stack:
+        request = request_of(places["a"], device="auto", workers=1)
+        work = replace(plan_work(request, stack), device="cuda:1")
+        assert estimate_rates._moved(request, work, ["x"]).settings == {"device": "cuda:1", "workers": 1}
+        all_gpus = replace(request, settings={"device": "cuda", "multi_gpu": True})
+        assert estimate_rates._moved(all_gpus, work, ["x"]).settings == {"device": "cuda", "multi_gpu": True}
+
+
+def test_large_matrices_keep_a_gpu_busy(places, monkeypatch) -> None:
+    shapes = []
+
+    def timed(request, work, shape, tensors, runs):
+        shapes.append((shape, request.methods))
+        return [1.0] * runs, replace(work, flops=1)
+
+    monkeypatch.setattr(estimate_rates, "_timed", timed)
+    with ExitStack() as stack:
+        request = request_of(places["a"], methods=("all",))
+        work = replace(plan_work(request, stack), side=5000)
+        estimate_rates.measure(request, work)
+        estimate_rates.measure(request, replace(work, device="cuda:0"))
+    assert [shape for shape, _ in shapes] == [
+        (64, 32),
+        (2048, 1024),
+        (3072, 1536),
+        (64, 32),
+        (2048, 1024),
+        (8192, 4096),
+    ]
+    assert shapes[1][1] == ("basic_stats", "quantization", "sparsity")
+    assert shapes[2][1] == ("spectral", "tail")
+
+
+def test_rates_by_hand_from_given_times(places, monkeypatch) -> None:
+    def timed(first):
+        times = iter([[first, 0.5], [0.7, 9.0, 0.6]])
+        return lambda request, work, *_: (next(times), replace(work, read=1000, written=20))
+
+    with ExitStack() as stack:
+        request = request_of(places["a"])
+        work = plan_work(request, stack)
+        monkeypatch.setattr(estimate_rates, "_timed", timed(2.0))
+        start, through, files, flops = estimate_rates.measure(request, work)
+        assert (start, through, flops) == (2.0, pytest.approx(1020 / 0.2), inf)  # the median, less what no bytes take
+        assert 0 < files < inf
+        monkeypatch.setattr(estimate_rates, "_timed", timed(40.0))
+        assert estimate_rates.measure(request, work)[0] == 0.5  # loops were compiled, as they are once
+
+
+def test_files_are_read_in_places_and_a_broken_one_is_one_line(places, monkeypatch) -> None:
+    with ExitStack() as stack:
+        work = plan_work(request_of(places["a"], "structure"), stack)
+        sizes = []
+        monkeypatch.setattr(estimate_rates, "bytearray", lambda n: sizes.append(n) or bytearray(n), raising=False)
+        assert 0 < estimate_rates._read_some(work) < inf
+        assert sum(sizes) == nbytes(places["a"])
+        assert estimate_rates._read_some(replace(work, read=0)) == inf
+        with Path(places["a"], "model.safetensors").open("r+b") as file:
+            file.truncate(600)
+        with pytest.raises(ReadError, match=r"model\.safetensors"):
+            estimate_rates._read_some(work)
 
 
 def test_hub_models_are_reckoned_from_their_headers(quick, hub, tmp_path) -> None:
@@ -266,174 +307,49 @@ def test_hub_models_are_reckoned_from_their_headers(quick, hub, tmp_path) -> Non
     arrays = write_model(tmp_path / "model")
     hub.publish("org/name", tmp_path / "model")
     size = sum(values.nbytes for values in arrays.values())
-    found = netweight.estimate("org/name", methods="all")
+    found = netweight.estimate("org/name")
     assert hub.sent() < size / 20
-    assert found.bytes_to_read == found.reading.far == size
-    assert (found.reading.local, found.reading.disk, found.devices[0].reading) == (0, None, 0.0)
+    assert found.bytes_to_read == size
     assert found.models == ("org/name",)
-    assert "org/name: comes over the network, at a rate that is not measured and not in the time" in found.notes
+    assert "org/name: the time of the network is not in it" in found.notes
 
 
-def test_a_gpu_is_reckoned_with_its_own_rates(quick, places, monkeypatch) -> None:
-    monkeypatch.setattr(
-        estimate_devices, "find_gpus", lambda asked, *, multi: ((("fake:0",), ("fake:0", "fake:1")), "")
-    )
-    real, asked_for = estimate_plans.load_of, []
-    monkeypatch.setattr(
-        estimate_plans,
-        "load_of",
-        lambda a, device, stack, *, multi=False: (asked_for.append((device, multi)), real(a, "cpu", stack))[1],
-    )
-    backends = []
-    monkeypatch.setattr(
-        estimate_book, "backends", lambda device: (backends.append(device), estimate_devices.backends("cpu"))[1]
-    )
-    found = netweight.estimate(places["a"], methods="all")
-    assert [*dict.fromkeys(asked_for)] == [("cpu", False), ("fake:0", False), ("fake:0", True)]
-    assert backends == ["cpu", "fake:0"]
-    assert [d.device for d in found.devices] == ["cpu", "fake:0", "fake:0, fake:1"]
-    cpu, one, two = found.devices
-    assert (one.threads, two.threads) == (1, 2)
-    assert [w.name for w in one.work] == [w.name for w in cpu.work]
-    assert one.start > cpu.start
-    assert found.seconds == cpu.seconds
+REFUSED = {
+    "scan {a} --memory 1MB": {"ref": "a", "memory": 1_000_000},
+    "scan {a} --methods spectra": {"ref": "a", "methods": "spectra"},
+    "compare {a} {b} --methods spectra": {"ref": "a", "job": "compare", "models": "b", "methods": "spectra"},
+    "delta --base {a} --models {other}": {"ref": "other", "job": "delta", "base": "a"},
+    "merge --base {a} --models {b} --method slerp": {"ref": "b", "job": "merge", "base": "a", "methods": "slerp"},
+    "merge --base {a} --models {b} --method tise": {"ref": "b", "job": "merge", "base": "a", "methods": "tise"},
+    "scan {a} --device cuda:99": {"ref": "a", "device": "cuda:99"},
+}
 
 
-def test_without_a_gpu_there_is_a_line_how_to(quick, places) -> None:
-    found = netweight.estimate(places["a"], device="cpu")
-    assert (found.gpu, len(found.devices)) == ("", 1)
-    assert "pip install 'netweight[torch]'" in estimate_devices.HOW_TO
+@pytest.mark.parametrize("line", REFUSED)
+def test_what_a_dry_run_refuses_is_refused_in_the_same_words(places, tmp_path, capsys, line) -> None:
+    places["other"] = str(write(tmp_path / "other", 3, {"quite.another.weight": (4, 4)}))
+    with pytest.raises(SystemExit):
+        main([*line.format(**places).split(), "--dry-run"])
+    said = capsys.readouterr().err.strip().removeprefix("error: ")
+    with pytest.raises(NetweightError) as caught:
+        netweight.estimate(**{k: places.get(v, v) if isinstance(v, str) else v for k, v in REFUSED[line].items()})
+    assert " ".join(str(caught.value).split()) == said
 
 
 WRONG = {
     "--job: no job 'skan' (did you mean 'scan'?); there are scan, delta,": {"job": "skan"},
-    "--base: goes with --job delta, merge, structure, not with scan; leave it out": {"base": "b"},
+    "--base: goes with --job delta/merge, not with scan; leave it out": {"base": "b"},
+    "--models: goes with --job delta/merge/compare, not with info; leave it out": {"job": "info", "models": "b"},
+    "--methods: goes with --job scan/compare/merge, not with structure": {"job": "structure", "methods": "all"},
     "--deep: goes with --job structure, not with info; leave it out": {"job": "info", "deep": True},
     "--job delta: MODEL is a fine-tuned model; give its --base as well": {"job": "delta", "models": ["b"]},
     "--job compare: expected the other model as --models, got 0 of them": {"job": "compare"},
-    "--methods: a merge has one method, got 2": {"job": "merge", "methods": ["ties", "slerp"]},
-    "--methods: no method 'spectra' (did you mean 'spectral'?)": {"methods": "spectra"},
 }
 
 
 @pytest.mark.parametrize("said", WRONG)
 def test_what_cannot_be_reckoned_is_one_line(places, said) -> None:
-    with pytest.raises(NetweightError) as caught:
+    with pytest.raises(OptionError) as caught:
         netweight.estimate(places["a"], **WRONG[said])
     assert str(caught.value).startswith(said)
     assert "\n" not in str(caught.value)
-
-
-def test_a_recipe_and_an_output_that_takes_no_file(quick, places, tmp_path) -> None:
-    recipe = tmp_path / "recipe.yml"
-    models = "".join(f"  - model: {places[x]}\n    parameters: {{weight: 0.5}}\n" for x in "bc")
-    recipe.write_text(f"merge_method: linear\nmodels:\n{models}dtype: float16\n")
-    found = netweight.estimate(recipe, job="merge", output=tmp_path / "not" / "yet")
-    assert found.what == "linear of 2 models"
-    assert found.bytes_to_read == 2 * 2 * (50 * 24 + 40 * 24 + 24)
-    assert found.reading.writing is not None
-    assert found.devices[0].writing > 0
-    assert not (tmp_path / "not").exists()
-    with pytest.raises(OutputError, match="takes no file: "):
-        netweight.estimate(recipe, job="merge", output="/proc/self/fd")
-
-
-def test_headers_alone(quick, places) -> None:
-    for job in ("info", "structure"):
-        found = netweight.estimate(places["a"], job=job)
-        assert (found.bytes_to_read, found.flops, found.devices[0].work) == (0, 0, ())
-        assert (found.devices[0].limit, found.gpu) == ("start", "")
-        assert found.seconds >= 1.5
-
-
-def test_embeddings(quick, places) -> None:
-    pytest.importorskip("sklearn")
-    found = netweight.estimate(places["a"], job="embeddings")
-    assert found.bytes_to_read == 50 * 24 * 2
-    assert len(found.devices[0].work) == 2
-    assert found.flops == sum(w.flops for w in found.devices[0].work) > 0
-
-
-@pytest.mark.parametrize("dtype", ["F8_E4M3", "F16", "BF16", "F32", "F64"])
-def test_every_float_type_has_rates(quick, dtype) -> None:
-    from netweight.measures.registry import find
-
-    kernels, _ = estimate_devices.backends("cpu")
-    one = DTYPES[dtype]
-    measures = [find(name) for name in ("basic_stats", "quantization", "sparsity")]
-    for rate in (
-        estimate_probes.probe_values(one, measures, kernels),
-        estimate_probes.probe_differences([DTYPES["BF16"], one, one], kernels),
-        estimate_probes.probe_pairs(one, DTYPES["F32"], kernels),
-        estimate_probes.probe_zeros(one),
-    ):
-        assert rate.per_second > 0
-        assert [a for a, _ in rate.points] == sorted({a for a, _ in rate.points})
-
-
-def test_rare_types_go_with_the_frequent_one(quick, tmp_path) -> None:
-    folder = tmp_path / "m"
-    folder.mkdir()
-    arrays = {"model.layers.0.mlp.up_proj.weight": np.ones((300, 100), "f2"), "model.norm.weight": np.ones(100, "f4")}
-    save_file(arrays, folder / "model.safetensors")
-    (work,) = netweight.estimate(folder).devices[0].work
-    assert (work.name, work.amount) == ("values F16: basic_stats", 30_100)
-
-
-@pytest.mark.parametrize("job", JOBS)
-def test_what_the_start_is_measured_by_runs(tmp_path, job) -> None:
-    if job == "embeddings":
-        pytest.importorskip("sklearn")
-    arguments, settings = estimate_start._call(job, tmp_path, DTYPES["BF16"], ("basic_stats",), deep=job == "structure")
-    assert getattr(netweight, job)(*arguments, **settings) is not None
-    assert json.loads(json.dumps([arguments, settings])) == [arguments, settings]
-
-
-def test_the_start_is_that_of_a_fresh_interpreter(monkeypatch) -> None:
-    assert 0.02 < estimate_start.measure_start("info", DTYPES["I8"], (), deep=False) < 60
-    monkeypatch.setattr(estimate_start, "_PROGRAM", "raise ValueError('no\\x1bway')")
-    with pytest.raises(JobError, match=r"^info: could not be started on a small made model: ValueError: no\\x1bway$"):
-        estimate_start.measure_start("info", DTYPES["F32"], (), deep=False)
-
-
-def test_files_are_read_in_pieces_spread_over_all_of_them(tmp_path) -> None:
-    (tmp_path / "a").write_bytes(bytes(9 << 20))
-    (tmp_path / "b").write_bytes(bytes(1000))
-    files = [(str(tmp_path / "a"), 9 << 20), (str(tmp_path / "b"), 1000), (str(tmp_path / "b"), 0)]
-    pieces = estimate_disk.pieces_of(files)
-    assert [(p.offset, p.size) for p in pieces] == [(0, 4 << 20), (4 << 20, 4 << 20), (8 << 20, 1 << 20), (0, 1000)]
-    assert estimate_disk.pieces_of([]) == []
-    many = estimate_disk.pieces_of([("x", 10 << 30)])
-    assert len(many) == 64
-    assert sum(p.size for p in many) == 256 << 20
-    assert many[-1].offset > 9 << 30
-    done, seconds = estimate_disk.measure_disk(pieces, 2)
-    assert 4 << 20 <= done <= (9 << 20) + 1000
-    assert seconds > 0
-    assert estimate_disk.measure_copying(pieces)[0] >= 4 << 20
-
-
-def test_what_the_system_holds_in_memory(tmp_path) -> None:
-    path = tmp_path / "a"
-    path.write_bytes(bytes(1 << 20))
-    split = estimate_disk.split_by_cache(estimate_disk.pieces_of([(str(path), 1 << 20)]))
-    if split is None:
-        pytest.skip("this system does not tell")
-    assert [len(part) for part in split] == [1, 0]  # just written
-
-
-def test_a_system_that_does_not_tell(quick, places, monkeypatch) -> None:
-    monkeypatch.setattr(estimate_book, "split_by_cache", lambda _: None)
-    reading = netweight.estimate(places["a"]).reading
-    assert reading.held is None
-    assert reading.disk is not None
-    assert reading.away(1) == reading.local
-
-
-def test_a_file_that_is_gone_is_one_line(quick, places, monkeypatch) -> None:
-    def gone(_):
-        raise FileNotFoundError(2, "No such file", "a\nb")
-
-    monkeypatch.setattr(estimate_book, "split_by_cache", gone)
-    with pytest.raises(NetweightError, match=r"^a\\nb: could not be read: No such file; check the disk$"):
-        netweight.estimate(places["a"])

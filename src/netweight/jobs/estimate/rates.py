@@ -1,136 +1,102 @@
-"""Rates of a machine as they were measured, and the file that keeps them for the next time."""
+"""The rates of a job on this machine: the job itself is run on made models, and its own files are read in places."""
 
 from __future__ import annotations
 
-import json
-import math
-import os
-import platform
-from bisect import bisect_left
-from collections.abc import Mapping
-from dataclasses import dataclass
-from itertools import pairwise
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from math import inf
 from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from netweight.errors import OptionError, OutputError, printable
-from netweight.run.memory import available_cores
+from netweight.checkpoint.tensor import Tensor
+from netweight.dtypes import DTYPES, Kind
+from netweight.jobs.estimate.plan import Request, Work, plan_work
 
-__all__ = ["Rate", "host", "read_rates", "write_rates"]
+__all__ = ["measure"]
 
-_FORM = 1
-_MOST = 10_000_000  # bytes: thousands of rates take some hundred kB
-_KEYS = ("netweight_rates", "host", "rates")
+_TENSORS, _SHAPE = 24, (2048, 1024)  # of all made models together; two a worker at least
+_SIDE, _GPU_SIDE, _COLS = 1536, 4096, 256  # of matrices whose spectra are timed, of an embedding: at most
+_PIECES, _PIECE, _PATIENCE = 64, 4 << 20, 0.5  # tensors that are read, bytes of each, seconds
 
 
-@dataclass(frozen=True)
-class Rate:
-    """What work of one kind takes: `points` are (amount of one item, seconds), measured, ascending.
-
-    Between points it is a straight line; below the first an item takes as long as the first; above the last as many
-    units a second as the last.
+def measure(request: Request, work: Work) -> tuple[float, float, float, float]:
+    """(seconds of the start, bytes a second through the job, bytes a second from its files, FLOPs a second); infinite
+    where there is no such work. Raises ReadError, and OutputError where the folder for temporary files has no room.
     """
-
-    unit: str
-    points: tuple[tuple[float, float], ...]
-
-    def seconds(self, amount: float) -> float:
-        """Of one item of `amount` units."""
-        at = bisect_left(self.points, (amount, 0.0))
-        if at == len(self.points):
-            most, seconds = self.points[-1]
-            return seconds * amount / most
-        if at == 0:
-            return self.points[0][1]
-        (low, fast), (high, slow) = self.points[at - 1], self.points[at]
-        return fast + (slow - fast) * (amount - low) / (high - low)
-
-    @property
-    def per_second(self) -> float:
-        """Units a second in large items."""
-        amount, seconds = self.points[-1]
-        return amount / seconds
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {"unit": self.unit, "points": [list(point) for point in self.points]}
+    (first, idle), _ = _timed(request, work, (64, 32), 2, 2)
+    through = flops = inf
+    if work.read and request.job != "embeddings":  # which computes for so long that bytes do not count
+        streamed = replace(request, methods=work.light) if work.heavy else request
+        seconds, made = _timed(streamed, work, _SHAPE, max(_TENSORS // len(work.checkpoints), 2 * work.workers), 3)
+        through = (made.read + made.written) / max(median(seconds) - idle, median(seconds) / 4)
+    if work.flops:
+        side = min(work.side, _COLS if request.job == "embeddings" else _SIDE if work.device == "cpu" else _GPU_SIDE)
+        seconds, made = _timed(replace(request, methods=work.heavy), work, (2 * side, side), work.workers, 1)
+        flops = made.flops / max(seconds[0] - idle, seconds[0] / 4)
+    return (first if first < 8.0 else idle), through, _read_some(work), flops  # 8 s: loops were compiled, which is once
 
 
-def host() -> dict[str, Any]:
-    """What tells one machine from another: its processor and the cores that may be used."""
-    return {"machine": platform.machine(), "processor": _processor(), "cores": available_cores()}
+def _timed(request: Request, work: Work, shape: tuple[int, int], tensors: int, runs: int) -> tuple[list[float], Work]:
+    """(seconds of each run on made models, the plan of such a run)."""
+    with TemporaryDirectory(prefix="netweight-") as folder, ExitStack() as stack:
+        made = _moved(request, work, _write(Path(folder), work, shape, tensors))
+        seconds = []
+        for run in range(runs):
+            output = f"{folder}/out-{run}" if run == 0 or made.job == "merge" else ""  # a delta's pictures: its start
+            planned = plan_work(made, stack, output)
+            begun = time.perf_counter()
+            planned.run()
+            seconds.append(time.perf_counter() - begun)
+        return seconds, planned
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:  # not Linux
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+def _moved(request: Request, work: Work, made: list[Any]) -> Request:
+    """The same job for made models, one for each checkpoint; of a recipe with slices, a copy of one of them."""
+    device = {} if request.settings.get("multi_gpu") else {"device": work.device}
+    request = replace(request, settings={**request.settings, **device})
+    if work.recipe is None:
+        base, ref, *models = made if request.base else (None, *made)
+        return replace(request, base=base, ref=ref, models=tuple(models))
+    if work.recipe.slices:
+        return replace(request, ref=made[0], methods=("linear",))
+    named = dict(zip(work.recipe.references(), made, strict=True))
+    sources = tuple(replace(source, model=named[source.model]) for source in work.recipe.models)
+    return replace(request, ref=replace(work.recipe, base=named.get(work.recipe.base), models=sources))
 
 
-def read_rates(path: Path) -> tuple[dict[str, Rate], dict[str, Any]]:
-    """({name: rate}, the host that they were measured on); nothing and this host where there is no such file.
+def _write(folder: Path, work: Work, shape: tuple[int, int], tensors: int) -> list[str]:
+    """A model for each checkpoint: normal numbers of its element type, changed a little from one to the next."""
+    import numpy as np
 
-    Raises OptionError where the file is not what `write_rates` writes.
-    """
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MOST + 1)
-    except FileNotFoundError:
-        return {}, host()
-    except OSError as problem:
-        raise _refused(path, problem.strerror or str(problem)) from None
-    if len(data) > _MOST:
-        raise _refused(path, f"more than {_MOST} bytes")
-    try:
-        found = json.loads(data)
-    except (ValueError, RecursionError):
-        raise _refused(path, "no JSON") from None
-    if not isinstance(found, dict) or any(key not in found for key in _KEYS):
-        raise _refused(path, "JSON of something else")
-    if found["netweight_rates"] != _FORM:
-        raise _refused(path, f"form {printable(repr(found['netweight_rates']), 40)}, not {_FORM}")
-    if not isinstance(found["rates"], dict) or not isinstance(found["host"], dict):
-        raise _refused(path, "JSON of something else")
-    return {name: _rate(path, name, entry) for name, entry in found["rates"].items()}, found["host"]
+    from netweight.output.safetensors_file import write_safetensors
+
+    random = np.random.Generator(np.random.SFC64(0))
+    values = random.standard_normal(shape, dtype=np.float32) * np.float32(0.02)
+    names = ["model.embed_tokens.weight", *(f"model.layers.{i}.mlp.up_proj.weight" for i in range(tensors - 1))]
+    for number, checkpoint in enumerate(work.checkpoints):
+        floats = [tensor for tensor in checkpoint.values() if tensor.dtype.kind is Kind.FLOAT]
+        dtype = max(floats, key=lambda tensor: tensor.nbytes).dtype if floats else DTYPES["F32"]
+        place = folder / str(number)
+        place.mkdir()
+        write_safetensors(place / "model.safetensors", dict.fromkeys(names, values.astype(dtype.to_numpy())))
+        values += random.standard_normal(shape, dtype=np.float32) * np.float32(3e-4)
+    return [str(folder / str(number)) for number in range(len(work.checkpoints))]
 
 
-def _rate(path: Path, name: str, entry: Any) -> Rate:
-    points = entry.get("points") if isinstance(entry, dict) else None
-    if not isinstance(points, list) or not points or not isinstance(entry.get("unit"), str):
-        raise _refused(path, f"no points for {printable(repr(name), 80)}")
-    taken: list[tuple[float, float]] = []
-    for point in points:
-        if not isinstance(point, list) or len(point) != 2 or not all(_is_positive(value) for value in point):
-            raise _refused(path, f"a point that is no pair of positive numbers for {printable(repr(name), 80)}")
-        taken.append((float(point[0]), float(point[1])))
-    if any(a[0] >= b[0] for a, b in pairwise(taken)):
-        raise _refused(path, f"points that do not ascend for {printable(repr(name), 80)}")
-    return Rate(entry["unit"], tuple(taken))
+def _read_some(work: Work) -> float:
+    """Bytes a second from tensors all over the files on this machine, as the system holds them now."""
+    tensors = [t for c in work.checkpoints if work.read and c.location is not None for t in c.values()]
+    begun = time.perf_counter()
 
+    def read(tensor: Tensor) -> int:
+        out = bytearray(min(tensor.nbytes, _PIECE) if time.perf_counter() - begun < _PATIENCE else 0)
+        tensor.read_into(0, memoryview(out))
+        return len(out)
 
-def _is_positive(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
-
-
-def _refused(path: Path, got: str) -> OptionError:
-    return OptionError(
-        f"--rates {printable(str(path))}: expected what an earlier `netweight estimate` wrote there, got {got};"
-        " delete the file or name another one"
-    )
-
-
-def write_rates(path: Path, rates: Mapping[str, Rate]) -> None:
-    """Write the file in one step, in the place of an earlier one; raises OutputError where the disk refuses."""
-    found = {"netweight_rates": _FORM, "host": host(), "rates": {name: rates[name].to_dict() for name in sorted(rates)}}
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        try:
-            part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-    except (OSError, ValueError) as problem:
-        why = (problem.strerror if isinstance(problem, OSError) else None) or str(problem)
-        raise OutputError(f"--rates {printable(str(path))}: cannot be written: {why}; name a file elsewhere") from None
+    with ThreadPoolExecutor(work.workers) as pool:
+        done = sum(pool.map(read, tensors[:: len(tensors) // _PIECES + 1]))
+    return done / (time.perf_counter() - begun) if done else inf

@@ -1,0 +1,1 @@
+"""`demo`: small models, and the other commands run on them."""
