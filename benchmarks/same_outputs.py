@@ -38,13 +38,15 @@ RECIPES = {
 
 
 def run(source: Path, folder: Path, name: str, *words: str) -> None:
-    """One command; what it prints, and how it ends, is a result too."""
+    """One command; what it prints, but for its progress, and how it ends, is a result too."""
     environment = {**os.environ, "PYTHONPATH": str(source), "COLUMNS": "100", "NO_COLOR": "1"}
     done = subprocess.run(
         [sys.executable, "-c", MAIN, *words], cwd=folder, env=environment, capture_output=True, check=False
     )
     (folder / "printed").mkdir(exist_ok=True)
-    (folder / "printed" / f"{name}.txt").write_bytes(b"%d\n" % done.returncode + done.stdout + done.stderr)
+    said = [line for line in done.stderr.splitlines(keepends=True) if line.startswith((b"error:", b"note:"))]
+    said = [line for line in said if not line.startswith(b"note: compiling")]
+    (folder / "printed" / f"{name}.txt").write_bytes(b"%d\n" % done.returncode + done.stdout + b"".join(said))
 
 
 def run_all(source: Path, folder: Path, models: list[str]) -> None:
