@@ -141,15 +141,9 @@ def prepare_kernels(plan: MergePlan, kernels: MergeKernels | DeviceKernels[Merge
 
 def course_of(target: Target) -> Any:
     """The course that a target's method takes with it; what has no method is copied."""
-    from netweight.merging.course import Copy
+    from netweight.merging.course import Copy, without_looks
     from netweight.merging.registry import find
 
     if target.method is None or target.subject is None:
-        return _done(Copy(0))
+        return without_looks(Copy(0))
     return find(target.method).course(target.subject)
-
-
-def _done(value: Any) -> Any:
-    """A course that asks for nothing."""
-    yield from ()
-    return value
