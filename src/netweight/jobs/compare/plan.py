@@ -15,7 +15,7 @@ from netweight.jobs.inputs import far_bytes, stamps
 from netweight.jobs.run_options import RunOptions
 from netweight.params.pairing import Pair, Pairing, pair_up
 from netweight.run.devices import Choice, choose_for, spectral_effort
-from netweight.run.executors import crew, matrix_budget
+from netweight.run.executors import matrix_budget, plan_workers
 from netweight.run.memory import FLOOR
 from netweight.run.plan import STRETCH, Plan, digest_of
 from netweight.run.spread import all_kernels, kernels_on
@@ -105,7 +105,7 @@ def prepare(a: Reference, b: Reference, methods: str | Sequence[str], options: O
     choice = on_sides if on_sides.gpu else by_pairs
     beside = choice.libraries + far_bytes((first, second))
     room = choice.fitted(options)
-    workers, memory = crew(room, one, FLOOR + beside)
+    workers, memory = plan_workers(room, one, FLOOR + beside)
     budget = matrix_budget(room, beside)
     tasks = plan_pairs(pairing.pairs)
     digest = digest_of(

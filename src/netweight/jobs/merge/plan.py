@@ -14,7 +14,7 @@ from netweight.errors import OptionError, printable
 from netweight.jobs.inputs import far_bytes, locations, stamps
 from netweight.jobs.merge.request import Options, Request
 from netweight.run.devices import Choice, choose_for
-from netweight.run.executors import crew
+from netweight.run.executors import plan_workers
 from netweight.run.memory import FLOOR
 from netweight.run.plan import digest_of
 from netweight.run.progress import Progress, compiling
@@ -96,7 +96,7 @@ def prepare(request: Request, options: Options, stack: ExitStack, moved: Mapping
     choice = choose_for(options, "merge")
     each = working_bytes(plan.targets)
     fixed = FLOOR + choice.libraries + far_bytes(opened)
-    workers, memory = crew(choice.fitted(options), each, fixed)
+    workers, memory = plan_workers(choice.fitted(options), each, fixed)
     digest = digest_of(
         {
             "job": "merge",

@@ -14,7 +14,7 @@ from netweight.errors import OptionError, did_you_mean, printable
 from netweight.jobs.inputs import far_bytes, stamps
 from netweight.jobs.run_options import RunOptions
 from netweight.run.devices import Choice, choose_for
-from netweight.run.executors import crew, matrix_budget
+from netweight.run.executors import matrix_budget, plan_workers
 from netweight.run.memory import FLOOR
 from netweight.run.plan import Plan, PlannedTask, digest_of
 from netweight.run.spread import all_kernels, kernels_on
@@ -104,7 +104,7 @@ def prepare(ref: Reference, measures: Sequence[Measure], options: Options, stack
     one = max(scratch_bytes(kernels, measures) for kernels in backends)
     beside = choice.libraries + far_bytes((checkpoint,))
     room = choice.fitted(options)
-    workers, memory = crew(room, one, FLOOR + beside)
+    workers, memory = plan_workers(room, one, FLOOR + beside)
     budget = matrix_budget(room, beside)
     loads = loads_of(subjects, measures, backends[0], options.rank_k)
     crews = crews_of(loads, measures, backends[0], workers, budget)
