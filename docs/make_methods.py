@@ -53,7 +53,7 @@ def _method(method: Method) -> str:
 
 def _setting(setting: Setting) -> str:
     default = "must be given" if setting.default is None else str(setting.default).lower()
-    whom = "each model" if setting.each else "the merge"
+    whom = "each model" if setting.per_model else "the merge"
     return f"| `{setting.name}` | {whom} | {default} | {_range(setting)} | {setting.text} |"
 
 

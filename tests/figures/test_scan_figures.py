@@ -344,10 +344,10 @@ def test_a_place_that_cannot_be_written(tmp_path):
 
 
 def test_scales():
-    assert Scale(1.0, 1e4, log=True).place(100.0) == pytest.approx(0.5)
-    assert Scale(-2.0, 2.0).place(1.0) == pytest.approx(0.75)
-    assert [Scale(0.0, 1.0).place(v) for v in (-1.0, 2.0, math.inf, -math.inf)] == [0.0, 1.0, 1.0, 0.0]
-    assert Scale(-1.7e308, 1.7e308).place(0.0) == pytest.approx(0.5)
+    assert Scale(1.0, 1e4, log=True).position(100.0) == pytest.approx(0.5)
+    assert Scale(-2.0, 2.0).position(1.0) == pytest.approx(0.75)
+    assert [Scale(0.0, 1.0).position(v) for v in (-1.0, 2.0, math.inf, -math.inf)] == [0.0, 1.0, 1.0, 0.0]
+    assert Scale(-1.7e308, 1.7e308).position(0.0) == pytest.approx(0.5)
     found = log_scale([3.0, 700.0, math.inf, 0.0, -5.0])
     assert (found.low, found.high) == (1.0, 1000.0)
     assert decades(found, 10) == [1.0, 10.0, 100.0, 1000.0]

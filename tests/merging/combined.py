@@ -23,9 +23,9 @@ def course_of(method, tensors, *, base=None, weights=None, each=None, bits=32, *
     row = METHODS[method]
     has_base = row.base is Base.REQUIRED or bool(base)
     models = len(tensors) - has_base
-    own = {s.name: s.default for s in row.settings if s.each}
+    own = {s.name: s.default for s in row.settings if s.per_model}
     given = each or [{} if weights is None else {"weight": w} for w in weights or range(models)]
-    shared = {s.name: s.default for s in row.settings if not s.each} | settings
+    shared = {s.name: s.default for s in row.settings if not s.per_model} | settings
     return row.course, subject(
         np.shape(tensors[0]), models=models, base=has_base, each=[own | g for g in given], bits=bits, **shared
     )

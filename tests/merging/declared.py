@@ -17,8 +17,8 @@ ROWS = {
 def course_of(name, shape, each=({},), *, bits=32, keys=None, **settings):
     """(what a course of the method `name` gets, the course's function)."""
     method = ROWS[name]
-    own = {s.name: s.default for s in method.settings if not s.each} | settings
-    of_models = {s.name: s.default for s in method.settings if s.each}
+    own = {s.name: s.default for s in method.settings if not s.per_model} | settings
+    of_models = {s.name: s.default for s in method.settings if s.per_model}
     if "weight" in of_models:
         of_models["weight"] = 1.0
     each = [of_models | given for given in each]

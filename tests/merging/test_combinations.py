@@ -11,7 +11,7 @@ from combined import CUTS, MERGEKIT, course_of, merged, near, same_bits, vectors
 from netweight.errors import OptionError
 from netweight.kernels.cpu.merging import CpuMergeKernels
 from netweight.merging.course import Copy
-from netweight.merging.looks import ColumnGramLook, GramLook
+from netweight.merging.grams import ColumnGramLook, GramLook
 from netweight.merging.registry import METHODS, find
 from netweight.merging.writes import Combine, combination
 

@@ -22,8 +22,8 @@ METHOD = Method(
     base=Base.REQUIRED,
     models=(1, None),
     settings=(
-        Setting("weight", "", each=True),
-        Setting("density", "", each=True, default=1.0, low=0.0, high=1.0, open_low=True),
+        Setting("weight", "", per_model=True),
+        Setting("density", "", per_model=True, default=1.0, low=0.0, high=1.0, open_low=True),
         Setting("lambda", "", default=1.0),
         Setting("normalize", "", kind="flag", default=False),
         Setting("max_iter", "", kind="integer", default=10, low=1),

@@ -10,7 +10,7 @@ import pytest
 
 from netweight.errors import OptionError
 from netweight.run import executors
-from netweight.run.executors import check_executor, crew, executor_for, matrix_budget, planned_executor
+from netweight.run.executors import check_executor, executor_for, matrix_budget, plan_workers, planned_executor
 from netweight.run.ray_cluster import _undisturbed, check_address
 from netweight.run.threads import ThreadExecutor
 
@@ -84,13 +84,13 @@ def test_without_ray(monkeypatch):
 
 def test_the_plan_s_workers(monkeypatch):
     monkeypatch.setattr(executors, "available_cores", lambda: 6)
-    assert crew(Chosen(workers=4, memory=500 * MIB), 50 * MIB, 400 * MIB) == (2, 500 * MIB)
-    assert crew(Chosen("ray", workers=4, memory=500 * MIB), 50 * MIB, 400 * MIB) == (4, 4 * 450 * MIB)
-    assert crew(Chosen("ray", "auto", memory=500 * MIB), 50 * MIB, 400 * MIB)[0] == 6
+    assert plan_workers(Chosen(workers=4, memory=500 * MIB), 50 * MIB, 400 * MIB) == (2, 500 * MIB)
+    assert plan_workers(Chosen("ray", workers=4, memory=500 * MIB), 50 * MIB, 400 * MIB) == (4, 4 * 450 * MIB)
+    assert plan_workers(Chosen("ray", "auto", memory=500 * MIB), 50 * MIB, 400 * MIB)[0] == 6
     with pytest.raises(OptionError, match="--memory 440 MiB: this job needs at least 450 MiB for one worker"):
-        crew(Chosen("ray", workers=4, memory=440 * MIB), 50 * MIB, 400 * MIB)
+        plan_workers(Chosen("ray", workers=4, memory=440 * MIB), 50 * MIB, 400 * MIB)
     with pytest.raises(OptionError, match="--workers 0"):
-        crew(Chosen("threads", workers=0), 50 * MIB, 400 * MIB)
+        plan_workers(Chosen("threads", workers=0), 50 * MIB, 400 * MIB)
 
 
 def test_the_budget_of_matrices():

@@ -155,8 +155,8 @@ def tokens():
 
 def test_those_longest_not_asked_for_are_forgotten(monkeypatch):
     monkeypatch.setattr(arrivals, "_MOST", 2)
-    made = [arrivals.once(key, object) for key in "ab"]
-    assert arrivals.once("a", object) is made[0]
-    arrivals.once("c", object)
-    assert arrivals.once("a", object) is made[0]
-    assert arrivals.once("b", object) is not made[1]
+    made = [arrivals.open_once(key, object) for key in "ab"]
+    assert arrivals.open_once("a", object) is made[0]
+    arrivals.open_once("c", object)
+    assert arrivals.open_once("a", object) is made[0]
+    assert arrivals.open_once("b", object) is not made[1]

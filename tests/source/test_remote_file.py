@@ -17,7 +17,7 @@ from netweight.errors import ReadError
 from netweight.source import remote, retry
 from netweight.source.protocol import FileState
 from netweight.source.remote import RemoteFile, announce
-from netweight.source.retry import Passing, Patience, again, retry_after
+from netweight.source.retry import Passing, Patience, retry_after, retry_passing
 
 DATA = random.Random(0).randbytes(3 << 20)
 
@@ -235,7 +235,7 @@ def test_waiting_between_attempts(monkeypatch) -> None:
             raise Passing("busy")
         return "done"
 
-    assert again("it", flaky) == "done"
+    assert retry_passing("it", flaky) == "done"
     assert all(b - a >= 0.015 for a, b in pairwise(calls))
     waits = []
 
@@ -249,7 +249,7 @@ def test_waiting_between_attempts(monkeypatch) -> None:
         patience.wait(Passing("busy"))
     assert all(a < b for a, b in pairwise(waits))
     with pytest.raises(ReadError, match=r"^it: busy, 3 times in a row; try again later$"):
-        again("it", lambda: (_ for _ in ()).throw(Passing("busy")), attempts=3)
+        retry_passing("it", lambda: (_ for _ in ()).throw(Passing("busy")), attempts=3)
     stop = threading.Event()
     stop.set()
     with pytest.raises(ReadError, match="it: is closed"):

@@ -7,7 +7,7 @@ import io
 
 from netweight.source.protocol import Source
 
-__all__ = ["digest_of", "stream_of"]
+__all__ = ["digest_of", "read_whole", "stream_of"]
 
 
 class _Window(io.RawIOBase):
@@ -45,3 +45,11 @@ def stream_of(source: Source, start: int, end: int, buffer: int = 1 << 16) -> io
 def digest_of(source: Source, start: int, end: int) -> str:
     """The hex SHA-256 of bytes `start` to `end`."""
     return hashlib.file_digest(stream_of(source, start, end), "sha256").hexdigest()
+
+
+def read_whole(source: Source) -> bytearray:
+    """All bytes of `source`, which is closed then."""
+    data = bytearray(source.size)
+    source.read_into(0, memoryview(data))
+    source.close()
+    return data

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from netweight.checkpoint.byte_stream import read_whole
 from netweight.checkpoint.place import Place
 from netweight.errors import FormatError, NetweightError, printable
 from netweight.source.local import open_local
@@ -42,18 +43,15 @@ def _object_in(source: Source, limit: int) -> dict[str, Any]:
         raise FormatError(f"{where}: {source.size} bytes, expected at most {limit}")
     if not source.size:
         raise FormatError(f"{where}: is empty, expected a JSON object")
-    data = bytearray(source.size)
-    source.read_into(0, memoryview(data))
-    source.close()
     try:
-        found = json.loads(data)
+        value = json.loads(read_whole(source))
     except RecursionError:
         raise FormatError(f"{where}: is nested too deeply") from None
     except ValueError as problem:
         raise FormatError(f"{where}: is not valid JSON: {printable(str(problem))}") from None
-    if not isinstance(found, dict):
-        raise FormatError(f"{where}: holds a JSON {_KINDS[type(found)]}, expected an object")
-    return found
+    if not isinstance(value, dict):
+        raise FormatError(f"{where}: holds a JSON {_KINDS[type(value)]}, expected an object")
+    return value
 
 
 _KINDS: dict[type, str] = {

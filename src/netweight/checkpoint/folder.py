@@ -117,9 +117,9 @@ def _numbered(place: Place, names: list[str]) -> Selection | None:
     """A set `x-00001-of-0000N`, complete."""
     sets: dict[tuple[str, int, str], dict[int, str]] = {}
     for name in names:
-        found = _NUMBERED.fullmatch(name)
-        if found:
-            sets.setdefault((found[1], int(found[3]), found[4]), {})[int(found[2])] = name
+        match = _NUMBERED.fullmatch(name)
+        if match:
+            sets.setdefault((match[1], int(match[3]), match[4]), {})[int(match[2])] = name
     if not sets:
         return None
     if len(sets) > 1:

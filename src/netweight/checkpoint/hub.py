@@ -1,7 +1,7 @@
-"""Models of the Hugging Face hub: in its cache on this machine, or listed at one commit, or brought into the cache.
+"""Models of the Hugging Face hub: found in its cache, listed at one commit, or fetched into the cache.
 
-`huggingface_hub` does the talking, so that HF_ENDPOINT, HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE and HF_TOKEN mean what
-they mean to it. It is loaded where a hub is asked for anything.
+All requests go through `huggingface_hub`, which reads HF_ENDPOINT, HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE and HF_TOKEN.
+It is loaded when a hub is asked for something.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from netweight.checkpoint.reference import HubReference
 from netweight.checkpoint.remote_place import HubFile, HubPlace
 from netweight.errors import ModelNotFoundError, NetweightError, OutputError, ReadError, printable
 from netweight.source.http_ranges import passing
-from netweight.source.retry import Passing, again
+from netweight.source.retry import Passing, retry_passing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,14 +51,14 @@ def cached_snapshot(reference: HubReference) -> Path | None:
 
     try:
         # No file is asked for, so none can be missing: the folder is all that is wanted.
-        found = snapshot_download(reference.repo, revision=reference.revision, local_files_only=True, allow_patterns=[])
+        path = snapshot_download(reference.repo, revision=reference.revision, local_files_only=True, allow_patterns=[])
     except LocalEntryNotFoundError:
         return None
     except (OSError, ValueError) as problem:
         raise ReadError(
             f"{printable(reference.label)}: the hub's cache cannot be read: {printable(str(problem), 300)}"
         ) from None
-    return Path(found)
+    return Path(path)
 
 
 def list_files(reference: HubReference) -> HubPlace:
@@ -72,15 +72,15 @@ def list_files(reference: HubReference) -> HubPlace:
     def ask() -> HubPlace:
         api = HfApi()
         with _explained(reference):
-            found = api.model_info(reference.repo, revision=reference.revision, files_metadata=True, timeout=_TOKENS)
+            info = api.model_info(reference.repo, revision=reference.revision, files_metadata=True, timeout=_TOKENS)
             files = {}
-            for entry in found.siblings or ():
+            for entry in info.siblings or ():
                 if entry.size is None:
-                    return _by_tree(api, reference, str(found.sha))
+                    return _by_tree(api, reference, str(info.sha))
                 files[entry.rfilename] = HubFile(entry.size, (entry.lfs.sha256 if entry.lfs else entry.blob_id) or "")
-            return HubPlace(reference, str(found.sha), files)
+            return HubPlace(reference, str(info.sha), files)
 
-    return again(f"{printable(reference.label)}: there is no such file or folder here", ask, attempts=4)
+    return retry_passing(f"{printable(reference.label)}: there is no such file or folder here", ask, attempts=4)
 
 
 def _by_tree(api: Any, reference: HubReference, commit: str) -> HubPlace:
@@ -114,7 +114,7 @@ def fetch(place: HubPlace, chosen: Callable[[HubPlace], Sequence[str]]) -> tuple
                     tqdm_class=_bars(),
                 )
 
-        folder = Path(again(printable(reference.label), bring))
+        folder = Path(retry_passing(printable(reference.label), bring))
         if folder.name == place.commit:
             return folder, place.commit
         listed = list_files(reference)

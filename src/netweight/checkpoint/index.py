@@ -1,4 +1,4 @@
-"""Index files of sharded checkpoints, and shards put together; what the shards' own headers say wins."""
+"""Index files of sharded checkpoints, and shards joined; where the two differ, the shards' headers count."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from netweight.checkpoint.byte_stream import read_whole
 from netweight.checkpoint.jsontext import JsonCursor, JsonError
 from netweight.checkpoint.part import Part
 from netweight.checkpoint.place import LocalPlace, Place, check_inside
@@ -54,12 +55,8 @@ def read_index_of(place: Place, name: str) -> Index:
         raise FormatError(
             f"{where}: {source.size} bytes, expected at most {MAX_INDEX}; name the shards' folder without it"
         )
-    data = bytearray(source.size)
-    source.read_into(0, memoryview(data))
-    source.close()
     try:
-        text = str(data, "utf-8")
-        del data
+        text = str(read_whole(source), "utf-8")
         weight_map, total_size = _parse(JsonCursor(text))
     except UnicodeDecodeError as problem:
         raise FormatError(f"{where}: is not UTF-8 at byte {problem.start}") from None

@@ -34,15 +34,15 @@ class JsonCursor:
 
     def fail(self, expected: str) -> JsonError:
         """The error that says that `expected` is not here."""
-        got = self.text[self.position : self.position + 20]
-        found = ascii(got) if got else "the end of the text"
-        return JsonError(f"expected {expected} at character {self.position}, got {found}")
+        text = self.text[self.position : self.position + 20]
+        got = ascii(text) if text else "the end of the text"
+        return JsonError(f"expected {expected} at character {self.position}, got {got}")
 
     def peek(self) -> str:
         """The next character that is not white space, or nothing at the end."""
-        found = _SPACE.match(self.text, self.position)
-        if found:
-            self.position = found.end()
+        space = _SPACE.match(self.text, self.position)
+        if space:
+            self.position = space.end()
         return self.text[self.position : self.position + 1]
 
     def take(self, mark: str) -> bool:
@@ -101,8 +101,8 @@ class JsonCursor:
     def unsigned(self) -> int:
         """A whole number from 0 to 2**64 - 1, written without sign, point or exponent."""
         self.peek()
-        found = _NUMBER.match(self.text, self.position)
-        digits = found.group() if found else ""
+        match = _NUMBER.match(self.text, self.position)
+        digits = match.group() if match else ""
         if not digits.isdecimal() or len(digits) > 20 or int(digits) >= 1 << 64:
             raise self.fail("a whole number from 0 to 2**64 - 1")
         self.position += len(digits)
@@ -149,12 +149,12 @@ class JsonCursor:
         if mark == '"':
             self.string()
             return False
-        found = _WORD.match(self.text, self.position) or _NUMBER.match(self.text, self.position)
-        if not found:
+        match = _WORD.match(self.text, self.position) or _NUMBER.match(self.text, self.position)
+        if not match:
             raise self.fail("a value")
-        if mark not in "tfn" and math.isinf(float(found.group())):
+        if mark not in "tfn" and math.isinf(float(match.group())):
             raise self.fail("a number that float64 can hold")
-        self.position = found.end()
+        self.position = match.end()
         return False
 
 

@@ -1,8 +1,8 @@
-"""What is scanned: a matrix of one checkpoint, read in blocks of whole rows.
+"""A matrix of one checkpoint, read in blocks of whole rows.
 
-Most are a whole tensor: `rows` is its first dimension, `cols` the rest flattened; scalars and vectors are one row.
-Others are a part of a tensor: one expert of a fused stack, or the rows or columns that one projection has in a fused
-one.
+Most matrices are a whole tensor: `rows` is its first dimension, `cols` the rest flattened; scalars and vectors are one
+row. Others are a part of a tensor: one expert of a fused stack, or the rows or columns that one projection has in a
+fused one.
 """
 
 from __future__ import annotations
@@ -101,10 +101,7 @@ def whole(shape: tuple[int, ...]) -> Part:
     return Part("", 0, rows, cols, (range(rows),), (range(cols),))
 
 
-@dataclass(frozen=True)
-class RowMatrix:
-    """Whole rows of a tensor's region: see `Matrix`."""
-
+class _TensorPart:
     tensor: Tensor
     part: Part
 
@@ -119,6 +116,19 @@ class RowMatrix:
         return self.tensor.dtype
 
     @property
+    def size(self) -> int:
+        """See Matrix."""
+        return self.part.size
+
+
+@dataclass(frozen=True)
+class RowMatrix(_TensorPart):
+    """Whole rows of a tensor's region: see `Matrix`."""
+
+    tensor: Tensor
+    part: Part
+
+    @property
     def rows(self) -> int:
         """See Matrix."""
         return self.part.stored_shape[0]
@@ -127,11 +137,6 @@ class RowMatrix:
     def cols(self) -> int:
         """See Matrix."""
         return self.part.region_cols
-
-    @property
-    def size(self) -> int:
-        """See Matrix."""
-        return self.part.size
 
     def read_rows(self, first: int, count: int, out: memoryview) -> None:
         """See Matrix."""
@@ -150,7 +155,7 @@ class RowMatrix:
         read_elements(self.tensor, self.part.start + element, out)
 
 
-class HeldMatrix:
+class HeldMatrix(_TensorPart):
     """A matrix that is picked from a region held in memory: columns of a tensor, or a transpose. See `Matrix`."""
 
     def __init__(self, tensor: Tensor, part: Part) -> None:
@@ -158,16 +163,6 @@ class HeldMatrix:
         self.part = part
         self._picked: np.ndarray[Any, Any] | None = None
         self._reading = threading.Lock()
-
-    @property
-    def name(self) -> str:
-        """See Matrix."""
-        return matrix_name(self.tensor, self.part)
-
-    @property
-    def dtype(self) -> DType:
-        """See Matrix."""
-        return self.tensor.dtype
 
     @property
     def rows(self) -> int:
@@ -178,11 +173,6 @@ class HeldMatrix:
     def cols(self) -> int:
         """See Matrix."""
         return self.part.stored_shape[int(not self.part.transposed)]
-
-    @property
-    def size(self) -> int:
-        """See Matrix."""
-        return self.part.size
 
     def read_rows(self, first: int, count: int, out: memoryview) -> None:
         """See Matrix."""
@@ -241,7 +231,7 @@ def matrix_name(tensor: Tensor, part: Part) -> str:
 
 def _spans(runs: tuple[range, ...], first: int, count: int) -> list[tuple[int, int]]:
     """(start, length) of neighbouring stored rows that hold rows `first` to `first + count` of the runs."""
-    found: list[tuple[int, int]] = []
+    spans: list[tuple[int, int]] = []
     for run in runs:
         if count <= 0:
             break
@@ -251,10 +241,10 @@ def _spans(runs: tuple[range, ...], first: int, count: int) -> list[tuple[int, i
         taken = run[first : first + count]
         pieces = [(taken.start, len(taken))] if run.step == 1 else [(row, 1) for row in taken]
         for start, length in pieces:
-            if found and sum(found[-1]) == start:
-                found[-1] = (found[-1][0], found[-1][1] + length)
+            if spans and sum(spans[-1]) == start:
+                spans[-1] = (spans[-1][0], spans[-1][1] + length)
             else:
-                found.append((start, length))
+                spans.append((start, length))
         count -= len(taken)
         first = 0
-    return found
+    return spans

@@ -1,4 +1,4 @@
-"""Where a model's files lie: a folder of this machine, or the same thing far away."""
+"""The folder that holds a model's files: on this machine, or remote."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["LocalPlace", "Place", "check_inside"]
 
 
 class Place(Protocol):
-    """A folder, wherever it is."""
+    """A folder, local or remote."""
 
     @property
     def label(self) -> str:
@@ -22,7 +22,7 @@ class Place(Protocol):
 
     @property
     def can_list(self) -> bool:
-        """Whether `names` knows all files; else only the usual ones, and `has` must be asked for others."""
+        """Whether `names` lists all files. Otherwise it lists the usual ones, and `has` tells of others."""
         ...
 
     def names(self, folder: str = "") -> list[str]:
@@ -40,7 +40,7 @@ class Place(Protocol):
         ...
 
     def path(self, name: str) -> str:
-        """What a file of that name is called in messages and results."""
+        """The path or URL of a file of that name, for messages and results."""
         ...
 
     def open(self, name: str) -> Source:

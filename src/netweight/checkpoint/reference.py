@@ -1,4 +1,4 @@
-"""What a model reference means that is no path: a hub id, or a URL."""
+"""Model references that are no paths: hub ids and URLs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class HubReference:
 
 @dataclass(frozen=True)
 class UrlReference:
-    """Anything else that fsspec can reach."""
+    """Any other URL that fsspec can reach."""
 
     url: str
 
@@ -46,19 +46,19 @@ def parse_reference(name: str) -> HubReference | UrlReference | None:
     begins with `hf://` and is not of this form.
     """
     if name.startswith("hf://"):
-        found = _LONG.fullmatch(name)
-        path = (found[3] or "").strip("/") if found else ""
-        if found is None or ".." in path.split("/") or ".." in (found[2] or ""):
+        match = _LONG.fullmatch(name)
+        path = (match[3] or "").strip("/") if match else ""
+        if match is None or ".." in path.split("/") or ".." in (match[2] or ""):
             raise ModelNotFoundError(
                 f"{printable(name)}: not a reference to a hub; expected hf://org/name or hf://org/name@revision"
             )
-        return HubReference(found[1], found[2], path)
+        return HubReference(match[1], match[2], path)
     if _URL.fullmatch(name):
         return UrlReference(name)
-    found = _SHORT.fullmatch(name)
-    if found is None or ".." in name or name.endswith("/"):
+    match = _SHORT.fullmatch(name)
+    if match is None or ".." in name or name.endswith("/"):
         return None
-    return HubReference(found[1], found[2])
+    return HubReference(match[1], match[2])
 
 
 def at_commit(name: str, commit: str) -> str | None:

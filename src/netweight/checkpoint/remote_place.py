@@ -95,7 +95,7 @@ class UrlPlace:
         self._url = url.rstrip("/")
         self._system = system
         self._path = path.rstrip("/")
-        self._found: dict[str, Ranges | None] = {}
+        self._opened: dict[str, Ranges | None] = {}
         self._listed: dict[str, tuple[list[str], list[str]]] = {}
 
     @property
@@ -134,16 +134,16 @@ class UrlPlace:
         return RemoteFile(ranges)
 
     def _ranges(self, name: str) -> Ranges | None:
-        if name not in self._found:
+        if name not in self._opened:
             try:
-                self._found[name] = (
+                self._opened[name] = (
                     open_http(self.path(name))
                     if self._system is None
                     else FsspecRanges(self._system, f"{self._path}/{name}".lstrip("/"), self.path(name))
                 )
             except FileNotFoundError:
-                self._found[name] = None
-        return self._found[name]
+                self._opened[name] = None
+        return self._opened[name]
 
     def _list(self, folder: str) -> tuple[list[str], list[str]]:
         if folder not in self._listed:

@@ -162,24 +162,24 @@ def _parse_metadata(cursor: JsonCursor, entries: _Entries) -> None:
 
 def _parse_tensor(cursor: JsonCursor, entries: _Entries, name: str) -> None:
     """One tensor's entry with anything that the package takes: other orders, unknown keys, an array of the three."""
-    found: dict[str, object] = {}
+    fields: dict[str, object] = {}
     if cursor.take("["):
         for key in ("dtype", "shape", "data_offsets"):
-            if found:
+            if fields:
                 cursor.expect(",")
-            found[key] = _parse_field(cursor, key)
+            fields[key] = _parse_field(cursor, key)
         cursor.expect("]")
     else:
         for key in cursor.members():
             if key not in {"dtype", "shape", "data_offsets"}:
                 cursor.skip(2)
-            elif key in found:
+            elif key in fields:
                 raise JsonError(f"{key!r} is there twice")
             else:
-                found[key] = _parse_field(cursor, key)
-    dtype, shape, offsets = (found.get(key) for key in ("dtype", "shape", "data_offsets"))
+                fields[key] = _parse_field(cursor, key)
+    dtype, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not (isinstance(dtype, str) and isinstance(shape, tuple) and isinstance(offsets, tuple)):
-        missing = [key for key in ("dtype", "shape", "data_offsets") if key not in found]
+        missing = [key for key in ("dtype", "shape", "data_offsets") if key not in fields]
         raise JsonError(f"has no {' and no '.join(missing)}")
     if len(offsets) != 2:
         raise JsonError(f"data_offsets holds {len(offsets)} numbers, expected 2")

@@ -30,16 +30,16 @@ class Kinds:
 
     def number(self, dtype: str, shape: tuple[int, ...]) -> int:
         """The number of this pair, given now if need be."""
-        found = self._known.get((dtype, shape))
-        if found is not None:
-            return found
-        found = len(self._ends)
+        number = self._known.get((dtype, shape))
+        if number is not None:
+            return number
+        number = len(self._ends)
         self._sizes.extend(shape)
         self._ends.append(len(self._sizes))
         self._dtypes.append(_CODES[dtype])
-        if found < _INTERNED:
-            self._known[dtype, shape] = found
-        return found
+        if number < _INTERNED:
+            self._known[dtype, shape] = number
+        return number
 
     def shape(self, number: int) -> tuple[int, ...]:
         """The shape of kind `number`."""

@@ -1,4 +1,4 @@
-"""What every reader yields: named tensors whose bytes stay in their files until they are asked for."""
+"""Checkpoints as readers give them: named tensors whose bytes stay in their files until they are read."""
 
 from __future__ import annotations
 
@@ -190,8 +190,8 @@ class Checkpoint(Mapping[str, Tensor]):
 
 
 def read_elements(tensor: Tensor, start: int, out: memoryview, *, resumable: bool = False) -> None:
-    """`Tensor.read_into` with every failure as a ReadError that names tensor and place; `resumable`: of a run that can
-    be gone on with, which is said too.
+    """`Tensor.read_into`, where every failure is a ReadError that names tensor and element. `resumable` adds the advice
+    to run again with --resume.
     """
     try:
         tensor.read_into(start, out)

@@ -1,4 +1,4 @@
-"""Views of storages checked against the file and made into Tensors; what shares a storage, what hides in one."""
+"""Views of storages, checked against the file and made into Tensors; shared storages and hidden bytes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from netweight.checkpoint.unwrap import Unwrapped
 from netweight.errors import FormatError, printable
 from netweight.source.protocol import Source
 
-__all__ = ["Region", "place"]
+__all__ = ["Region", "build_part"]
 
 _EXPANDED = 1 << 30  # bytes that a view may have beyond what its storage justifies
 _FACTOR = 64
 
-Place = tuple[str, int, tuple[int, ...], tuple[int, ...], str]
+_ViewKey = tuple[str, int, tuple[int, ...], tuple[int, ...], str]
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Region:
     nbytes: int
 
 
-def place(
-    found: Unwrapped,
+def build_part(
+    unwrapped: Unwrapped,
     locate: Callable[[str], Region],
     *,
     source: Source,
@@ -38,15 +38,15 @@ def place(
     format: str,  # noqa: A002 - the field's word
     byteorder: str = "little",
 ) -> Part:
-    """Make a Part of the tensors found; `locate` says where the storage of a key lies.
+    """The Part of the `unwrapped` tensors; `locate` gives the region of a storage by its key.
 
     Raises FormatError where a view leaves its storage.
     """
     where = printable(source.name)
     regions: dict[str, Region] = {}
     placed: list[Tensor] = []
-    skipped = list(found.skipped)
-    for name, view in found.tensors.items():
+    skipped = list(unwrapped.skipped)
+    for name, view in unwrapped.tensors.items():
         key = view.storage.key
         if key not in regions:
             regions[key] = locate(key)
@@ -105,17 +105,17 @@ def _tensor(where: str, name: str, view: View, region: Region, source: Source, b
 
 def _sharing(tensors: list[Tensor]) -> tuple[dict[str, str], int]:
     """Aliases of the same view, and how many tensors overlap others without being aliases."""
-    first: dict[Place, str] = {}
+    first: dict[_ViewKey, str] = {}
     shared: dict[str, str] = {}
     extents: dict[str, list[tuple[int, int]]] = {}
     for tensor in tensors:
         if not tensor.size or tensor.storage is None:
             continue
-        place_ = (tensor.storage, tensor.offset, tensor.shape, tensor.strides or (), tensor.dtype.name)
-        if place_ in first:
-            shared[tensor.name] = first[place_]
+        key = (tensor.storage, tensor.offset, tensor.shape, tensor.strides or (), tensor.dtype.name)
+        if key in first:
+            shared[tensor.name] = first[key]
             continue
-        first[place_] = tensor.name
+        first[key] = tensor.name
         extents.setdefault(tensor.storage, []).append(_extent(tensor))
     overlapping = 0
     for spans in extents.values():

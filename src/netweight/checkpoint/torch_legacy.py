@@ -8,7 +8,7 @@ from netweight.checkpoint.byte_stream import digest_of, stream_of
 from netweight.checkpoint.part import Part
 from netweight.checkpoint.reader import Reader
 from netweight.checkpoint.tensor import CheckpointFile
-from netweight.checkpoint.torch_layout import Region, place
+from netweight.checkpoint.torch_layout import Region, build_part
 from netweight.checkpoint.torch_nodes import TensorNodes, element_width
 from netweight.checkpoint.torch_zip import storage_of
 from netweight.checkpoint.unpickler import load_pickle
@@ -40,7 +40,7 @@ def read_torch_legacy(source: Source) -> Part:
         raise FormatError(f"{where}: has no list of storages after its pickle; the file is damaged")
     data_start = stream.tell()
     regions = _regions(source, [str(key) for key in keys], data_start, widths)
-    found = unwrap(content, TensorNodes(storage_of), where)
+    unwrapped = unwrap(content, TensorNodes(storage_of), where)
 
     def locate(key: str) -> Region:
         if key not in regions:
@@ -48,7 +48,7 @@ def read_torch_legacy(source: Source) -> Part:
         return regions[key]
 
     file = CheckpointFile(source.name, source.size, digest_of(source, 0, data_start))
-    return place(found, locate, source=source, file=file, format="torch legacy")
+    return build_part(unwrapped, locate, source=source, file=file, format="torch legacy")
 
 
 def _remember_width(pid: Any, widths: dict[str, int]) -> None:

@@ -9,7 +9,7 @@ from netweight.checkpoint.byte_stream import digest_of, stream_of
 from netweight.checkpoint.part import Part
 from netweight.checkpoint.reader import Reader
 from netweight.checkpoint.tensor import CheckpointFile
-from netweight.checkpoint.torch_layout import Region, place
+from netweight.checkpoint.torch_layout import Region, build_part
 from netweight.checkpoint.torch_nodes import Storage, TensorNodes, Unreadable, View, element_width, storage_dtype
 from netweight.checkpoint.unpickler import load_pickle
 from netweight.checkpoint.unwrap import unwrap
@@ -35,23 +35,23 @@ def read_torch_tar(source: Source) -> Part:
         contents.read_tensors(*members["tensors"])
     start, end = members["pickle"]
     content = load_pickle(stream_of(source, start, end), where)
-    found = unwrap(content, TensorNodes(contents.storage_of, contents.tensor_of), where)
+    unwrapped = unwrap(content, TensorNodes(contents.storage_of, contents.tensor_of), where)
     file = CheckpointFile(source.name, source.size, digest_of(source, start, end))
-    return place(found, contents.regions.__getitem__, source=source, file=file, format="torch tar")
+    return build_part(unwrapped, contents.regions.__getitem__, source=source, file=file, format="torch tar")
 
 
 def _members(source: Source, where: str) -> dict[str, tuple[int, int]]:
     """Where each member's bytes start and end (POSIX ustar: blocks of 512 bytes, the size in octal)."""
-    found: dict[str, tuple[int, int]] = {}
+    members: dict[str, tuple[int, int]] = {}
     at = 0
     head = bytearray(_BLOCK)
     for _ in range(_MAX_MEMBERS):
         if at + _BLOCK > source.size:
-            return found
+            return members
         source.read_into(at, memoryview(head))
         name = bytes(head[:100]).partition(b"\0")[0].decode("utf-8", "replace")
         if not name:
-            return found
+            return members
         digits = bytes(head[124:136]).strip(b" \0")
         if not digits or digits.strip(b"01234567"):
             raise FormatError(f"{where}: tar member {printable(name)!r} at byte {at} has no valid size")
@@ -59,7 +59,7 @@ def _members(source: Source, where: str) -> dict[str, tuple[int, int]]:
         start = at + _BLOCK
         if start + size > source.size:
             raise FormatError(f"{where}: tar member {printable(name)!r} of {size} bytes at byte {start} is cut short")
-        found[name.removeprefix("./")] = (start, start + size)
+        members[name.removeprefix("./")] = (start, start + size)
         at = start + -(-size // _BLOCK) * _BLOCK
     raise FormatError(f"{where}: a tar archive of more than {_MAX_MEMBERS} members, not a torch file")
 
@@ -135,8 +135,8 @@ class _Contents:
 
     def storage_of(self, pid: Any) -> Storage | Unreadable:
         key = pid[2] if isinstance(pid, tuple) and len(pid) > 2 and pid[0] == "storage" else pid
-        found = self.storages.get(str(_plain(key)))
-        return Unreadable("its storage is not in the file", broken=True) if found is None else found
+        storage = self.storages.get(str(_plain(key)))
+        return Unreadable("its storage is not in the file", broken=True) if storage is None else storage
 
     def tensor_of(self, pid: Any) -> View | Unreadable | None:
         return self.tensors.get(str(_plain(pid)))

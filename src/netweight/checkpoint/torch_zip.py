@@ -10,7 +10,7 @@ from netweight.checkpoint.byte_stream import digest_of, stream_of
 from netweight.checkpoint.part import Part
 from netweight.checkpoint.reader import Reader
 from netweight.checkpoint.tensor import CheckpointFile
-from netweight.checkpoint.torch_layout import Region, place
+from netweight.checkpoint.torch_layout import Region, build_part
 from netweight.checkpoint.torch_nodes import Storage, TensorNodes, Unreadable, storage_dtype
 from netweight.checkpoint.unpickler import load_pickle
 from netweight.checkpoint.unwrap import unwrap
@@ -40,7 +40,7 @@ def read_torch_zip(source: Source) -> Part:
         packed = read_small(source, pickle, MAX_PACKED_PICKLE)
         stream, digest = io.BytesIO(packed), hashlib.sha256(packed).hexdigest()
     content = load_pickle(stream, where)
-    found = unwrap(content, TensorNodes(storage_of), where)
+    unwrapped = unwrap(content, TensorNodes(storage_of), where)
     order = entries.get(f"{root}byteorder")
     byteorder = read_small(source, order, 16).decode("ascii", "replace").strip() if order else "little"
     if byteorder not in {"little", "big"}:
@@ -58,15 +58,15 @@ def read_torch_zip(source: Source) -> Part:
         return Region(data_offset(source, entry), entry.size)
 
     file = CheckpointFile(source.name, source.size, digest)
-    return place(found, locate, source=source, file=file, format="torch zip", byteorder=byteorder)
+    return build_part(unwrapped, locate, source=source, file=file, format="torch zip", byteorder=byteorder)
 
 
 def _root(entries: dict[str, ZipEntry], where: str) -> tuple[str, ZipEntry]:
     """The folder that data.pkl is in, with its slash; it can have dots, and be empty."""
-    found = [name for name in entries if name == "data.pkl" or name.endswith("/data.pkl")]
-    if not found:
+    pickles = [name for name in entries if name == "data.pkl" or name.endswith("/data.pkl")]
+    if not pickles:
         raise FormatError(f"{where}: {_other_archive(entries)}")
-    name = min(found, key=lambda name: (name.count("/"), name))
+    name = min(pickles, key=lambda name: (name.count("/"), name))
     return name.removesuffix("data.pkl"), entries[name]
 
 

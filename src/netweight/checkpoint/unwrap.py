@@ -41,13 +41,13 @@ class Unwrapped:
 
 
 def unwrap(root: Any, nodes: TensorNodes, where: str) -> Unwrapped:
-    """Find the model in `root`; raises FormatError where a tensor is broken or the nesting passes a cap."""
+    """The model's tensors in `root`; raises FormatError where a tensor is broken or the nesting passes a cap."""
     walk = _Walk(nodes, where)
     walk.enter(root)
-    found = walk.found
-    for prefix in _common_prefixes(found.tensors):
-        found.tensors = {name.removeprefix(prefix): view for name, view in found.tensors.items()}
-    return found
+    unwrapped = walk.result
+    for prefix in _common_prefixes(unwrapped.tensors):
+        unwrapped.tensors = {name.removeprefix(prefix): view for name, view in unwrapped.tensors.items()}
+    return unwrapped
 
 
 def _common_prefixes(tensors: dict[str, View]) -> Iterator[str]:
@@ -66,7 +66,7 @@ class _Walk:
     def __init__(self, nodes: TensorNodes, where: str) -> None:
         self.nodes = nodes
         self.where = where
-        self.found = Unwrapped()
+        self.result = Unwrapped()
         self.steps = 0
         self.characters = 0
 
@@ -116,7 +116,7 @@ class _Walk:
     def _beside(self, entries: list[tuple[str, Any]], chosen: str) -> None:
         for name, value in entries:
             if name != chosen:
-                self.found.skipped.append(Skipped(name, self._reason(name, value)))
+                self.result.skipped.append(Skipped(name, self._reason(name, value)))
 
     def _reason(self, name: str, value: Any) -> str:
         """Why the entry beside or inside a model is not taken."""
@@ -151,20 +151,20 @@ class _Walk:
         elif isinstance(node, (list, tuple)):
             entries = ((str(i), entry) for i, entry in enumerate(node))
         else:
-            self.found.skipped.append(Skipped(prefix.removesuffix(".") or "(the whole file)", _described(node)))
+            self.result.skipped.append(Skipped(prefix.removesuffix(".") or "(the whole file)", _described(node)))
             return
         for name, value in entries:
             self._count(prefix, name)
             full = prefix + name
             tensor = self.nodes.read(value)
             if tensor is not None and top and _COUNTERS.fullmatch(name):
-                self.found.skipped.append(Skipped(full, "a counter"))
+                self.result.skipped.append(Skipped(full, "a counter"))
             elif tensor is not None:
                 self._take(full, tensor)
             elif self._survey(value)[0] and not (top and self._is_aside(name, value)):
                 self._collect(value, f"{full}.", depth + 1)
             elif not script:
-                self.found.skipped.append(Skipped(full, self._reason(name, value)))
+                self.result.skipped.append(Skipped(full, self._reason(name, value)))
 
     def _is_aside(self, name: str, value: Any) -> bool:
         return bool(_OPTIMIZER.fullmatch(name)) or _is_optimizer(value) or any(p.fullmatch(name) for p, _ in _OTHER)
@@ -182,13 +182,15 @@ class _Walk:
                 self._count(prefix, name)
                 tensor = self.nodes.read(value)
                 if tensor is not None and group == "_buffers" and name in absent:
-                    self.found.skipped.append(Skipped(prefix + name, "a buffer that is not part of the module's state"))
+                    self.result.skipped.append(
+                        Skipped(prefix + name, "a buffer that is not part of the module's state")
+                    )
                 elif tensor is not None:
                     self._take(prefix + name, tensor)
         for name, value in _named(state):
             if name not in _STATE and not is_module(value) and self._survey(value)[0]:
                 reason = "an attribute of a module that is not part of its state"
-                self.found.skipped.append(Skipped(prefix + name, reason))
+                self.result.skipped.append(Skipped(prefix + name, reason))
         for name, value in _named(state.get("_modules")):
             self._count(prefix, name)
             if value is not None:
@@ -206,11 +208,11 @@ class _Walk:
         if isinstance(tensor, Unreadable):
             if tensor.broken:
                 raise FormatError(f"{self.where}: tensor {printable(name)!r}: {tensor.reason}")
-            self.found.skipped.append(Skipped(name, tensor.reason))
-        elif name in self.found.tensors:
-            self.found.skipped.append(Skipped(name, "a second tensor of this name"))
+            self.result.skipped.append(Skipped(name, tensor.reason))
+        elif name in self.result.tensors:
+            self.result.skipped.append(Skipped(name, "a second tensor of this name"))
         else:
-            self.found.tensors[name] = tensor
+            self.result.tensors[name] = tensor
 
     def _survey(self, node: Any) -> tuple[int, int]:
         """How many tensors lie at or below `node`, and their bytes; each object is looked at once."""

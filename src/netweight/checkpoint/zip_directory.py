@@ -17,7 +17,7 @@ __all__ = ["LOCAL_HEADER", "ZipEntry", "data_offset", "read_directory", "read_sm
 
 MAX_ENTRIES = 200_000
 _END = struct.Struct("<4s4H2LH")
-_END64_PLACE = struct.Struct("<4sLQL")
+_END64_LOCATOR = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
@@ -75,9 +75,9 @@ def _end_record(source: Source, where: str) -> tuple[int, int, int]:
     if at < 0 or len(tail) - at < _END.size:
         raise FormatError(f"{where}: a zip archive without its end: the file is cut short; download it again")
     *_, count, size, start, _comment = _END.unpack_from(tail, at)
-    place = at - _END64_PLACE.size
-    if place >= 0 and tail[place : place + 4] == b"PK\x06\x07":
-        end64 = _END64_PLACE.unpack_from(tail, place)[2]
+    locator = at - _END64_LOCATOR.size
+    if locator >= 0 and tail[locator : locator + 4] == b"PK\x06\x07":
+        end64 = _END64_LOCATOR.unpack_from(tail, locator)[2]
         if end64 + _END64.size > source.size:
             raise FormatError(f"{where}: its zip64 end record is said to be at byte {end64} of {source.size}")
         record = bytearray(_END64.size)

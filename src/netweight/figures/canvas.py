@@ -174,8 +174,8 @@ def _font(family: str) -> Any:
 
 @cache
 def _charmap(family: str) -> dict[int, int]:
-    found: dict[int, int] = _font(family).get_charmap()
-    return found
+    charmap: dict[int, int] = _font(family).get_charmap()
+    return charmap
 
 
 @cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from netweight.figures.canvas import Canvas, drawable, text_width
 from netweight.figures.labels import distinct_short, fit
@@ -20,7 +20,9 @@ __all__ = [
     "MARGIN",
     "ORANGE",
     "PURPLE",
+    "RGB",
     "SKY",
+    "TITLE",
     "UNDEFINED",
     "VERMILION",
     "Frame",
@@ -29,11 +31,13 @@ __all__ = [
     "fit_all",
     "fitted",
     "headline",
+    "is_dark",
     "label_every",
     "layer_text",
     "log_scale",
     "mark_key",
     "marker",
+    "palette_colour",
     "power",
     "round_ticks",
     "scientific",
@@ -48,7 +52,11 @@ LEVEL_COLOURS = {"critical": VERMILION, "warning": ORANGE, "info": SKY, "fine": 
 UNDEFINED = "#d9d9d9"
 GRID, AXIS, FAINT = "#dddddd", "#666666", "#333333"
 MARGIN = 0.2
-_TITLE = 11.0
+TITLE = 11.0
+
+
+RGB: TypeAlias = tuple[int, int, int]
+"""Red, green and blue, 0 to 255."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +67,8 @@ class Scale:
     high: float
     log: bool = False
 
-    def place(self, value: float) -> float:
-        """Where `value` stands, 0 at `low` and 1 at `high`; values beyond the ends stand at the ends."""
+    def position(self, value: float) -> float:
+        """The position of `value`, 0 at `low` and 1 at `high`; values beyond the ends are at the ends."""
         if value >= self.high or value <= self.low:
             return float(value >= self.high)
         if self.log:
@@ -82,28 +90,28 @@ class Frame:
     y: Scale
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        """The place of a value on the canvas."""
-        return self.left + self.width * self.x.place(x), self.bottom + self.height * self.y.place(y)
+        """The position of a value on the canvas."""
+        return self.left + self.width * self.x.position(x), self.bottom + self.height * self.y.position(y)
 
     def vertical(self, x: float, colour: str, points: float) -> None:
         """A line through the whole panel."""
-        place = self.left + self.width * self.x.place(x)
-        self.canvas.line((place, self.bottom), (place, self.bottom + self.height), colour, points)
+        at = self.left + self.width * self.x.position(x)
+        self.canvas.line((at, self.bottom), (at, self.bottom + self.height), colour, points)
 
     def mark(self, x: float, colour: str, dash: float = 0.0) -> None:
         """A line through the whole panel, in dashes of `dash` inches, solid for 0."""
-        place = self.left + self.width * self.x.place(x)
+        at = self.left + self.width * self.x.position(x)
         top = self.bottom + self.height
         start = self.bottom
         while start < top:
             end = min(top, start + dash) if dash else top
-            self.canvas.line((place, start), (place, end), colour, 1.3)
+            self.canvas.line((at, start), (at, end), colour, 1.3)
             start = end + 0.6 * dash if dash else top
 
     def horizontal(self, y: float, colour: str, points: float) -> None:
         """A line through the whole panel."""
-        place = self.bottom + self.height * self.y.place(y)
-        self.canvas.line((self.left, place), (self.left + self.width, place), colour, points)
+        at = self.bottom + self.height * self.y.position(y)
+        self.canvas.line((self.left, at), (self.left + self.width, at), colour, points)
 
     def axes(self) -> None:
         """The left and the lower edge."""
@@ -188,7 +196,7 @@ def label_every(labels: Sequence[str], step: float, size: float) -> int:
 
 def headline(canvas: Canvas, title: str, under: str = "") -> None:
     """The title at the top, cut to the picture's width, and a smaller line under it."""
-    canvas.text(MARGIN, canvas.height - 0.28, fitted(title, canvas.width - 2 * MARGIN, _TITLE), _TITLE)
+    canvas.text(MARGIN, canvas.height - 0.28, fitted(title, canvas.width - 2 * MARGIN, TITLE), TITLE)
     if under:
         canvas.text(MARGIN, canvas.height - 0.52, fitted(under, canvas.width - 2 * MARGIN, 8.5), 8.5, colour=FAINT)
 
@@ -209,9 +217,9 @@ def fit_all(names: Sequence[str], width: float, size: float) -> list[str]:
     short = [fit(name, width, lambda cut: text_width(cut, size)) for name in distinct_short(seen, limit)]
     if len(set(short)) == len(set(seen)):
         return short
-    places = {name: str(place + 1) for place, name in enumerate(dict.fromkeys(seen))}
+    numbers = {name: str(number + 1) for number, name in enumerate(dict.fromkeys(seen))}
     return [
-        f"{places[name]} {fit(name, width - text_width('000 ', size), lambda cut: text_width(cut, size))}"
+        f"{numbers[name]} {fit(name, width - text_width('000 ', size), lambda cut: text_width(cut, size))}"
         for name in seen
     ]
 
@@ -233,6 +241,21 @@ def mark_key(canvas: Canvas, top: float, entries: Sequence[tuple[str, str, float
         canvas.text(x + 0.34, y, shown, 7.5)
         x += wide + 0.25
     return 0.18 * (line + 1) if entries else 0.0
+
+
+def palette_colour(palette: Sequence[RGB], share: float) -> RGB:
+    """The colour at `share` of a palette, 0 its first and 1 its last colour, neighbours mixed."""
+    position = min(1.0, max(0.0, share)) * (len(palette) - 1)
+    low = min(int(position), len(palette) - 2)
+    part = position - low
+    red, green, blue = (round(a + (b - a) * part) for a, b in zip(palette[low], palette[low + 1], strict=True))
+    return red, green, blue
+
+
+def is_dark(colour: RGB) -> bool:
+    """Whether text on this colour must be white, by the luma of ITU-R BT.601."""
+    red, green, blue = colour
+    return 0.299 * red + 0.587 * green + 0.114 * blue < 140
 
 
 def layer_text(label: str) -> str:

@@ -8,25 +8,32 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from netweight.figures.canvas import Canvas, drawable, drawing, text_width
+from netweight.figures.chart import (
+    AXIS,
+    BLUE,
+    FAINT,
+    GRID,
+    MARGIN,
+    ORANGE,
+    RGB,
+    TITLE,
+    UNDEFINED,
+    headline,
+    is_dark,
+    palette_colour,
+)
 from netweight.figures.labels import distinct_short, fit
 from netweight.figures.similarity import similarity_order
 
 __all__ = ["cosine_heatmap", "group_l2_bar"]
 
-# Okabe and Ito's palette: told apart by everyone.
-_COMPONENT_COLOUR = "#0072B2"
-_LAYER_COLOUR = "#E69F00"
 _COMPONENTS = ("embed", "lm_head", "attn", "mlp", "norm", "other")
 # ColorBrewer's RdBu, from -1 (blue) to 1 (red): safe for every kind of colour vision.
 _DIVERGING = (
     *((5, 48, 97), (33, 102, 172), (67, 147, 195), (146, 197, 222), (209, 229, 240), (247, 247, 247)),
     *((253, 219, 199), (244, 165, 130), (214, 96, 77), (178, 24, 43), (103, 0, 31)),
 )
-_UNDEFINED = "#d9d9d9"
-_GRID, _AXIS, _FAINT = "#dddddd", "#666666", "#333333"
-_MARGIN = 0.2
 _SMALLEST = 1e-290  # a norm that a length in the picture can still be computed from
-_TITLE = 11.0
 
 
 def group_l2_bar(
@@ -35,8 +42,8 @@ def group_l2_bar(
     """Draw the L2 norm of a task vector per group as PNG: components in one panel, layers by depth in another.
 
     `groups` maps embed, lm_head, attn, mlp, norm, other, layer (all blocks) and layer_0 ... to norms, `relative` the
-    same names to norm / base norm; groups that are absent are not drawn. Raises OSError where the
-    file cannot be written.
+    same names to norm / base norm; groups that are absent are not drawn. Raises OSError where the file cannot be
+    written.
     """
     layers = sorted((name for name in groups if re.fullmatch(r"layer_\d+", name)), key=lambda name: int(name[6:]))
     known = [name for name in _COMPONENTS if name in groups]
@@ -45,21 +52,20 @@ def group_l2_bar(
     panels = [
         (names, heading, colour, step)
         for names, heading, colour, step in (
-            (components, "by component", _COMPONENT_COLOUR, 0.24),
-            (layers, f"by layer{whole}", _LAYER_COLOUR, 0.24 if len(layers) <= 40 else 0.165),
+            (components, "by component", BLUE, 0.24),
+            (layers, f"by layer{whole}", ORANGE, 0.24 if len(layers) <= 40 else 0.165),
         )
         if names
     ]
     width, height = 8.0, 0.55 + max(0.3, sum(len(names) * step + 0.85 for names, _, _, step in panels))
     with drawing():
         canvas = Canvas(width, height)
-        head = fit(drawable(title), width - 2 * _MARGIN, lambda text: text_width(text, _TITLE))
-        canvas.text(_MARGIN, height - 0.28, head, _TITLE)
+        headline(canvas, title)
         if not panels:
-            canvas.text(_MARGIN, height - 0.62, "no group was measured", 9)
+            canvas.text(MARGIN, height - 0.62, "no group was measured", 9)
         top = height - 0.55
         for names, heading, colour, step in panels:
-            canvas.text(_MARGIN, top - 0.13, f"L2 norm of the task vector {heading}", 9)
+            canvas.text(MARGIN, top - 0.13, f"L2 norm of the task vector {heading}", 9)
             notes = [_bar_label(groups[name], None if relative is None else relative.get(name)) for name in names]
             _bars(
                 canvas, top - 0.3, step, [drawable(name) for name in names], [groups[n] for n in names], notes, colour
@@ -88,10 +94,10 @@ def cosine_heatmap(path: Path, names: Sequence[str], matrix: Sequence[Sequence[f
         widest = max(text_width(label, size) for label in labels)
         left, side, scale = widest + 0.35, step * count, max(step * count, 1.3)
         under = widest * math.sin(math.radians(angle)) + 0.3
-        width = max(left + side + 0.95, text_width(heading, _TITLE) + 2 * _MARGIN)
-        height = 0.62 + max(side + under, scale + _MARGIN)
+        width = max(left + side + 0.95, text_width(heading, TITLE) + 2 * MARGIN)
+        height = 0.62 + max(side + under, scale + MARGIN)
         canvas = Canvas(width, height)
-        canvas.text(_MARGIN, height - 0.28, heading, _TITLE)
+        canvas.text(MARGIN, height - 0.28, heading, TITLE)
         top = height - 0.62
         for i, label in enumerate(labels):
             middle = (i + 0.5) * step
@@ -124,24 +130,24 @@ def _bars(
     """One panel of horizontal bars, the first name at the top, the value at the end of each bar."""
     size = 8.0 if step > 0.2 else 6.5
     labels = [fit(label, 1.6, lambda text: text_width(text, size)) for label in labels]
-    left = _MARGIN + 0.1 + max(text_width(label, size) for label in labels)
-    inner = canvas.width - left - _MARGIN
+    left = MARGIN + 0.1 + max(text_width(label, size) for label in labels)
+    inner = canvas.width - left - MARGIN
     bottom = top - len(labels) * step
     drawn = [value if math.isfinite(value) and value > 0 else 0.0 for value in values]
     longest = max(drawn) if max(drawn) > _SMALLEST else 1.0
     scale = (inner - max(text_width(note, size) for note in notes) - 0.12) / longest
     for tick in _ticks(longest):
         x = left + tick * scale
-        canvas.line((x, bottom), (x, top), _GRID, 0.6)
-        canvas.line((x, bottom), (x, bottom - 0.03), _AXIS, 0.8)
+        canvas.line((x, bottom), (x, top), GRID, 0.6)
+        canvas.line((x, bottom), (x, bottom - 0.03), AXIS, 0.8)
         canvas.text(x, bottom - 0.11, f"{tick:.4g}", 7.5, align="centre")
     for i, (label, value, note) in enumerate(zip(labels, drawn, notes, strict=True)):
         middle = top - (i + 0.5) * step
         canvas.rectangle(left, middle - 0.36 * step, value * scale, 0.72 * step, colour)
         canvas.text(left - 0.06, middle, label, size, align="right")
-        canvas.text(left + value * scale + 0.05, middle, note, size, colour=_FAINT)
-    canvas.line((left, bottom), (left + inner, bottom), _AXIS, 0.8)
-    canvas.line((left, bottom), (left, top), _AXIS, 0.8)
+        canvas.text(left + value * scale + 0.05, middle, note, size, colour=FAINT)
+    canvas.line((left, bottom), (left + inner, bottom), AXIS, 0.8)
+    canvas.line((left, bottom), (left, top), AXIS, 0.8)
 
 
 def _ticks(longest: float) -> list[float]:
@@ -155,27 +161,23 @@ def _defined(cell: float | None) -> float | None:
     return None if cell is None or not math.isfinite(cell) else max(-1.0, min(1.0, float(cell)))
 
 
-def _colour(cosine: float) -> tuple[int, int, int]:
-    place = (cosine + 1) / 2 * (len(_DIVERGING) - 1)
-    low = min(int(place), len(_DIVERGING) - 2)
-    part = place - low
-    red, green, blue = (round(a + (b - a) * part) for a, b in zip(_DIVERGING[low], _DIVERGING[low + 1], strict=True))
-    return red, green, blue
+def _colour(cosine: float) -> RGB:
+    return palette_colour(_DIVERGING, (cosine + 1) / 2)
 
 
 def _cell(canvas: Canvas, left: float, bottom: float, step: float, cosine: float | None, *, printed: bool) -> None:
     middle = left + step / 2, bottom + step / 2
     if cosine is None:
-        canvas.rectangle(left, bottom, step, step, _UNDEFINED, "////")
+        canvas.rectangle(left, bottom, step, step, UNDEFINED, "////")
         if printed:
-            canvas.rectangle(middle[0] - 0.15, middle[1] - 0.09, 0.3, 0.18, _UNDEFINED)
+            canvas.rectangle(middle[0] - 0.15, middle[1] - 0.09, 0.3, 0.18, UNDEFINED)
             canvas.text(*middle, "n/a", 8, align="centre")
         return
     red, green, blue = _colour(cosine)
     canvas.rectangle(left, bottom, step, step, f"#{red:02x}{green:02x}{blue:02x}")
     if printed:
         shown = f"{cosine:.3f}" if abs(cosine) < 0.9995 else f"{cosine:.4g}"
-        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 140  # luma of ITU-R BT.601
+        dark = is_dark((red, green, blue))
         canvas.text(*middle, shown, 8, align="centre", colour="#ffffff" if dark else "#000000")
 
 
@@ -187,5 +189,5 @@ def _scale(canvas: Canvas, left: float, bottom: float, height: float) -> None:
         canvas.rectangle(left, bottom + k * height / steps, 0.14, height / steps, f"#{red:02x}{green:02x}{blue:02x}")
     for mark in (-1.0, -0.5, 0.0, 0.5, 1.0):
         y = bottom + (mark + 1) / 2 * height
-        canvas.line((left + 0.14, y), (left + 0.17, y), _AXIS, 0.8)
+        canvas.line((left + 0.14, y), (left + 0.17, y), AXIS, 0.8)
         canvas.text(left + 0.21, y, f"{mark:g}", 8)

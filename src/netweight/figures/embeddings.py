@@ -69,12 +69,12 @@ def anova_curve(
         y_ticks(frame, ticks)
         x_ticks(frame, [(k, f"{k:g}") for k in _whole_ticks(first, last)])
         frame.mark(chosen, VERMILION, 0.06)
-        places = [(k, *_place(frame, k, value), math.isfinite(value)) for k, value in curve]
-        for (_, x0, y0, a), (_, x1, y1, b) in pairwise(places):
+        positions = [(k, *_position(frame, k, value), math.isfinite(value)) for k, value in curve]
+        for (_, x0, y0, a), (_, x1, y1, b) in pairwise(positions):
             if a and b:
                 canvas.line((x0, y0), (x1, y1), BLUE, 1.4)
         size = 0.07 if len(curve) <= 60 else 0.04
-        for k, x, y0, finite in places:
+        for k, x, y0, finite in positions:
             marker(
                 canvas,
                 x,
@@ -94,13 +94,13 @@ def anova_curve(
         canvas.write(path)
 
 
-def _place(frame: Frame, k: int, value: float) -> tuple[float, float]:
+def _position(frame: Frame, k: int, value: float) -> tuple[float, float]:
     return frame.at(k, value if math.isfinite(value) else frame.y.high)
 
 
 def _mark_chosen(frame: Frame, chosen: int, value: float) -> None:
     text = f"k = {chosen}, F = {scientific(value)}" if math.isfinite(value) else f"k = {chosen}"
-    x, y = _place(frame, chosen, value)
+    x, y = _position(frame, chosen, value)
     wide = text_width(text, 8.5)
     right = x + 0.12 + wide < frame.left + frame.width
     at = x + 0.12 if right else x - 0.12 - wide
@@ -168,12 +168,12 @@ def _span(values: Sequence[float]) -> Scale:
 
 def _colours(count: int) -> list[str]:
     """The palette, then hues a golden angle apart, darker and lighter by turns."""
-    found = list(_PALETTE[:count])
-    for i in range(count - len(found)):
+    colours = list(_PALETTE[:count])
+    for i in range(count - len(colours)):
         hue = (0.12 + 0.381966 * i) % 1.0
         red, green, blue = colorsys.hls_to_rgb(hue, (0.36, 0.62, 0.48)[i % 3], (0.75, 0.55, 0.9)[i % 3])
-        found.append(f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}")
-    return found
+        colours.append(f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}")
+    return colours
 
 
 def _numbers(frame: Frame, points: Sequence[Point], colours: Sequence[str]) -> None:

@@ -125,15 +125,15 @@ def _draw_strip(
     layers: Sequence[str],
     points: Sequence[tuple[str | None, Mapping[str, float | None]]],
 ) -> None:
-    by_place: dict[str | None, list[float]] = {layer: [] for layer, _ in points}
+    by_layer: dict[str | None, list[float]] = {layer: [] for layer, _ in points}
     missing = 0
     for layer, values in points:
         value = values.get(strip.key)
         if value is None or math.isnan(value) or (strip.log and value <= 0):
             missing += 1
         else:
-            by_place[layer].append(100 * value if strip.percent else value)
-    known = [v for values in by_place.values() for v in values]
+            by_layer[layer].append(100 * value if strip.percent else value)
+    known = [v for values in by_layer.values() for v in values]
     singular = sum(math.isinf(v) for v in known) if strip.log else 0
     notes = [f"{singular} singular, at the upper edge" if singular else "", f"{missing} n/a" if missing else ""]
     heading = strip.heading + (f" ({', '.join(n for n in notes if n)})" if any(notes) else "")
@@ -148,18 +148,18 @@ def _draw_strip(
     for bound in strip.bounds:
         if y.low < bound < y.high:
             frame.horizontal(bound, VERMILION, 0.9)
-    outside = None in by_place
+    outside = None in by_layer
     step = (frame.width - (_ASIDE if outside else 0.0)) / max(1, len(layers))
     texts = [fitted(layer_text(layer), 1.0, _SIZE) for layer in layers]
     every = label_every(texts, step, _SIZE)
     for i, layer in enumerate(layers):
         centre = frame.left + step * (i + 0.5)
-        _column(frame, centre, min(0.3, 0.62 * step), by_place[layer])
+        _column(frame, centre, min(0.3, 0.62 * step), by_layer[layer])
         if i % every == 0:
             canvas.text(centre, frame.bottom - 0.11, texts[i], _SIZE, align="centre")
     if outside:
         centre = frame.left + frame.width - _ASIDE / 2 + 0.1
-        _column(frame, centre, min(0.3, max(0.62 * step, 0.06)), by_place[None])
+        _column(frame, centre, min(0.3, max(0.62 * step, 0.06)), by_layer[None])
         canvas.text(centre, frame.bottom - 0.11, _OUTSIDE, _SIZE, align="centre")
     frame.axes()
 

@@ -1,4 +1,4 @@
-"""How much of their rank the matrices use: by layer and role, over the whole depth of a model."""
+"""The share of their rank that matrices use, by layer and role, over the whole depth of a model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from netweight.figures.canvas import Canvas, drawing, text_width
-from netweight.figures.chart import AXIS, FAINT, MARGIN, UNDEFINED, fitted, headline, label_every, layer_text
+from netweight.figures.chart import (
+    AXIS,
+    FAINT,
+    MARGIN,
+    UNDEFINED,
+    fitted,
+    headline,
+    is_dark,
+    label_every,
+    layer_text,
+    palette_colour,
+)
 
 __all__ = ["rank_efficiency"]
 
@@ -28,10 +39,9 @@ def rank_efficiency(path: Path, title: str, rows: Sequence[tuple[str | None, str
     """Draw two heatmaps as PNG, roles by layers: 90% rank / full rank, and stable rank / full rank.
 
     `rows` are (layer, role, svd_90_percent_ratio, stable_rank / total_rank): layers are labels as `layer_3` in the
-    order in which they are drawn, None outside the layers (those are written under the maps); undefined values are
-    None or NaN, drawn hatched. Where a layer has several matrices of a role (experts), their median is drawn. The
-    second map's
-    colours end at its largest value. Raises OSError where the file cannot be written.
+    order in which they are drawn, None outside the layers (those are written under the maps); undefined values are None
+    or NaN, drawn hatched. Where a layer has several matrices of a role (experts), their median is drawn. The second
+    map's colours end at its largest value. Raises OSError where the file cannot be written.
     """
     inside = [(layer, role, a, b) for layer, role, a, b in rows if layer is not None]
     layers = list(dict.fromkeys(layer for layer, *_ in inside))
@@ -69,24 +79,24 @@ def _maps(inside: Sequence[tuple[str, str, float | None, float | None]]) -> list
     ]
 
 
-def _cells(found: Sequence[tuple[str, str, float | None]]) -> Cells:
-    several: dict[tuple[str, str], list[float]] = {}
-    for layer, role, value in found:
-        place = several.setdefault((role, layer), [])
+def _cells(rows: Sequence[tuple[str, str, float | None]]) -> Cells:
+    values_of: dict[tuple[str, str], list[float]] = {}
+    for layer, role, value in rows:
+        values = values_of.setdefault((role, layer), [])
         if value is not None and math.isfinite(value):
-            place.append(value)
-    return {key: statistics.median(values) if values else None for key, values in several.items()}
+            values.append(value)
+    return {key: statistics.median(values) if values else None for key, values in values_of.items()}
 
 
 def _heatmap(
     canvas: Canvas,
-    place: tuple[float, float, float],
+    corner: tuple[float, float, float],
     heading: str,
     cells: Cells,
     full: float,
     names: tuple[Sequence[str], Sequence[str], Sequence[str]],
 ) -> None:
-    left, top, step = place
+    left, top, step = corner
     roles, named, layers = names
     canvas.text(MARGIN, top - 0.05, heading, 9)
     top -= 0.22
@@ -111,38 +121,30 @@ def _heatmap(
 
 
 def _cell(
-    canvas: Canvas, place: tuple[float, float, float], value: float | None, full: float, *, printed: bool
+    canvas: Canvas, corner: tuple[float, float, float], value: float | None, full: float, *, printed: bool
 ) -> None:
-    left, bottom, step = place
+    left, bottom, step = corner
     if value is None:
         canvas.rectangle(left, bottom, step, _ROW, UNDEFINED, "////")
         if printed:
             canvas.rectangle(left + step / 2 - 0.14, bottom + 0.04, 0.28, _ROW - 0.08, UNDEFINED)
             canvas.text(left + step / 2, bottom + _ROW / 2, "n/a", 7.5, align="centre")
         return
-    red, green, blue = _colour(value / full)
+    red, green, blue = palette_colour(_SEQUENTIAL, value / full)
     canvas.rectangle(left, bottom, step, _ROW, f"#{red:02x}{green:02x}{blue:02x}")
     if printed:
-        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 140  # luma of ITU-R BT.601
+        dark = is_dark((red, green, blue))
         canvas.text(
             left + step / 2, bottom + _ROW / 2, _share(value), 7.5, align="centre",
             colour="#ffffff" if dark else "#000000",
         )  # fmt: skip
 
 
-def _colour(part: float) -> tuple[int, int, int]:
-    place = max(0.0, min(1.0, part)) * (len(_SEQUENTIAL) - 1)
-    low = min(int(place), len(_SEQUENTIAL) - 2)
-    rest = place - low
-    red, green, blue = (round(a + (b - a) * rest) for a, b in zip(_SEQUENTIAL[low], _SEQUENTIAL[low + 1], strict=True))
-    return red, green, blue
-
-
 def _scale(canvas: Canvas, left: float, bottom: float, height: float, full: float) -> None:
     """What the colours mean, 0 at the bottom; two rows high at least, so that its labels stay apart."""
     steps = 64
     for k in range(steps):
-        red, green, blue = _colour((k + 0.5) / steps)
+        red, green, blue = palette_colour(_SEQUENTIAL, (k + 0.5) / steps)
         canvas.rectangle(left, bottom + k * height / steps, 0.14, height / steps, f"#{red:02x}{green:02x}{blue:02x}")
     marks = (0.0, 0.5, 1.0) if height > 0.5 else (0.0, 1.0)
     for mark in marks:

@@ -79,7 +79,7 @@ def condition_bars(path: Path, title: str, rows: Sequence[tuple[str, float | Non
         x_ticks(frame, [(tick, power(tick)) for tick in decades(scale, 10)])
         for i, (label, (_, value), note) in enumerate(zip(labels, shown, notes, strict=True)):
             middle = top - (i + 0.5) * step
-            length = inner * scale.place(value)
+            length = inner * scale.position(value)
             if math.isinf(value):
                 canvas.rectangle(left, middle - 0.36 * step, inner, 0.72 * step, "#f6cdb5", "////")
             else:
@@ -214,8 +214,8 @@ def _number_points(
     frame: Frame, worst: Sequence[tuple[str, float, float]], known: Sequence[tuple[str, float, float]]
 ) -> None:
     """A number beside each of the worst points, where it covers neither another number nor a point, with a leader."""
-    places = [frame.at(_beyond_zero(x, frame), y) for _, x, y in known]
-    crowd = [(x - 0.04, y - 0.04, x + 0.04, y + 0.04) for x, y in places]
+    positions = [frame.at(_beyond_zero(x, frame), y) for _, x, y in known]
+    crowd = [(x - 0.04, y - 0.04, x + 0.04, y + 0.04) for x, y in positions]
     taken = list(_fixed_texts(frame))
     for number, (_, outliers, sqnr) in enumerate(worst, 1):
         x, y = frame.at(_beyond_zero(outliers, frame), sqnr)

@@ -1,4 +1,4 @@
-"""An order in which alike things stand side by side."""
+"""An order of rows in which similar ones are neighbours."""
 
 from __future__ import annotations
 

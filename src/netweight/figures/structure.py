@@ -6,19 +6,32 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from netweight.figures.canvas import Canvas, drawable, drawing, text_width
+from netweight.figures.chart import (
+    AXIS,
+    BLUE,
+    FAINT,
+    GREEN,
+    GRID,
+    MARGIN,
+    ORANGE,
+    PURPLE,
+    SKY,
+    TITLE,
+    UNDEFINED,
+    palette_colour,
+)
 from netweight.figures.labels import distinct_short, fit
 
 __all__ = ["parameters_by_part", "reduction_by_layer"]
 
-# Okabe and Ito's palette: told apart by everyone.
 _COLOURS = {
-    "embedding": "#0072B2",
-    "attention": "#E69F00",
-    "mlp": "#56B4E9",
+    "embedding": BLUE,
+    "attention": ORANGE,
+    "mlp": SKY,
     "norm": "#000000",
-    "rotation": "#CC79A7",
-    "layers": "#E69F00",
-    "lm_head": "#009E73",
+    "rotation": PURPLE,
+    "layers": ORANGE,
+    "lm_head": GREEN,
     "other": "#999999",
 }
 # ColorBrewer's YlOrRd, from 0 (pale) to 1 (dark red).
@@ -26,9 +39,6 @@ _SEQUENTIAL = (
     *((255, 255, 255), (255, 237, 160), (254, 217, 118), (254, 178, 76), (253, 141, 60), (252, 78, 42)),
     *((227, 26, 28), (189, 0, 38), (128, 0, 38)),
 )
-_GROWN, _UNKNOWN = "#56B4E9", "#d9d9d9"
-_GRID, _AXIS, _FAINT = "#dddddd", "#666666", "#333333"
-_MARGIN, _TITLE = 0.2, 11.0
 _MOST = 400  # models drawn: the pictures stay readable
 
 
@@ -43,16 +53,16 @@ def parameters_by_part(path: Path, names: Sequence[str], parts: Sequence[Mapping
     used = [part for part in _COLOURS if any(row.get(part, 0) > 0 for row in parts[:shown])]
     with drawing():
         labels = distinct_short([drawable(name) for name in names[:shown]], 44)
-        left = _MARGIN + 0.1 + max((text_width(label, size) for label in labels), default=0.5)
+        left = MARGIN + 0.1 + max((text_width(label, size) for label in labels), default=0.5)
         left = min(left, 4.5)
-        labels = [fit(label, left - _MARGIN - 0.08, lambda text: text_width(text, size)) for label in labels]
-        width = left + 6.2 + _MARGIN
+        labels = [fit(label, left - MARGIN - 0.08, lambda text: text_width(text, size)) for label in labels]
+        width = left + 6.2 + MARGIN
         height = 1.35 + max(1, shown) * step
         canvas = Canvas(width, height)
-        canvas.text(_MARGIN, height - 0.28, f"Parameters by part{_left_out(len(names))}", _TITLE)
+        canvas.text(MARGIN, height - 0.28, f"Parameters by part{_left_out(len(names))}", TITLE)
         if not shown:
-            canvas.text(_MARGIN, height - 0.62, "no model was analysed", 9)
-        _legend(canvas, _MARGIN, height - 0.62, used)
+            canvas.text(MARGIN, height - 0.62, "no model was analysed", 9)
+        _legend(canvas, MARGIN, height - 0.62, used)
         totals = [sum(max(0, row.get(part, 0)) for part in used) for row in parts[:shown]]
         longest = max(totals, default=0) or 1
         scale = (6.2 - 0.75) / longest
@@ -60,7 +70,7 @@ def parameters_by_part(path: Path, names: Sequence[str], parts: Sequence[Mapping
         bottom = top - shown * step
         for tick in _ticks(longest):
             x = left + tick * scale
-            canvas.line((x, bottom), (x, top), _GRID, 0.6)
+            canvas.line((x, bottom), (x, top), GRID, 0.6)
             canvas.text(x, bottom - 0.12, _count(tick), 7.5, align="centre")
         for i, (label, row, total) in enumerate(zip(labels, parts, totals, strict=False)):
             middle = top - (i + 0.5) * step
@@ -70,9 +80,9 @@ def parameters_by_part(path: Path, names: Sequence[str], parts: Sequence[Mapping
                 count = max(0, row.get(part, 0))
                 canvas.rectangle(left + at * scale, middle - 0.36 * step, count * scale, 0.72 * step, _COLOURS[part])
                 at += count
-            canvas.text(left + total * scale + 0.05, middle, _count(total), size, colour=_FAINT)
-        canvas.line((left, bottom), (left + 6.2, bottom), _AXIS, 0.8)
-        canvas.line((left, bottom), (left, top), _AXIS, 0.8)
+            canvas.text(left + total * scale + 0.05, middle, _count(total), size, colour=FAINT)
+        canvas.line((left, bottom), (left + 6.2, bottom), AXIS, 0.8)
+        canvas.line((left, bottom), (left, top), AXIS, 0.8)
         canvas.write(path)
 
 
@@ -93,16 +103,16 @@ def reduction_by_layer(
     heading = f"Share of each base layer's parameters that is gone{_left_out(len(names))}"
     with drawing():
         labels = distinct_short([drawable(name) for name in names[:shown]], 44)
-        left = min(4.5, _MARGIN + 0.1 + max((text_width(label, size) for label in labels), default=0.5))
-        labels = [fit(label, left - _MARGIN - 0.08, lambda text: text_width(text, size)) for label in labels]
+        left = min(4.5, MARGIN + 0.1 + max((text_width(label, size) for label in labels), default=0.5))
+        labels = [fit(label, left - MARGIN - 0.08, lambda text: text_width(text, size)) for label in labels]
         side, body = across * len(layers), max(step * shown, 1.3)
-        width = max(left + side + 0.95, text_width(heading, _TITLE) + 2 * _MARGIN)
+        width = max(left + side + 0.95, text_width(heading, TITLE) + 2 * MARGIN)
         height = 1.15 + body + 0.3
         canvas = Canvas(width, height)
-        canvas.text(_MARGIN, height - 0.28, heading, _TITLE)
+        canvas.text(MARGIN, height - 0.28, heading, TITLE)
         top = height - 0.62
         if not shown:
-            canvas.text(_MARGIN, 0.22, "no model was compared", 9)
+            canvas.text(MARGIN, 0.22, "no model was compared", 9)
         for i, (label, row) in enumerate(zip(labels, ratios, strict=False)):
             canvas.text(left - 0.06, top - (i + 0.5) * step, label, size, align="right")
             for begin, stop, look in _runs(row):
@@ -110,7 +120,7 @@ def reduction_by_layer(
         bottom = top - max(1, shown) * step
         frame = [(left, top), (left + side, top), (left + side, bottom), (left, bottom)]
         for start, end in zip(frame, [*frame[1:], frame[0]], strict=True):
-            canvas.line(start, end, _AXIS, 0.8)
+            canvas.line(start, end, AXIS, 0.8)
         widest = max((text_width(drawable(label), 7.0) for label in layers), default=0.1) + 0.08
         every = max(1, -(-int(1000 * widest) // max(1, int(1000 * across))))
         every = next((n for n in (1, 2, 4, 5, 8, 10, 20, 40, 50, 100, 200, 500, 1000) if n >= every), every)
@@ -119,10 +129,10 @@ def reduction_by_layer(
             canvas.text(left + (j + 0.5) * across, bottom - 0.12, label, 7.0, align="centre")
         canvas.text(left + side / 2, bottom - 0.32, "layer of the base", 8, align="centre")
         cells = [ratio for row in ratios[:shown] for ratio in row]
-        at = _MARGIN
+        at = MARGIN
         for word, look, there in (
-            ("not known", (_UNKNOWN, "////"), None in cells),
-            ("grew", (_GROWN, None), any(ratio is not None and ratio < 0 for ratio in cells)),
+            ("not known", (UNDEFINED, "////"), None in cells),
+            ("grew", (SKY, None), any(ratio is not None and ratio < 0 for ratio in cells)),
         ):
             if there:
                 canvas.rectangle(at, 0.16, 0.14, 0.12, *look)
@@ -158,19 +168,15 @@ def _count(number: int) -> str:
 
 
 def _colour(ratio: float) -> str:
-    place = min(1.0, max(0.0, ratio)) * (len(_SEQUENTIAL) - 1)
-    low = min(int(place), len(_SEQUENTIAL) - 2)
-    part = place - low
-    pair = zip(_SEQUENTIAL[low], _SEQUENTIAL[low + 1], strict=True)
-    red, green, blue = (round(a + (b - a) * part) for a, b in pair)
+    red, green, blue = palette_colour(_SEQUENTIAL, ratio)
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
 def _look(ratio: float | None) -> tuple[str, str | None]:
     """(colour, hatch) of a cell."""
     if ratio is None:
-        return _UNKNOWN, "////"
-    return (_GROWN if ratio < 0 else _colour(ratio)), None
+        return UNDEFINED, "////"
+    return (SKY if ratio < 0 else _colour(ratio)), None
 
 
 def _runs(row: Sequence[float | None]) -> Iterator[tuple[int, int, tuple[str, str | None]]]:
@@ -191,5 +197,5 @@ def _scale(canvas: Canvas, left: float, bottom: float, height: float) -> None:
         canvas.rectangle(left, bottom + k * height / steps, 0.14, height / steps, _colour((k + 0.5) / steps))
     for mark in (0.0, 0.25, 0.5, 0.75, 1.0):
         y = bottom + mark * height
-        canvas.line((left + 0.14, y), (left + 0.17, y), _AXIS, 0.8)
+        canvas.line((left + 0.14, y), (left + 0.17, y), AXIS, 0.8)
         canvas.text(left + 0.21, y, f"{100 * mark:.0f}%", 8)

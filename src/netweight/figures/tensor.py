@@ -74,7 +74,7 @@ def weight_distribution(
         for start, end, count in zip(edges[:-1], edges[1:], counts, strict=True):
             if count > 0:
                 x0, x1 = frame.at(start, 1.0)[0], frame.at(end, 1.0)[0]
-                tall = max(frame.height * y.place(count), 0.012)  # a count of 1 is on the axis, and still seen
+                tall = max(frame.height * y.position(count), 0.012)  # a count of 1 is on the axis, and still seen
                 canvas.rectangle(x0, frame.bottom, max(x1 - x0, 1 / 120), tall, SKY)
         for _, colour, dash, places in drawn:
             for x in places:
@@ -113,8 +113,8 @@ def singular_spectrum(
             canvas.write(path)
             return
         x, y = _spectrum_scales(shown, len(sigma))
-        found = [(k, f"{label}: {k}") for label, k in marks.items() if 1 <= k <= len(sigma)]
-        styled = [(k, text, *_STYLES[i % len(_STYLES)]) for i, (k, text) in enumerate(found)]
+        ranks = [(k, f"{label}: {k}") for label, k in marks.items() if 1 <= k <= len(sigma)]
+        styled = [(k, text, *_STYLES[i % len(_STYLES)]) for i, (k, text) in enumerate(ranks)]
         key = [(f"sigma_1: {scientific(shown[0][1])}", BLUE, 0.0)] if shown[0][0] == 1 else []
         law = None if fit is None else _power_law(shown, fit)
         key += [(text, colour, dash) for _, text, colour, dash in styled]
@@ -125,10 +125,10 @@ def singular_spectrum(
         y_ticks(frame, _log_ticks(y))
         for k, _, colour, dash in styled:
             frame.mark(float(k), colour, dash)
-        places = [frame.at(i, s) for i, s in _thinned(shown)]
-        for start, end in pairwise(places):
+        positions = [frame.at(i, s) for i, s in _thinned(shown)]
+        for start, end in pairwise(positions):
             canvas.line(start, end, BLUE, 1.8)
-        for px, py in places if len(places) <= 40 else places[:1]:
+        for px, py in positions if len(positions) <= 40 else positions[:1]:
             canvas.rectangle(px - 0.025, py - 0.025, 0.05, 0.05, BLUE)
         if law:
             _law_line(frame, law[0], law[1])
@@ -168,8 +168,8 @@ def _log_ticks(scale: Scale) -> list[tuple[float, str]]:
     first, last = math.floor(math.log10(scale.low)), math.ceil(math.log10(scale.high))
     parts = (1.0,) if last - first > 4 else (1.0, 2.0, 5.0)
     step = max(1, math.ceil((last - first) / 12))
-    found = [part * 10.0**k for k in range(first, last + 1, step) for part in parts]
-    return [(t, f"{t:g}" if 1e-3 <= t < 1e5 else scientific(t)) for t in found if scale.low <= t <= scale.high]
+    ticks = [part * 10.0**k for k in range(first, last + 1, step) for part in parts]
+    return [(t, f"{t:g}" if 1e-3 <= t < 1e5 else scientific(t)) for t in ticks if scale.low <= t <= scale.high]
 
 
 def _thinned(shown: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:

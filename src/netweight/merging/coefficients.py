@@ -1,7 +1,7 @@
-"""How much of each task vector a merge takes, from the task vectors' norms or from their Gram matrices.
+"""The coefficients of task vectors in a merge, from the task vectors' norms or from their Gram matrices.
 
-A Gram matrix G of n task vectors is float64 [n, n] of inner products, of one parameter or (summed) of many: it gives
-norms, cosines, and the norm of any merged task vector before a byte of it is made.
+A Gram matrix G of n task vectors is float64 [n, n] of inner products, of one parameter or (summed) of many. It gives
+norms, cosines, and the norm of any merged task vector without making that vector.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MODES = {
     "metagpt": "L_i^2 (arXiv 2406.11385)",
     "equal": "1 / n",
 }
-"""Mode -> what a coefficient is proportional to, L_i being the norm of task vector i. Coefficients sum to 1."""
+"""Mode -> formula that a coefficient is proportional to; L_i is the norm of task vector i. Coefficients sum to 1."""
 
 GRANULARITIES = ("global", "layer", "parameter")
 
@@ -35,16 +35,16 @@ OUTSIDE = "the parameters outside of layers"
 
 
 def coefficients(
-    mode: str, norms: Sequence[float], *, alpha: float = 1.5, beta: float = 1.0, names: Sequence[str], place: str = ""
+    mode: str, norms: Sequence[float], *, alpha: float = 1.5, beta: float = 1.0, names: Sequence[str], group: str = ""
 ) -> tuple[float, ...]:
     """Coefficients that sum to 1, for task vectors of the L2 norms `norms` under `mode`, a key of `MODES`.
 
-    Any finite norms are taken, also where their squares or quotients would leave the range of float64. Under exp,
-    metagpt and equal all norms may be zero: then the coefficients are equal. `names` of the models and `place`
+    Norms may be any finite numbers, also where their squares or quotients would leave the range of float64. Under exp,
+    metagpt and equal all norms may be zero: then the coefficients are equal. `names` of the models and `group`
     (`layer 3`) are for messages. Raises OptionError for norms, alpha and beta that are negative or not finite, for a
     zero norm under linear and power, and for an unknown mode.
     """
-    where = f" in {printable(place)}" if place else ""
+    where = f" in {printable(group)}" if group else ""
     if mode not in MODES:
         raise OptionError(
             f"mode: expected one of {', '.join(MODES)}, got {printable(mode)!r}{did_you_mean(mode, MODES)}"
@@ -70,7 +70,7 @@ def coefficients(
 
 
 def _shares(mode: str, norms: Sequence[float], alpha: float, beta: float) -> list[float]:
-    """What the coefficients are proportional to, the greatest 1: quotients with the extreme norm cannot overflow."""
+    """Multiples of the coefficients, the greatest 1: quotients by the extreme norm cannot overflow."""
     least, most = min(norms), max(norms)
     if mode == "equal" or most == 0:
         return [1.0] * len(norms)
@@ -113,12 +113,12 @@ def cosines(gram: F64) -> F64:
     import numpy as np  # noqa: PLC0415 - coefficients of given norms need none
 
     norms = norms_of(gram)
-    found: F64 = np.full((len(norms), len(norms)), np.nan)
+    matrix: F64 = np.full((len(norms), len(norms)), np.nan)
     for i, a in enumerate(norms):
         for j, b in enumerate(norms):
             if a > 0 and b > 0:
-                found[i, j] = 1.0 if i == j else min(max(_finite(float(gram[i, j])) / a / b, -1.0), 1.0)
-    return found
+                matrix[i, j] = 1.0 if i == j else min(max(_finite(float(gram[i, j])) / a / b, -1.0), 1.0)
+    return matrix
 
 
 def merged_norm(gram: F64, weights: Sequence[float]) -> float:
@@ -148,7 +148,7 @@ def by_granularity(
     of `layers` (parameter -> group's label, `OUTSIDE` for those it does not list; "layer"), or of the
     parameter alone ("parameter").
 
-    A layer or parameter that no model changed gets equal coefficients: its merge is the base whatever they are. One
+    A layer or parameter that no model changed gets equal coefficients: its merge is the base with any of them. One
     that some models changed and others did not is an OptionError under linear and power, which names model and group.
     """
     if granularity not in GRANULARITIES:
@@ -163,9 +163,9 @@ def by_granularity(
     answer: dict[str, tuple[float, ...]] = {}
     for label, members in groups.items():
         norms = _norms_over([grams[name] for name in members], len(names))
-        place = "" if granularity == "global" else label
+        group = "" if granularity == "global" else label
         unchanged = granularity != "global" and not any(norms)
-        shares = coefficients("equal" if unchanged else mode, norms, alpha=alpha, beta=beta, names=names, place=place)
+        shares = coefficients("equal" if unchanged else mode, norms, alpha=alpha, beta=beta, names=names, group=group)
         answer.update(dict.fromkeys(members, shares))
     return {name: answer[name] for name in grams}
 

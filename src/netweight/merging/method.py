@@ -1,4 +1,4 @@
-"""What a merge method declares: its inputs, its settings with their bounds, its source, and its course."""
+"""What a merge method declares: inputs, settings and their bounds, source, and course."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Base(Enum):
 class Setting:
     """One parameter of a method, under its name in recipes.
 
-    `each`: every model has its own. `kind` is "number", "integer" or "flag". `default` None: it must be given. Numbers
-    lie in `low` to `high`, both included, or excluded where `open_low` or `open_high` say so.
+    `per_model`: every model has its own. `kind` is "number", "integer" or "flag". `default` None: it must be given.
+    Numbers lie in `low` to `high`, both included, or excluded where `open_low` or `open_high` say so.
     """
 
     name: str
     text: str
-    each: bool = False
+    per_model: bool = False
     kind: str = "number"
     default: Value | None = None
     low: float | None = None

@@ -1,9 +1,9 @@
 """Exact order statistics of magnitudes or scores, by radix selection in looks: no sort, no sample.
 
 The bits of non-negative floating-point numbers are in the order of their values, NaN after infinity. A look counts the
-leading 16 bits; that tells in which of 65,536 bins the value of a rank lies. Values without further bits, as nearly
-all differences of neighbouring bfloat16 numbers are, are the smallest of their bin, and counted: where the rank falls
-among them it is settled. Else the next look counts the next 16 bits of what begins like it: two looks at most for
+leading 16 bits, which tells the bin, of 65,536, of the value of a rank. Values without further bits are the smallest of
+their bin and are counted apart; nearly all differences of neighbouring bfloat16 numbers are such values. A rank among
+them is settled. For the others, the next look counts the next 16 bits under the same prefix: two looks at most for
 float32, four for float64.
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from netweight.kernels.packing import Packed, pack, unpack
 from netweight.merging.course import Look, Subject
-from netweight.statistics.order import bits_to_values
+from netweight.statistics.order import bin_of, bits_to_values
 
 if TYPE_CHECKING:
     from netweight.dtypes import DType
@@ -68,8 +68,8 @@ def select_scores(subject: Subject, score: Score, ranks: Sequence[int]) -> Gener
     """The values of `score` at these ranks, ascending from 0; NaN comes after infinity."""
     if any(not 0 <= rank < subject.size for rank in ranks):
         raise ValueError(f"ranks {list(ranks)} of {subject.size} scores")
-    (found,) = yield from _select(subject.size, score, score.bits, (ranks,))
-    return found
+    (values,) = yield from _select(subject.size, score, score.bits, (ranks,))
+    return values
 
 
 @dataclass(frozen=True)
@@ -116,21 +116,21 @@ class _Digits:
         counts, finer = ([np.zeros((len(own), 65536), np.uint32) for own in self.prefixes] for _ in range(2))
         return _Counts(tuple(counts), tuple(finer))
 
-    def add(self, found: _Counts, x: Array, start: int, kernels: MergeKernels) -> None:
+    def add(self, statistic: _Counts, x: Array, start: int, kernels: MergeKernels) -> None:
         if self.score is None:
-            kernels.count_magnitudes(x, self.level, self.prefixes, found.counts, found.finer)
+            kernels.count_magnitudes(x, self.level, self.prefixes, statistic.counts, statistic.finer)
         else:
             scores = self.score.scores(x, start)
-            kernels.count_scores(scores, self.level, self.prefixes[0], found.counts[0], found.finer[0])
+            kernels.count_scores(scores, self.level, self.prefixes[0], statistic.counts[0], statistic.finer[0])
 
-    def merged(self, found: Sequence[_Counts]) -> _Counts:
-        """In what the first stretch found, as long as that is wide enough for all."""
+    def merged(self, statistics: Sequence[_Counts]) -> _Counts:
+        """The sums, in the first stretch's arrays where 32 bits hold them."""
         kind = np.uint64 if self.size >> 32 else np.uint32
         counts, finer = (
-            tuple(own.astype(kind, copy=False) for own in part) for part in (found[0].counts, found[0].finer)
+            tuple(own.astype(kind, copy=False) for own in part) for part in (statistics[0].counts, statistics[0].finer)
         )
-        for each in found[1:]:
-            for total, own in zip(counts + finer, each.counts + each.finer, strict=True):
+        for other in statistics[1:]:
+            for total, own in zip(counts + finer, other.counts + other.finer, strict=True):
                 np.add(total, own, out=total)
         return _Counts(counts, finer)
 
@@ -139,8 +139,8 @@ class _Digits:
 class _MagnitudeDigits(_Digits):
     """The same of magnitudes, in native blocks too."""
 
-    def add_native(self, found: _Counts, native: Array, dtype: DType, start: int, kernels: MergeKernels) -> None:  # noqa: ARG002
-        kernels.count_magnitudes_native(native, dtype, self.level, self.prefixes, found.counts, found.finer)
+    def add_native(self, statistic: _Counts, native: Array, dtype: DType, start: int, kernels: MergeKernels) -> None:  # noqa: ARG002
+        kernels.count_magnitudes_native(native, dtype, self.level, self.prefixes, statistic.counts, statistic.finer)
 
 
 def _select(
@@ -154,14 +154,14 @@ def _select(
             tuple(sorted({one.prefix for one in open_ranks if one.model == model})) for model in range(len(ranks))
         )
         look = _MagnitudeDigits if score is None else _Digits
-        found: _Counts = yield look(size, score, level, prefixes)
+        counted: _Counts = yield look(size, score, level, prefixes)
         left = []
         for one in open_ranks:
             row = prefixes[one.model].index(one.prefix)
-            counts, finer = found.counts[one.model][row], found.finer[one.model][row]
-            place, local = _bin_of(counts, one.local)
-            prefix = one.prefix << 16 | place
-            if local >= int(counts[place] - finer[place]):
+            counts, finer = counted.counts[one.model][row], counted.finer[one.model][row]
+            number, local = bin_of(counts, one.local)
+            prefix = one.prefix << 16 | number
+            if local >= int(counts[number] - finer[number]):
                 left.append(replace(one, prefix=prefix, local=local))
             else:
                 bits = prefix << (width - 16 * (level + 1))
@@ -169,10 +169,3 @@ def _select(
         open_ranks = left
         level += 1
     return tuple(tuple(values[model][rank] for rank in own) for model, own in enumerate(ranks))
-
-
-def _bin_of(counts: Array, rank: int) -> tuple[int, int]:
-    """The bin of `counts` [65536] that holds this rank, and the rank within it."""
-    ends = np.cumsum(counts, dtype=np.uint64)
-    place = int(np.searchsorted(ends, np.uint64(rank), side="right"))
-    return place, rank - int(ends[place]) + int(counts[place])

@@ -1,4 +1,4 @@
-"""What a method's settings are for one parameter: levels of a recipe, filters and gradients resolved and checked."""
+"""The settings of a method for one parameter: a recipe's levels, filters and gradients, resolved and checked."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from netweight.errors import OptionError, did_you_mean, printable
 from netweight.merging.course import Value
 from netweight.merging.method import Method, Setting
-from netweight.merging.recipe.conditions import Conditions, Given, Gradient, described, given, interpolated
+from netweight.merging.recipe.conditions import Conditions, Gradient, SettingValue, describe, interpolate, read_value
 from netweight.merging.recipe.parts import Recipe, Source
 from netweight.merging.recipe.yaml import Path
 
@@ -19,9 +19,8 @@ WITHOUT_EFFECT = {"int8_mask": "how mergekit keeps masks in memory; no value dep
 
 
 def check_settings(method: Method, recipe: Recipe) -> None:
-    """That every setting that `recipe` names is one of `method`, at a level where it counts, and can be its value.
-
-    A setting of the whole method (not `Setting.each`) stands in the recipe's or a slice's parameters. OptionError.
+    """Raises OptionError unless every setting in `recipe` belongs to `method`, stands at a valid level and has a valid
+    value. A setting of the whole method (not `Setting.per_model`) stands in the recipe's or a slice's parameters.
     """
     known = {setting.name: setting for setting in method.settings}
     _check_level(method, known, recipe, ("parameters",), recipe.parameters)
@@ -31,7 +30,7 @@ def check_settings(method: Method, recipe: Recipe) -> None:
         own = (*path, "parameters")
         _check_level(method, known, recipe, own, source.parameters)
         for name in source.parameters:
-            if name in known and not known[name].each and name not in WITHOUT_EFFECT:
+            if name in known and not known[name].per_model and name not in WITHOUT_EFFECT:
                 raise OptionError(
                     f"{recipe.where(*own, name)}: {name} belongs to the whole merge, not to a model: write it under "
                     "the recipe's own parameters"
@@ -39,13 +38,13 @@ def check_settings(method: Method, recipe: Recipe) -> None:
 
 
 def _check_level(
-    method: Method, known: Mapping[str, Setting], recipe: Recipe, path: Path, parameters: Mapping[str, Given]
+    method: Method, known: Mapping[str, Setting], recipe: Recipe, path: Path, parameters: Mapping[str, SettingValue]
 ) -> None:
     for name, value in parameters.items():
         where = (*path, name)
         if name in WITHOUT_EFFECT:
             if not isinstance(value, bool):
-                raise OptionError(f"{recipe.where(*where)}: expected true or false, got {_described(value)}")
+                raise OptionError(f"{recipe.where(*where)}: expected true or false, got {_describe(value)}")
             continue
         if name not in known:
             listed = f"has {', '.join(known)}" if known else "has no settings"
@@ -68,7 +67,7 @@ def _check_value(setting: Setting, value: Value | Gradient, recipe: Recipe, path
     for n, item in enumerate(value) if isinstance(value, tuple) else [(None, value)]:
         if not _fits(setting, item):
             where = recipe.where(*path, *([] if n is None else [n]))
-            raise OptionError(f"{where}: expected {_expected(setting)}, got {described(item)}")
+            raise OptionError(f"{where}: expected {_expected(setting)}, got {describe(item)}")
 
 
 def _fits(setting: Setting, value: Value) -> bool:
@@ -100,8 +99,8 @@ def _expected(setting: Setting) -> str:
     return noun
 
 
-def _described(value: Given) -> str:
-    return "filters" if isinstance(value, Conditions) else described(value)
+def _describe(value: SettingValue) -> str:
+    return "filters" if isinstance(value, Conditions) else describe(value)
 
 
 def resolve(
@@ -114,32 +113,32 @@ def resolve(
     depth: float,
     names: Sequence[str] | None = None,
 ) -> tuple[dict[str, Value], tuple[dict[str, Value], ...]]:
-    """The method's settings, and those of each of `sources` (the base left out), for one parameter.
+    """The method's settings, and those of each of `sources` (without the base), for one parameter.
 
-    Levels: a source's own parameters, those of its slice, those of the recipe, the default; where none of a level's
-    filters fits, the next level counts. `name` is the output's parameter; `names` are those of the sources, where
-    slices give blocks other numbers: filters of settings that each model has are held against the model's own name, as
-    in mergekit; where whole models are merged and their names differ, against the output's too.
+    Levels, in order: the source's own parameters, those of its slice, those of the recipe, the default. Where none of a
+    level's filters fits, the next level counts. `name` is the output's parameter; `names` are those of the sources,
+    where slices renumber blocks. Filters of a setting per model are matched with the model's own name, as in mergekit;
+    where whole models are merged and their names differ, with the output's name too.
 
-    `depth` is the block's place in its slice, number / (blocks - 1), 1 in a slice of one block and 0 outside of blocks.
-    Numbers become floats. Raises OptionError for values that are missing or cannot be.
+    `depth` is the block's position in its slice, number / (blocks - 1): 1 in a slice of one block, 0 outside of blocks.
+    Numbers become floats. Raises OptionError for values that are missing or invalid.
     """
     shared = (
         [recipe.parameters] if slice_number is None else [recipe.slices[slice_number].parameters, recipe.parameters]
     )
     whole: dict[str, Value] = {}
-    each: tuple[dict[str, Value], ...] = tuple({} for _ in sources)
+    of_models: tuple[dict[str, Value], ...] = tuple({} for _ in sources)
     for setting in method.settings:
-        if not setting.each:
+        if not setting.per_model:
             whole[setting.name] = _value(method, setting, recipe, shared, name, depth, None)
             continue
         for n, source in enumerate(sources):
             own = name if names is None else names[n]
             levels = [source.parameters, *shared]
-            # where only a wrapper's prefix parts the names, filters may mean either
+            # names may differ by a wrapper's prefix alone: a filter may mean either
             other = name if slice_number is None else own
-            each[n][setting.name] = _value(method, setting, recipe, levels, own, depth, source, other)
-    return whole, each
+            of_models[n][setting.name] = _value(method, setting, recipe, levels, own, depth, source, other)
+    return whole, of_models
 
 
 def _value(
@@ -152,28 +151,28 @@ def _value(
     source: Source | None,
     other: str | None = None,
 ) -> Value:
-    found: Any = None
+    value: Any = None
     for level in levels:
-        found = level.get(setting.name)
-        if isinstance(found, list | dict):
-            found = given(found)
-        if isinstance(found, Conditions):
-            own = found.find(name)
-            found = found.find(other) if own is None and other is not None else own
-        if found is not None:
+        value = level.get(setting.name)
+        if isinstance(value, list | dict):
+            value = read_value(value)
+        if isinstance(value, Conditions):
+            own = value.find(name)
+            value = value.find(other) if own is None and other is not None else own
+        if value is not None:
             break
     else:
-        found = setting.default
-    if found is None or isinstance(found, Conditions):
+        value = setting.default
+    if value is None or isinstance(value, Conditions):
         raise _missing(method, setting, recipe, levels, name, source)
-    if isinstance(found, tuple) and setting.kind != "integer":
-        found = interpolated(found, depth)
-    if isinstance(found, tuple) or not _fits(setting, found):
+    if isinstance(value, tuple) and setting.kind != "integer":
+        value = interpolate(value, depth)
+    if isinstance(value, tuple) or not _fits(setting, value):
         raise OptionError(
             f"{_at(recipe, source)}: {setting.name} for {printable(name)}: expected {_expected(setting)}, got "
-            f"{described(found)}"
+            f"{describe(value)}"
         )
-    return float(found) if setting.kind == "number" else found
+    return float(value) if setting.kind == "number" else value
 
 
 def _missing(
@@ -195,7 +194,7 @@ def _missing(
 
 
 def _at(recipe: Recipe, source: Source | None) -> str:
-    for path, each in recipe.sources():
-        if each is source:
+    for path, other in recipe.sources():
+        if other is source:
             return recipe.where(*path)
     return recipe.where()

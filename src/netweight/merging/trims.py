@@ -26,9 +26,9 @@ __all__ += ["keep_all", "keep_between", "keep_nothing", "normalize", "rescaled",
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
-WEIGHT = Setting("weight", "How much this model's task vector counts; may be negative.", each=True)
+WEIGHT = Setting("weight", "How much this model's task vector counts; may be negative.", per_model=True)
 DENSITY = Setting(
-    "density", "Share of the task vector's elements that is kept.", each=True, default=1.0, low=0.0, high=1.0
+    "density", "Share of the task vector's elements that is kept.", per_model=True, default=1.0, low=0.0, high=1.0
 )
 LAMBDA = Setting("lambda", "Factor on the merged task vector before it is added to the base.", default=1.0)
 INT8_MASK = Setting("int8_mask", "Accepted, since recipes have it; has no effect.", kind="flag", default=False)
@@ -129,16 +129,16 @@ class _MagnitudeSums:
     def empty(self, inputs: int) -> list[tuple[Array, Array]]:
         return [(np.zeros((inputs - 1, 1)), np.zeros((inputs - 1, 1)))]
 
-    def add(self, found: list[tuple[Array, Array]], x: Array, start: int, kernels: MergeKernels) -> None:  # noqa: ARG002 - the protocol's
+    def add(self, statistic: list[tuple[Array, Array]], x: Array, start: int, kernels: MergeKernels) -> None:  # noqa: ARG002 - the protocol's
         for first in range(0, x.shape[1], CHUNK):
             part = x[:, first : first + CHUNK]
             with np.errstate(invalid="ignore", over="ignore"):
                 d = np.abs(part[1:] - part[0]).astype(np.float64)
             d[~np.isfinite(d)] = 0
             low, high = np.array(self.ranges).T[:, :, None]
-            found.append((d.sum(axis=1)[:, None], np.where((low <= d) & (d <= high), d, 0).sum(axis=1)[:, None]))
+            statistic.append((d.sum(axis=1)[:, None], np.where((low <= d) & (d <= high), d, 0).sum(axis=1)[:, None]))
 
-    def merged(self, found: Sequence[list[tuple[Array, Array]]]) -> tuple[Array, ...]:
+    def merged(self, statistics: Sequence[list[tuple[Array, Array]]]) -> tuple[Array, ...]:
         """float64 [models] each, correctly rounded sums of those of chunks."""
-        whole, kept = zip(*(pair for stretch in found for pair in stretch), strict=True)
+        whole, kept = zip(*(pair for stretch in statistics for pair in stretch), strict=True)
         return tuple(np.array([fsum(row) for row in np.concatenate(part, axis=1)]) for part in (whole, kept))

@@ -1,7 +1,7 @@
 """Writes of linear combinations: with one coefficient for each input, or one for each input and row, or column.
 
 All have the pivot form: out = scale * x_p + sum of factor_i * (x_i - x_p), where scale is the sum of all coefficients.
-Inputs that are equal give themselves, bit for bit, where scale is 1.
+Where scale is 1 and the inputs are equal, the output equals them bit for bit.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from netweight.merging.course import Copy
-from netweight.merging.looks import channel_products, symmetric
+from netweight.merging.grams import channel_products, symmetric
 
 if TYPE_CHECKING:
     from netweight.dtypes import DType
@@ -31,7 +31,7 @@ _NEAR_ONE = 1e-12
 
 
 def snapped(total: float, error: float = 0.0) -> float:
-    """1.0 for what is within 1e-12 of it, or within `error`, since such a difference is rounding."""
+    """`total`, or 1.0 where it is within 1e-12 or `error` of it: such a difference is rounding."""
     return 1.0 if abs(total - 1) <= max(_NEAR_ONE, error) else total
 
 

@@ -1,4 +1,4 @@
-"""What stands in a results folder and is not ours: found, carried into the new folder, and never lost on the way."""
+"""Foreign files in a results folder: listed, carried into the new folder, and never lost on the way."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from netweight.output.exchange import sync_file
 
-__all__ = ["Found", "NoSwapError", "carry", "conflict", "leaves", "remove_tree", "settle", "survey"]
+__all__ = ["FolderEntries", "NoSwapError", "carry", "conflict", "leaves", "remove_tree", "settle", "survey"]
 
 _MOST_FOREIGN = 20_000
 
@@ -21,7 +21,7 @@ class NoSwapError(Exception):
 
 
 @dataclass
-class Found:
+class FolderEntries:
     """The entries of a folder by POSIX path: every leaf with its state, the foreign ones, folders without any entry."""
 
     states: dict[str, os.stat_result] = field(default_factory=dict)
@@ -43,27 +43,27 @@ def leaves(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
                     yield prefix + entry.name, entry
 
 
-def survey(target: Path, own: Collection[str], new: Collection[str]) -> Found:
-    """What is in `target`: entries not in `own` and not to be replaced by one of `new` are foreign.
+def survey(target: Path, own: Collection[str], new: Collection[str]) -> FolderEntries:
+    """The entries of `target`. Those not in `own`, and not to be replaced by one of `new`, are foreign.
 
     Raises NoSwapError where another file system is mounted inside, a folder cannot be read, or the foreign entries
     are too many to carry.
     """
-    found = Found()
+    result = FolderEntries()
     device = target.stat().st_dev
     for name, entry in _readable(target):
         state = entry.stat(follow_symlinks=False)
         if state.st_dev != device or (entry.is_dir(follow_symlinks=False) and os.path.ismount(entry.path)):
             raise NoSwapError(f"another file system is mounted at {entry.path}")
         if entry.is_dir(follow_symlinks=False):
-            found.hollow.append(name)
+            result.hollow.append(name)
             continue
-        found.states[name] = state
+        result.states[name] = state
         if name not in own and name not in new:
-            found.foreign.append(name)
-            if len(found.foreign) > _MOST_FOREIGN:
+            result.foreign.append(name)
+            if len(result.foreign) > _MOST_FOREIGN:
                 raise NoSwapError(f"it holds more than {_MOST_FOREIGN} files that are not netweight's")
-    return found
+    return result
 
 
 def conflict(target: Path, own: Collection[str], new: Collection[str]) -> str | None:
@@ -77,28 +77,28 @@ def conflict(target: Path, own: Collection[str], new: Collection[str]) -> str | 
                     return str(above)
                 break
         else:
-            place = target.joinpath(*parts)
+            path = target.joinpath(*parts)
             if (
-                place.is_dir()
-                and not place.is_symlink()
-                and any(f"{name}/{inner}" not in own for inner, _ in leaves(place))
+                path.is_dir()
+                and not path.is_symlink()
+                and any(f"{name}/{inner}" not in own for inner, _ in leaves(path))
             ):
-                return str(place)
+                return str(path)
     return None
 
 
-def carry(target: Path, stage: Path, found: Found, *, sync: bool = True) -> None:
+def carry(target: Path, stage: Path, entries: FolderEntries, *, sync: bool = True) -> None:
     """Give every foreign entry of `target` a place in `stage`: a hard link, or a copy where links are not possible.
 
     Raises NoSwapError for an entry that can neither be linked nor copied, OSError where the disk is full.
     """
-    for name in found.hollow:
+    for name in entries.hollow:
         if not (stage / name).exists():
             (stage / name).mkdir(parents=True)
-    for name in found.foreign:
+    for name in entries.foreign:
         old, new = target / name, stage / name
         new.parent.mkdir(parents=True, exist_ok=True)
-        if stat.S_ISLNK(found.states[name].st_mode):
+        if stat.S_ISLNK(entries.states[name].st_mode):
             new.symlink_to(old.readlink(), target_is_directory=old.is_dir())
             continue
         try:
@@ -106,7 +106,7 @@ def carry(target: Path, stage: Path, found: Found, *, sync: bool = True) -> None
         except FileExistsError:
             continue  # a file system that ignores case: the new result has this name
         except OSError as error:
-            if not stat.S_ISREG(found.states[name].st_mode):
+            if not stat.S_ISREG(entries.states[name].st_mode):
                 raise NoSwapError(f"{old} cannot be linked ({error.strerror})") from error
             try:
                 shutil.copy2(old, new)
@@ -114,11 +114,11 @@ def carry(target: Path, stage: Path, found: Found, *, sync: bool = True) -> None
                 raise NoSwapError(f"{old} cannot be read") from denied
             if sync:
                 sync_file(new)
-            found.copied.add(name)
+            entries.copied.add(name)
     _copy_modes(target, stage)
 
 
-def settle(old: Path, target: Path, found: Found, new: Collection[str]) -> None:
+def settle(old: Path, target: Path, entries: FolderEntries, new: Collection[str]) -> None:
     """Delete the replaced folder `old`, now that `target` stands; what came into it since the survey moves to `target`.
 
     Raises OSError where something cannot be deleted.
@@ -126,7 +126,7 @@ def settle(old: Path, target: Path, found: Found, new: Collection[str]) -> None:
     for name, entry in list(leaves(old)):
         if entry.is_dir(follow_symlinks=False):
             continue
-        if name not in new and not _as_surveyed(name, entry.stat(follow_symlinks=False), found):
+        if name not in new and not _as_surveyed(name, entry.stat(follow_symlinks=False), entries):
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             Path(entry.path).replace(target / name)
     remove_tree(old)
@@ -149,12 +149,12 @@ def _readable(target: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
         raise NoSwapError(f"{error.filename} cannot be read") from error
 
 
-def _as_surveyed(name: str, now: os.stat_result, found: Found) -> bool:
-    then = found.states.get(name)
+def _as_surveyed(name: str, now: os.stat_result, entries: FolderEntries) -> bool:
+    then = entries.states.get(name)
     if then is None or (then.st_ino, then.st_dev) != (now.st_ino, now.st_dev):
         return False
     # A link shares what was written since; a copy does not.
-    return name not in found.copied or (then.st_mtime_ns, then.st_size) == (now.st_mtime_ns, now.st_size)
+    return name not in entries.copied or (then.st_mtime_ns, then.st_size) == (now.st_mtime_ns, now.st_size)
 
 
 def _copy_modes(target: Path, stage: Path) -> None:

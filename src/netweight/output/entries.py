@@ -24,33 +24,33 @@ def replace_entries(
     """
     # Configs and indexes after the weights that they speak of; the list of our files last: it ends the work.
     for name in sorted(new, key=lambda n: (n == MANIFEST, n.endswith(".json"), n)):
-        place = target / name
-        _make_folder(place.parent, target)
-        if place.is_dir() and not place.is_symlink():
-            remove_tree(place)  # it holds nothing but earlier results
-        move_file(stage / name, place, sync=sync)
+        path = target / name
+        _make_folder(path.parent, target)
+        if path.is_dir() and not path.is_symlink():
+            remove_tree(path)  # it holds nothing but earlier results
+        move_file(stage / name, path, sync=sync)
     for name in sorted(stale):
-        place = target / name
-        if _inside(target, name) and (place.is_symlink() or place.is_file()):
-            place.unlink()
-            _remove_hollow(place.parent, target)
+        path = target / name
+        if _inside(target, name) and (path.is_symlink() or path.is_file()):
+            path.unlink()
+            _remove_hollow(path.parent, target)
     for folder in {(target / name).parent for name in new} if sync else ():
         sync_folder(folder)
 
 
-def move_file(source: Path, place: Path, *, sync: bool) -> None:
+def move_file(source: Path, target: Path, *, sync: bool) -> None:
     """Move a file over another in one step, by its name alone where that is possible; raises OSError."""
     try:
-        source.replace(place)
+        source.replace(target)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        part = place.with_name(f".{place.name[:200]}.netweight-part")
+        part = target.with_name(f".{target.name[:200]}.netweight-part")
         shutil.copy2(source, part)
         if sync:
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
-        part.replace(place)
+        part.replace(target)
 
 
 def drop_unlisted(stage: Path, kind: str) -> bool:

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from netweight.errors import JobError, NetweightError, OutputError, printable
-from netweight.output.carry import Found, NoSwapError, carry, conflict, leaves, remove_tree, settle, survey
+from netweight.output.carry import FolderEntries, NoSwapError, carry, conflict, leaves, remove_tree, settle, survey
 from netweight.output.entries import drop_unlisted, move_file, replace_entries
 from netweight.output.exchange import is_mounted, put_in_place, sync_folder, sync_tree
 from netweight.output.lock import lock, unlock
@@ -27,14 +27,14 @@ _WRITING = {*_NO_ROOM, errno.EIO, errno.EROFS}
 
 
 class ResultFolder:
-    """The place where one job's results go: entered before the work, committed once at its end.
+    """The folder of one job's results: entered before the work, committed once at its end.
 
     `target` is where the results will stand, `inputs` the models' own paths (which no result may replace), `kind` the
     job, whose own earlier results a commit replaces; other files in `target` are kept. `resume` keeps the journal of a
     run that was killed. While it is entered, the folder is held against other runs.
 
     `keep_stage`: what is staged survives a failure or a kill, and is there again where `resume` finds the journal too.
-    `sync` False: nothing is brought to the disk, for results that can be had again. `replace` True or False makes the
+    `sync` False: nothing is brought to the disk, for results that can be made again. `replace` True or False makes the
     results a model, whose folder must hold nothing else that loads (see `check_model_target`): an earlier one of this
     kind is replaced or refused, and inputs must lie apart; None lets results lie beside other files.
 
@@ -80,7 +80,7 @@ class ResultFolder:
         return self._work / "journal.jsonl"
 
     def check(self) -> None:
-        """Look at the place without making anything there; raises OutputError as entering would."""
+        """Check the target without making anything there; raises OutputError as entering would."""
         with self._refusals():
             self.target = self._given.resolve()
             self._check()
@@ -91,7 +91,7 @@ class ResultFolder:
         self.journal_path.unlink(missing_ok=True)
 
     def outcome(self) -> str:
-        """What has become of the place so far, in words for a run that ends early."""
+        """The state of the target so far, in words for a run that ends early."""
         if self._committed:
             return "the results are in place"
         return "some of the files there were replaced" if self._replacing else "what stood there is untouched"
@@ -285,8 +285,8 @@ class ResultFolder:
         reason = self._entrywise
         if reason is None:
             try:
-                found = survey(self.target, own, new)
-                carry(self.target, self.stage, found, sync=self._sync)
+                entries = survey(self.target, own, new)
+                carry(self.target, self.stage, entries, sync=self._sync)
                 if self._sync:
                     sync_tree(self.stage, files=False)
                 with self._handing_over():
@@ -299,7 +299,7 @@ class ResultFolder:
                 reason = f"it cannot be renamed ({error.strerror})"
             else:
                 self._committed = True
-                self._settle(self._aside if self._aside.exists() else self.stage, new, found)
+                self._settle(self._aside if self._aside.exists() else self.stage, new, entries)
                 return
         if self._replace is not None:
             # Killed among the files below, the next run must know all of them for netweight's.
@@ -311,9 +311,9 @@ class ResultFolder:
             f"{_shown(self._given)}: the results were put in place file by file, not in one step: {printable(reason)}"
         )
 
-    def _settle(self, old: Path, new: set[str], found: Found) -> None:
+    def _settle(self, old: Path, new: set[str], entries: FolderEntries) -> None:
         try:
-            settle(old, self.target, found, new)
+            settle(old, self.target, entries, new)
         except OSError as error:
             self._notes.append(f"{_shown(old)}: the replaced folder cannot be deleted: {error.strerror}; delete it")
 

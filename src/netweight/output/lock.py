@@ -1,4 +1,4 @@
-"""A lock file that the operating system lets go of when its holder dies."""
+"""A lock file that the operating system releases when its holder dies."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _BUSY = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK}
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
-def lock(path: Path, place: str) -> tuple[int, bool]:
+def lock(path: Path, shown: str) -> tuple[int, bool]:
     """Create `path` and hold it exclusively: its descriptor, and whether the file system has locks at all.
 
-    `place` is what the lock stands for, as messages name it.
+    `shown` is the path that the lock stands for, as messages name it.
 
     Raises BusyError where another process (or another caller in this one) holds it, FileNotFoundError where the folder
     of `path` is not there (any more), OSError where the file cannot be made.
@@ -26,7 +26,7 @@ def lock(path: Path, place: str) -> tuple[int, bool]:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            locked = _try(descriptor, path, place)
+            locked = _try(descriptor, path, shown)
             # The holder before us may have removed the name on leaving: then this lock is on a file that nobody sees.
             if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
                 os.ftruncate(descriptor, 0)
@@ -39,7 +39,7 @@ def lock(path: Path, place: str) -> tuple[int, bool]:
 
 
 def unlock(path: Path, descriptor: int) -> None:
-    """Remove `path` and let go of it, also where the name cannot be removed and OSError is raised."""
+    """Remove `path` and release the lock, also where removing raises OSError."""
     if sys.platform == "win32":
         os.close(descriptor)
         path.unlink(missing_ok=True)
@@ -50,7 +50,7 @@ def unlock(path: Path, descriptor: int) -> None:
         os.close(descriptor)
 
 
-def _try(descriptor: int, path: Path, place: str) -> bool:
+def _try(descriptor: int, path: Path, shown: str) -> bool:
     try:
         if sys.platform == "win32":
             import msvcrt  # noqa: PLC0415 - only there
@@ -71,6 +71,6 @@ def _try(descriptor: int, path: Path, place: str) -> bool:
         holder = path.read_text(encoding="ascii", errors="replace").strip()
         who = f"process {holder}" if holder.isdigit() else "another run"
         raise BusyError(
-            f"{place}: {who} is writing results there; wait for it to end, or choose another output folder"
+            f"{shown}: {who} is writing results there; wait for it to end, or choose another output folder"
         ) from error
     return True

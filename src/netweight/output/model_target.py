@@ -1,4 +1,4 @@
-"""Whether a folder may become a model's: nothing of another model may lie in it, since loaders take all they find."""
+"""Checks that a folder may become a model's: no file of another model may be in it, since loaders take all files."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def check_apart(target: Path, given: Path, inputs: Sequence[Path]) -> None:
     or an input lies in it.
     """
     for model in inputs:
-        place = model.resolve()
-        if place.is_dir() and any(_same(above, place) for above in target.parents):
+        resolved = model.resolve()
+        if resolved.is_dir() and any(_same(above, resolved) for above in target.parents):
             raise OutputError(
                 f"{_shown(given)}: lies in the folder of the input model {_shown(model)}; choose an output folder "
                 "outside of it"
             )
-        if any(_same(above, target) for above in place.parents):
+        if any(_same(above, target) for above in resolved.parents):
             raise OutputError(
                 f"{_shown(given)}: the input model {_shown(model)} lies in it; choose another output folder"
             )

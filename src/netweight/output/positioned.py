@@ -1,4 +1,4 @@
-"""A file's bytes by position: room made for all of them at once, then written and read anywhere by any thread."""
+"""A file's bytes by position: allocated at once, then written and read anywhere by any thread."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ __all__ = ["ResultFile", "write_file"]
 
 
 class ResultFile:
-    """The place of one file: entered before the work, committed once at its end.
+    """One file of results: entered before the work, committed once at its end.
 
     `target` is the file, `inputs` the models' own paths (which no result may replace). `resume` keeps the journal of a
     run that was killed; the journal lies in a folder beside the file, `.NAME.netweight-run`, which is there only
@@ -134,8 +134,8 @@ class ResultFile:
 
 def write_file(path: Path, write: Callable[[Path], None], inputs: Sequence[Path] = ()) -> None:
     """Put what `write` makes at `path` in one step; raises as ResultFile does."""
-    with ResultFile(path, inputs) as place:
-        place.commit(write)
+    with ResultFile(path, inputs) as file:
+        file.commit(write)
 
 
 def _shown(path: Path) -> str:

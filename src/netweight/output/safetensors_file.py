@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from netweight.dtypes import DTYPES, DType
 from netweight.errors import OutputError, printable
+from netweight.output.exchange import sync_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -110,7 +110,7 @@ def write_safetensors_blocks(
                 os.fsync(out.fileno())
         with refusals():
             part.replace(path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
     finally:
         part.unlink(missing_ok=True)
 
@@ -162,13 +162,3 @@ def _write_all(descriptor: int, view: memoryview) -> None:
     # one write() takes at most 2 GiB - 4 KiB on Linux, INT_MAX elsewhere
     while view.nbytes:
         view = view[os.write(descriptor, view[: 1 << 30]) :]
-
-
-def _sync_folder(folder: Path) -> None:
-    if sys.platform == "win32":  # a folder cannot be opened there, and a rename needs no sync of its own
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""A model's files written in any order: room is made and headers stand first, then every tensor goes to its place."""
+"""A model's files, written in any order: files are allocated and headers written first, then tensors by position."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ShardWriter:
     def _hold(self, folder: Path, shards: Sequence[Shard]) -> None:
         self._folder = folder
         self._shards = tuple(shards)
-        self._places = {
+        self._spans = {
             name: (number, shard.offsets[name], entry.nbytes)
             for number, shard in enumerate(self._shards)
             for name, entry in shard.entries.items()
@@ -67,21 +67,21 @@ class ShardWriter:
         Raises JobError where the disk refuses, ValueError where the bytes leave the tensor.
         """
         view = memoryview(data).cast("B")
-        number, place = self._place(name, offset, len(view))
+        number, position = self._place(name, offset, len(view))
         with self._failures(number, "written"):
             if self._flusher is not None:
                 self._flusher.check()
             with self._descriptor(number) as descriptor:
-                write_at(descriptor, view, place)
+                write_at(descriptor, view, position)
         if self._flusher is not None:
             self._flusher.add(number, len(view))
 
     def read(self, name: str, offset: int, out: memoryview) -> None:
         """Fill `out` with what is in the file from byte `offset` of tensor `name`; raises as `write`."""
         view = out.cast("B")
-        number, place = self._place(name, offset, len(view))
+        number, position = self._place(name, offset, len(view))
         with self._failures(number, "read"), self._descriptor(number) as descriptor:
-            read_at(descriptor, view, place)
+            read_at(descriptor, view, position)
 
     def settle(self, name: str) -> None:
         """Nothing more needs to be done for tensor `name` here: `finish` brings all files to the disk."""
@@ -141,7 +141,7 @@ class ShardWriter:
             )
 
     def _place(self, name: str, offset: int, size: int) -> tuple[int, int]:
-        number, start, nbytes = self._places[name]
+        number, start, nbytes = self._spans[name]
         if offset < 0 or offset + size > nbytes:
             raise ValueError(f"{printable(name)}: bytes {offset} to {offset + size} of a tensor of {nbytes} bytes")
         return number, start + offset
@@ -215,7 +215,7 @@ class FarShards(ShardWriter):
 
     def settle(self, name: str) -> None:
         """Bring what was written of tensor `name` to the storage; raises JobError where that refuses."""
-        number = self._places[name][0]
+        number = self._spans[name][0]
         with self._failures(number, "brought to the disk"), self._descriptor(number) as descriptor:
             bring_to_disk(descriptor)
 

@@ -116,9 +116,9 @@ def arrow_table(
     }
     arrays, fields = [], []
     for column, values in zip(columns, cells, strict=True):
-        given = [None if v is None else _utf8(v) for v in values] if column.type == "text" else values
+        cells_of = [None if v is None else _utf8(v) for v in values] if column.type == "text" else values
         # from_pandas makes nulls of NaN
-        arrays.append(pa.array(given, type=types[column.type], from_pandas=column.type == "number"))
+        arrays.append(pa.array(cells_of, type=types[column.type], from_pandas=column.type == "number"))
         about = {"unit": column.unit, "doc": column.doc}
         fields.append(pa.field(column.name, types[column.type], metadata=about))
     stamp = {"netweight.schema_version": str(SCHEMA_VERSION), "netweight.version": __version__, **(metadata or {})}
@@ -189,4 +189,4 @@ def _not_finite(value: object, path: str) -> str | None:
         inner = value.items()
     elif isinstance(value, list | tuple):
         inner = enumerate(value)
-    return next((found for key, item in inner if (found := _not_finite(item, f"{path}.{key}")) is not None), None)
+    return next((where for key, item in inner if (where := _not_finite(item, f"{path}.{key}")) is not None), None)

@@ -1,5 +1,5 @@
-"""The alignment of fine-tuned models with their base: parameters paired by name, and every other tensor listed with
-its reason.
+"""The alignment of fine-tuned models with their base: parameters paired by name, all other tensors listed with a
+reason.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def align(
 
     A tensor is usable where base and model hold it with one shape and float dtypes (which may differ). `include` and
     `exclude` are globs on the base's names, in exact case. Tied weights count once unless `count_tied_twice`;
-    `compare_tied` also reads data to find heads that repeat the embedding (see `tied`). Where a wrapper's prefix is
-    all that parts the names, they are matched without it.
+    `compare_tied` also reads data to find heads that repeat the embedding (see `tied`). Names that differ
+    by a wrapper's prefix alone are matched without it.
 
     Raises InputError where a model shares no usable parameter with the base, OptionError where no name passes the
     globs.
@@ -184,18 +184,18 @@ def unwanted_reason(name: str, include: Sequence[str], exclude: Sequence[str]) -
 
 
 def _names(base: Checkpoint, model: Checkpoint) -> tuple[dict[str, str], str | None]:
-    """{a name of the base: the model's name for it}, and a note where a prefix had to be passed over."""
+    """{a name of the base: the model's name for it}, and a note where a prefix was ignored."""
     exact = {name: name for name in base if name in model}
     if 2 * len(exact) >= min(len(base), len(model)):
         return exact, None
-    found = find_prefixes(list(base), list(model))
-    if found is None or len(found.pairs) <= len(exact):
+    prefixes = find_prefixes(list(base), list(model))
+    if prefixes is None or len(prefixes.pairs) <= len(exact):
         return exact, None
-    sides = f"{_said(found.base)} in the base and {_said(found.model)} in the model"
-    return found.pairs, f"{printable(model.ref)}: names matched with {sides}"
+    sides = f"{_describe_prefix(prefixes.base)} in the base and {_describe_prefix(prefixes.model)} in the model"
+    return prefixes.pairs, f"{printable(model.ref)}: names matched with {sides}"
 
 
-def _said(prefix: str) -> str:
+def _describe_prefix(prefix: str) -> str:
     return f"the prefix '{printable(prefix)}' passed over" if prefix else "no prefix"
 
 

@@ -1,4 +1,4 @@
-"""The numbers that describe an architecture: from config.json where it says them, else from shapes where those are
+"""The numbers that describe an architecture: from config.json where it has them, else from shapes where those are
 certain.
 """
 
@@ -23,9 +23,9 @@ _KEYS = {
     "vocabulary": ("vocab_size", "padded_vocab_size"),
     "head_size": ("head_dim", "d_kv", "kv_channels"),
 }
-"""What the families call each number in config.json; the first one found counts."""
+"""The names of each number in config.json, by family; the first one that is there counts."""
 
-_LARGEST = 10**12  # a config may say anything; beyond this it says nothing about a model
+_LARGEST = 10**12  # larger numbers in a config are not believed
 
 
 @dataclass(frozen=True)
@@ -43,28 +43,28 @@ class Architecture:
 
 
 def describe(checkpoint: Checkpoint, parameters: Mapping[str, Parameter]) -> Architecture:
-    """The architecture of a checkpoint whose names are read as `parameters`. Reads headers only; a hostile config
-    says nothing.
+    """The architecture of a checkpoint whose names are classified as `parameters`. Reads headers only; invalid
+    entries of a config are ignored.
     """
-    said = config_numbers(checkpoint.config)
+    declared = config_numbers(checkpoint.config)
     stacks = _stacks(parameters)
-    shown = _from_shapes(checkpoint, parameters, said)
+    shown = _from_shapes(checkpoint, parameters, declared)
     if "" in stacks:
         shown["layers"] = stacks[""]
     notes = []
     for key, what in _COMPARED.items():
-        if key in said and key in shown and said[key] != shown[key]:
-            notes.append(f"config.json says {_KEYS[key][0]} = {said[key]}, {what} {shown[key]}")
-    found = shown | said
-    if "kv_heads" not in said and "heads" in said and shown.get("kv_heads") is None:
-        found.pop("kv_heads", None)
+        if key in declared and key in shown and declared[key] != shown[key]:
+            notes.append(f"config.json says {_KEYS[key][0]} = {declared[key]}, {what} {shown[key]}")
+    numbers = shown | declared
+    if "kv_heads" not in declared and "heads" in declared and shown.get("kv_heads") is None:
+        numbers.pop("kv_heads", None)
     return Architecture(
-        layers=found.get("layers"),
-        heads=found.get("heads"),
-        kv_heads=found.get("kv_heads"),
-        hidden_size=found.get("hidden_size"),
-        intermediate_size=found.get("intermediate_size"),
-        vocabulary=found.get("vocabulary"),
+        layers=numbers.get("layers"),
+        heads=numbers.get("heads"),
+        kv_heads=numbers.get("kv_heads"),
+        hidden_size=numbers.get("hidden_size"),
+        intermediate_size=numbers.get("intermediate_size"),
+        vocabulary=numbers.get("vocabulary"),
         stacks=stacks,
         notes=tuple(notes),
     )
@@ -87,13 +87,13 @@ def config_numbers(config: Mapping[str, Any] | None) -> dict[str, int]:
         return {}
     text = config.get("text_config")
     levels = [level for level in (text, config) if isinstance(level, Mapping)]
-    found = {}
+    numbers = {}
     for key, names in _KEYS.items():
         values = (level.get(name) for level in levels for name in names)
         number = next((v for v in values if isinstance(v, int) and not isinstance(v, bool) and 0 < v < _LARGEST), None)
         if number is not None:
-            found[key] = number
-    return found
+            numbers[key] = number
+    return numbers
 
 
 def _stacks(parameters: Mapping[str, Parameter]) -> dict[str, int]:
@@ -106,9 +106,9 @@ def _stacks(parameters: Mapping[str, Parameter]) -> dict[str, int]:
 
 
 def _from_shapes(
-    checkpoint: Checkpoint, parameters: Mapping[str, Parameter], said: Mapping[str, int]
+    checkpoint: Checkpoint, parameters: Mapping[str, Parameter], declared: Mapping[str, int]
 ) -> dict[str, int]:
-    """What float matrices of the main stack show for certain; quantized ones are packed and show nothing."""
+    """Numbers that shapes of float matrices in the main stack prove; quantized matrices are packed and prove none."""
     first: dict[str, Tensor] = {}
     embedding: Tensor | None = None
     for name, parameter in parameters.items():
@@ -124,18 +124,18 @@ def _from_shapes(
             embedding = tensor if embedding is None or tensor.size > embedding.size else embedding
         elif parameter.role in {"q_proj", "k_proj", "up_proj"}:
             first.setdefault(parameter.slot, tensor)
-    found: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     if embedding is None:
-        return found
-    found["vocabulary"], hidden = embedding.shape
-    found["hidden_size"] = hidden
+        return numbers
+    numbers["vocabulary"], hidden = embedding.shape
+    numbers["hidden_size"] = hidden
     if "up_proj" in first and hidden in first["up_proj"].shape:
         rows, columns = first["up_proj"].shape
-        found["intermediate_size"] = rows if columns == hidden else columns
-    head_size = said.get("head_size")
-    if head_size is None and "heads" in said and hidden % said["heads"] == 0:
-        head_size = hidden // said["heads"]
+        numbers["intermediate_size"] = rows if columns == hidden else columns
+    head_size = declared.get("head_size")
+    if head_size is None and "heads" in declared and hidden % declared["heads"] == 0:
+        head_size = hidden // declared["heads"]
     for slot, key in (("q_proj", "heads"), ("k_proj", "kv_heads")):
         if head_size and slot in first and first[slot].shape[1] == hidden and first[slot].shape[0] % head_size == 0:
-            found[key] = first[slot].shape[0] // head_size
-    return found
+            numbers[key] = first[slot].shape[0] // head_size
+    return numbers

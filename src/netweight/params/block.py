@@ -106,7 +106,7 @@ class BlockBuilder:
     def add(self, parameter: Parameter, tensor: Tensor) -> str:
         """Count one tensor; returns the part that it went to."""
         words = parameter.name.lower().split(".")
-        part, key = self._place(parameter, words)
+        part, key = self._part_and_slot(parameter, words)
         slots = self._parts.setdefault(part, {})
         slots[key] = slots.get(key, 0) + tensor.size
         self._bytes += tensor.nbytes
@@ -124,7 +124,7 @@ class BlockBuilder:
                 self._shapes.setdefault((part, key), tensor.shape)
         return part
 
-    def _place(self, parameter: Parameter, words: list[str]) -> tuple[str, str]:
+    def _part_and_slot(self, parameter: Parameter, words: list[str]) -> tuple[str, str]:
         if parameter.slot == "rotation":
             return "rotation", _inside(parameter, leaf=True)
         if parameter.part == "norm":
@@ -142,7 +142,7 @@ class BlockBuilder:
             return "routed", key
         return "mlp", key
 
-    def finish(self, said: Declared, head_size: int | None) -> Block:
+    def finish(self, declared: Declared, head_size: int | None) -> Block:
         """The block; `head_size` is the number of elements of one attention head."""
         parts = self._parts
         mlp = parts.get("mlp", {})
@@ -153,14 +153,14 @@ class BlockBuilder:
                 self._shapes["routed", slot] = self._shapes.pop(("mlp", slot))
                 self._stacked = max(self._stacked, self._shapes["routed", slot][0])
         dimensions = self._dimensions()
-        heads, kv_heads = self._heads(dimensions, said, head_size)
+        heads, kv_heads = self._heads(dimensions, declared, head_size)
         return Block(
             index=self.index,
             stack=self.stack,
             attention=parts.get("attention", {}),
             cross_attention=parts.get("cross_attention", {}),
             mlp=mlp,
-            experts=self._mixture(said),
+            experts=self._mixture(declared),
             norms=parts.get("norms", {}),
             rotation=parts.get("rotation", {}),
             other=parts.get("other", {}),
@@ -172,17 +172,17 @@ class BlockBuilder:
             dimensions=dimensions,
         )
 
-    def _mixture(self, said: Declared) -> Experts | None:
+    def _mixture(self, declared: Declared) -> Experts | None:
         routed, shared, router = (self._parts.get(part, {}) for part in ("routed", "shared", "router"))
         if not routed and not shared and not router:
             return None
-        count = len(self._experts) or self._stacked or (said.experts if routed else 0)
+        count = len(self._experts) or self._stacked or (declared.experts if routed else 0)
         return Experts(
             count=count,
             routed=routed,
             shared=shared,
             router=sum(router.values()),
-            intermediate_size=self._expert_width("routed") or (said.expert_size if routed else None),
+            intermediate_size=self._expert_width("routed") or (declared.expert_size if routed else None),
             shared_intermediate_size=self._expert_width("shared"),
         )
 
@@ -197,7 +197,7 @@ class BlockBuilder:
 
     def _dimensions(self) -> dict[str, int]:
         """Widths of what goes in and out, from two-dimensional float weights."""
-        found: dict[str, int] = {}
+        widths: dict[str, int] = {}
         for part, ins, outs in (
             ("attention", _INPUTS, "o_proj"),
             ("mlp", ("up_proj", "gate_up", "gate_proj"), "down_proj"),
@@ -205,21 +205,21 @@ class BlockBuilder:
             before = next((s for slot in ins if (s := self._shapes.get((part, slot))) and len(s) == 2), None)
             after = self._shapes.get((part, outs))
             if before is not None:
-                found[f"{part}_input"] = self._sizes.out_in(before)[1]
+                widths[f"{part}_input"] = self._sizes.out_in(before)[1]
             if after is not None and len(after) == 2:
-                found[f"{part}_output"], found[f"{part}_inner"] = self._sizes.out_in(after)
+                widths[f"{part}_output"], widths[f"{part}_inner"] = self._sizes.out_in(after)
         up = self._out("up_proj", "mlp")
         if up is not None:
-            found.setdefault("mlp_inner", up)
-        return found
+            widths.setdefault("mlp_inner", up)
+        return widths
 
     def _heads(
-        self, dimensions: Mapping[str, int], said: Declared, head_size: int | None
+        self, dimensions: Mapping[str, int], declared: Declared, head_size: int | None
     ) -> tuple[int | None, int | None]:
         """(heads, heads for keys and values), None where shapes do not tell."""
         inner = dimensions.get("attention_inner")
         latent = ("attention", "kv_b_proj") in self._shapes
-        width = said.value_head_size if latent else head_size
+        width = declared.value_head_size if latent else head_size
         if not inner or not width or inner % width or self._linear:
             return None, None
         heads = inner // width

@@ -41,5 +41,5 @@ def block_types(family: str, config: Mapping[str, Any] | None) -> BlockTypes:
 def _prefix(config: Mapping[str, Any] | None) -> str | None:
     architectures = config.get("architectures") if isinstance(config, Mapping) else None
     first = architectures[0] if isinstance(architectures, list) and architectures else None
-    found = _ARCHITECTURE.fullmatch(first) if isinstance(first, str) else None
-    return found[1] if found else None
+    match = _ARCHITECTURE.fullmatch(first) if isinstance(first, str) else None
+    return match[1] if match else None

@@ -43,7 +43,7 @@ class Declared:
 
 
 def declared(config: Mapping[str, Any] | None) -> Declared:
-    """Read `config`, however malformed; what it does not say with a sensible number is None.
+    """Read `config`, however malformed; entries without a sensible number are None.
 
     `head_size` is hidden_size / heads where config has no entry of its own. Falcon's `multi_query` means one head for
     keys and values.
@@ -53,7 +53,7 @@ def declared(config: Mapping[str, Any] | None) -> Declared:
     sizes = config_numbers(config)
     levels = [level for level in (config.get("text_config"), config) if isinstance(level, Mapping)]
     levels += [nested for level in levels if isinstance(nested := level.get("ffn_config"), Mapping)]
-    found = {key: _number(levels, names) for key, names in _EXPERT_KEYS.items()}
+    experts = {key: _number(levels, names) for key, names in _EXPERT_KEYS.items()}
     heads, hidden = sizes.get("heads"), sizes.get("hidden_size")
     head_size = sizes.get("head_size")
     if head_size is None and heads and hidden and hidden % heads == 0:
@@ -69,11 +69,11 @@ def declared(config: Mapping[str, Any] | None) -> Declared:
         intermediate_size=sizes.get("intermediate_size"),
         vocabulary=sizes.get("vocabulary"),
         head_size=head_size,
-        value_head_size=found["value_head_size"],
-        experts=found["experts"],
-        experts_per_token=found["experts_per_token"],
-        expert_size=found["expert_size"],
-        extra_layers=found["extra_layers"] or 0,
+        value_head_size=experts["value_head_size"],
+        experts=experts["experts"],
+        experts_per_token=experts["experts_per_token"],
+        expert_size=experts["expert_size"],
+        extra_layers=experts["extra_layers"] or 0,
         stacks=stacks,
     )
 
@@ -83,13 +83,13 @@ def _number(levels: list[Mapping[str, Any]], names: tuple[str, ...]) -> int | No
     return next((v for v in values if isinstance(v, int) and not isinstance(v, bool) and 0 < v < _LARGEST), None)
 
 
-def _kv_heads(levels: list[Mapping[str, Any]], heads: int | None, said: int | None) -> int | None:
+def _kv_heads(levels: list[Mapping[str, Any]], heads: int | None, kv_heads: int | None) -> int | None:
     flags = {name: next((level[name] for level in levels if name in level), None) for name in _QUERY_FLAGS}
     if flags["multi_query"] is True and flags["new_decoder_architecture"] is not True:
         return 1
     if flags["new_decoder_architecture"] is False:
         return heads
-    return said if said is not None else heads
+    return kv_heads if kv_heads is not None else heads
 
 
 _QUERY_FLAGS = ("multi_query", "new_decoder_architecture")

@@ -73,26 +73,26 @@ _CONV1D = frozenset({"c_attn", "c_proj", "c_fc"})
 
 def layout_of(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any] | None) -> Layout:
     """How the tensors of a checkpoint are laid out: by its family and config, and for GPT-2 by the shapes."""
-    found = family(shapes, config)
-    said = config_numbers(config)
-    heads = said.get("heads")
-    size = said.get("head_size")
-    hidden = said.get("hidden_size")
+    kind = family(shapes, config)
+    numbers = config_numbers(config)
+    heads = numbers.get("heads")
+    size = numbers.get("head_size")
+    hidden = numbers.get("hidden_size")
     if size is None and heads and hidden and hidden % heads == 0:
         size = hidden // heads
     levels = [c for c in (config, (config or {}).get("text_config")) if isinstance(c, Mapping)]
-    conv1d = found == "gpt2" and any(
+    conv1d = kind == "gpt2" and any(
         len(shape) == 2 and shape[1] == 3 * shape[0]
         for name, shape in shapes.items()
         if name.endswith("attn.c_attn.weight")
     )
     queried = [level["multi_query"] for level in levels if isinstance(level.get("multi_query"), bool)]
-    single = queried[0] if queried else found in {"falcon", "gpt-bigcode"}  # their default
+    single = queried[0] if queried else kind in {"falcon", "gpt-bigcode"}  # their default
     grouped = any(level.get("new_decoder_architecture") is True for level in levels)
     return Layout(
-        found,
+        kind,
         heads,
-        1 if single and not grouped and found in {"falcon", "gpt-bigcode"} else said.get("kv_heads", heads),
+        1 if single and not grouped and kind in {"falcon", "gpt-bigcode"} else numbers.get("kv_heads", heads),
         size,
         conv1d,
         grouped=grouped,
@@ -109,21 +109,21 @@ def pieces(parameter: Parameter, shape: tuple[int, ...], layout: Layout) -> tupl
         return (Piece(itself, parameter.role),)
     if layout.conv1d and parameter.name.split(".")[-2:-1] and parameter.name.split(".")[-2] in _CONV1D:
         itself = replace(itself, transposed=True)
-    found = [Piece(itself, parameter.role)]
+    matrices = [Piece(itself, parameter.role)]
     outputs = itself.stored_shape[int(itself.transposed)]
     for label, runs in _split(parameter, outputs, layout):
-        found.append(Piece(_cut(itself, label, runs), label, fused=True))
-    return tuple(found)
+        matrices.append(Piece(_cut(itself, label, runs), label, fused=True))
+    return tuple(matrices)
 
 
 def _experts(parameter: Parameter, shape: tuple[int, ...], layout: Layout) -> tuple[Piece, ...]:
     experts, rows, cols = shape
-    found = []
+    matrices = []
     transposed = layout.family in _STORED_IN_OUT
     outputs = cols if transposed else rows
     for e in range(experts):
         one = Part(str(e), e * rows * cols, rows, cols, (range(rows),), (range(cols),), transposed)
-        found.append(Piece(one, "moe_expert"))
+        matrices.append(Piece(one, "moe_expert"))
         if parameter.slot == "gate_up" and outputs % 2 == 0:
             half = outputs // 2
             if layout.family == "gpt-oss":  # gate and up take turns
@@ -132,9 +132,9 @@ def _experts(parameter: Parameter, shape: tuple[int, ...], layout: Layout) -> tu
                 gate, up = range(half), range(half, outputs)
             else:
                 continue
-            found.append(Piece(_cut(one, f"{e}.gate_proj", (gate,)), "moe_expert", fused=True))
-            found.append(Piece(_cut(one, f"{e}.up_proj", (up,)), "moe_expert", fused=True))
-    return tuple(found)
+            matrices.append(Piece(_cut(one, f"{e}.gate_proj", (gate,)), "moe_expert", fused=True))
+            matrices.append(Piece(_cut(one, f"{e}.up_proj", (up,)), "moe_expert", fused=True))
+    return tuple(matrices)
 
 
 def _split(parameter: Parameter, outputs: int, layout: Layout) -> list[tuple[str, tuple[range, ...]]]:

@@ -55,8 +55,8 @@ def pair_up(
 ) -> Pairing:
     """Pair the parameters of two models by name, from headers alone; `include` and `exclude` are globs on the names.
 
-    Tied weights count once unless `count_tied_twice`. Where a wrapper's prefix is all that parts the names, they are
-    matched without it, and a note says so, as it does where the models differ in depth. Raises InputError where they
+    Tied weights count once unless `count_tied_twice`. Names that differ by a wrapper's prefix alone are matched without
+    it. Notes tell of such a prefix, and of models that differ in depth. Raises InputError where they
     share no name, OptionError where the globs leave none.
     """
     one, other = (classify_all({name: tensor.shape for name, tensor in side.items()}) for side in (a, b))
@@ -101,18 +101,18 @@ def pair_up(
 
 
 def _matched(a: Checkpoint, b: Checkpoint) -> tuple[dict[str, str], list[str]]:
-    """{A's name: B's name}, and a note where a prefix had to be passed over."""
+    """{A's name: B's name}, and a note where a prefix was ignored."""
     exact = {name: name for name in a if name in b}
     if 2 * len(exact) >= min(len(a), len(b)):
         return exact, []
-    found = find_prefixes(list(a), list(b))
-    if found is None or len(found.pairs) <= len(exact):
+    prefixes = find_prefixes(list(a), list(b))
+    if prefixes is None or len(prefixes.pairs) <= len(exact):
         return exact, []
     sides = [
         f"the prefix '{printable(prefix)}' passed over in {label}" if prefix else f"no prefix in {label}"
-        for prefix, label in ((found.base, "A"), (found.model, "B"))
+        for prefix, label in ((prefixes.base, "A"), (prefixes.model, "B"))
     ]
-    return found.pairs, [f"names matched with {' and '.join(sides)}"]
+    return prefixes.pairs, [f"names matched with {' and '.join(sides)}"]
 
 
 def _one_parameter(first: str, second: str | None, ties: Mapping[str, str]) -> bool:
@@ -129,20 +129,20 @@ def _unusable(a: Tensor, b: Tensor) -> str:
 
 
 def _depths(a: Mapping[str, Parameter], b: Mapping[str, Parameter]) -> str | None:
-    """What to know where a list of blocks is of another length on the other side."""
+    """The note where a list of blocks has another length on the other side."""
     counts = []
     for side in (a, b):
         layers: dict[str, set[int]] = {}
         for p in side.values():
             if p.layer is not None:
                 layers.setdefault(p.stack, set()).add(p.layer)
-        counts.append({stack: len(found) for stack, found in layers.items()})
-    said = [
+        counts.append({stack: len(numbers) for stack, numbers in layers.items()})
+    differing = [
         f"A has {counts[0][stack]} {printable(stack)} layers, B has {counts[1][stack]}".replace("  ", " ")
         for stack in counts[0]
         if stack in counts[1] and counts[0][stack] != counts[1][stack]
     ]
-    return f"{'; '.join(said)}: aligned by name, layer by layer from the first" if said else None
+    return f"{'; '.join(differing)}: aligned by name, layer by layer from the first" if differing else None
 
 
 def _adapter(side: Checkpoint, parameters: Mapping[str, Parameter]) -> str | None:

@@ -15,9 +15,7 @@ _SAMPLE = 2000  # names by which a pair of prefixes is judged
 
 @dataclass(frozen=True)
 class Prefixes:
-    """What is passed over at the start of each side's names, and the pairs {name in the base: name in the model} that
-    follow.
-    """
+    """The prefix ignored in each side's names, and the pairs {name in the base: name in the model} without it."""
 
     base: str
     model: str
@@ -25,7 +23,7 @@ class Prefixes:
 
 
 def find_prefixes(base: Sequence[str], model: Sequence[str]) -> Prefixes | None:
-    """The pair of prefixes without which most of the smaller side's names are found on the other side, or None.
+    """The pair of prefixes without which most of the smaller side's names match the other side, or None.
 
     A prefix is whole dotted segments and is taken off where it stands; names without it stay as they are. The
     shortest pair that matches most is taken.
@@ -50,15 +48,15 @@ def find_prefixes(base: Sequence[str], model: Sequence[str]) -> Prefixes | None:
 
 def _candidates(names: Sequence[str]) -> list[str]:
     """The prefixes that most names start with, and none."""
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for name in names[:: max(1, len(names) // _SAMPLE)]:
         end = 0
         for _ in range(_DEPTH):
             end = name.find(".", end) + 1
             if not end:
                 break
-            found[name[:end]] += 1
-    return ["", *(prefix for prefix, _ in found.most_common(_TRIED - 1))]
+            counts[name[:end]] += 1
+    return ["", *(prefix for prefix, _ in counts.most_common(_TRIED - 1))]
 
 
 def _stripped(names: Sequence[str], prefix: str) -> dict[str, str]:

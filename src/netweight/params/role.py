@@ -1,4 +1,4 @@
-"""What a parameter's name says: its layer, its role, the groups it is summed in, and its place in the block.
+"""What a parameter's name says: its layer, its role, the groups it is summed in, and its slot in the block.
 
 `classify` reads one name. `classify_all` reads a whole checkpoint's names and settles what one name alone cannot:
 which of several lists of blocks is the model's main one, and words whose meaning depends on their siblings. Every
@@ -105,13 +105,13 @@ def classify_all(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Parameter]:
     A lone "decoder" or "encoder" stack (OPT, ChatGLM) is the main one; a second list of blocks under one label gets
     its own path as label.
     """
-    found: dict[str, Parameter] = {}
+    parameters: dict[str, Parameter] = {}
     paths: dict[str, str] = {}
     for name, shape in shapes.items():
-        found[name], path = _classify(name, shape)
+        parameters[name], path = _classify(name, shape)
         if path is not None:
             paths[name] = path
-    lists = Counter((found[name].stack, path) for name, path in paths.items())
+    lists = Counter((parameters[name].stack, path) for name, path in paths.items())
     labels = {stack for stack, _ in lists}
     lone = {"encoder", "decoder"} & labels if "" not in labels else set()
     main = lone.pop() if len(lone) == 1 else None
@@ -121,11 +121,11 @@ def classify_all(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Parameter]:
         label = "" if stack == main else stack
         renamed[stack, path] = path if label in taken else label
         taken.add(label)
-    for name, parameter in found.items():
+    for name, parameter in parameters.items():
         label = renamed[parameter.stack, paths[name]] if name in paths else parameter.stack
         changed = replace(parameter, stack=label) if label != parameter.stack else parameter
-        found[name] = _by_siblings(changed, shapes) if changed.part == "mlp" else changed
-    return found
+        parameters[name] = _by_siblings(changed, shapes) if changed.part == "mlp" else changed
+    return parameters
 
 
 def _classify(name: str, shape: tuple[int, ...] | None) -> tuple[Parameter, str | None]:
@@ -143,8 +143,8 @@ def _classify(name: str, shape: tuple[int, ...] | None) -> tuple[Parameter, str 
     role, kind = reading.role, reading.kind
     if reading.mask and (shape is None or len(shape) != 1):
         role, kind = "other", "buffer"
-    found = Parameter(name, layer, role, reading.group, reading.part, expert, reading.stack, reading.slot, kind)
-    return found, path
+    parameter = Parameter(name, layer, role, reading.group, reading.part, expert, reading.stack, reading.slot, kind)
+    return parameter, path
 
 
 def _layer_list(segments: list[str]) -> int | None:
@@ -157,9 +157,9 @@ def _layer_list(segments: list[str]) -> int | None:
 
 def _by_siblings(parameter: Parameter, names: Mapping[str, object]) -> Parameter:
     for word, there, absent, slot in words.SIBLINGS:
-        head, found, tail = parameter.name.rpartition(f".{word}.")
+        head, matched, tail = parameter.name.rpartition(f".{word}.")
         if (
-            not found
+            not matched
             or (there is not None and f"{head}.{there}.{tail}" not in names)
             or f"{head}.{absent}.{tail}" in names
         ):
@@ -181,11 +181,11 @@ def _read(template: str) -> _Reading:
         (i + 1 + offset for i, word in enumerate(inside[:-1]) if word in words.EXPERT_PLACES and inside[i + 1] == "#"),
         None,
     )
-    place = _place(inside, in_h=layer_at is not None and segments[layer_at - 1] == "h")
+    part_of_block = _block_part(inside, in_h=layer_at is not None and segments[layer_at - 1] == "h")
     group = "layer" if layer_at is not None else "other"
     if kind == "buffer":
-        return _Reading("other", group, place, "", kind, stack, layer_at, expert_at, mask=False)
-    role, slot, part, top_group = _find(inside, place, stack, in_layer=layer_at is not None)
+        return _Reading("other", group, part_of_block, "", kind, stack, layer_at, expert_at, mask=False)
+    role, slot, part, top_group = _find(inside, part_of_block, stack, in_layer=layer_at is not None)
     if layer_at is None:
         group = top_group
     mask = kind == "bias" and bool(host) and host[-1] in words.ATTENTION_PLACES
@@ -238,7 +238,7 @@ def _stack(segments: list[str], layer_at: int | None) -> str:
     return "" if before[-1] == "encoder" and only else before[-1]
 
 
-def _place(inside: list[str], *, in_h: bool) -> str:
+def _block_part(inside: list[str], *, in_h: bool) -> str:
     """The part of the block: the last word that names one."""
     for word in reversed(inside):
         if word in words.ATTENTION_PLACES:
@@ -250,7 +250,7 @@ def _place(inside: list[str], *, in_h: bool) -> str:
     return ""
 
 
-def _find(inside: list[str], place: str, stack: str, *, in_layer: bool) -> tuple[str, str, str, str]:
+def _find(inside: list[str], block_part: str, stack: str, *, in_layer: bool) -> tuple[str, str, str, str]:
     """(role, slot, part, group outside the blocks) of a module's path."""
     last = next((word for word in reversed(inside) if word not in {"#", "norms", "module"}), _NO_NAME)
     group = "other"
@@ -259,7 +259,7 @@ def _find(inside: list[str], place: str, stack: str, *, in_layer: bool) -> tuple
     if len(last) <= _LONGEST_WORD and _NORM.search(last):
         return "norm", "norm", "norm", group
     if last.endswith("_shortcut_q"):
-        return "other", "rotation", place, group
+        return "other", "rotation", block_part, group
     if not in_layer and any(word in words.PROJECTOR_PLACES for word in inside):
         return "other", "projector", "", group
     if group == "lm_head" or "shared_head" in inside:
@@ -270,17 +270,17 @@ def _find(inside: list[str], place: str, stack: str, *, in_layer: bool) -> tuple
     for word in reversed(inside):
         if word == "#":
             continue
-        if place == "attn" and word in words.ATTENTION:
-            return (*words.ATTENTION[word], place, group)
-        if place == "mlp" and word in words.FEED_FORWARD:
-            return (*words.FEED_FORWARD[word], place, group)
-        if not place and loose and word in words.LOOSE and not _in_state_space(inside):
+        if block_part == "attn" and word in words.ATTENTION:
+            return (*words.ATTENTION[word], block_part, group)
+        if block_part == "mlp" and word in words.FEED_FORWARD:
+            return (*words.FEED_FORWARD[word], block_part, group)
+        if not block_part and loose and word in words.LOOSE and not _in_state_space(inside):
             return (*words.LOOSE[word], group)
         if word in words.EMBEDDINGS and (word != "shared" or len(inside) <= 2):
-            return "embedding", words.EMBEDDINGS[word], place, "embed"
+            return "embedding", words.EMBEDDINGS[word], block_part, "embed"
         if word not in words.TRANSPARENT:
             break
-    return "other", "", place, group
+    return "other", "", block_part, group
 
 
 def _in_state_space(inside: list[str]) -> bool:

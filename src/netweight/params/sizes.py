@@ -1,4 +1,4 @@
-"""The widths by which shapes are read: hidden size and vocabulary from the embedding, and which way matrices lie."""
+"""The widths by which shapes are read: hidden size and vocabulary from the embedding, and how matrices are stored."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Sizes:
 
 
 def find_sizes(tensors: Mapping[str, Tensor], parameters: Mapping[str, Parameter]) -> Sizes:
-    """What the embedding and a fused attention of the main stack show."""
+    """The sizes that the embedding and a fused attention of the main stack show."""
     embedding: Tensor | None = None
     fused: Tensor | None = None
     for name, tensor in tensors.items():

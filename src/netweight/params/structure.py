@@ -45,7 +45,7 @@ class Structure:
     `tied` maps an alias to the name that it repeats (counted once); `absent_head` names the embedding that serves as
     the head which the file does not hold. `tied_twice` is what counting each tie under both names adds. `trainable` are
     floats that are neither buffers nor quantization scales; `packed` counts tensors that are no plain floats. `sizes`
-    are found in shapes: hidden_size, vocabulary.
+    come from shapes: hidden_size, vocabulary.
     """
 
     embeddings: dict[str, int]
@@ -89,13 +89,13 @@ def structure_of(
     held: Mapping[str, Tensor],
     parameters: Mapping[str, Parameter],
     ties: Ties,
-    said: Declared,
+    declared: Declared,
     head_size: int | None = None,
 ) -> Structure:
     """The places of the tensors `held` by a checkpoint, whose names are read as `parameters`; headers only.
 
-    `said` is what config declares; `head_size` (elements of one attention head) helps where config does not tell it,
-    as from the base of a pruned model.
+    `declared` are the numbers of the config; `head_size` (elements of one attention head) helps where config does not
+    tell it, as from the base of a pruned model.
     """
     tensors = {name: tensor for name, tensor in held.items() if name not in ties.aliases}
     sizes = find_sizes(tensors, parameters)
@@ -134,15 +134,15 @@ def structure_of(
             _note_unplaced(unplaced, name, place, tensor)
     for stack, numbers in layers_of_towers.items():
         towers[stack]["num_layers"] = len(numbers)
-    blocks, missing = _in_order(builders, mains, said)
-    size_of_head = head_size if said.head_size is None else said.head_size
+    blocks, missing = _in_order(builders, mains, declared)
+    size_of_head = head_size if declared.head_size is None else declared.head_size
     twice = sum(held[alias].size for alias in ties.aliases)
     if ties.absent is not None:
         twice += held[ties.absent].size
     return Structure(
         embeddings=places["embeddings"],
         head=places["head"],
-        blocks=tuple(builder.finish(said, size_of_head) for builder in blocks),
+        blocks=tuple(builder.finish(declared, size_of_head) for builder in blocks),
         norms=places["norms"],
         other=places["other"],
         towers=towers,
@@ -193,7 +193,7 @@ def _note_unplaced(unplaced: dict[tuple[str, str], list[int | str]], name: str, 
 
 
 def _in_order(
-    builders: Mapping[tuple[str, int], BlockBuilder], mains: tuple[str, ...], said: Declared
+    builders: Mapping[tuple[str, int], BlockBuilder], mains: tuple[str, ...], declared: Declared
 ) -> tuple[list[BlockBuilder], tuple[int, ...]]:
     """The blocks stack by stack, numbers ascending; a number between others that no name has is an empty block."""
     ordered: list[BlockBuilder] = []
@@ -203,7 +203,7 @@ def _in_order(
         if not numbers:
             continue
         gaps = set(range(numbers[-1])) - set(numbers) if numbers[-1] < len(numbers) + _MOST_GAPS else set()
-        if len(gaps) > max(len(numbers), said.layers or 0):
+        if len(gaps) > max(len(numbers), declared.layers or 0):
             gaps = set()
         missing += sorted(gaps)
         ordered += [

@@ -29,11 +29,11 @@ TIED_BY_DEFAULT: dict[str, bool] = {
 """What a config without `tie_word_embeddings` means, by family.
 
 Source: the configuration classes of the transformers library. `PretrainedConfig` says True, and the families listed
-as False say so in their own class. A family that is not here is not guessed at.
+as False say so in their own class. Families that are not listed count as untied.
 """
 
 _TIED_BY_TYPE = {"gpt_neox_japanese": True, "mamba2": False, "qwen3_vl_moe": True, "qwen3_vl_moe_text": True}
-"""Model types that differ from their family in this."""
+"""Model types whose default differs from that of their family."""
 
 _BLOCK = 1 << 20  # elements compared at a time
 
@@ -99,8 +99,10 @@ def _token_embedding(parameters: Mapping[str, Parameter], checkpoint: Checkpoint
     """The largest matrix of token embeddings outside the blocks and outside other towers. Gemma's second table, whose
     rows have a part for every layer, is larger, and tied to nothing.
     """
-    found = [p for p in parameters.values() if p.slot == "token_embedding" and p.role == "embedding" and not p.stack]
-    matrices = [p.name for p in found if p.layer is None and len(checkpoint[p.name].shape) == 2]
+    embeddings = [
+        p for p in parameters.values() if p.slot == "token_embedding" and p.role == "embedding" and not p.stack
+    ]
+    matrices = [p.name for p in embeddings if p.layer is None and len(checkpoint[p.name].shape) == 2]
     return max(matrices, key=lambda name: ("per_layer" not in name, checkpoint[name].size), default=None)
 
 
@@ -112,16 +114,16 @@ def _is_headless(config: Mapping[str, Any] | None) -> bool:
 
 
 def _config_ties(config: Mapping[str, Any] | None) -> bool:
-    """Whether config ties the head to the embedding, said or by the family's default; a malformed config says
-    nothing.
+    """Whether config ties the head to the embedding, by its own entry or by its family's default; False for a
+    malformed config.
     """
     if not isinstance(config, Mapping):
         return False
     levels = [level for level in (config, config.get("text_config")) if isinstance(level, Mapping)]
     for level in levels:
-        said = level.get("tie_word_embeddings")
-        if isinstance(said, bool):
-            return said
+        tie = level.get("tie_word_embeddings")
+        if isinstance(tie, bool):
+            return tie
     for level in levels:
         model_type = level.get("model_type")
         model_type = model_type.lower() if isinstance(model_type, str) else ""

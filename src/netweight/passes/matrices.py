@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from netweight.statistics.channels import CHANNELS, Channels
-from netweight.statistics.looks import Looks
 from netweight.statistics.patterns import PatternHistogram
+from netweight.statistics.readings import Readings
 from netweight.statistics.values import COUNTS, INT8, NEEDS, Values, of_distinct, of_histogram
 
 if TYPE_CHECKING:
@@ -158,10 +158,10 @@ def gather(matrix: Matrix, scratch: Scratch, needs: frozenset[str], sinks: Seque
     )
 
 
-def _source_of_values(matrix: Matrix) -> type[_FromPatterns | _FromFew | _FromLooks]:
+def _source_of_values(matrix: Matrix) -> type[_FromPatterns | _FromFew | _FromReadings]:
     if matrix.dtype.bits <= 16:
         return _FromPatterns
-    return _FromFew if matrix.size <= _FEW else _FromLooks
+    return _FromFew if matrix.size <= _FEW else _FromReadings
 
 
 class _FromFew:
@@ -197,13 +197,13 @@ class _FromPatterns:
         return of_histogram(PatternHistogram(self._dtype, self._patterns.counts()), self._needs)
 
 
-class _FromLooks:
-    """Values of 32- and 64-bit floats: the first look is fed, the others read the matrix themselves."""
+class _FromReadings:
+    """Values of 32- and 64-bit floats: the first reading is fed, the others read the matrix themselves."""
 
     def __init__(self, matrix: Matrix, scratch: Scratch, needs: frozenset[str]) -> None:
         self._matrix = matrix
         self._scratch = scratch
-        self._looks = Looks(needs)
+        self._readings = Readings(needs)
         self._first = scratch.of("differences", lambda: scratch.kernels.differences(1))
         self._start()
         self._pieces: _Pieces | None = _Pieces(
@@ -215,10 +215,10 @@ class _FromLooks:
         self._pieces.add(block)
 
     def _start(self) -> None:
-        self._first.start([None, self._matrix.dtype], self._looks.kept())
+        self._first.start([None, self._matrix.dtype], self._readings.kept())
 
     def _stretch(self) -> None:
-        self._looks.add(self._first.partial())
+        self._readings.add(self._first.partial())
         self._start()
 
     def _feed(self, accumulator: Any, buffer: U8Array) -> None:
@@ -232,20 +232,20 @@ class _FromLooks:
         assert pieces is not None  # noqa: S101 - it is called once
         pieces.close()
         if not self._matrix.size:
-            self._looks.add(self._first.partial())
-        while (wanted := self._looks.open_prefixes()) is not None:
+            self._readings.add(self._first.partial())
+        while (wanted := self._readings.open_prefixes()) is not None:
             level, prefixes = wanted
             refine = self._scratch.of("refine", lambda: self._scratch.kernels.refine(1))
             refine.start([None, self._matrix.dtype], [prefixes], level)
             self._feed(refine, refine.buffers[1])
-            self._looks.refine(refine.counts()[0])
-        asked, found = self._looks.last_look(), None
+            self._readings.refine(refine.counts()[0])
+        asked, found = self._readings.last_reading(), None
         if asked is not None:
             last = self._scratch.of("values", self._scratch.kernels.values)
             last.start(self._matrix.dtype, asked.scale, asked.ranges, asked.thresholds)
             self._feed(last, last.buffer)
             found = last.partial()
-        return self._looks.finish(asked, found)
+        return self._readings.finish(asked, found)
 
 
 def _first_reading(matrix: Matrix, scratch: Scratch, values: Any, channels: Any, sinks: Sequence[BlockSink]) -> None:

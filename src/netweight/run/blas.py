@@ -1,4 +1,4 @@
-"""How many threads linear algebra takes: the workers are threads already."""
+"""The number of threads of linear algebra: workers are threads already."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def blas_threads(count: int) -> Iterator[None]:
 
 
 def keep_blas_threads(count: int) -> None:
-    """The same for good, in a process that does nothing else."""
+    """The same until the end of the process, for a process that does nothing else."""
     import scipy.linalg  # noqa: F401, PLC0415 - as above
     from threadpoolctl import threadpool_limits  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""What there is to compute on: the CPU, and the GPUs that torch sees. Only `survey` loads torch."""
+"""The devices of this machine: the CPU, and the GPUs that torch sees. Only `survey` loads torch."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def survey(*, memory: bool = False) -> Survey:
         import torch  # noqa: PLC0415 - heavy, and not a dependency
     except (ImportError, OSError) as error:
         return Survey((cpu,), f"torch cannot be loaded: {printable(' '.join(str(error).split()))}")
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         try:
             gpus = [*_of_kind(torch, "cuda", memory=memory), *_mps(torch, memory=memory)]
@@ -88,7 +88,7 @@ def survey(*, memory: bool = False) -> Survey:
             return Survey((cpu,), f"torch cannot use the GPU: {printable(' '.join(str(error).split()))}")
     if gpus:
         return Survey((cpu, *gpus))
-    why = f": {printable(' '.join(str(said[0].message).split()))}" if said else ""
+    why = f": {printable(' '.join(str(warned[0].message).split()))}" if warned else ""
     return Survey((cpu,), f"torch {torch.__version__} sees none{why}")
 
 
@@ -137,15 +137,15 @@ def _cpu(*, memory: bool) -> Device:
 def _available(path: Path = Path("/proc/meminfo")) -> int | None:
     """What Linux can hand out, caches of files included; None elsewhere."""
     try:
-        found = re.search(r"^MemAvailable:\s+(\d+) kB$", path.read_text(), re.MULTILINE)
+        match = re.search(r"^MemAvailable:\s+(\d+) kB$", path.read_text(), re.MULTILINE)
     except OSError:
         return None
-    return int(found[1]) << 10 if found else None
+    return int(match[1]) << 10 if match else None
 
 
 def _cpu_model(path: Path = Path("/proc/cpuinfo")) -> str:
     try:
-        found = re.search(r"^model name\s*:\s*(.+)$", path.read_text(), re.MULTILINE)
+        match = re.search(r"^model name\s*:\s*(.+)$", path.read_text(), re.MULTILINE)
     except OSError:
-        found = None
-    return printable(" ".join(found[1].split()) if found else platform.processor() or platform.machine() or "CPU")
+        match = None
+    return printable(" ".join(match[1].split()) if match else platform.processor() or platform.machine() or "CPU")

@@ -13,9 +13,9 @@ from netweight.run.memory import available_cores, default_budget
 __all__ = [
     "ON_CPU",
     "WORTH",
-    "Asked",
     "Choice",
     "Device",
+    "DeviceOptions",
     "Survey",
     "Work",
     "check_device",
@@ -36,7 +36,7 @@ measured, and seconds for loading torch and the device's libraries."""
 
 _LIBRARIES = 1 << 30  # bytes of the machine's memory that torch and a GPU's context take
 _GPU_BUDGET = 4 << 30  # bytes, the usual --memory where a GPU computes
-_EACH = 4  # workers that feed one device, where nobody says how many
+_PER_DEVICE = 4  # workers that feed one device, where nobody says how many
 _FED = 2  # workers a device at least: one reads and copies while the other computes
 
 _ONE_PASS = {
@@ -45,8 +45,8 @@ _ONE_PASS = {
 }
 
 
-class Asked(Protocol):
-    """What a job's options say of devices."""
+class DeviceOptions(Protocol):
+    """The options of a job that choose devices."""
 
     @property
     def device(self) -> str:
@@ -94,7 +94,7 @@ class Choice:
         if not self.gpu or (asked is not None and asked < 1):
             return asked
         least = _FED * len(self.devices)
-        return max(least, min(available_cores(), _EACH * len(self.devices)) if asked is None else asked)
+        return max(least, min(available_cores(), _PER_DEVICE * len(self.devices)) if asked is None else asked)
 
     def fitted(self, options: O) -> O:
         """A job's options (`workers`, `memory`) with as many workers as feed the GPUs, and memory for their libraries,
@@ -102,9 +102,9 @@ class Choice:
         """
         if not self.gpu:
             return options
-        given: Any = options
-        memory = default_budget(_GPU_BUDGET) if given.memory is None else given.memory
-        fitted: O = replace(given, workers=self.workers(given.workers), memory=memory)
+        asked: Any = options
+        memory = default_budget(_GPU_BUDGET) if asked.memory is None else asked.memory
+        fitted: O = replace(asked, workers=self.workers(asked.workers), memory=memory)
         return fitted
 
 
@@ -128,12 +128,12 @@ def spectral_effort(shape: Sequence[int]) -> float:
     return float(count * (rows * cols * short + 9 * short**3)) if short > 1 else 0.0
 
 
-def choose_for(options: Asked, work: Work, effort: float = 0.0) -> Choice:
+def choose_for(options: DeviceOptions, work: Work, effort: float = 0.0) -> Choice:
     """`choose` by a job's options; raises as it does, and where a GPU is to compute in a Ray cluster."""
     if getattr(options, "executor_name", "threads") == "ray":
         if options.multi_gpu or check_device(options.device) not in {"auto", "cpu"}:
-            said = "--multi-gpu" if options.multi_gpu else f"--device {options.device}"
-            raise OptionError(f"--executor ray and {said}: Ray's workers compute on CPUs; leave one of the two out")
+            option = "--multi-gpu" if options.multi_gpu else f"--device {options.device}"
+            raise OptionError(f"--executor ray and {option}: Ray's workers compute on CPUs; leave one of the two out")
         return Choice(why="Ray's workers compute on CPUs")
     return choose(options.device, options.multi_gpu, work, effort)
 
@@ -172,41 +172,41 @@ def without_gpu(device: str, multi: bool, what: str) -> str | None:  # noqa: FBT
 
 
 def _for_spectra() -> Choice:
-    found = survey() if driver_is_there() else Survey((), "the system has no driver of one")
-    fit = [gpu for gpu in found.gpus if gpu.doubles]
+    devices = survey() if driver_is_there() else Survey((), "the system has no driver of one")
+    fit = [gpu for gpu in devices.gpus if gpu.doubles]
     if fit:
         gpu = fit[0]
         note = f"computing on {gpu.name} ({gpu.model}), for the spectra; --device cpu computes on the CPU"
         return Choice((gpu.name,), "spectra gain from its float64", (note,))
-    if found.gpus:
-        gpu = found.gpus[0]
+    if devices.gpus:
+        gpu = devices.gpus[0]
         return Choice(why=f"spectra need float64, which {gpu.name} ({gpu.model}) has slow or not at all")
-    return Choice(why=f"spectra would gain from a GPU; {found.problem}")
+    return Choice(why=f"spectra would gain from a GPU; {devices.problem}")
 
 
-def _all(asked: str, found: Survey) -> Choice:
+def _all(asked: str, devices: Survey) -> Choice:
     """All GPUs of one kind: that asked for, or that of the first."""
-    kind = found.gpus[0].kind if asked == "auto" and found.gpus else asked
-    gpus = [gpu for gpu in found.gpus if gpu.kind == kind]
+    kind = devices.gpus[0].kind if asked == "auto" and devices.gpus else asked
+    gpus = [gpu for gpu in devices.gpus if gpu.kind == kind]
     if gpus:
         named = ", ".join(f"{gpu.name} ({gpu.model})" for gpu in gpus)
         return Choice(tuple(gpu.name for gpu in gpus), "--multi-gpu: all there are", (f"computing on {named}",))
     if asked != "auto":
-        raise _missing(asked, found)
-    why = f"--multi-gpu, and there is no GPU: {found.problem}"
+        raise _missing(asked, devices)
+    why = f"--multi-gpu, and there is no GPU: {devices.problem}"
     return Choice(why=why, notes=(f"{why}; computing on the CPU",))
 
 
-def _there(asked: str, found: Survey) -> Device:
+def _there(asked: str, devices: Survey) -> Device:
     name = asked if ":" in asked or asked == "mps" else f"{asked}:0"
-    for gpu in found.gpus:
+    for gpu in devices.gpus:
         if gpu.name == name:
             return gpu
-    raise _missing(asked, found)
+    raise _missing(asked, devices)
 
 
-def _missing(asked: str, found: Survey) -> OptionError:
-    if not found.gpus:
-        return OptionError(f"--device {asked}: there is no such GPU: {found.problem}; use --device cpu")
-    there = ", ".join(["cpu", *(f"{gpu.name} ({printable(gpu.model, 60)})" for gpu in found.gpus)])
+def _missing(asked: str, devices: Survey) -> OptionError:
+    if not devices.gpus:
+        return OptionError(f"--device {asked}: there is no such GPU: {devices.problem}; use --device cpu")
+    there = ", ".join(["cpu", *(f"{gpu.name} ({printable(gpu.model, 60)})" for gpu in devices.gpus)])
     return OptionError(f"--device {asked}: there is no such device; there are {there}")

@@ -12,8 +12,8 @@ R = TypeVar("R")
 
 
 class Executor(Protocol):
-    """Runs tasks, several at a time. One whose workers do not see each other's memory has a false attribute
-    `shares_memory`: work that leaves something behind in it cannot be given to that.
+    """Runs tasks, several at a time. An executor whose workers do not share memory has `shares_memory` False: it
+    cannot run work that changes objects in memory.
     """
 
     @property
@@ -24,13 +24,12 @@ class Executor(Protocol):
     def run(self, next_task: Callable[[], T | None], work: Callable[[T], R]) -> Iterator[tuple[T, R]]:
         """Yield (task, work(task)) as they finish, in any order.
 
-        `next_task` is called in the caller's thread whenever a worker is free, at most a few tasks ahead;
-        None means that
-        there is nothing now, and it is asked again after each result that was yielded. The run ends when it says None
-        with nothing under way. An exception of `work` is raised here, after the tasks under way have ended.
+        `next_task` is called in the caller's thread whenever a worker is free, at most a few tasks ahead. None means
+        that there is no task now: it is called again after each result that was yielded. The run ends when it returns
+        None with no task under way. An exception of `work` is raised here, after the tasks under way have ended.
         """
         ...
 
     def close(self) -> None:
-        """Give back what it holds between runs; closing twice is allowed."""
+        """Release what it holds between runs; closing twice is allowed."""
         ...

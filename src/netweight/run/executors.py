@@ -10,12 +10,13 @@ from netweight.errors import OptionError, did_you_mean, printable
 from netweight.run.execute import Executor
 from netweight.run.memory import available_cores, default_budget, fit_workers
 
-__all__ = ["EXECUTORS", "Choice", "check_executor", "crew", "executor_for", "matrix_budget", "planned_executor"]
+__all__ = ["EXECUTORS", "ExecutorOptions", "check_executor", "executor_for", "matrix_budget", "plan_workers"]
+__all__ += ["planned_executor"]
 
 EXECUTORS = ("threads", "ray")
 
 
-class Choice(Protocol):
+class ExecutorOptions(Protocol):
     """The options that choose an executor."""
 
     @property
@@ -40,7 +41,7 @@ class Choice(Protocol):
 
 
 def check_executor(name: str, ray_address: str | None) -> None:
-    """Raises OptionError for a name that is none, and for what does not go together."""
+    """Raises OptionError for an unknown name, and for an address without --executor ray."""
     if name not in EXECUTORS:
         hint = did_you_mean(name, EXECUTORS)
         raise OptionError(f"--executor: expected {' or '.join(EXECUTORS)}, got '{printable(name)}'{hint}")
@@ -53,29 +54,29 @@ def check_executor(name: str, ray_address: str | None) -> None:
     check_address(ray_address)
 
 
-def crew(options: Choice, each: int, fixed: int) -> tuple[int, int]:
-    """(workers, memory in bytes) of a run whose workers take `each` bytes beside the `fixed` ones of a process.
+def plan_workers(options: ExecutorOptions, per_worker: int, fixed: int) -> tuple[int, int]:
+    """(workers, memory in bytes) of a run whose workers take `per_worker` bytes beside the `fixed` ones of a process.
 
-    Workers of Ray are processes: --memory is what one of them may take, and the number is that of this machine's cores
-    where nobody said another; a cluster's own is known when it is joined. Raises OptionError as `check_executor` and
-    `fit_workers` do.
+    Workers of Ray are processes: --memory is what one of them may take, and their default number is that of this
+    machine's cores; a cluster's is known when it is joined. Raises OptionError as `check_executor` and `fit_workers`
+    do.
     """
     check_executor(options.executor_name, options.ray_address)
     if options.executor_name == "threads":
-        workers = fit_workers(options.workers, options.memory, each, fixed)
-        return workers, fixed + workers * each
+        workers = fit_workers(options.workers, options.memory, per_worker, fixed)
+        return workers, fixed + workers * per_worker
     workers = options.workers or available_cores()
-    fit_workers(workers, options.memory, each, fixed)
-    return workers, workers * (fixed + each)
+    fit_workers(workers, options.memory, per_worker, fixed)
+    return workers, workers * (fixed + per_worker)
 
 
-def matrix_budget(options: Choice, far: int) -> int:
-    """Bytes that matrices measured at a time share, of which `far` are taken; no limit where each has a process, which
-    Ray places where there is room.
+def matrix_budget(options: ExecutorOptions, remote: int) -> int:
+    """Bytes that matrices measured at a time share, of which sources far away take `remote`; no limit where each
+    matrix has a process, which Ray places where there is room.
     """
     if options.executor_name == "ray":
         return sys.maxsize
-    return (default_budget() if options.memory is None else options.memory) - far
+    return (default_budget() if options.memory is None else options.memory) - remote
 
 
 def executor_for(name: str, workers: int | None, ray_address: str | None = None, *, memory: int = 0) -> Executor:
@@ -96,7 +97,7 @@ def executor_for(name: str, workers: int | None, ray_address: str | None = None,
     return ThreadExecutor(workers or available_cores())
 
 
-def planned_executor(options: Choice, workers: int, memory: int) -> closing[Executor]:
+def planned_executor(options: ExecutorOptions, workers: int, memory: int) -> closing[Executor]:
     """The executor that `options` choose, for a plan of so many workers and bytes in all; closed with the block."""
     asked = options.workers if options.executor_name == "ray" else workers
     return closing(executor_for(options.executor_name, asked, options.ray_address, memory=memory // max(workers, 1)))

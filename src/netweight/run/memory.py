@@ -31,18 +31,18 @@ def mebibytes(size: int) -> str:
     return str(size >> 20) if size >= 1 << 20 else f"{size / (1 << 20):.2g}"
 
 
-def fit_workers(wanted: int | None, budget: int | None, each: int, fixed: int = FLOOR) -> int:
-    """Workers that fit `budget` bytes at `each` bytes a worker beside the `fixed` ones; `wanted` (default: every core)
-    is the most there are.
+def fit_workers(wanted: int | None, budget: int | None, per_worker: int, fixed: int = FLOOR) -> int:
+    """Workers that fit `budget` bytes at `per_worker` bytes a worker beside the `fixed` ones; `wanted` (default: every
+    core) is the most there are.
 
     Raises OptionError where not even one fits, or where `wanted` is below one.
     """
     if wanted is not None and wanted < 1:
         raise OptionError(f"--workers {wanted}: expected 1 or more")
     allowed = default_budget() if budget is None else budget
-    fitting = (allowed - fixed) // each
+    fitting = (allowed - fixed) // per_worker
     if fitting < 1:
-        need = -(-(fixed + each) >> 20)
+        need = -(-(fixed + per_worker) >> 20)
         raise OptionError(
             f"--memory {mebibytes(allowed)} MiB: this job needs at least {need} MiB for one worker;"
             f" give --memory {need + 1}MiB"

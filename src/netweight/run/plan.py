@@ -77,8 +77,8 @@ def largest_first(tasks: Sequence[PlannedTask]) -> list[PlannedTask]:
     sizes: dict[str, int] = {}
     for task in tasks:
         sizes[task.name] = sizes.get(task.name, 0) + task.nbytes
-    places = {name: place for place, name in enumerate(sizes)}
-    return sorted(tasks, key=lambda task: (-sizes[task.name], places[task.name]))
+    positions = {name: position for position, name in enumerate(sizes)}
+    return sorted(tasks, key=lambda task: (-sizes[task.name], positions[task.name]))
 
 
 def digest_of(description: object) -> str:

@@ -1,4 +1,4 @@
-"""How far a run has come, told to whoever shows it."""
+"""The progress of a run, reported to whatever shows it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def shown(progress: Progress, tensors: int, nbytes: int, done_tensors: int = 0, 
 
 @contextmanager
 def compiling(progress: Progress) -> Iterator[None]:
-    """Tell what is going on where loading the kernels in the block takes seconds: they are being compiled."""
+    """Note that kernels are being compiled, where loading them in the block takes seconds."""
     timer = threading.Timer(
         _PATIENCE, lambda: progress.note("compiling the kernels: only at the first run of an installation")
     )

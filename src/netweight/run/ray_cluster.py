@@ -1,4 +1,4 @@
-"""Joining a Ray cluster, or starting one on this machine, quietly and without telling anybody."""
+"""Joining a Ray cluster, or starting one on this machine, without messages and without usage reports."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def connect(address: str | None, cpus: int) -> tuple[Any, bool]:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Ctrl-C is heard at the end of the block, some seconds: half a cluster could not be ended. The second is heard at
-    once.
+    """Ctrl-C takes effect at the end of the block, which takes seconds: half a cluster could not be ended. A second
+    Ctrl-C takes effect at once.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -40,7 +40,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class _Lost(Exception):  # noqa: N818 - it is dealt with
+class _Lost(Exception):  # noqa: N818 - never leaves this file
     """An answer that will not come."""
 
 
@@ -74,7 +74,7 @@ class RayExecutor:
     """
 
     shares_memory = False
-    """What work changes in its own process, nobody else sees."""
+    """Changes that work makes in its own process are not seen elsewhere."""
 
     def __init__(self, workers: int | None = None, address: str | None = None, *, memory: int = 0) -> None:
         if workers is not None and workers < 1:
@@ -151,7 +151,7 @@ class RayExecutor:
         return self._ray
 
     def _begin(self, work: Callable[[Any], Any]) -> None:
-        """Give the work to everybody who is here, and have the others come."""
+        """Send the work to all workers, and start those that are missing."""
         ray = self._connected()
         blob = _pickled(work)
         self.moved += len(blob)
@@ -184,7 +184,7 @@ class RayExecutor:
         again: deque[_Errand[T]],
         flying: dict[Any, tuple[_Member, _Errand[T]]],
     ) -> None:
-        """Everybody one task, then everybody the next."""
+        """Give every worker one task, then every worker the next."""
         for depth in range(AHEAD):
             for member in self._crew:
                 if not member.ready or len(member.flying) > depth:
@@ -213,7 +213,7 @@ class RayExecutor:
         return list(done)
 
     def _answer(self, ref: Any) -> Any:
-        """What the work returned; raises what it raised, _Lost where the worker or its answer is gone."""
+        """The result of the work; raises the work's exception, _Lost where the worker or its answer is gone."""
         try:
             good, blob = self._ray.get(ref)
         except self._ray.exceptions.RayTaskError as problem:
@@ -221,10 +221,10 @@ class RayExecutor:
         except self._ray.exceptions.RayError as problem:
             raise _Lost(_line(problem)) from None
         self.moved += len(blob)
-        found = pickle.loads(blob)  # noqa: S301 - from a process that was started here
+        result = pickle.loads(blob)  # noqa: S301 - from a process that was started here
         if good:
-            return found
-        raise found
+            return result
+        raise result
 
     def _greeted(self, ref: Any) -> None:
         """A worker has taken the work, or could not be started."""
@@ -258,7 +258,7 @@ class RayExecutor:
         again: deque[_Errand[T]],
         reason: str,
     ) -> None:
-        """The worker is lost: what it had is to be done again, and somebody else comes."""
+        """Queue the tasks of a lost worker again, and start another worker."""
         self._crew.remove(member)
         self.lost += 1
         with suppress(Exception):  # it may be there and out of reach; if not, there is nothing to end

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
-__all__ = ["once"]
+__all__ = ["open_once"]
 
 S = TypeVar("S")
 
@@ -18,7 +18,7 @@ _lock = threading.Lock()
 atexit.register(_known.clear)  # destructors need what a module holds, and the end takes that away first
 
 
-def once(key: Hashable, make: Callable[[], S]) -> S:
+def open_once(key: Hashable, make: Callable[[], S]) -> S:
     """The source of this key, from `make` where there is none yet; those longest not asked for are forgotten."""
     with _lock:
         if key not in _known:
@@ -26,5 +26,5 @@ def once(key: Hashable, make: Callable[[], S]) -> S:
         _known.move_to_end(key)
         while len(_known) > _MOST:
             _known.popitem(last=False)
-        found: S = _known[key]
-        return found
+        source: S = _known[key]
+        return source

@@ -7,7 +7,7 @@ from typing import Any
 
 from netweight.errors import ReadError, printable
 from netweight.source.protocol import FileState
-from netweight.source.retry import Passing, Patience, again
+from netweight.source.retry import Passing, Patience, retry_passing
 
 __all__ = ["FsspecRanges"]
 
@@ -75,7 +75,7 @@ class FsspecRanges:
 
     def now(self) -> FileState:
         """Size and stamp, asked anew."""
-        return again(printable(self._name), self._look)
+        return retry_passing(printable(self._name), self._look)
 
     def _cat(self, start: int, stop: int) -> bytes:
         try:

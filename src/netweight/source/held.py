@@ -1,4 +1,4 @@
-"""Bytes in memory as a Source: of a file that is read many times and is far away, or of none."""
+"""Bytes in memory as a Source, such as those of a remote file that is read many times."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["HeldBytes"]
 
 
 class HeldBytes:
-    """`held` under a `name`; `origin`: where they were read, which is asked whether it is still the same."""
+    """The bytes `held` under a `name`; `origin` is the source they were read from, which is checked for changes."""
 
     def __init__(self, held: memoryview, name: str, origin: Source | None = None) -> None:
         self._held = held

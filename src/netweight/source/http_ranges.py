@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from netweight.errors import ModelNotFoundError, NetweightError, ReadError, printable
 from netweight.source.protocol import FileState
-from netweight.source.retry import Passing, Patience, again, retry_after
+from netweight.source.retry import Passing, Patience, retry_after, retry_passing
 
 __all__ = ["HEAD", "HttpRanges", "open_http", "passing"]
 
@@ -112,11 +112,11 @@ class HttpRanges:
 
     def open(self) -> None:
         """Take size, tag and the first HEAD bytes from one answer; raises FileNotFoundError where there is no file."""
-        self._head = again(printable(self._name), self._first)
+        self._head = retry_passing(printable(self._name), self._first)
 
     def now(self) -> FileState:
         """Size and tag by a HEAD request; what the server does not say counts as unchanged. Raises ReadError."""
-        return again(printable(self._name), self._look)
+        return retry_passing(printable(self._name), self._look)
 
     def _stream(self, start: int, view: memoryview) -> tuple[int, Passing | None]:
         """How many bytes one request brought, and why not all of them."""
@@ -144,18 +144,18 @@ class HttpRanges:
         with self._explained(), self._request("GET", {"Range": f"bytes=0-{HEAD - 1}"}) as response:
             if response.status_code in {404, 410}:
                 raise FileNotFoundError(self._url)
-            found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-            if response.status_code == 416 and found:  # no first byte: the file is empty
-                self._state = FileState(int(found[3]), _tag(response))
+            content_range = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+            if response.status_code == 416 and content_range:  # no first byte: the file is empty
+                self._state = FileState(int(content_range[3]), _tag(response))
                 return b""
             self._check(response)
             length = response.headers.get("Content-Length", "")
-            if found is None and not length.isdecimal():
+            if content_range is None and not length.isdecimal():
                 raise ReadError(
                     f"{printable(self._name)}: the server does not say how long the file is; download it, and name the"
                     " file"
                 )
-            self._state = FileState(int(found[3]) if found else int(length), _tag(response))
+            self._state = FileState(int(content_range[3]) if content_range else int(length), _tag(response))
             self._final_tag = _own_tag(response)
             wanted = min(HEAD, self._state.size)
             head = bytearray()
@@ -208,14 +208,14 @@ class HttpRanges:
             raise Passing(f"HTTP {status} from {urlsplit(str(response.url)).hostname}", 0.0)
         if status == 416:
             raise self._changed("it is shorter now")
-        raise ReadError(f"{printable(self._name)}: {_said(status)}")
+        raise ReadError(f"{printable(self._name)}: {_describe_status(status)}")
 
     def _check_same(self, response: Any) -> None:
         """The answer must be about the file that was opened, by size and tag where it says them."""
         size = None
-        found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        if found:
-            size = int(found[3])
+        content_range = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        if content_range:
+            size = int(content_range[3])
         elif response.status_code == 200 and response.headers.get("Content-Length", "").isdecimal():
             size = int(response.headers["Content-Length"])
         if not self._state.size and not self._state.stamp and not self._final_tag:
@@ -234,10 +234,10 @@ class HttpRanges:
     def _check_range(self, response: Any, start: int) -> int:
         """Bytes of the answer before the ones that were asked for; raises ReadError where there is no way to them."""
         if response.status_code == 206:
-            found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-            if found is None or not found[1] or int(found[1]) != start:
-                said = printable(response.headers.get("Content-Range", "no Content-Range"))
-                raise ReadError(f"{printable(self._name)}: asked for the bytes from {start}, the server sends {said}")
+            content_range = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+            if content_range is None or not content_range[1] or int(content_range[1]) != start:
+                got = printable(response.headers.get("Content-Range", "no Content-Range"))
+                raise ReadError(f"{printable(self._name)}: asked for the bytes from {start}, the server sends {got}")
             return 0
         if start > _SKIPPED:
             raise ReadError(
@@ -263,9 +263,9 @@ class HttpRanges:
 
 def open_http(url: str) -> HttpRanges:
     """The file behind an `http(s)://` URL; raises FileNotFoundError where there is none, ReadError else."""
-    found = HttpRanges(url, url)
-    found.open()
-    return found
+    ranges = HttpRanges(url, url)
+    ranges.open()
+    return ranges
 
 
 def _normal(tag: str) -> str:
@@ -274,9 +274,9 @@ def _normal(tag: str) -> str:
 
 def _linked_tag(response: Any) -> str:
     """The hub's own name of the content: beside a redirect to a storage, else the answer's ETag."""
-    for each in (*response.history, response):
-        if "X-Linked-ETag" in each.headers:
-            return _normal(each.headers["X-Linked-ETag"])
+    for answer in (*response.history, response):
+        if "X-Linked-ETag" in answer.headers:
+            return _normal(answer.headers["X-Linked-ETag"])
     return "" if response.history else _normal(response.headers.get("ETag", "")) if _is_hub(response) else ""
 
 
@@ -292,7 +292,7 @@ def _tag(response: Any) -> str:
     return _linked_tag(response) or _own_tag(response)
 
 
-def _said(status: int) -> str:
+def _describe_status(status: int) -> str:
     if status in {401, 403}:
         return f"access is refused (HTTP {status}); for a model that is private or gated, set HF_TOKEN to a token"
     if status in {404, 410}:

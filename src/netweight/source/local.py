@@ -12,7 +12,7 @@ from io import FileIO
 from typing import Any
 
 from netweight.errors import FormatError, ModelNotFoundError, ReadError, printable
-from netweight.source.arrivals import once
+from netweight.source.arrivals import open_once
 from netweight.source.handles import HandlePool
 from netweight.source.protocol import FileState, Source
 
@@ -39,18 +39,18 @@ def open_local(path: str | os.PathLike[str]) -> Source:
     return PreadFile(path) if hasattr(os, "pread") else HandlePerThreadFile(path)
 
 
-def _state_of(found: os.stat_result, name: str) -> FileState:
-    if not stat.S_ISREG(found.st_mode):
-        kind = next((word for test, word in _KINDS if test(found.st_mode)), "a special file")
+def _state_of(status: os.stat_result, name: str) -> FileState:
+    if not stat.S_ISREG(status.st_mode):
+        kind = next((word for test, word in _KINDS if test(status.st_mode)), "a special file")
         raise FormatError(f"{printable(name)}: is {kind}, expected a regular file; name a model file")
-    return FileState(found.st_size, f"{found.st_mtime_ns}-{found.st_ino}")
+    return FileState(status.st_size, f"{status.st_mtime_ns}-{status.st_ino}")
 
 
 class _LocalFile:
     """What both kinds share: the name, the state when opened, and the messages."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = self._place = os.fspath(path)
+        self._path = self._location = os.fspath(path)
         try:
             self._state = _state_of(os.stat(self._path), self._path)  # noqa: PTH116 - the path is a plain string
         except (OSError, ValueError) as problem:
@@ -64,7 +64,7 @@ class _LocalFile:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """As a value: another process opens the file where it first reads it."""
-        return _arrival, (os.path.abspath(self._place), self._path, self._state)  # noqa: PTH100 - links stay as they are named
+        return _arrival, (os.path.abspath(self._location), self._path, self._state)  # noqa: PTH100 - links stay as they are named
 
     @property
     def name(self) -> str:
@@ -80,7 +80,7 @@ class _LocalFile:
     def check_unchanged(self) -> None:
         """Raises ReadError where the path no longer leads to the file that was opened, or its size or time changed."""
         try:
-            now = os.stat(self._place)  # noqa: PTH116
+            now = os.stat(self._location)  # noqa: PTH116
         except OSError as problem:
             raise ReadError(f"{printable(self._path)}: is gone since it was opened: {_why(problem)}") from None
         self._compare(now)
@@ -111,7 +111,7 @@ class _LocalFile:
         # Not blocking, so that a pipe put in the file's place cannot hang the run.
         flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         try:
-            descriptor = os.open(self._place, flags)
+            descriptor = os.open(self._location, flags)
         except OSError as problem:
             where = f" on {socket.gethostname()}: {_why(problem)}; every node must see the inputs under the same path"
             raise ReadError(
@@ -146,7 +146,7 @@ def _time_of(state: FileState) -> str:
     return state.stamp.rpartition("-")[0]
 
 
-def _arrival(place: str, path: str, state: FileState) -> Source:
+def _arrival(location: str, path: str, state: FileState) -> Source:
     """The file that another process opened as `path`, by its absolute path; nothing is read or checked before the
     first read.
     """
@@ -154,11 +154,11 @@ def _arrival(place: str, path: str, state: FileState) -> Source:
 
     def make() -> Source:
         made = kind.__new__(kind)
-        made._path, made._place, made._state = path, place, state  # noqa: SLF001 - its own, as __init__ sets them
+        made._path, made._location, made._state = path, location, state  # noqa: SLF001 - its own, as __init__ sets them
         made._begin(arrived=True)  # noqa: SLF001
         return made
 
-    return once((place, path, state), make)
+    return open_once((location, path, state), make)
 
 
 class PreadFile(_LocalFile):

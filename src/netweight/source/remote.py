@@ -1,6 +1,6 @@
 """A file far away as a Source: what a job announces is fetched in large pieces, several at a time, before it is read.
 
-Nothing is fetched that was not announced or asked for, but for a file's first bytes, where headers are.
+Only announced or requested ranges are fetched, and a file's first bytes, where headers are.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import Any
 
 from netweight.errors import ReadError, printable
-from netweight.source.arrivals import once
+from netweight.source.arrivals import open_once
 from netweight.source.protocol import FileState, Source
 from netweight.source.ranges import Ranges
 
@@ -92,7 +92,7 @@ def _fetchers() -> ThreadPoolExecutor:
 
 
 class RemoteFile:
-    """A file read by ranges; see Source. `announce` says what will be read, so that it is there when it is."""
+    """A file read by ranges; see Source. `announce` says what will be read, so that it is fetched ahead."""
 
     def __init__(self, ranges: Ranges) -> None:
         self._ranges = ranges
@@ -182,7 +182,7 @@ class RemoteFile:
             self._pieces.sort(key=_start_of)
 
     def _want_again(self, pieces: list[_Piece], start: int, stop: int) -> None:
-        """What was read is read once more: it is worth fetching ahead again."""
+        """Mark pieces that will be read once more: they are fetched ahead again."""
         for piece in pieces[max(0, bisect_right(pieces, start, key=_start_of) - 1) :]:
             if piece.start >= stop:
                 break
@@ -284,7 +284,7 @@ class RemoteFile:
 
     def _ahead_from(self, piece: _Piece | None) -> list[_Piece]:
         """The next pieces from this one on that are to be asked for now, as many as there is room for."""
-        found: list[_Piece] = []
+        pieces: list[_Piece] = []
         for _ in range(_THREADS):
             if piece is None or self._stop.is_set():
                 break
@@ -294,9 +294,9 @@ class RemoteFile:
                 piece.ahead = True
                 piece.ask()
                 self._held[piece.start] = piece
-                found.append(piece)
+                pieces.append(piece)
             piece = piece.next
-        return found
+        return pieces
 
     def _forget_old(self) -> None:
         """Where reads leave gaps, pieces are never read to their end: those read last are kept."""
@@ -350,7 +350,7 @@ def _together(ranges: Iterable[tuple[int, int, int]]) -> list[tuple[int, int, in
     """
     groups: list[tuple[int, int, int, int]] = []
     largest = 0  # of the last group
-    for number, start, stop in sorted(ranges, key=lambda each: each[1:]):
+    for number, start, stop in sorted(ranges, key=lambda entry: entry[1:]):
         size = stop - start
         if size <= 0:
             continue
@@ -372,7 +372,7 @@ def _start_of(piece: _Piece) -> int:
 
 def _arrival(ranges: Ranges) -> RemoteFile:
     """The file that another process opened."""
-    return once((type(ranges), ranges.name, ranges.state), lambda: RemoteFile(ranges))
+    return open_once((type(ranges), ranges.name, ranges.state), lambda: RemoteFile(ranges))
 
 
 def announce(ranges: Iterable[tuple[Source, int, int]]) -> None:
@@ -381,5 +381,5 @@ def announce(ranges: Iterable[tuple[Source, int, int]]) -> None:
     for source, offset, size in ranges:
         if isinstance(source, RemoteFile):
             by_file.setdefault(id(source), (source, []))[1].append((offset, size))
-    for file, found in by_file.values():
-        file.announce(found)
+    for file, wanted in by_file.values():
+        file.announce(wanted)

@@ -1,4 +1,4 @@
-"""Doing again what a network made fail: how often, and how long to wait in between."""
+"""Retries of what a network made fail: how often, and how long to wait in between."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from netweight.errors import ReadError, printable
 
-__all__ = ["ATTEMPTS", "Passing", "Patience", "again", "retry_after"]
+__all__ = ["ATTEMPTS", "Passing", "Patience", "retry_after", "retry_passing"]
 
 T = TypeVar("T")
 
@@ -54,8 +54,8 @@ class Patience:
             raise ReadError(f"{self._what}: is closed; open the checkpoint again")
 
 
-def again(what: str, call: Callable[[], T], attempts: int = ATTEMPTS) -> T:
-    """What `call` returns, asked again where it raises Passing; ReadError beginning with `what` after `attempts`."""
+def retry_passing(what: str, call: Callable[[], T], attempts: int = ATTEMPTS) -> T:
+    """The result of `call`, retried where it raises Passing; ReadError beginning with `what` after `attempts`."""
     patience = Patience(what, attempts=attempts)
     while True:
         try:
@@ -66,14 +66,14 @@ def again(what: str, call: Callable[[], T], attempts: int = ATTEMPTS) -> T:
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds that the header Retry-After asks for (a number or a date, RFC 9110 10.2.3); None without a valid one."""
-    given = headers.get("Retry-After", "").strip()
-    if given.isdecimal() and len(given) < 10:
-        return float(given)
+    text = headers.get("Retry-After", "").strip()
+    if text.isdecimal() and len(text) < 10:
+        return float(text)
     from datetime import UTC, datetime  # noqa: PLC0415 - rarely a date
     from email.utils import parsedate_to_datetime  # noqa: PLC0415
 
     try:
-        then = parsedate_to_datetime(given)
+        then = parsedate_to_datetime(text)
     except ValueError:
         return None
     now = datetime.now(UTC)

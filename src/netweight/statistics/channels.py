@@ -1,4 +1,4 @@
-"""What is known of a matrix's rows, columns and groups of columns."""
+"""Statistics of a matrix's rows, columns and groups of columns."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from netweight.statistics.values import Values
 __all__ = ["CHANNELS", "Channels"]
 
 CHANNELS = "channels"
-"""The name under which measures ask for it."""
+"""The name by which measures ask for `Channels`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Channels:
     """Of a matrix [rows, cols]; elements that are not finite count as zeros in all of it.
 
-    Sums of (x - x')^2 over all elements, x' the quantized and dequantized x: `int8` symmetric with a scale
-    max abs / 127 for every row; `int4_g128_...` and `int4_g32_...` in groups of 128 and of 32 along the columns (a
-    row's last group may be short), symmetric (max abs / 7) and asymmetric ((max - min) / 15, from the least element
-    on). Quotients are float32 (float64 for F64): what is left of the error where its root mean square is below about
-    1e-4 of a step is rounding, and counts as none.
-    column_maxabs: float64 [cols], or None for one row. dead_rows, dead_columns: every magnitude <= 1e-6. fours: whole
-    aligned groups of four along the columns; sparse_fours: those with at least two zeros.
+    Sums of (x - x')^2 over all elements, x' the quantized and dequantized x: `int8` symmetric with a scale max abs /
+    127 for every row; `int4_g128_...` and `int4_g32_...` in groups of 128 and of 32 along the columns (a row's last
+    group may be short), symmetric (max abs / 7) and asymmetric ((max - min) / 15, from the least element on). Quotients
+    are float32 (float64 for F64): an error whose root mean square is below about 1e-4 of a step is rounding, and counts
+    as 0. column_maxabs: float64 [cols], or None for one row. dead_rows, dead_columns: every magnitude <= 1e-6. fours:
+    whole aligned groups of four along the columns; sparse_fours: those with at least two zeros.
     """
 
     rows: int
@@ -42,7 +41,7 @@ class Channels:
 
     @classmethod
     def of(cls, rows: int, cols: int, partial: ChannelPartial, values: Values | None) -> Channels:
-        """Of what the kernel found.
+        """From the partial result of a kernel.
 
         A matrix of one row has its int8 error and its dead columns from `values` (which must hold counts and int8):
         its columns are its elements. Raises ValueError where they are missing.

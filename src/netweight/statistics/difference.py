@@ -1,10 +1,8 @@
 """Statistics of the differences of N models to one base, merged from stretches in any order with one result.
 
 Counts are integers and are added as they come; sums are kept by stretch and added in the order of the tensor, so that
-the
-last bit does not depend on which worker was faster. A base that is absent is all zeros: then these are the statistics
-of
-the tensors themselves.
+the last bit does not depend on which worker was faster. A base that is absent is all zeros: then these are the
+statistics of the tensors themselves.
 """
 
 from __future__ import annotations
@@ -32,9 +30,8 @@ _MARGIN = 0.01  # of all values to either side of a quantile: where later stretc
 
 @dataclass(frozen=True)
 class Distribution:
-    """What is known of one model's values: `quantiles` at PROBABILITIES (empty where no value is finite),
-    `moments` over
-    the finite ones, and how many of the `n` are NaN, infinite or zero (either sign).
+    """The distribution of one model's values: `quantiles` at PROBABILITIES (empty where no value is finite), `moments`
+    over the finite ones, and how many of the `n` are NaN, infinite or zero (either sign).
     """
 
     n: int
@@ -47,7 +44,7 @@ class Distribution:
 
 @dataclass(frozen=True)
 class Settled:
-    """What `DifferenceStatistics` says of one parameter once all is known, in few bytes: the same methods."""
+    """`DifferenceStatistics` of one parameter once everything is resolved, in few bytes, with the same methods."""
 
     distributions: tuple[Distribution, ...]
     products: F64Array
@@ -56,8 +53,8 @@ class Settled:
     @classmethod
     def of(cls, statistics: DifferenceStatistics) -> Settled:
         """Raises RuntimeError where quantiles are still unresolved."""
-        each = tuple(statistics.distribution(m) for m in range(statistics.models))
-        return cls(each, statistics.gram(), statistics.base_l2())
+        distributions = tuple(statistics.distribution(m) for m in range(statistics.models))
+        return cls(distributions, statistics.gram(), statistics.base_l2())
 
     def distribution(self, model: int) -> Distribution:
         """See DifferenceStatistics."""
@@ -73,8 +70,8 @@ class Settled:
 
 
 def narrowed(partial: DifferencePartial, kept: U8Array) -> tuple[DifferencePartial, U8Array]:
-    """Without the residual values that are far from the quantiles of this stretch alone, and the bins that are left:
-    the others hardly ever count, and are most of what would have to be sent.
+    """`partial` with only the residual values near the quantiles of this stretch, and the bins that are left. Other
+    residual values rarely count, and are most of what would be sent.
     """
     own = DifferenceStatistics(len(partial.counts))
     own.add(0, partial, kept)
@@ -102,7 +99,7 @@ class DifferenceStatistics:
             return np.ones(65536, np.uint8)
         kept = np.zeros(65536, np.uint8)
         if all(r is None for r in self._residuals):
-            return kept  # too many to keep: a second look at the data will find the quantiles
+            return kept  # too many to keep: a second reading finds the quantiles
         for m in range(self.models):
             bins = self._finite_bins(m)
             ends = np.cumsum(self._counts[m][bins])
@@ -121,7 +118,7 @@ class DifferenceStatistics:
         return bins[order.finite_bins(self._window.width)[bins]]
 
     def add(self, stretch: int, partial: DifferencePartial, kept: U8Array) -> None:
-        """Take in the stretch of this number, for which `kept` had been asked."""
+        """Add the partial of a stretch, by its number. `kept` is what `kept()` said before it was read."""
         self._window = partial.window
         if self._counts is None:
             self._counts = partial.counts.astype(np.uint64)
@@ -140,7 +137,7 @@ class DifferenceStatistics:
 
     @property
     def complete(self) -> bool:
-        """Whether every stretch has been taken in."""
+        """Whether every stretch has been added."""
         return len(self._sums) == self._stretches
 
     def _finish(self) -> None:
@@ -168,7 +165,7 @@ class DifferenceStatistics:
         self._residuals = [None] * self.models
 
     def unresolved(self) -> tuple[int, list[U64Array]] | None:
-        """What a further look at the data must count: the level and each model's prefixes; None where all is known."""
+        """What a further reading must count: the level and each model's prefixes; None where all is settled."""
         self._finish()
         levels = {r.level for ranks in self._ranks for r in ranks.open}
         if not levels:
@@ -176,9 +173,9 @@ class DifferenceStatistics:
         return levels.pop(), [ranks.prefixes() for ranks in self._ranks]
 
     def refine(self, counts: Sequence[U64Array]) -> None:
-        """Take in per model [prefixes, 65536] what `unresolved` asked for, summed over all stretches."""
-        for ranks, found in zip(self._ranks, counts, strict=True):
-            ranks.refine(dict(zip((int(p) for p in ranks.prefixes()), found, strict=True)))
+        """Add the counts [prefixes, 65536] per model that `unresolved` asked for, summed over all stretches."""
+        for ranks, counted in zip(self._ranks, counts, strict=True):
+            ranks.refine(dict(zip((int(p) for p in ranks.prefixes()), counted, strict=True)))
 
     def distribution(self, model: int) -> Distribution:
         """One model's statistics; raises RuntimeError where quantiles are still unresolved."""
@@ -202,11 +199,11 @@ class DifferenceStatistics:
         """uint64 [65536]: values by their leading 16 bits (see `order.bin_values`)."""
         if self._counts is None:
             raise RuntimeError("no stretch was added")
-        found: U64Array = self._counts[model]
-        return found
+        counts: U64Array = self._counts[model]
+        return counts
 
     def gram(self) -> F64Array:
-        """float64 [N, N]: <difference i, difference j> over the places where both are finite, per-model l2^2
+        """float64 [N, N]: <difference i, difference j> over the elements where both are finite, per-model l2^2
         on the diagonal.
         """
         self._finish()

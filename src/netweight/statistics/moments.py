@@ -39,7 +39,7 @@ class Moments:
         with np.errstate(over="ignore", invalid="ignore"):
             mean = float(np.sum(weight * values)) / n
             e = values - mean
-            mean += float(np.sum(weight * e)) / n  # the second look removes what rounding left
+            mean += float(np.sum(weight * e)) / n  # the second pass removes what rounding left
             e = values - mean
             square = e * e
             return cls(
@@ -84,7 +84,7 @@ class Moments:
 
     @property
     def constant(self) -> bool:
-        """All values equal: then rounding is kept out of the central moments."""
+        """All values are equal; central moments are then free of rounding."""
         return self.n > 0 and self.minimum == self.maximum
 
     @property

@@ -1,8 +1,7 @@
 """Exact order statistics by radix selection on the bits of floating-point numbers: no sort, no sample.
 
-A value's leading 16 bits (sign, exponent, first mantissa bits) say which of 65,536 bins it lies in, and the bins are
-in the
-order of the values. Counting the bins finds the bin of any rank; looking at the next 16 bits inside that bin finds
+A value's leading 16 bits (sign, exponent, first mantissa bits) say which of 65,536 bins it lies in, and the bins are in
+the order of the values. Counting the bins finds the bin of any rank; looking at the next 16 bits inside that bin finds
 the value.
 """
 
@@ -18,6 +17,7 @@ import numpy as np
 
 __all__ = [
     "Rank",
+    "bin_of",
     "bin_values",
     "bits_to_values",
     "finite_bins",
@@ -46,8 +46,8 @@ def occupied_bins(counts: Array) -> Array:
 def finite_bins(width: int) -> Array:
     """bool [65536]: bins of finite values, for floats of `width` bits (32 or 64)."""
     exponent = 0x7F80 if width == 32 else 0x7FF0
-    found: Array = (np.arange(65536) & exponent) != exponent
-    return found
+    finite: Array = (np.arange(65536) & exponent) != exponent
+    return finite
 
 
 def infinite_bins(width: int) -> tuple[int, int]:
@@ -102,10 +102,10 @@ def needed_ranks(n: int, probabilities: Sequence[float]) -> list[int]:
 def locate(bins: Array, counts: Array, ranks: Sequence[int]) -> list[Rank]:
     """The bins of `ranks` (ascending); `bins` [k] by their values, `counts` [k] the finite values in each."""
     ends = np.cumsum(counts)
-    places = np.searchsorted(ends, np.asarray(ranks, dtype=np.uint64), side="right")
+    numbers = np.searchsorted(ends, np.asarray(ranks, dtype=np.uint64), side="right")
     return [
-        Rank(rank, int(bins[place]), rank - int(ends[place] - counts[place]), 1)
-        for rank, place in zip(ranks, places, strict=True)
+        Rank(rank, int(bins[number]), rank - int(ends[number] - counts[number]), 1)
+        for rank, number in zip(ranks, numbers, strict=True)
     ]
 
 
@@ -114,18 +114,18 @@ def step_down(rank: Rank, counts: Array) -> Rank:
     ordered = counts[::-1] if rank.negative() else counts
     # first among 256 times 256 bins, then inside: one long running sum would take most of the time of a scan
     rows = ordered.reshape(256, 256)
-    row, before = _place(rows.sum(axis=1), rank.local)
-    column, within = _place(rows[row], rank.local - before)
-    place = 256 * row + column
-    digit = 65535 - place if rank.negative() else place
-    return Rank(rank.rank, rank.prefix << 16 | digit, rank.local - before - within, rank.level + 1)
+    row, local = bin_of(rows.sum(axis=1), rank.local)
+    column, local = bin_of(rows[row], local)
+    number = 256 * row + column
+    digit = 65535 - number if rank.negative() else number
+    return Rank(rank.rank, rank.prefix << 16 | digit, local, rank.level + 1)
 
 
-def _place(counts: Array, rank: int) -> tuple[int, int]:
-    """Which of the bins holds the value of this rank, and how many values are in those before it."""
-    ends = np.cumsum(counts)
-    place = int(np.searchsorted(ends, np.uint64(rank), side="right"))
-    return place, int(ends[place] - counts[place])
+def bin_of(counts: Array, rank: int) -> tuple[int, int]:
+    """The bin of `counts` [bins] that holds the value of this rank, and the rank within it."""
+    ends = np.cumsum(counts, dtype=np.uint64)
+    number = int(np.searchsorted(ends, np.uint64(rank), side="right"))
+    return number, rank - int(ends[number]) + int(counts[number])
 
 
 def pick_from(rank: Rank, coarse: int, residuals: Array, width: int) -> float:
@@ -143,14 +143,14 @@ def pick_from(rank: Rank, coarse: int, residuals: Array, width: int) -> float:
 
 def interpolate(n: int, probabilities: Sequence[float], values: dict[int, float]) -> list[float]:
     """Quantiles by numpy's "linear" rule from the values at `needed_ranks`, bit for bit as numpy computes them."""
-    found = []
+    quantiles = []
     for p in probabilities:
-        place = (n - 1) * p
-        low = floor(place)
-        t = place - low
+        position = (n - 1) * p
+        low = floor(position)
+        t = position - low
         a, b = values[low], values[min(low + 1, n - 1)]
-        found.append((b - (b - a) * (1 - t) if t >= 0.5 else a + (b - a) * t) + 0.0)
-    return found
+        quantiles.append((b - (b - a) * (1 - t) if t >= 0.5 else a + (b - a) * t) + 0.0)
+    return quantiles
 
 
 def quantiles_of_counts(values: Array, counts: Array, probabilities: Sequence[float]) -> tuple[float, ...]:
@@ -160,6 +160,6 @@ def quantiles_of_counts(values: Array, counts: Array, probabilities: Sequence[fl
     ends = np.cumsum(counts)
     n = int(ends[-1])
     ranks = needed_ranks(n, probabilities)
-    places = np.searchsorted(ends, np.asarray(ranks, dtype=np.uint64), side="right")
-    known = {rank: float(values[place]) for rank, place in zip(ranks, places, strict=True)}
+    positions = np.searchsorted(ends, np.asarray(ranks, dtype=np.uint64), side="right")
+    known = {rank: float(values[position]) for rank, position in zip(ranks, positions, strict=True)}
     return tuple(interpolate(n, probabilities, known))

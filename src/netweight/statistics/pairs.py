@@ -1,4 +1,4 @@
-"""Two tensors a and b side by side, and their difference d = b - a: sums of two stretches give those of both."""
+"""Statistics of two tensors a and b and of d = b - a: those of two stretches merge into those of both."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class PairStatistics:
 
     @classmethod
     def of(cls, partial: PairPartial) -> PairStatistics:
-        """What a kernel found in one stretch."""
+        """From the partial result of one stretch."""
         return cls(**asdict(partial))
 
     @classmethod
@@ -82,7 +82,7 @@ class PairStatistics:
 
     @property
     def identical(self) -> bool:
-        """Every finite pair is equal: then rounding is kept out of what compares a with b."""
+        """Every finite pair is equal; comparisons of a with b are then free of rounding."""
         return self.n_identical == self.n
 
     @property

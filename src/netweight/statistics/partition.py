@@ -1,4 +1,4 @@
-"""Rows in clusters: sizes and sums, from which the sums of squares within and between follow. Two parts merge."""
+"""Rows in clusters: sizes and sums, from which the sums of squares within and between follow; two parts merge."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class Partition:
         alone is left.
         """
         whole, held = self.sums.sum(axis=0), self.counts > 0
-        each = np.einsum("ij,ij->i", self.sums[held], self.sums[held]) / self.counts[held]
-        return self._above_rounding(float(each.sum()) - float(whole @ whole) / self.rows)
+        by_cluster = np.einsum("ij,ij->i", self.sums[held], self.sums[held]) / self.counts[held]
+        return self._above_rounding(float(by_cluster.sum()) - float(whole @ whole) / self.rows)
 
     @property
     def within_ss(self) -> float:
@@ -57,15 +57,15 @@ class Partition:
     def _above_rounding(self, left: float) -> float:
         """`left`, or 0 where that may be rounding: a difference of sums that are no larger than `squares`.
 
-        A sum of rows passes through a rounding for each of them, and enters squared and summed over clusters and
-        columns; the sum of squares itself is made in pieces.
+        A sum of rows passes through one rounding a row, and enters squared and summed over clusters and columns; the
+        sum of squares itself is made in pieces.
         """
         clusters, cols = self.sums.shape
         return left if left > max(_NOTHING, 2 * gamma(3 * self.rows + clusters + cols)) * self.squares else 0.0
 
     def f_ratio(self) -> float:
-        """One-way ANOVA's F over the clusters, both sums of squares taken over all columns:
-        (between / (k - 1)) / (within / (n - k)); infinite where nothing is left within, NaN where it is not defined.
+        """One-way ANOVA's F over the clusters, both sums of squares taken over all columns: (between / (k - 1)) /
+        (within / (n - k)); infinite where nothing is left within, NaN where it is not defined.
 
         Source: Calinski and Harabasz 1974. k counts the clusters that hold rows.
         """
@@ -80,6 +80,6 @@ class Partition:
     def means(self, instead: Array) -> Array:
         """The mean of each cluster, float64 [k, cols]; that of `instead` where a cluster holds nothing."""
         held = self.counts > 0
-        found: Array = np.array(instead, np.float64)
-        found[held] = self.sums[held] / self.counts[held, None]
-        return found
+        means: Array = np.array(instead, np.float64)
+        means[held] = self.sums[held] / self.counts[held, None]
+        return means

@@ -1,4 +1,4 @@
-"""The ranks that quantiles are interpolated between, settled step by step by what is known of the values' bits."""
+"""The ranks that quantiles are interpolated between, settled step by step from the bits of the values."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["Ranks"]
 
 
 class Ranks:
-    """The order statistics of one set of values: resolved by its bins and residual values, or by further looks."""
+    """The order statistics of one set of values: resolved by its bins and residual values, or by further readings."""
 
     def __init__(self, bins: Any, counts: U64Array, window: Window, probabilities: Sequence[float]) -> None:
-        """`bins` are the finite ones that hold values, in the order of their values; counts [65536]."""
+        """`bins` are the occupied finite ones, in the order of their values; counts [65536]."""
         self._probabilities = probabilities
         self._window = window
         held = counts[bins]
@@ -28,13 +28,13 @@ class Ranks:
         self.open = order.locate(bins, held, order.needed_ranks(self.n, probabilities)) if self.n else []
 
     def settle_extremes(self, moments: Moments) -> None:
-        """The first and last rank are the minimum and the maximum."""
+        """Settle the first and the last rank: the minimum and the maximum."""
         for rank, value in ((0, moments.minimum), (self.n - 1, moments.maximum)):
             self.values[rank] = value
         self.open = [r for r in self.open if r.rank not in self.values]
 
     def settle_from_bins(self, counts: U64Array, residual_counts: U64Array, residuals: Any, covered: U8Array) -> None:
-        """Every rank whose bin is coarse throughout, or whose residual values were all handed over."""
+        """Settle every rank whose bin has coarse values alone, or whose residual values are all in `residuals`."""
         left = []
         held = None
         width = self._window.width
@@ -63,8 +63,8 @@ class Ranks:
         stepped = [order.step_down(r, counts[r.prefix]) for r in self.open]
         done = [r for r in stepped if 16 * r.level == self._window.width]
         if done:
-            found = order.bits_to_values(np.array([r.prefix for r in done], dtype=np.uint64), self._window.width)
-            self.values |= {r.rank: float(v) for r, v in zip(done, found, strict=True)}
+            values = order.bits_to_values(np.array([r.prefix for r in done], dtype=np.uint64), self._window.width)
+            self.values |= {r.rank: float(v) for r, v in zip(done, values, strict=True)}
         self.open = [r for r in stepped if 16 * r.level != self._window.width]
 
     def quantiles(self) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""Bounds of what rounding leaves of sums in float64: below them no threshold can tell a small result from none.
+"""Bounds of the rounding error of sums in float64: below them a small result cannot be told from 0.
 
 Source: Higham 2002, Accuracy and Stability of Numerical Algorithms, 3.1 and 4.2.
 """

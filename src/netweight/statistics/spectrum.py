@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 __all__ = ["ACTUAL", "EFFECTIVE", "EPS", "EPS_SINGLE", "Spectrum"]
 
 EPS = 2.0**-52
-"""Of float64, in which all spectra are found: with sigma_r <= sigma_1 max(rows, cols) EPS a matrix is singular."""
+"""The epsilon of float64, in which spectra are computed: a matrix with sigma_r <= sigma_1 max(rows, cols) EPS is
+singular."""
 
 EPS_SINGLE = 2.0**-23
-"""Of float32: with it `matrix_rank` counts what torch.linalg.matrix_rank counts of a float32 matrix."""
+"""The epsilon of float32: `matrix_rank` uses it, as torch.linalg.matrix_rank does for a float32 matrix."""
 
 EFFECTIVE, ACTUAL = 0.01, 1e-6
 """Shares of sigma_1 above which `effective_rank` and `actual_rank` count."""
@@ -34,7 +35,7 @@ class Spectrum:
 
     values: float64 [k]; square_sum: of all elements; error: a bound of the values' absolute errors, over sigma_1;
     complete: k = min(rows, cols), else the k largest; zeros: values at the end that are exactly 0. Where the spectrum
-    is undefined `reason` says why, and `values` is empty or NaN. What is derived is nan where it is not known.
+    is undefined `reason` says why, and `values` is empty or NaN. Derived values are nan where they are unknown.
     """
 
     values: F64Array
@@ -49,15 +50,17 @@ class Spectrum:
 
     @classmethod
     def of(cls, accumulator: SpectrumAccumulator) -> Spectrum:
-        """What an accumulator found; raises ValueError where it has not seen all rows."""
+        """The result of an accumulator; raises ValueError where it has not seen all rows."""
         rows, cols = accumulator.rows, accumulator.cols
-        found = accumulator.singular_values()
-        values, reason = found.values, found.reason
+        result = accumulator.singular_values()
+        values, reason = result.values, result.reason
         if values is None:
             values = np.full(min(rows, cols), nan)
         elif len(values) and not isfinite(values[0]):
             reason = "singular values beyond float64"
-        return cls(values, rows, cols, found.square_sum, found.method, found.error, found.complete, reason, found.zeros)
+        return cls(
+            values, rows, cols, result.square_sum, result.method, result.error, result.complete, reason, result.zeros
+        )
 
     @classmethod
     def of_vector(cls, rows: int, cols: int, values: Values) -> Spectrum:
@@ -68,14 +71,14 @@ class Spectrum:
         norm = values.moments.l2
         if not reason and not isfinite(norm):
             reason = "singular values beyond float64"
-        found = np.array([nan if values.n_nan or values.n_inf else norm])
+        value = np.array([nan if values.n_nan or values.n_inf else norm])
         error = EPS * sqrt(rows * cols)
         method: Method = "gram" if norm else "zero"
-        return cls(found, rows, cols, values.moments.square_sum, method, error, complete=True, reason=reason)
+        return cls(value, rows, cols, values.moments.square_sum, method, error, complete=True, reason=reason)
 
     @classmethod
     def undefined(cls, rows: int, cols: int, reason: str) -> Spectrum:
-        """Of a matrix whose singular values were not found."""
+        """Of a matrix whose singular values could not be computed, for this `reason`."""
         return cls(np.zeros(0), rows, cols, nan, "gram", inf, complete=False, reason=reason)
 
     @property

@@ -1,4 +1,4 @@
-"""The power law in the tail of a spectrum: its exponent, where the tail begins, and how far the fit is from the data.
+"""The power law in the tail of a spectrum: its exponent, the beginning of the tail, and the distance of the fit.
 
 Method: Clauset, Shalizi, Newman (2009), "Power-law distributions in empirical data": every value is tried as the tail's
 beginning, the exponent is the maximum-likelihood one, and the beginning whose fit is nearest in Kolmogorov-Smirnov
@@ -22,7 +22,7 @@ LEAST = 8
 FEW = 20
 """Below so many values the exponent is corrected for its bias, as WeightWatcher 0.7.7 does."""
 
-_PROBES = 128  # positions of a tail that are looked at before the tail is looked at as a whole
+_PROBES = 128  # values of a tail that are tried before the whole tail
 _BLOCK = 1024  # beginnings that are probed at a time: 1 MB for each temporary array
 _NO_SPREAD = 1e-12  # a mean of ln(x / xmin) below it is rounding, not a distribution
 
@@ -43,8 +43,8 @@ class TailFit:
 
 
 def fit_tail(values: F64Array, error: float = 0.0) -> TailFit | None:
-    """The best fit to positive `values` (float64 [n], ascending); None where they do not spread, or not more than a
-    relative `error` of each of them can make them.
+    """The best fit to positive `values` (float64 [n], ascending); None where they do not spread, or no more than a
+    relative `error` of each can explain.
 
     For the tail x_i .. x_(n-1) of m values: alpha = 1 + m / sum ln(x_j / x_i), or 1 + (m - 1) / sum with fewer than 20
     values; D = max abs(1 - (x_j / x_i)^(1 - alpha) - (j - i) / m); sigma = (alpha - 1) / sqrt(m). Every i < n - 1 is a
@@ -91,7 +91,7 @@ def _lower_bounds(logs: F64Array, starts: np.ndarray[Any, Any], slopes: F64Array
         some = slice(first, first + _BLOCK)
         start = starts[some, None]
         size = len(logs) - start
-        place = (shares * (size - 1)).astype(np.int64)
-        model = np.exp(-slopes[some, None] * (logs[start + place] - logs[start]))
-        bounds[some] = np.abs(1.0 - model - place / size).max(axis=1)
+        position = (shares * (size - 1)).astype(np.int64)
+        model = np.exp(-slopes[some, None] * (logs[start + position] - logs[start]))
+        bounds[some] = np.abs(1.0 - model - position / size).max(axis=1)
     return bounds

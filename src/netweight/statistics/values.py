@@ -1,4 +1,4 @@
-"""What is known of all elements of a matrix, wherever they stand in it."""
+"""Statistics of all elements of a matrix, whatever their position."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MOMENTS, QUANTILES, ABS_QUANTILES = "values.moments", "values.quantiles", "value
 COUNTS, SPARSITY, OUTSIDE, INT8 = "values.counts", "values.sparsity", "values.outside", "values.int8"
 
 NEEDS = frozenset({MOMENTS, QUANTILES, ABS_QUANTILES, COUNTS, SPARSITY, OUTSIDE, INT8})
-"""The names under which measures ask for parts of `Values`; numbers of NaN, infinities and zeros are always known."""
+"""The names by which measures ask for parts of `Values`; NaN, infinities and zeros are always counted."""
 
 ABS_PROBABILITIES = (0.1, 0.25, 0.5, 0.75, 0.9)
 """The quantiles of abs(x) that are taken, as fractions."""

@@ -66,7 +66,7 @@ def test_every_tensor_of_the_base_is_in_the_output_in_its_order(bench, make):
             assert target.method == "task_arithmetic"
             assert target.subject.base
             assert target.subject.models == 2
-            assert target.subject.each == ({"weight": 1.0}, {"weight": 1.0})
+            assert target.subject.model_settings == ({"weight": 1.0}, {"weight": 1.0})
             assert target.subject.shape == target.shape
             assert target.subject.name == target.name
             assert target.subject.bits == 32
@@ -98,14 +98,14 @@ def test_layers_and_depth(bench):
         assert target.layer == layer
         depth = 0 if layer is None else layer / 4
         assert seen[target.name] == depth
-        assert target.subject.each == ({"weight": depth}, {"weight": depth})
+        assert target.subject.model_settings == ({"weight": depth}, {"weight": depth})
         assert not target.subject.base
 
 
 def test_one_layer_is_the_end_of_a_gradient(bench):
     bench.llama("a", 0, layers=1)
     plan = bench.plan(models("linear", "a", parameters={"weight": [0.25, 1]}))
-    weights = {t.name: t.subject.each[0]["weight"] for t in plan.targets}
+    weights = {t.name: t.subject.model_settings[0]["weight"] for t in plan.targets}
     assert weights["model.layers.0.mlp.up_proj.weight"] == 1
     assert weights["model.embed_tokens.weight"] == weights["model.norm.weight"] == weights["lm_head.weight"] == 0.25
 
@@ -310,7 +310,7 @@ def test_the_plan_by_the_registry(bench):
     plan = bench.plan(models("task_arithmetic", "a", base="base"))
     made = plan_merge(parse_recipe(text, "merge.yml"), plan.checkpoints, PlanOptions())
     assert {t.method for t in made.targets} == {"ties"}
-    assert made.targets[0].subject.each[0]["density"] == 0.5
+    assert made.targets[0].subject.model_settings[0]["density"] == 0.5
     with pytest.raises(OptionError, match="unknown setting 'densty'"):
         plan_merge(parse_recipe(text.replace("density", "densty"), "merge.yml"), plan.checkpoints, PlanOptions())
 

@@ -99,9 +99,9 @@ def test_settings_of_slices_and_names_of_sources(bench, three):
         parameters={"weight": [{"filter": "layers.3.", "value": [2, 4]}, {"value": [0.5, 1.0]}]},
     )
     found = by_name(bench.plan(text))
-    weights = [[e["weight"] for e in found[UP.format(n)].subject.each] for n in range(3)]
+    weights = [[e["weight"] for e in found[UP.format(n)].subject.model_settings] for n in range(3)]
     assert weights == [[1.0, 4.0], [0.5], [1.0]]
-    assert [e["weight"] for e in found["model.norm.weight"].subject.each] == [0.5]
+    assert [e["weight"] for e in found["model.norm.weight"].subject.model_settings] == [0.5]
 
     seen = []
     recipe = parse_recipe(text, "merge.yml")

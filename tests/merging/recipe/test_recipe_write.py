@@ -131,7 +131,7 @@ def test_an_element_type_without_a_name_in_recipes_is_refused():
 
 # ---- recipes of options
 
-METHOD = Method("m", "", "", "", Base.REQUIRED, (1, None), (Setting("weight", "", each=True),), lambda _: None)
+METHOD = Method("m", "", "", "", Base.REQUIRED, (1, None), (Setting("weight", "", per_model=True),), lambda _: None)
 NAMES = [
     *(f"model.layers.{n}.{part}" for n in (1, 11, 111, 2) for part in ("x", "x.weight", "mlp.x.weight")),
     "lm_head.weight",

@@ -15,7 +15,7 @@ from netweight.jobs.run_options import RunOptions
 from netweight.measures import registry
 from netweight.params.pairing import Pair, Pairing, pair_up
 from netweight.run.devices import Choice, choose_for, spectral_effort
-from netweight.run.executors import crew, matrix_budget
+from netweight.run.executors import matrix_budget, plan_workers
 from netweight.run.memory import FLOOR
 from netweight.run.plan import STRETCH, Plan, digest_of
 from netweight.run.spread import all_kernels, kernels_on
@@ -100,7 +100,7 @@ def prepare(a: Reference, b: Reference, methods: str | Sequence[str], options: O
     choice = on_sides if on_sides.gpu else by_pairs
     fixed = choice.libraries + far_bytes((first, second))
     fitted = choice.fitted(options)
-    workers, memory = crew(fitted, scratch, FLOOR + fixed)
+    workers, memory = plan_workers(fitted, scratch, FLOOR + fixed)
     if options.executor_name == "threads":
         memory = max(memory, FLOOR + fixed + scratch + largest)
     else:

@@ -17,7 +17,7 @@ from netweight.jobs.inputs import far_bytes, identity, locations, path_of, refer
 from netweight.jobs.run_options import RunOptions
 from netweight.params.align import Alignment, align
 from netweight.run.devices import Choice, choose_for
-from netweight.run.executors import crew
+from netweight.run.executors import plan_workers
 from netweight.run.memory import FLOOR
 from netweight.run.plan import STRETCH, Plan, digest_of
 from netweight.run.spread import all_kernels, kernels_on
@@ -76,7 +76,7 @@ def prepare(base: Reference, models: Reference | Sequence[Reference], options: O
     )
     one = max(kernels.working_bytes(len(named) - 1) for kernels in all_kernels(kernels_on(choice, kernels_for)))
     fixed = FLOOR + choice.libraries + far_bytes(opened)
-    workers, memory = crew(choice.fitted(options), one, fixed)
+    workers, memory = plan_workers(choice.fitted(options), one, fixed)
     tasks = plan_tasks(alignment.parameters)
     digest = digest_of(
         {

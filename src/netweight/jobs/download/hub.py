@@ -31,7 +31,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined] # offered ther
 from netweight.checkpoint.reference import HubReference, parse_reference
 from netweight.errors import ModelNotFoundError, NetweightError, OptionError, ReadError, printable
 from netweight.source.http_ranges import passing
-from netweight.source.retry import Passing, again
+from netweight.source.retry import Passing, retry_passing
 from netweight.version import __version__
 
 __all__ = ["HubFile", "HubModel", "answer", "ask", "explain", "parse", "read_small", "request_headers"]
@@ -108,7 +108,7 @@ def ask(model: str, revision: str) -> HubModel:
                 ) from error
             raise passing(error) or explain(error, where, api.endpoint) from error
 
-    info = again(f"{printable(where)} at {api.endpoint}", look)
+    info = retry_passing(f"{printable(where)} at {api.endpoint}", look)
     commit = info.sha or ""
     if not _COMMIT.fullmatch(commit):
         raise ReadError(f"{printable(where)}: {api.endpoint} names no commit of it; check HF_ENDPOINT")
@@ -157,7 +157,7 @@ def read_small(model: HubModel, file: HubFile, limit: int) -> bytes:
             raise Passing(f"its size is {len(data)} bytes, the hub lists {file.size}")
         return bytes(data)
 
-    return again(printable(where), look)
+    return retry_passing(printable(where), look)
 
 
 def explain(error: Exception, where: str, endpoint: str) -> Exception:

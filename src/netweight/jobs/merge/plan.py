@@ -14,7 +14,7 @@ from netweight.errors import OptionError, printable
 from netweight.jobs.inputs import far_bytes, locations, stamps
 from netweight.jobs.merge.request import Options, Request
 from netweight.run.devices import Choice, choose_for
-from netweight.run.executors import crew
+from netweight.run.executors import plan_workers
 from netweight.run.memory import FLOOR
 from netweight.run.plan import digest_of
 from netweight.run.progress import Progress, compiling
@@ -96,7 +96,7 @@ def prepare(request: Request, options: Options, stack: ExitStack, moved: Mapping
     choice = choose_for(options, "merge")
     each = working_bytes(plan.targets)
     fixed = FLOOR + choice.libraries + far_bytes(opened)
-    workers, memory = crew(choice.fitted(options), each, fixed)
+    workers, memory = plan_workers(choice.fitted(options), each, fixed)
     digest = digest_of(
         {
             "job": "merge",
@@ -141,15 +141,9 @@ def prepare_kernels(plan: MergePlan, kernels: MergeKernels | DeviceKernels[Merge
 
 def course_of(target: Target) -> Any:
     """The course that a target's method takes with it; what has no method is copied."""
-    from netweight.merging.course import Copy
+    from netweight.merging.course import Copy, without_looks
     from netweight.merging.registry import find
 
     if target.method is None or target.subject is None:
-        return _done(Copy(0))
+        return without_looks(Copy(0))
     return find(target.method).course(target.subject)
-
-
-def _done(value: Any) -> Any:
-    """A course that asks for nothing."""
-    yield from ()
-    return value

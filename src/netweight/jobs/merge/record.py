@@ -166,7 +166,7 @@ def _parameters(prepared: Prepared, finished: Sequence[Finished]) -> dict[str, A
             "layer": target.layer,
             "method": target.method,
             "settings": dict(subject.settings) if subject else {},
-            "each": [dict(each) for each in subject.each] if subject else [],
+            "each": [dict(each) for each in subject.model_settings] if subject else [],
             "inputs": [
                 {"model": i.model, "tensors": _names(i), "digest": digest}
                 for i, digest in zip(target.inputs, one.inputs, strict=True)

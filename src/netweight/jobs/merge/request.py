@@ -123,7 +123,7 @@ def make_request(
     found = find(_PLAIN if method is None else method)
     if base is None and found.base is Base.REQUIRED:
         raise OptionError(f"--base: {found.name} needs the model that the others were fine-tuned from, got none")
-    weighted = any(s.name == "weight" and s.each for s in found.settings)
+    weighted = any(s.name == "weight" and s.per_model for s in found.settings)
     if not weighted or "weight" in settings:
         if weights is not None:
             why = "is given by --set weight" if "weight" in settings else f"is not a setting of {found.name}"

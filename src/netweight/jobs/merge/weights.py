@@ -17,7 +17,7 @@ from netweight.jobs.journalled import Record
 from netweight.jobs.merge.request import Weights
 from netweight.merging.coefficients import by_granularity, coefficients, cosines, merged_norm, norms_of
 from netweight.merging.course import Course, Measured
-from netweight.merging.looks import GramLook
+from netweight.merging.grams import GramLook
 from netweight.merging.target import Target
 from netweight.params.role import classify_all
 from netweight.passes.merges import run_courses
@@ -187,9 +187,9 @@ def weights_of(targets: Sequence[Target]) -> dict[str, tuple[float, ...]]:
     found = {}
     for target in difference_targets(targets):
         subject = target.subject
-        if subject is None or any("weight" not in each for each in subject.each):
+        if subject is None or any("weight" not in each for each in subject.model_settings):
             continue
-        weights = [float(each["weight"]) for each in subject.each]
+        weights = [float(each["weight"]) for each in subject.model_settings]
         scale = float(subject.settings.get("lambda", 1.0))
         if subject.settings.get("normalize") and sum(weights):
             scale /= sum(weights)

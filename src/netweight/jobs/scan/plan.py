@@ -16,7 +16,7 @@ from netweight.jobs.run_options import RunOptions
 from netweight.measures import registry
 from netweight.measures.registry import Measure
 from netweight.run.devices import Choice, choose_for
-from netweight.run.executors import crew, matrix_budget
+from netweight.run.executors import matrix_budget, plan_workers
 from netweight.run.memory import FLOOR
 from netweight.run.plan import Plan, PlannedTask, digest_of
 from netweight.run.spread import all_kernels, kernels_on
@@ -94,7 +94,7 @@ def prepare(ref: Reference, measures: Sequence[Measure], options: Options, stack
     scratch = max(scratch_bytes(one, measures) for one in kernels)
     fixed = choice.libraries + far_bytes((checkpoint,))
     fitted = choice.fitted(options)
-    workers, without_matrices = crew(fitted, scratch, FLOOR + fixed)
+    workers, without_matrices = plan_workers(fitted, scratch, FLOOR + fixed)
     budget = matrix_budget(fitted, fixed)
     crews = crews_of(loads, measures, kernels[0], workers, budget)
     if options.executor_name == "threads":

@@ -1,8 +1,8 @@
 """Arcee Fusion: take the other model's elements where they are important
 (www.arcee.ai/blog/meet-mergekit-v0-1-arcee-fusion-expanded-model-support-multi-gpu-acceleration).
 
-An element is as important as its difference times the Kullback-Leibler divergence between the softmax of its row in
-the model and in the base; taken are those that reach median + 1.5 * (upper quartile - lower quartile).
+The importance of an element is its difference times the Kullback-Leibler divergence between the softmax of its row in
+the model and in the base. Elements that reach median + 1.5 * (upper quartile - lower quartile) are taken.
 """
 
 from __future__ import annotations
@@ -51,13 +51,15 @@ def row_divergences(model: Array, base: Array) -> Array:
         u[~usable] = 0
     far = np.flatnonzero((np.abs(u) >= _SMALL).any(axis=1))
     u[far] = 0
-    found: Array = np.log1p((p * u * u * (0.5 - u * (1 / 6 - u * (1 / 24 - u * (1 / 120 - u / 720))))).sum(axis=1))
+    divergences: Array = np.log1p(
+        (p * u * u * (0.5 - u * (1 / 6 - u * (1 / 24 - u * (1 / 120 - u / 720))))).sum(axis=1)
+    )
     if len(far):
         _, log_q = _softmax(base[far])
         with np.errstate(invalid="ignore"):
             ratio = np.where(p[far] > 0, log_p[far] - log_q, 0)
-        found[far] = np.maximum((p[far] * ratio).sum(axis=1), 0)
-    return found
+        divergences[far] = np.maximum((p[far] * ratio).sum(axis=1), 0)
+    return divergences
 
 
 def _softmax(rows: Array) -> tuple[Array, Array]:
@@ -81,11 +83,11 @@ class _Divergences:
     def empty(self, inputs: int) -> list[Array]:  # noqa: ARG002 - the protocol's
         return [np.zeros(0)]
 
-    def add(self, found: list[Array], x: Array, start: int, kernels: MergeKernels) -> None:  # noqa: ARG002 - the protocol's
-        found.append(row_divergences(x[1].reshape(-1, self.cols), x[0].reshape(-1, self.cols)))
+    def add(self, statistic: list[Array], x: Array, start: int, kernels: MergeKernels) -> None:  # noqa: ARG002 - the protocol's
+        statistic.append(row_divergences(x[1].reshape(-1, self.cols), x[0].reshape(-1, self.cols)))
 
-    def merged(self, found: Sequence[list[Array]]) -> Array:
-        whole: Array = np.concatenate([part for stretch in found for part in stretch])
+    def merged(self, statistics: Sequence[list[Array]]) -> Array:
+        whole: Array = np.concatenate([part for stretch in statistics for part in stretch])
         return whole
 
 
@@ -100,12 +102,12 @@ class _Importance:
 
     def scores(self, x: Array, start: int) -> Array:
         with np.errstate(invalid="ignore", over="ignore"):
-            found = np.abs(x[1] - x[0]).astype(np.float64)
-            first, count = start // self.cols, len(found)
+            magnitudes = np.abs(x[1] - x[0]).astype(np.float64)
+            first, count = start // self.cols, len(magnitudes)
             last = -(-(start + count) // self.cols)
             skipped = start - first * self.cols
             by_element = np.repeat(self.divergences[first:last], self.cols)[skipped : skipped + count]
-            score: Array = np.where(np.isinf(found), found, found * by_element)
+            score: Array = np.where(np.isinf(magnitudes), magnitudes, magnitudes * by_element)
             return score
 
 
@@ -127,7 +129,6 @@ class _Fused:
 
 def _fusion(subject: Subject) -> Course:
     if not subject.size:
-        yield from ()
         return Copy(0)
     divergences = yield _Divergences(subject.cols)
     importance = _Importance(subject.cols, divergences)

@@ -31,7 +31,7 @@ __all__ = ["METHODS"]
 _GAMMA = Setting(
     "gamma",
     "Share of the task vector's elements, the largest, that is dropped.",
-    each=True,
+    per_model=True,
     default=0.01,
     low=0.0,
     high=1.0,
@@ -40,14 +40,14 @@ _GAMMA = Setting(
 
 def _breadcrumbs(subject: Subject, *, elect: bool) -> Course:
     size = subject.size
-    kept = [count_of(float(own["density"]), size) for own in subject.each]
+    kept = [count_of(float(own["density"]), size) for own in subject.model_settings]
     ranks = []
-    for own, k in zip(subject.each, kept, strict=True):
+    for own, k in zip(subject.model_settings, kept, strict=True):
         dropped = min(count_of(float(own["gamma"]), size), size - k)
         ranks.append([size - k - dropped, size - dropped - 1] if 0 < k < size else [])
-    found = yield from select_magnitudes(subject, ranks)
+    thresholds = yield from select_magnitudes(subject, ranks)
     trims = []
-    for own, k, values in zip(subject.each, kept, found, strict=True):
+    for own, k, values in zip(subject.model_settings, kept, thresholds, strict=True):
         weight = float(own["weight"])
         trims.append(keep_between(weight, *values) if values else (keep_nothing, keep_all)[k == size](weight))
     if subject.settings["rescale"] and any(k < size for k in kept):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from netweight.kernels.merging import Trim
-from netweight.merging.course import Course, Subject
+from netweight.merging.course import Course, Subject, without_looks
 from netweight.merging.method import Base, Method, Setting
 from netweight.merging.trims import DENSITY, INT8_MASK, LAMBDA, WEIGHT, normalize, sum_of
 
@@ -16,12 +16,11 @@ _RESCALE = Setting("rescale", "Whether kept elements are divided by the density.
 
 def _dare(subject: Subject, *, elect: bool) -> Course:
     trims = []
-    for own, key in zip(subject.each, subject.keys, strict=True):
+    for own, key in zip(subject.model_settings, subject.keys, strict=True):
         density = float(own["density"])
         factor = 1 / density if density and subject.settings["rescale"] else 1.0
         trims.append(Trim(float(own["weight"]), keep=density, factor=factor, key=key))
-    yield from ()
-    return sum_of(subject, trims, elect=elect)
+    return without_looks(sum_of(subject, trims, elect=elect))
 
 
 METHODS = tuple(

@@ -15,7 +15,7 @@ import numpy as np
 
 from netweight.errors import OptionError, printable
 from netweight.kernels.merging import Trim
-from netweight.merging.course import Copy, Course, Subject
+from netweight.merging.course import Copy, Course, Subject, Write, without_looks
 from netweight.merging.method import Base, Method, Setting
 from netweight.merging.trims import DENSITY, INT8_MASK, LAMBDA, WEIGHT, TrimmedSum, normalize, sum_of
 
@@ -27,7 +27,12 @@ __all__ = ["METHODS"]
 Array: TypeAlias = np.ndarray[Any, Any]
 
 _EPSILON = Setting(
-    "epsilon", "How far the chance to be kept departs from the density.", each=True, default=0.15, low=0.0, high=1.0
+    "epsilon",
+    "How far the chance to be kept departs from the density.",
+    per_model=True,
+    default=0.15,
+    low=0.0,
+    high=1.0,
 )
 _RESCALE = Setting("rescale", "Whether kept elements are divided by their chance.", kind="flag", default=True)
 
@@ -99,13 +104,13 @@ def _random(key: int, start: int, count: int) -> Array:
 
 
 def _della(subject: Subject, *, elect: bool) -> Course:
-    """Raises OptionError at once, before the course begins, where density and epsilon do not go together."""
+    """Raises OptionError where density and epsilon do not go together."""
     ranges = [_range(subject, model) for model in range(subject.models)]
-    return _course(subject, ranges, elect=elect)
+    return without_looks(_write(subject, ranges, elect=elect))
 
 
 def _range(subject: Subject, model: int) -> tuple[float, float]:
-    density, epsilon = (float(subject.each[model][name]) for name in ("density", "epsilon"))
+    density, epsilon = (float(subject.model_settings[model][name]) for name in ("density", "epsilon"))
     if density == 1:
         return 1.0, 1.0
     least, greatest = density - epsilon, density + epsilon
@@ -118,9 +123,8 @@ def _range(subject: Subject, model: int) -> tuple[float, float]:
     return least, greatest
 
 
-def _course(subject: Subject, ranges: list[tuple[float, float]], *, elect: bool) -> Course:
-    yield from ()
-    trims = [Trim(float(own["weight"]), key=key) for own, key in zip(subject.each, subject.keys, strict=True)]
+def _write(subject: Subject, ranges: list[tuple[float, float]], *, elect: bool) -> Write | Copy:
+    trims = [Trim(float(own["weight"]), key=key) for own, key in zip(subject.model_settings, subject.keys, strict=True)]
     total = sum_of(subject, trims, elect=elect)
     if isinstance(total, Copy):
         return total

@@ -6,51 +6,45 @@ from collections.abc import Iterable
 from math import fsum
 
 from netweight.errors import OptionError, printable
-from netweight.merging.course import Copy, Course, Subject, Write
+from netweight.merging.course import Course, Subject, without_looks
 from netweight.merging.method import Base, Method, Setting
 from netweight.merging.writes import combination
 
-__all__ = ["METHODS", "WEIGHT", "cancelled", "just", "normalized", "weights_of"]
+__all__ = ["METHODS", "WEIGHT", "cancelled", "normalized", "weights_of"]
 
-WEIGHT = Setting("weight", "How much this model counts; may be negative.", each=True)
+WEIGHT = Setting("weight", "How much this model counts; may be negative.", per_model=True)
 
 _CANCELS = 1e-12
 
 
 def weights_of(subject: Subject) -> tuple[float, ...]:
     """Every model's `weight`."""
-    return tuple(float(own["weight"]) for own in subject.each)
+    return tuple(float(own["weight"]) for own in subject.model_settings)
 
 
 def cancelled(weights: Iterable[float]) -> bool:
-    """Whether the weights add up to 0 but for rounding."""
-    given = list(weights)
-    return abs(fsum(given)) <= _CANCELS * fsum(map(abs, given))
+    """Whether the weights add up to 0, apart from rounding."""
+    terms = list(weights)
+    return abs(fsum(terms)) <= _CANCELS * fsum(map(abs, terms))
 
 
 def normalized(subject: Subject, method: str, way_out: str) -> tuple[float, ...]:
     """The weights divided by their sum; raises OptionError where that is 0."""
     weights = weights_of(subject)
     if cancelled(weights):
-        given = ", ".join(f"{w:g}" for w in weights)
+        listed = ", ".join(f"{w:g}" for w in weights)
         raise OptionError(
-            f"{method}: {printable(subject.name)}: expected weights whose sum is not 0, got {given}: {way_out}"
+            f"{method}: {printable(subject.name)}: expected weights whose sum is not 0, got {listed}: {way_out}"
         )
     total = fsum(weights)
     return tuple(w / total for w in weights)
 
 
-def just(write: Write | Copy) -> Course:
-    """The course that needs no look."""
-    yield from ()
-    return write
-
-
 def _linear(subject: Subject) -> Course:
     if not subject.settings["normalize"]:
-        return just(combination(weights_of(subject)))
+        return without_looks(combination(weights_of(subject)))
     way_out = "change them, or set normalize to false"
-    return just(combination(normalized(subject, "linear", way_out), total=1.0))
+    return without_looks(combination(normalized(subject, "linear", way_out), total=1.0))
 
 
 def _task_arithmetic(subject: Subject) -> Course:
@@ -58,11 +52,11 @@ def _task_arithmetic(subject: Subject) -> Course:
     normalize = subject.settings["normalize"]
     weights = normalized(subject, "task_arithmetic", way_out) if normalize else weights_of(subject)
     moves = tuple(float(subject.settings["lambda"]) * w for w in weights)
-    return just(combination((1 - fsum(moves), *moves), total=1.0, base=True))
+    return without_looks(combination((1 - fsum(moves), *moves), total=1.0, base=True))
 
 
 def _passthrough(subject: Subject) -> Course:
-    return just(combination([float(subject.each[0]["scale"])]))
+    return without_looks(combination([float(subject.model_settings[0]["scale"])]))
 
 
 METHODS = (
@@ -100,7 +94,7 @@ METHODS = (
         source="mergekit, docs/merge_methods.md",
         base=Base.UNUSED,
         models=(1, 1),
-        settings=(Setting("scale", "Factor on this model's parameters.", each=True, default=1.0),),
+        settings=(Setting("scale", "Factor on this model's parameters.", per_model=True, default=1.0),),
         course=_passthrough,
     ),
 )

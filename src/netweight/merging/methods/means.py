@@ -3,8 +3,8 @@
 With u_i = x_i / |x_i| and m a unit vector: log_m(u) = theta / sin(theta) (u - cos(theta) m), theta the angle between
 them, and exp_m(v) = cos(|v|) m + sin(|v|) v / |v|. `multislerp` starts at the normalised mean of w_i u_i and moves once
 by the mean of w_i log_m(u_i); with two models that is slerp. `karcher` repeats it, with equal weights, until a move is
-shorter than tol: the point from which the squared angles are least. All of it is done in coefficients of the u_i, whose
-inner products a look has found.
+shorter than tol: the point from which the squared angles are least. Everything is computed in coefficients of the u_i,
+from the inner products that a look has gathered.
 
 Zero vectors have no direction, and count in the mean length alone. The result is linear, sum w_i x_i, where the others
 have no direction in common: the mean of the w_i u_i is no longer than eps (karcher: 1e-8) or than rounding alone can
@@ -19,10 +19,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from netweight.merging.course import Copy, Course, Subject
-from netweight.merging.looks import GramLook
+from netweight.merging.course import Copy, Course, Subject, without_looks
+from netweight.merging.grams import GramLook
 from netweight.merging.method import Base, Method, Setting
-from netweight.merging.methods.linear import WEIGHT, cancelled, just, normalized, weights_of
+from netweight.merging.methods.linear import WEIGHT, cancelled, normalized, weights_of
 from netweight.merging.methods.slerp import OPPOSITE
 from netweight.merging.writes import Combine, combination
 from netweight.statistics.rounding_error import cosine_error
@@ -62,16 +62,16 @@ def sphere_mean(
         mean = np.cos(angle) * mean + np.sinc(angle / pi) * move
         if angle < tol:
             break
-    found = np.zeros_like(weights)
-    found[used] = (weights @ norms) * mean / norms[used]
-    return found
+    coefficients = np.zeros_like(weights)
+    coefficients[used] = (weights @ norms) * mean / norms[used]
+    return coefficients
 
 
 def _length(coefficients: F64Array, cosines: F64Array) -> float:
     return sqrt(max(float(coefficients @ cosines @ coefficients), 0.0))
 
 
-def _written(subject: Subject, coefficients: F64Array) -> Combine | Copy:
+def _write(subject: Subject, coefficients: F64Array) -> Combine | Copy:
     moves = coefficients.tolist()
     if not subject.base:
         return combination(moves, error=cosine_error(subject.size))
@@ -82,26 +82,26 @@ def _multislerp(subject: Subject) -> Course:
     shares = normalized(subject, "multislerp", "change them")
     used = [i for i, share in enumerate(shares) if share]
     if len(used) == 1 and subject.settings["normalize_weights"]:
-        return just(Copy(used[0] + subject.base))
+        return without_looks(Copy(used[0] + subject.base))
     return _mean(subject, np.array(shares), fsum(weights_of(subject)))
 
 
 def _mean(subject: Subject, shares: F64Array, total: float) -> Course:
     gram, eps = (yield GramLook(subject.base)), float(subject.settings["eps"])
-    found = sphere_mean(gram, shares, terms=subject.size, moves=1, eps=eps)
-    return _written(subject, found if subject.settings["normalize_weights"] else total * found)
+    coefficients = sphere_mean(gram, shares, terms=subject.size, moves=1, eps=eps)
+    return _write(subject, coefficients if subject.settings["normalize_weights"] else total * coefficients)
 
 
 def _karcher(subject: Subject) -> Course:
     n = subject.models
     if n == 1:
-        return just(Copy(0))
+        return without_looks(Copy(0))
     return _center(subject, np.full(n, 1 / n))
 
 
 def _center(subject: Subject, shares: F64Array) -> Course:
     moves, tol = int(subject.settings["max_iter"]), float(subject.settings["tol"])
-    return _written(subject, sphere_mean((yield GramLook()), shares, terms=subject.size, moves=moves, tol=tol))
+    return _write(subject, sphere_mean((yield GramLook()), shares, terms=subject.size, moves=moves, tol=tol))
 
 
 METHODS = (

@@ -13,10 +13,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from netweight.merging.course import Course, Subject
-from netweight.merging.looks import GramLook
+from netweight.merging.course import Course, Subject, without_looks
+from netweight.merging.grams import GramLook
 from netweight.merging.method import Base, Method, Setting
-from netweight.merging.methods.linear import just
 from netweight.merging.writes import RowCombine, combination
 from netweight.statistics.rounding_error import cosine_error
 
@@ -44,7 +43,7 @@ def stock_ratio(gram: F64Array, terms: int) -> F64Array:
 
 def _model_stock(subject: Subject) -> Course:
     if subject.settings["filter_wise"] and len(subject.shape) > 1 and subject.size:
-        return just(RowCombine(subject.cols, partial(_by_rows, terms=subject.cols), base=True))
+        return without_looks(RowCombine(subject.cols, partial(_by_rows, terms=subject.cols), base=True))
     return _whole(subject)
 
 

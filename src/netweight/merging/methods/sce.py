@@ -43,8 +43,8 @@ def _spread_of(d: Array, kind: np.dtype[Any]) -> Array:
     with np.errstate(invalid="ignore", over="ignore"):
         rest = d - d.sum(axis=0) / len(d)
         rest *= rest
-        found: Array = np.sqrt(rest.sum(axis=0) / len(d)).astype(kind)
-        return found
+        spread: Array = np.sqrt(rest.sum(axis=0) / len(d)).astype(kind)
+        return spread
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,10 @@ class _Spread:
     whole_rows: bool = False
 
     def scores(self, x: Array, start: int) -> Array:  # noqa: ARG002 - the protocol's
-        found = np.empty(x.shape[1], x.dtype)
-        for first in range(0, len(found), _STEP):
-            found[first : first + _STEP] = _spread_of(_differences(x[:, first : first + _STEP]), x.dtype)
-        return found
+        spreads = np.empty(x.shape[1], x.dtype)
+        for first in range(0, len(spreads), _STEP):
+            spreads[first : first + _STEP] = _spread_of(_differences(x[:, first : first + _STEP]), x.dtype)
+        return spreads
 
 
 @dataclass(frozen=True)
@@ -85,15 +85,15 @@ class _Energies:
     def empty(self, inputs: int) -> list[Array]:
         return [np.zeros((inputs - 1, 1))]
 
-    def add(self, found: list[Array], x: Array, start: int, kernels: MergeKernels) -> None:  # noqa: ARG002 - the protocol's
+    def add(self, statistic: list[Array], x: Array, start: int, kernels: MergeKernels) -> None:  # noqa: ARG002 - the protocol's
         for first in range(0, x.shape[1], CHUNK):
             d = self.selected.differences(x[:, first : first + CHUNK])
             d[~np.isfinite(d)] = 0
-            found.append((d * d).sum(axis=1)[:, None])
+            statistic.append((d * d).sum(axis=1)[:, None])
 
-    def merged(self, found: Sequence[list[Array]]) -> Array:
+    def merged(self, statistics: Sequence[list[Array]]) -> Array:
         """float64 [models]."""
-        chunks: Array = np.concatenate([chunk for stretch in found for chunk in stretch], axis=1)
+        chunks: Array = np.concatenate([chunk for stretch in statistics for chunk in stretch], axis=1)
         return np.array([fsum(row) for row in chunks])
 
 
@@ -126,7 +126,6 @@ def _sce(subject: Subject) -> Course:
     size = subject.size
     kept = count_of(float(subject.settings["select_topk"]), size)
     if kept == 0:
-        yield from ()
         return Copy(0)
     spread = _Spread(subject.bits)
     least = 0.0

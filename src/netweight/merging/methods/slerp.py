@@ -15,10 +15,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from netweight.merging.course import Copy, Course, Subject
-from netweight.merging.looks import ColumnGramLook, GramLook
+from netweight.merging.course import Copy, Course, Subject, without_looks
+from netweight.merging.grams import ColumnGramLook, GramLook
 from netweight.merging.method import Base, Method, Setting
-from netweight.merging.methods.linear import WEIGHT, just, normalized
+from netweight.merging.methods.linear import WEIGHT, normalized
 from netweight.merging.writes import ColumnCombine, RowCombine, combination
 from netweight.statistics.rounding_error import cosine_error
 
@@ -48,7 +48,7 @@ def slerp_coefficients(gram: F64Array, t: float, *, parallel: float = inf) -> F6
 def _slerp(subject: Subject) -> Course:
     t = float(subject.settings["t"])
     if t in {0.0, 1.0}:
-        return just(Copy(int(t)))
+        return without_looks(Copy(int(t)))
     return _whole(subject, t, parallel=_PARALLEL, base=False)
 
 
@@ -62,11 +62,11 @@ def _whole(subject: Subject, t: float, *, parallel: float, base: bool) -> Course
 def _nuslerp(subject: Subject) -> Course:
     _, t = normalized(subject, "nuslerp", "change them: the second one's share is t")
     if t in {0.0, 1.0}:
-        return just(Copy(int(t) + subject.base))
+        return without_looks(Copy(int(t) + subject.base))
     if subject.settings["nuslerp_flatten"] or len(subject.shape) <= 1 or not subject.size:
         return _whole(subject, t, parallel=inf, base=subject.base)
     if subject.settings["nuslerp_row_wise"]:
-        return just(RowCombine(subject.cols, partial(slerp_coefficients, t=t), subject.base))
+        return without_looks(RowCombine(subject.cols, partial(slerp_coefficients, t=t), subject.base))
     return _columns(subject, t)
 
 

@@ -27,10 +27,10 @@ __all__ = ["METHODS"]
 
 def _ties(subject: Subject) -> Course:
     size = subject.size
-    kept = [count_of(float(own["density"]), size) for own in subject.each]
+    kept = [count_of(float(own["density"]), size) for own in subject.model_settings]
     thresholds = yield from select_magnitudes(subject, [[size - k] if 0 < k < size else [] for k in kept])
     trims = []
-    for own, k, values in zip(subject.each, kept, thresholds, strict=True):
+    for own, k, values in zip(subject.model_settings, kept, thresholds, strict=True):
         weight = float(own["weight"])
         trims.append(keep_between(weight, values[0]) if values else (keep_nothing, keep_all)[k == size](weight))
     if subject.settings["rescale"] and any(k < size for k in kept):

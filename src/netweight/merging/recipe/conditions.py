@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from netweight.errors import printable
 from netweight.merging.course import Value
 
-__all__ = ["BadValue", "Conditions", "Given", "Gradient", "described", "given", "interpolated", "written"]
+__all__ = ["BadValue", "Conditions", "Gradient", "SettingValue", "describe", "interpolate", "read_value", "yaml_value"]
 
 Gradient: TypeAlias = tuple[Value, ...]
 """Numbers that are interpolated over depth, or flags that follow one another in steps."""
@@ -20,7 +20,7 @@ Gradient: TypeAlias = tuple[Value, ...]
 
 @dataclass(frozen=True)
 class Conditions:
-    """Values under filters: that of the first filter that is a part of the parameter's name; None and `*` fit all."""
+    """Values under filters: the first filter that is part of a parameter's name counts; None and `*` fit all."""
 
     filters: tuple[str | None, ...]
     values: tuple[Value | Gradient, ...]
@@ -45,18 +45,19 @@ class Conditions:
         return all(a >= b for a, b in pairwise(lengths))
 
 
-Given: TypeAlias = Value | Gradient | Conditions
+SettingValue: TypeAlias = Value | Gradient | Conditions
+"""What a recipe gives for one setting."""
 
 
-class BadValue(ValueError):  # noqa: N818 - not an error of netweight's tree: whoever knows the place makes one of it
-    """A value that no setting can have; `at` is where in it."""
+class BadValue(ValueError):  # noqa: N818 - not an error of netweight's tree: callers that know the location raise one
+    """A value that no setting can have; `at` is the path inside it."""
 
     def __init__(self, message: str, at: Sequence[str | int] = ()) -> None:
         super().__init__(message)
         self.at = tuple(at)
 
 
-def described(value: Any) -> str:
+def describe(value: Any) -> str:
     """`value` in the words of a message."""
     if isinstance(value, str):
         return f"the text {printable(value, 60)!r}"
@@ -69,8 +70,8 @@ def described(value: Any) -> str:
     return "a mapping" if isinstance(value, dict) else "a list" if isinstance(value, list | tuple) else "something else"
 
 
-def given(raw: Any) -> Given:
-    """A value as YAML has it, checked for its form (not for a setting's bounds); raises BadValue."""
+def read_value(raw: Any) -> SettingValue:
+    """The value that YAML gives, its form checked (not a setting's bounds); raises BadValue."""
     if isinstance(raw, Conditions):
         return raw
     if isinstance(raw, dict):
@@ -86,7 +87,7 @@ def _conditions(items: Sequence[Any], *, single: bool = False) -> Conditions:
     for n, item in enumerate(items):
         at: tuple[str | int, ...] = () if single else (n,)
         if not isinstance(item, dict):
-            raise BadValue(f"expected {{filter: ..., value: ...}} as its neighbours are, got {described(item)}", at)
+            raise BadValue(f"expected {{filter: ..., value: ...}} as its neighbours are, got {describe(item)}", at)
         for key in item:
             if key not in {"filter", "value"}:
                 raise BadValue(f"unknown key {printable(key, 60)!r}: expected filter and value", (*at, key))
@@ -94,7 +95,7 @@ def _conditions(items: Sequence[Any], *, single: bool = False) -> Conditions:
             raise BadValue("a filter without a value: add value: ...", at)
         word = item.get("filter")
         if not isinstance(word, str | None):
-            raise BadValue(f"expected text, a part of parameters' names, got {described(word)}", (*at, "filter"))
+            raise BadValue(f"expected text, a part of parameters' names, got {describe(word)}", (*at, "filter"))
         filters.append(word)
         values.append(_plain(item["value"], (*at, "value")))
     return Conditions(tuple(filters), tuple(values))
@@ -116,10 +117,10 @@ def _scalar(raw: Any, at: tuple[str | int, ...]) -> Value:
         return raw
     if isinstance(raw, int | float):
         if not math.isfinite(raw) if isinstance(raw, float) else abs(raw) >= 1 << 1023:
-            raise BadValue(f"expected a finite number, got {described(raw)}", at)
+            raise BadValue(f"expected a finite number, got {describe(raw)}", at)
         return raw
     hint = "; remove the quotes" if isinstance(raw, str) and _is_number(raw) else ""
-    raise BadValue(f"expected a number, true or false, a list of them, or filters, got {described(raw)}{hint}", at)
+    raise BadValue(f"expected a number, true or false, a list of them, or filters, got {describe(raw)}{hint}", at)
 
 
 def _is_number(text: str) -> bool:
@@ -129,16 +130,16 @@ def _is_number(text: str) -> bool:
         return text.lower() in {"true", "false"}
 
 
-def written(value: Given) -> Any:
-    """`value` as YAML and JSON have it: the inverse of `given`."""
+def yaml_value(value: SettingValue) -> Any:
+    """`value` as YAML and JSON have it: the inverse of `read_value`."""
     if isinstance(value, Conditions):
         pairs = zip(value.filters, value.values, strict=True)
-        return [({} if word is None else {"filter": word}) | {"value": written(inner)} for word, inner in pairs]
+        return [({} if word is None else {"filter": word}) | {"value": yaml_value(inner)} for word, inner in pairs]
     return list(value) if isinstance(value, tuple) else value
 
 
-def interpolated(value: Value | Gradient, depth: float) -> Value:
-    """What `value` is at `depth` in [0, 1]: numbers linearly between neighbours, flags in steps, as in mergekit."""
+def interpolate(value: Value | Gradient, depth: float) -> Value:
+    """`value` at `depth` in [0, 1]: numbers linearly between neighbours, flags in steps, as in mergekit."""
     if not isinstance(value, tuple):
         return value
     position = depth * (len(value) - 1)

@@ -1,4 +1,4 @@
-"""The form of a recipe: which keys stand where and what they hold; what is wrong with one, in one line."""
+"""The form of a recipe: its keys and the types of their values; each fault is one line."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from netweight.dtypes import DTYPES, DType
 from netweight.errors import OptionError, did_you_mean, printable
-from netweight.merging.recipe.conditions import BadValue, described, given
-from netweight.merging.recipe.yaml import Lines, Path, place
+from netweight.merging.recipe.conditions import BadValue, describe, read_value
+from netweight.merging.recipe.yaml import Lines, Path, location
 
 __all__ = ["DTYPE_NAMES", "ModelForm", "RecipeForm", "SliceForm", "SourceForm", "dtype_named", "read_form"]
 
@@ -45,7 +45,7 @@ def _refuse(message: str, at: tuple[str | int, ...] = ()) -> PydanticCustomError
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         hint = "; put it into quotes" if isinstance(value, int | float) else ""
-        raise _refuse(f"expected text, got {described(value)}{hint}")
+        raise _refuse(f"expected text, got {describe(value)}{hint}")
     return value
 
 
@@ -55,7 +55,7 @@ def _reference(value: Any) -> str:
         text = _text(value)
         if "+" in text:
             raise _refuse(
-                f"expected a model, got {described(text)}: LoRA adapters (model+adapter) are not supported, merge the "
+                f"expected a model, got {describe(text)}: LoRA adapters (model+adapter) are not supported, merge the "
                 "adapter into its model first; a folder with a + in its name is written {model: {path: ...}}"
             )
         return text
@@ -64,12 +64,12 @@ def _reference(value: Any) -> str:
     _only(value, {"model"}, ())
     inner = value.get("model")
     if not isinstance(inner, dict):
-        raise _refuse(f"expected a mapping with path and revision, got {described(inner)}", ("model",))
+        raise _refuse(f"expected a mapping with path and revision, got {describe(inner)}", ("model",))
     _only(inner, {"path", "revision"}, ("model",))
     for key in ("path", "revision"):
         part = inner.get(key)
         if (key == "path" or part is not None) and not (isinstance(part, str) and part.strip()):
-            raise _refuse(f"expected text, got {described(part)}", ("model", key))
+            raise _refuse(f"expected text, got {describe(part)}", ("model", key))
     return str(inner["path"]) + (f"@{inner['revision']}" if inner.get("revision") else "")
 
 
@@ -86,12 +86,12 @@ def _unknown(key: str, known: list[str]) -> str:
     return f"unknown key {printable(key, 60)!r}{did_you_mean(key, known)}: expected one of {', '.join(known)}{inside}"
 
 
-def dtype_named(name: str, place: str) -> DType:
+def dtype_named(name: str, where: str) -> DType:
     """The element type that recipes call `name`; raises OptionError, beginning with `place`, where there is none."""
     try:
         return _dtype(name)
     except PydanticCustomError as error:
-        raise OptionError(f"{place}: {error.message()}") from None
+        raise OptionError(f"{where}: {error.message()}") from None
 
 
 def _dtype(value: Any) -> DType:
@@ -100,7 +100,7 @@ def _dtype(value: Any) -> DType:
     if name not in DTYPE_NAMES.values():
         hint = did_you_mean(value, DTYPE_NAMES) if isinstance(value, str) else ""
         raise _refuse(
-            f"expected one of {', '.join(DTYPE_NAMES)}, got {described(value)}{hint}; leave it out to keep the element "
+            f"expected one of {', '.join(DTYPE_NAMES)}, got {describe(value)}{hint}; leave it out to keep the element "
             "type of the inputs"
         )
     return DTYPES[name]
@@ -108,7 +108,7 @@ def _dtype(value: Any) -> DType:
 
 def _setting(value: Any) -> Any:
     try:
-        return given(value)
+        return read_value(value)
     except BadValue as error:
         raise _refuse(str(error), error.at) from None
 
@@ -116,12 +116,12 @@ def _setting(value: Any) -> Any:
 def _layer_range(value: Any) -> tuple[int, int]:
     ok = isinstance(value, list) and len(value) == 2 and all(type(end) is int for end in value)
     if not ok:
-        got = f"[{', '.join(described(v) for v in value[:4])}]" if isinstance(value, list) else described(value)
+        got = f"[{', '.join(describe(v) for v in value[:4])}]" if isinstance(value, list) else describe(value)
         raise _refuse(f"expected two whole numbers [first layer, layer behind the last], got {got}")
     begin, end = value
     if not 0 <= begin < end < 1 << 20:
         raise _refuse(
-            f"expected [a, b) with 0 <= a < b, got [{described(begin)}, {described(end)}]: layers count from 0 and the "
+            f"expected [a, b) with 0 <= a < b, got [{describe(begin)}, {describe(end)}]: layers count from 0 and the "
             "second number is not part of the range"
         )
     return begin, end
@@ -201,8 +201,8 @@ _EXPECTED = {
 
 
 def read_form(data: Any, origin: str, lines: Lines) -> RecipeForm:
-    """`data` checked; OptionError names file, line, key, expected and got, of the first fault in the file: what stands
-    there wrongly before what is missing, which it may have been meant to be.
+    """Check `data`. OptionError names file, line, key, expected and got of the first fault in the file. Wrong entries
+    come before missing ones: a wrong key is often a misspelled one.
     """
     try:
         return RecipeForm.model_validate(data)
@@ -210,7 +210,7 @@ def read_form(data: Any, origin: str, lines: Lines) -> RecipeForm:
         details = error.errors(include_url=False)
         faults = [(detail["type"] == "missing", *_fault(detail)) for detail in details]
         _, path, message = min(faults, key=lambda fault: (fault[0], lines.get(fault[1], 0)))
-        raise OptionError(f"{place(origin, lines, path)}: {message}") from None
+        raise OptionError(f"{location(origin, lines, path)}: {message}") from None
 
 
 def _fault(detail: ErrorDetails) -> tuple[Path, str]:
@@ -225,4 +225,4 @@ def _fault(detail: ErrorDetails) -> tuple[Path, str]:
         case "missing":
             return path[:-1], f"the key {path[-1]!r} is missing: add {path[-1]}: ..."
         case kind:
-            return path, f"expected {_EXPECTED.get(kind, detail['msg'])}, got {described(detail['input'])}"
+            return path, f"expected {_EXPECTED.get(kind, detail['msg'])}, got {describe(detail['input'])}"

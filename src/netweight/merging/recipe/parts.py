@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from netweight.dtypes import DType
 from netweight.errors import OptionError, printable
-from netweight.merging.recipe.conditions import Given
-from netweight.merging.recipe.yaml import Lines, Path, place
+from netweight.merging.recipe.conditions import SettingValue
+from netweight.merging.recipe.yaml import Lines, Path, location
 
 __all__ = ["Recipe", "Slice", "Source", "check_parts"]
 
@@ -18,13 +18,13 @@ __all__ = ["Recipe", "Slice", "Source", "check_parts"]
 class Source:
     """One model of `models`, or of a slice's `sources`.
 
-    `layers` are its blocks [a, b), None for the whole model. `parameters` are what `conditions.given` makes of YAML.
+    `layers` are its blocks [a, b), None for the whole model. `parameters` are values from `conditions.read_value`.
     `line` is 0 where there is no file.
     """
 
     model: str
     layers: tuple[int, int] | None
-    parameters: Mapping[str, Given]
+    parameters: Mapping[str, SettingValue]
     line: int = field(default=0, compare=False)
 
 
@@ -33,21 +33,19 @@ class Slice:
     """Blocks of the output: made of as many blocks of every source."""
 
     sources: tuple[Source, ...]
-    parameters: Mapping[str, Given]
+    parameters: Mapping[str, SettingValue]
     line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A merge. Exactly one of `models` and `slices` holds something. Equal recipes may stand at different places:
-    `origin` and lines are not compared.
-    """
+    """A merge. Exactly one of `models` and `slices` is not empty. `origin` and lines are not compared."""
 
     method: str
     base: str | None
     models: tuple[Source, ...]
     slices: tuple[Slice, ...]
-    parameters: Mapping[str, Given]
+    parameters: Mapping[str, SettingValue]
     dtype: DType | None
     out_dtype: DType | None
     tokenizer_source: str | None
@@ -61,7 +59,7 @@ class Recipe:
         return tuple(dict.fromkeys([*([] if self.base is None else [self.base]), *named]))
 
     def sources(self) -> Iterator[tuple[Path, Source]]:
-        """Every source with its place, as in `where`."""
+        """Every source with its path, as `where` takes it."""
         for n, model in enumerate(self.models):
             yield ("models", n), model
         for n, part in enumerate(self.slices):
@@ -69,21 +67,21 @@ class Recipe:
                 yield ("slices", n, "sources", m), source
 
     def where(self, *path: str | int) -> str:
-        """`merge.yml, line 7, models[1].model`: what a message calls the place ("models", 1, "model")."""
-        return place(self.origin, self.lines, path)
+        """The location of a path such as ("models", 1, "model") in messages: `merge.yml, line 7, models[1].model`."""
+        return location(self.origin, self.lines, path)
 
 
 def check_parts(recipe: Recipe) -> None:
-    """That models and slices fit together; OptionError otherwise."""
+    """Raises OptionError where models and slices do not fit together."""
     if recipe.models and recipe.slices:
         raise OptionError(f"{recipe.where('slices')}: expected models or slices, got both: keep one of them")
     if not recipe.models and not recipe.slices:
         raise OptionError(f"{recipe.where()}: expected models (or slices) with at least one model, got none")
-    _each_once(recipe, recipe.models, ("models",))
+    _check_repeats(recipe, recipe.models, ("models",))
     for n, part in enumerate(recipe.slices):
         if not part.sources:
             raise OptionError(f"{recipe.where('slices', n, 'sources')}: expected at least one model, got none")
-        _each_once(recipe, part.sources, ("slices", n, "sources"))
+        _check_repeats(recipe, part.sources, ("slices", n, "sources"))
         lengths = [source.layers[1] - source.layers[0] for source in part.sources if source.layers]
         for m, length in enumerate(lengths):
             if length != lengths[0]:
@@ -93,7 +91,7 @@ def check_parts(recipe: Recipe) -> None:
                 )
 
 
-def _each_once(recipe: Recipe, sources: Sequence[Source], path: Path) -> None:
+def _check_repeats(recipe: Recipe, sources: Sequence[Source], path: Path) -> None:
     for model, times in Counter(source.model for source in sources).items():
         if times > 1:
             n = [n for n, source in enumerate(sources) if source.model == model][1]

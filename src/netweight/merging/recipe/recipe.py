@@ -1,6 +1,6 @@
 """Recipes in mergekit's YAML: read, written, and made of command-line options.
 
-A recipe says nothing of what the models hold: that layers and parameters exist is found when the merge is planned.
+A recipe does not say what the models hold. Planning the merge checks that its layers and parameters exist.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from netweight.errors import FormatError, OptionError, printable
-from netweight.merging.recipe.conditions import described
+from netweight.merging.recipe.conditions import describe
 from netweight.merging.recipe.models import ModelForm, RecipeForm, SourceForm, dtype_named, read_form
 from netweight.merging.recipe.parts import Recipe, Slice, Source, check_parts
 from netweight.merging.recipe.write import build_recipe, recipe_mapping, write_recipe
-from netweight.merging.recipe.yaml import MAX_BYTES, Lines, place, read_yaml
+from netweight.merging.recipe.yaml import MAX_BYTES, Lines, location, read_yaml
 
 __all__ = [
     "Recipe",
@@ -64,13 +64,13 @@ def parse_recipe(text: str, origin: str) -> Recipe:
         raise FormatError(f"{printable(origin)}: expected a recipe with lines of key: value, got something else")
     form = read_form(data, origin, lines)
 
-    def source(given: ModelForm | SourceForm, *path: str | int) -> Source:
-        layers = given.layer_range if isinstance(given, SourceForm) else None
-        return Source(given.model, layers, given.parameters, lines.get(path, 0))
+    def source(entry: ModelForm | SourceForm, *path: str | int) -> Source:
+        layers = entry.layer_range if isinstance(entry, SourceForm) else None
+        return Source(entry.model, layers, entry.parameters, lines.get(path, 0))
 
     slices = tuple(
         Slice(
-            tuple(source(given, "slices", n, "sources", m) for m, given in enumerate(part.sources)),
+            tuple(source(entry, "slices", n, "sources", m) for m, entry in enumerate(part.sources)),
             part.parameters,
             lines.get(("slices", n), 0),
         )
@@ -79,7 +79,7 @@ def parse_recipe(text: str, origin: str) -> Recipe:
     recipe = Recipe(
         method=form.merge_method,
         base=form.base_model,
-        models=tuple(source(given, "models", n) for n, given in enumerate(form.models or ())),
+        models=tuple(source(entry, "models", n) for n, entry in enumerate(form.models or ())),
         slices=slices,
         parameters=form.parameters,
         dtype=form.dtype,
@@ -94,21 +94,22 @@ def parse_recipe(text: str, origin: str) -> Recipe:
 
 
 def _tokenizer_source(form: RecipeForm, origin: str, lines: Lines) -> str | None:
-    """`base`, where the recipe says so or names the model whose tokenizer is kept: the base, without one the first."""
+    """`base` where the recipe says so, or names the model whose tokenizer is kept (the base, else the first model)."""
     if form.tokenizer and form.tokenizer_source:
-        raise OptionError(f"{place(origin, lines, ('tokenizer',))}: expected tokenizer or tokenizer_source, got both")
+        where = location(origin, lines, ("tokenizer",))
+        raise OptionError(f"{where}: expected tokenizer or tokenizer_source, got both")
     path = ("tokenizer", "source") if form.tokenizer else ("tokenizer_source",)
     given = form.tokenizer.source if form.tokenizer else form.tokenizer_source
     if given is None:
         return None
-    first = next((each for part in form.slices or () for each in part.sources), None) or next(
+    first = next((source for part in form.slices or () for source in part.sources), None) or next(
         iter(form.models or ()), None
     )
     kept = form.base_model or (first.model if first else None)
     if given not in {"base", kept}:
         raise OptionError(
-            f"{place(origin, lines, path)}: expected base, got {described(given)}: only the base model's tokenizer (or "
-            "that of the first model) can be kept; use `base` or leave the key out, and see --vocab where the "
+            f"{location(origin, lines, path)}: expected base, got {describe(given)}: only the base model's tokenizer "
+            "(or that of the first model) can be kept; use `base` or leave the key out, and see --vocab where the "
             "vocabularies differ"
         )
     return "base"

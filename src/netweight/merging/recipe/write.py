@@ -10,7 +10,7 @@ import yaml
 
 from netweight.dtypes import DType
 from netweight.errors import OptionError, printable
-from netweight.merging.recipe.conditions import BadValue, Given, given, written
+from netweight.merging.recipe.conditions import BadValue, SettingValue, read_value, yaml_value
 from netweight.merging.recipe.models import DTYPE_NAMES
 from netweight.merging.recipe.parts import Recipe, Source, check_parts
 from netweight.merging.recipe.yaml import EXPONENT, FLOAT_TAG
@@ -18,7 +18,7 @@ from netweight.merging.recipe.yaml import EXPONENT, FLOAT_TAG
 __all__ = ["build_recipe", "recipe_mapping", "write_recipe"]
 
 _BLOCK = re.compile(r"(?<![^.])[0-9]+\.")
-"""A number between dots; the first one of a name is its block's."""
+"""A number between dots. The first one in a name is the number of its block."""
 
 _DTYPE_NAME = {name: word for word, name in DTYPE_NAMES.items()}
 _BaseDumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -37,11 +37,11 @@ _Dumper.add_implicit_resolver(FLOAT_TAG, EXPONENT, list("-+.0123456789"))
 def recipe_mapping(recipe: Recipe) -> dict[str, Any]:
     """`recipe` as plain values with mergekit's keys, as JSON and YAML take them; empty keys are left out."""
 
-    def source(given: Source) -> dict[str, Any]:
+    def source(model: Source) -> dict[str, Any]:
         return {
-            "model": _reference(given.model),
-            **({"layer_range": list(given.layers)} if given.layers else {}),
-            **_parameters(given.parameters),
+            "model": _reference(model.model),
+            **({"layer_range": list(model.layers)} if model.layers else {}),
+            **_parameters(model.parameters),
         }
 
     slices = [{"sources": [source(s) for s in part.sources], **_parameters(part.parameters)} for part in recipe.slices]
@@ -63,8 +63,8 @@ def _reference(model: str) -> Any:
     return {"model": {"path": model}} if "+" in model else model  # a + in plain text would name an adapter
 
 
-def _parameters(parameters: Mapping[str, Given]) -> dict[str, Any]:
-    return {"parameters": {key: written(value) for key, value in parameters.items()}} if parameters else {}
+def _parameters(parameters: Mapping[str, SettingValue]) -> dict[str, Any]:
+    return {"parameters": {key: yaml_value(value) for key, value in parameters.items()}} if parameters else {}
 
 
 def _dtype(dtype: DType | None) -> str | None:
@@ -116,27 +116,27 @@ def build_recipe(
         if counts - {len(models)}:
             got = ", ".join(str(count) for count in sorted(counts))
             raise OptionError(f"{printable(origin)}: expected {len(models)} weights, one for each model, got {got}")
-    shared = {key: _given(value, origin, f"{printable(key)}: ") for key, value in (settings or {}).items()}
-    each = [{} if weights is None else {"weight": _weight(weights, n, origin)} for n in range(len(models))]
-    sources = tuple(Source(model, None, own) for model, own in zip(models, each, strict=True))
+    shared = {key: _read_value(value, origin, f"{printable(key)}: ") for key, value in (settings or {}).items()}
+    own_settings = [{} if weights is None else {"weight": _weight(weights, n, origin)} for n in range(len(models))]
+    sources = tuple(Source(model, None, own) for model, own in zip(models, own_settings, strict=True))
     recipe = Recipe(method, base, sources, (), shared, dtype, out_dtype, None, origin)
     check_parts(recipe)
     return recipe
 
 
-def _given(value: Any, origin: str, key: str = "") -> Given:
+def _read_value(value: Any, origin: str, key: str = "") -> SettingValue:
     try:
-        return given(value)
+        return read_value(value)
     except BadValue as error:
         raise OptionError(f"{printable(origin)}: {key}{error}") from None
 
 
-def _weight(weights: Sequence[float] | Mapping[str, Sequence[float]], n: int, origin: str) -> Given:
+def _weight(weights: Sequence[float] | Mapping[str, Sequence[float]], n: int, origin: str) -> SettingValue:
     if not isinstance(weights, Mapping):
-        return _given(float(weights[n]), origin)
+        return _read_value(float(weights[n]), origin)
     rows = {name: float(row[n]) for name, row in weights.items()}
     if len(set(rows.values())) == 1:
-        return _given(next(iter(rows.values())), origin)
+        return _read_value(next(iter(rows.values())), origin)
     for name in rows:
         if name in {"", "*"}:
             raise OptionError(
@@ -145,7 +145,7 @@ def _weight(weights: Sequence[float] | Mapping[str, Sequence[float]], n: int, or
     # a filter fits wherever it is a part of the name: the longest first, each parameter meets its own name first
     filters = _layers_as_one(rows)
     words = sorted(filters, key=lambda word: (-len(word), word))
-    return _given([{"filter": word, "value": filters[word]} for word in words], origin)
+    return _read_value([{"filter": word, "value": filters[word]} for word in words], origin)
 
 
 def _layers_as_one(rows: Mapping[str, float]) -> dict[str, float]:
@@ -155,8 +155,8 @@ def _layers_as_one(rows: Mapping[str, float]) -> dict[str, float]:
     """
     blocks: dict[str, set[str]] = {}
     for name in rows:
-        if found := _BLOCK.search(name):
-            blocks.setdefault(name[: found.end()], set()).add(name)
+        if number := _BLOCK.search(name):
+            blocks.setdefault(name[: number.end()], set()).add(name)
     kept = dict(rows)
     for block, members in blocks.items():
         values = {rows[name] for name in rows if block in name} if len(members) > 1 else set()

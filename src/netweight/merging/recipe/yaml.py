@@ -15,7 +15,7 @@ import yaml
 
 from netweight.errors import FormatError, printable
 
-__all__ = ["EXPONENT", "FLOAT_TAG", "MAX_BYTES", "Lines", "Path", "place", "read_yaml"]
+__all__ = ["EXPONENT", "FLOAT_TAG", "MAX_BYTES", "Lines", "Path", "location", "read_yaml"]
 
 MAX_BYTES = 16 << 20  # own weights for 20,000 parameters of 8 models, as netweight writes them, must be readable
 MAX_NODES = 1_000_000  # after aliases; some 300 MB of memory
@@ -56,8 +56,8 @@ class _Open:
     merged: list[_Node] | None = None
 
 
-def place(origin: str, lines: Lines, path: Path) -> str:
-    """`merge.yml, line 7, models[1].parameters.weight`: where a message says that something is."""
+def location(origin: str, lines: Lines, path: Path) -> str:
+    """The location of a value as messages name it: `merge.yml, line 7, models[1].parameters.weight`."""
     near: Path = path
     while near and near not in lines:
         near = near[:-1]
@@ -67,7 +67,7 @@ def place(origin: str, lines: Lines, path: Path) -> str:
 
 
 def read_yaml(text: str, origin: str) -> tuple[Any, dict[Path, int]]:
-    """The one document in `text` as dicts, lists and scalars, with lines; FormatError for what is no safe YAML."""
+    """The one document in `text` as dicts, lists and scalars, and lines; FormatError for unsafe or invalid YAML."""
     if len(text) > MAX_BYTES:
         raise FormatError(f"{printable(origin)}: expected a recipe of at most {MAX_BYTES >> 20} MB, got more")
     try:
@@ -133,10 +133,10 @@ class _Builder:
             self._merge(done)
             self._add(done.node, done.anchor, done.node.line)
         elif isinstance(event, yaml.AliasEvent):
-            found = self.anchors.get(str(event.anchor))
-            if found is None:
+            target = self.anchors.get(str(event.anchor))
+            if target is None:
                 self.fail(line, f"the alias *{printable(str(event.anchor))} has no anchor that ends before it")
-            self._add(found, None, line)
+            self._add(target, None, line)
         elif isinstance(event, yaml.DocumentStartEvent):
             self.documents += 1
             if self.documents > 1:
@@ -197,12 +197,12 @@ class _Builder:
         return node.value
 
     def _merge(self, done: _Open) -> None:
-        """Keys that `<<: *anchor` brings in, behind those that are written out."""
-        for given in done.merged or []:
-            for source in given.value if isinstance(given.value, list) else [given]:
+        """Add the keys that `<<: *anchor` brings in, behind those that are written out."""
+        for merged in done.merged or []:
+            for source in merged.value if isinstance(merged.value, list) else [merged]:
                 if not isinstance(source.value, dict):
-                    self.fail(given.line, "expected a mapping (or a list of mappings) behind <<")
-                self._count(len(source.value), given.line)
+                    self.fail(merged.line, "expected a mapping (or a list of mappings) behind <<")
+                self._count(len(source.value), merged.line)
                 for key, node in source.value.items():
                     if key not in done.node.value:
                         done.node.value[key] = node
@@ -223,7 +223,7 @@ def _is_merge(event: Any) -> bool:
 
 @dataclass(slots=True)
 class _Values:
-    """Tree -> plain values; aliases are written out here, so this counts again."""
+    """Tree -> plain values. Aliases are expanded here, so nodes are counted again."""
 
     origin: str
     lines: dict[Path, int]
@@ -233,8 +233,8 @@ class _Values:
         self.nodes += 1
         if self.nodes > MAX_NODES or depth > MAX_DEPTH:
             raise FormatError(
-                f"{place(self.origin, self.lines, path)}: its aliases unfold to more than {MAX_NODES:,} values, or "
-                f"{MAX_DEPTH} levels: write out what is meant"
+                f"{location(self.origin, self.lines, path)}: its aliases unfold to more than {MAX_NODES:,} values, "
+                f"or {MAX_DEPTH} levels: write out what is meant"
             )
         if isinstance(node.value, dict):
             return {key: self._entry(child, (*path, key), depth, line) for key, child, line in _entries(node)}
@@ -255,7 +255,7 @@ def _entries(node: _Node) -> Iterator[tuple[str, _Node, int]]:
 
 
 def _within_values(path: Sequence[str | int]) -> bool:
-    """Single numbers of gradients, filters and their values: the container's line will do."""
+    """Whether `path` leads to a number of a gradient, or into a filter: these have the line of their container."""
     return isinstance(path[-1], int) or (
         len(path) > 1 and isinstance(path[-2], int) and path[-1] in {"filter", "value"}
     )

@@ -1,4 +1,4 @@
-"""Looks at inner products: of a parameter's inputs with each other, or of what the models changed in the base."""
+"""Gram matrices of a parameter's inputs, or of their differences from the base, gathered by looks."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ F64Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
 @dataclass(frozen=True)
 class GramLook:
-    """Finds the Gram matrix float64 [n, n] of all inputs, or with `differences` of the inputs after the first minus
-    that one. NaN and infinities go the way of IEEE 754.
+    """The Gram matrix float64 [n, n] of all inputs, or with `differences` of the inputs after the first minus that
+    one. NaN and infinities follow IEEE 754.
     """
 
     differences: bool = False
@@ -33,34 +33,31 @@ class GramLook:
         n = inputs - self.differences
         return np.zeros((n, n))
 
-    def add(self, found: F64Array, x: Array, start: int, kernels: MergeKernels) -> None:  # noqa: ARG002 - the protocol's
+    def add(self, statistic: F64Array, x: Array, start: int, kernels: MergeKernels) -> None:  # noqa: ARG002 - the protocol's
         """See `Look`."""
         if self.differences:
-            kernels.difference_gram(x, found)
+            kernels.difference_gram(x, statistic)
         else:
-            kernels.gram(x, found)
+            kernels.gram(x, statistic)
 
-    def add_native(self, found: F64Array, native: Array, dtype: DType, start: int, kernels: MergeKernels) -> None:  # noqa: ARG002
+    def add_native(self, statistic: F64Array, native: Array, dtype: DType, start: int, kernels: MergeKernels) -> None:  # noqa: ARG002
         """See `NativeLook`."""
         if self.differences:
-            kernels.difference_gram_native(native, dtype, found)
+            kernels.difference_gram_native(native, dtype, statistic)
         else:
-            kernels.gram_native(native, dtype, found)
+            kernels.gram_native(native, dtype, statistic)
 
-    def merged(self, found: Sequence[F64Array]) -> F64Array:
-        """The sum of the stretches', in their order."""
-        total = np.zeros_like(found[0])
-        for part in found:
-            total += part
-        return total
+    def merged(self, statistics: Sequence[F64Array]) -> F64Array:
+        """The sum over the stretches, in their order."""
+        return _sum(statistics)
 
 
 @dataclass(frozen=True)
 class ColumnGramLook:
-    """Finds one Gram matrix for every column, float64 [cols, n, n]; a column's elements are `cols` apart.
+    """One Gram matrix for every column, float64 [cols, n, n]; a column's elements are `cols` apart.
 
-    A stretch keeps n (n + 1) / 2 numbers for every column. Rows are added one after the other, so that blocks do not
-    matter.
+    A stretch keeps n (n + 1) / 2 numbers for every column. Rows are added one by one: the size of blocks does not
+    change the sums.
     """
 
     cols: int
@@ -73,17 +70,21 @@ class ColumnGramLook:
         n = inputs - self.differences
         return np.zeros((n * (n + 1) // 2, self.cols))
 
-    def add(self, found: F64Array, x: Array, start: int, kernels: MergeKernels) -> None:  # noqa: ARG002 - the protocol's
+    def add(self, statistic: F64Array, x: Array, start: int, kernels: MergeKernels) -> None:  # noqa: ARG002 - the protocol's
         """See `Look`."""
         for products in np.moveaxis(channel_products(x, self.cols, differences=self.differences), 1, 0):
-            found += products
+            statistic += products
 
-    def merged(self, found: Sequence[F64Array]) -> F64Array:
-        """The sum of the stretches', in their order."""
-        total = np.zeros_like(found[0])
-        for part in found:
-            total += part
-        return symmetric(total)
+    def merged(self, statistics: Sequence[F64Array]) -> F64Array:
+        """The sum over the stretches, in their order."""
+        return symmetric(_sum(statistics))
+
+
+def _sum(statistics: Sequence[F64Array]) -> F64Array:
+    total = np.zeros_like(statistics[0])
+    for part in statistics:
+        total += part
+    return total
 
 
 def channel_products(x: Array, cols: int, *, differences: bool) -> F64Array:

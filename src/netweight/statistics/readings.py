@@ -1,9 +1,9 @@
-"""What is known of all elements of a matrix of 32- or 64-bit floats, gathered in up to a handful of looks at them.
+"""Statistics of all elements of a matrix of 32- or 64-bit floats, gathered in one to a few readings of it.
 
-The first look counts leading bits and sums moments. Where its bins do not settle a quantile, further ones count the
-next 16 bits under the bins in question. The last one counts and sums with thresholds that are known only then. Looks
-that nobody asked for do not happen, nor do any but the first where all values are coarse, as bfloat16 numbers stored in
-float32 are.
+The first reading counts leading bits and sums moments. Where its bins do not settle a quantile, further readings count
+the next 16 bits under the bins in question. The last one counts and sums with thresholds that are known only then. A
+reading that no measure needs is left out; where all values are coarse, as bfloat16 numbers in float32 are, one
+suffices.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from netweight.statistics.values import (
     thresholds_of,
 )
 
-__all__ = ["LastLook", "Looks"]
+__all__ = ["LastReading", "Readings"]
 
 _HELD = 1 << 21  # residual values that are kept in memory, at most
 _SIGN = 0x8000
@@ -45,16 +45,18 @@ Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
-class LastLook:
-    """What the last look must count and sum: as `ValuesAccumulator.start` takes it."""
+class LastReading:
+    """What the last reading must count and sum, as `ValuesAccumulator.start` takes it."""
 
     scale: float | None
     ranges: tuple[tuple[float, float], ...]
     thresholds: tuple[float, ...]
 
 
-class Looks:
-    """One matrix's looks: `kept` and `add` for the first, `open_prefixes` and `refine`, `last_look` and `finish`."""
+class Readings:
+    """The readings of one matrix: `kept` and `add` for the first, `open_prefixes` and `refine` for further ones,
+    `last_reading` and `finish` for the last.
+    """
 
     def __init__(self, needs: frozenset[str]) -> None:
         self._needs = needs
@@ -67,12 +69,12 @@ class Looks:
         self._first_done = False
 
     def kept(self) -> U8Array:
-        """uint8 [65536]: the bins whose residual values the next stretch of the first look should hand over."""
+        """uint8 [65536]: the bins whose residual values the next stretch of the first reading should hand over."""
         wanted = self._residuals is not None and bool(self._needs & {QUANTILES, OUTSIDE, ABS_QUANTILES})
         return np.full(65536, wanted, np.uint8)
 
     def add(self, partial: DifferencePartial) -> None:
-        """Take in the next stretch in the matrix's order, for which `kept()` had been asked; one model and no base."""
+        """Add the next stretch in the matrix's order, read with `kept()`; one model and no base."""
         self._window: Window = partial.window
         self._counts += partial.counts[0]
         self._residual_counts += partial.residual_counts[0]
@@ -118,7 +120,7 @@ class Looks:
         return ranks
 
     def open_prefixes(self) -> tuple[int, U64Array] | None:
-        """The level, and the prefixes under which a further look must count; None where all quantiles are settled."""
+        """The level, and the prefixes that a further reading must count under; None where all quantiles are settled."""
         self._finish_first()
         levels = {r.level for ranks in (self._quantiles, self._magnitudes) if ranks for r in ranks.open}
         if not levels:
@@ -132,39 +134,39 @@ class Looks:
         return level, self._asked
 
     def refine(self, counts: U32Array) -> None:
-        """Take in [prefixes, 65536], what `open_prefixes` asked for, of the whole matrix."""
-        found = dict(zip((int(p) for p in self._asked), counts, strict=True))
+        """Add the counts [prefixes, 65536] that `open_prefixes` asked for, of the whole matrix."""
+        counted = dict(zip((int(p) for p in self._asked), counts, strict=True))
         if self._quantiles is not None and self._quantiles.open:
-            self._quantiles.refine(found)
+            self._quantiles.refine(counted)
         if self._magnitudes is not None and self._magnitudes.open:
             sign = _SIGN << 16 * (self._magnitudes.open[0].level - 1)
             lows = [int(p) for p in self._magnitudes.prefixes()]
-            self._magnitudes.refine({low: found[low].astype(np.uint64) + found[low | sign] for low in lows})
+            self._magnitudes.refine({low: counted[low].astype(np.uint64) + counted[low | sign] for low in lows})
 
     def _counted(self) -> dict[float, int | None]:
-        """Elements up to each threshold, from the bins; None where values in its own bin are in question."""
+        """Elements up to each threshold, from the bins; None where its own bin holds residual values."""
         bins = order.bin_values(self._window.width)[:_SIGN]
         finite = np.isfinite(bins)
         folded, residual = _folded(self._counts)[:_SIGN][finite], _folded(self._residual_counts)[:_SIGN][finite]
-        found: dict[float, int | None] = {}
+        at_most: dict[float, int | None] = {}
         for t in thresholds_of(self._needs):
-            place = int(np.searchsorted(bins[finite], t, side="right")) - 1  # the bin that t lies in
-            below = int(folded[:place].sum()) + int(folded[place] - residual[place])
-            found[t] = None if residual[place] and t > 0 else below
-        return found
+            number = int(np.searchsorted(bins[finite], t, side="right")) - 1  # the bin that t lies in
+            below = int(folded[:number].sum()) + int(folded[number] - residual[number])
+            at_most[t] = None if residual[number] and t > 0 else below
+        return at_most
 
-    def last_look(self) -> LastLook | None:
-        """What is still to be counted when all quantiles are settled; None where nothing is."""
+    def last_reading(self) -> LastReading | None:
+        """What the last reading must count, once all quantiles are settled; None where nothing is left."""
         self._finish_first()
         if self.exact or not self._moments.n:
             return None
         scale = int8_scale(self._moments) or None if INT8 in self._needs else None
         ranges = fences(self._quantiles.quantiles()) if self._quantiles is not None and OUTSIDE in self._needs else ()
         thresholds = tuple(t for t, count in self._counted().items() if count is None)
-        return LastLook(scale, ranges, thresholds) if scale or ranges or thresholds else None
+        return LastReading(scale, ranges, thresholds) if scale or ranges or thresholds else None
 
-    def finish(self, asked: LastLook | None, found: LookPartial | None) -> Values:
-        """All that was asked for; `found` is what the last look found, where there was one."""
+    def finish(self, wanted: LastReading | None, partial: LookPartial | None) -> Values:
+        """The values that measures need; `partial` is the result of the last reading, where there was one."""
         self._finish_first()
         infinities = list(order.infinite_bins(self._window.width))
         n_inf = int((self._counts[infinities] - self._residual_counts[infinities]).sum())
@@ -174,14 +176,14 @@ class Looks:
             return of_distinct(*self._distinct, numbers, self._needs)
         at_most = self._counted()
         outside = int8 = None
-        if asked is not None and found is not None:
-            at_most |= dict(zip(asked.thresholds, found.at_most, strict=True))
-            if asked.ranges:
-                mild, extreme = (finite - inside for inside in found.inside)
-                outside = Outside(*asked.ranges[0], mild, *asked.ranges[1], extreme)
-            if asked.scale is not None:
-                sums = (found.error_square, found.error_absolute, found.product, found.quantized_square)
-                int8 = Int8Sums.of(asked.scale, finite, sums)
+        if wanted is not None and partial is not None:
+            at_most |= dict(zip(wanted.thresholds, partial.at_most, strict=True))
+            if wanted.ranges:
+                mild, extreme = (finite - inside for inside in partial.inside)
+                outside = Outside(*wanted.ranges[0], mild, *wanted.ranges[1], extreme)
+            if wanted.scale is not None:
+                sums = (partial.error_square, partial.error_absolute, partial.product, partial.quantized_square)
+                int8 = Int8Sums.of(wanted.scale, finite, sums)
         if INT8 in self._needs and int8 is None:  # all zeros, or so small that the scale is
             int8 = Int8Sums(0.0, 0.0, 0.0, 0.0, 0.0)
         known = {t: count for t, count in at_most.items() if count is not None}
@@ -199,6 +201,6 @@ class Looks:
 
 def _folded(counts: U64Array) -> U64Array:
     """uint64 [65536]: by magnitude, the upper half zero."""
-    found = np.zeros(65536, np.uint64)
-    found[:_SIGN] = counts[:_SIGN] + counts[_SIGN:]
-    return found
+    folded = np.zeros(65536, np.uint64)
+    folded[:_SIGN] = counts[:_SIGN] + counts[_SIGN:]
+    return folded
