@@ -57,8 +57,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Written:
-    """What writing a stretch found: digests of the output and of every input that was read, how many elements are not
-    finite, and how many differ from what a sink that compares has.
+    """The result of writing a stretch: digests of the output and of every input that was read, how many elements are
+    not finite, and how many differ from what a sink that compares has.
     """
 
     digest: bytes
@@ -92,7 +92,7 @@ class StepWorker(FarWork):
         super().__init__()
 
     def __call__(self, step: Step) -> Any:
-        """Do one step: what a look found, or what was `Written`."""
+        """Do one step; return the statistics of a look, or what was `Written`."""
         act = step.act
         if self.far:  # nobody has said in this process what will be read
             used = (act.input,) if isinstance(act, Copy) else act.inputs if isinstance(act, Write) else None
@@ -112,15 +112,15 @@ class StepWorker(FarWork):
 
     def _look(self, reader: BlockReader, step: Step, look: Look) -> Any:
         inputs = range(len(step.target.inputs))
-        found = look.empty(len(inputs))
+        statistics = look.empty(len(inputs))
         fused = look if isinstance(look, NativeLook) else None
         native = None if fused is None else reader.native(step.target, inputs, whole_rows=look.whole_rows)
         for start, x in reader.blocks(step.target, step.span, inputs, native, whole_rows=look.whole_rows):
             if fused is None or native is None:
-                look.add(found, x, start, self._kernels)
+                look.add(statistics, x, start, self._kernels)
             else:
-                fused.add_native(found, x, native, start, self._kernels)
-        return found
+                fused.add_native(statistics, x, native, start, self._kernels)
+        return statistics
 
     def _write(self, reader: BlockReader, step: Step, write: Write) -> Written:
         target = step.target

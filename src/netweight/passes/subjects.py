@@ -1,4 +1,4 @@
-"""What a scan will do: every matrix of a checkpoint and what its measurement takes, from headers alone."""
+"""The matrices of a checkpoint that a scan measures, from headers alone."""
 
 from __future__ import annotations
 
@@ -86,16 +86,16 @@ def find_subjects(
         if reason is not None:
             skipped.append(Skipped(name, reason, asked=unwanted is not None))
             continue
-        found = [
+        parts = [
             Subject(replace(parameters[name], name=matrix_name(tensor, p.part), role=p.role), tensor, p.part, p.fused)
             for p in pieces(parameters[name], tensor.shape, layout)
             if split or not p.fused
         ]
         if weights_only:
-            found = [s for s in found if s.is_matrix and s.parameter.kind == "weight"]
-            if not found:
+            parts = [s for s in parts if s.is_matrix and s.parameter.kind == "weight"]
+            if not parts:
                 skipped.append(Skipped(name, "not a weight matrix: left out, as asked", asked=True))
-        subjects.extend(found)
+        subjects.extend(parts)
     if len(checkpoint) and chosen_away == len(checkpoint):
         raise OptionError(nothing_matches(checkpoint, include, exclude))
     return tuple(subjects), tuple(skipped)

@@ -45,8 +45,8 @@ class Place:
 
     `reference`: (checkpoint, its name) that says shape and type, and stands in where an input lacks the parameter.
     `allowed`: the shapes that the base has in this place, None where the reference is the base's own. `layer` is that
-    of the output's main stack, `depth` where gradients are read, 0 to 1, and 0 outside of
-    blocks. `parameter` is the reference's.
+    of the output's main stack, `depth` where gradients are read, 0 to 1, and 0 outside of blocks. `parameter` is the
+    reference's.
     """
 
     name: str

@@ -49,9 +49,8 @@ def scan(
     `methods`: names of ALL, or "all" (default: basic_stats; for CSV output also spectral). `output`: a .json, .csv or
     .parquet file, put in place in one step at the end; `plots`: a folder for pictures, `plot_tensors`: globs of the
     matrices that are drawn one by one there (default: the four most telling). `resume` continues a run into `output`
-    that was stopped, and gives the same bytes. `model_id` and `revision` (default: the commit of a model of
-    the hub) are recorded. `executor` runs the tasks
-    (default: threads); `settings` are the fields of Options by name.
+    that was stopped, and gives the same bytes. `model_id` and `revision` (default: the commit of a model of the hub)
+    are recorded. `executor` runs the tasks (default: threads); `settings` are the fields of Options by name.
 
     A matrix whose bytes cannot be read is listed in the result's `failed`, and does not stop the others. Raises
     InputError and its kin before any data is read, ReadError where the file changes meanwhile.
