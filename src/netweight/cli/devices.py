@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from netweight.cli.options import format_option
 from netweight.errors import printable
-from netweight.views.text import human_bytes
+from netweight.views.console import plain_table, print_trimmed, stdout_console
+from netweight.views.text import human_bytes, print_json
 
 if TYPE_CHECKING:
     from netweight.jobs.devices.job import Devices
@@ -29,20 +28,16 @@ def devices(output_format: str) -> None:
 
     found = find()
     if output_format == "json":
-        json.dump(found.to_dict(), sys.stdout, indent=2, allow_nan=False, ensure_ascii=True)
-        click.echo()
+        print_json(found.to_dict())
     elif output_format == "human":
         _show(found)
 
 
 def _show(found: Devices) -> None:
-    from rich.table import Table
     from rich.text import Text
 
-    from netweight.views.console import print_trimmed, stdout_console
-
     console = stdout_console()
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = plain_table()
     table.add_column("device", no_wrap=True)
     table.add_column("what it is", overflow="fold")
     for name in ("memory", "free"):
@@ -55,7 +50,7 @@ def _show(found: Devices) -> None:
     if found.problem:
         print_trimmed(console, Text(f"no GPU: {found.problem}"))
     click.echo()
-    chosen = Table(box=None, pad_edge=False, header_style="bold")
+    chosen = plain_table()
     for name in ("work", "auto takes"):
         chosen.add_column(name, no_wrap=True)
     chosen.add_column("because", overflow="fold")

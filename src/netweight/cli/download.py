@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -11,7 +9,7 @@ import click
 
 from netweight.cli.options import Aliased, SpaceSeparated, format_option, verbose_option
 from netweight.errors import OptionError, printable
-from netweight.views.text import human_bytes
+from netweight.views.text import human_bytes, print_json
 
 if TYPE_CHECKING:
     from netweight.jobs.download.job import Downloaded, DownloadPlan
@@ -97,16 +95,14 @@ def download(
         progress=download_progress_for(output_format),
     )
     if output_format == "json":
-        json.dump(result.to_dict(), sys.stdout, indent=2, ensure_ascii=True)
-        click.echo()
+        print_json(result.to_dict())
     elif output_format == "human":
         _show(result, verbose=verbose)
 
 
 def _show_plan(plan: DownloadPlan, output_format: str) -> None:
     if output_format == "json":
-        json.dump(plan.to_dict(), sys.stdout, indent=2, ensure_ascii=True)
-        click.echo()
+        print_json(plan.to_dict())
     elif output_format == "human":
         click.echo(f"{printable(plan.model.id)} at commit {plan.model.commit}")
         for file in plan.choice.files:

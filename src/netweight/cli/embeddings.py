@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from netweight.cli.options import (
 )
 from netweight.errors import OptionError, printable
 from netweight.views.embeddings import show_embeddings, show_neighbours, show_plan
+from netweight.views.text import print_json
 
 __all__ = ["embeddings"]
 
@@ -142,8 +141,7 @@ def embeddings(model: str | None, named: str | None, output_dir: str | None, out
         return
     result = cluster(ref, place, options=options, progress=share_progress_for(output_format), scan_row=scan_row)
     if output_format == "json":
-        json.dump(result.to_dict(), sys.stdout, indent=2, allow_nan=False, ensure_ascii=True)
-        click.echo()
+        print_json(result.to_dict())
     elif output_format == "human":
         show_embeddings(result, verbose=rest["verbose"])
         click.echo(f"written to {printable(place)}")
@@ -174,7 +172,6 @@ def _nearest(ref: str, output_format: str, rest: dict[str, Any]) -> None:
         remote=rest["remote"],
     )
     if output_format == "json":
-        json.dump(found.to_dict(), sys.stdout, indent=2, allow_nan=False, ensure_ascii=True)
-        click.echo()
+        print_json(found.to_dict())
     elif output_format == "human":
         show_neighbours(found)

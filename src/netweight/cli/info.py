@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import sys
-
 import click
 
 from netweight.cli.options import format_option
 from netweight.errors import OptionError
 from netweight.views.info import show_info
+from netweight.views.text import print_json
 
 __all__ = ["info"]
 
@@ -41,7 +39,6 @@ def info(
     ref = model if model is not None else str(model_option)
     found = describe(ref, count_tied_twice=count_tied_twice, tree=tree or depth is not None)
     if output_format == "json":
-        json.dump(found.to_dict(), sys.stdout, indent=2, allow_nan=False)
-        click.echo()
+        print_json(found.to_dict())
     elif output_format == "human":
         show_info(found, depth=depth)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +22,7 @@ from netweight.cli.options import (
     verbose_option,
 )
 from netweight.errors import FormatError, OptionError, printable
+from netweight.views.text import print_json
 
 if TYPE_CHECKING:
     from netweight.jobs.merge.request import Request, Weights
@@ -136,8 +135,7 @@ def merge(recipe: str | None, output: str | None, output_format: str, **rest: An
         raise OptionError("--output: expected the folder that the merged model goes into, got none")
     result = merge_request(request, output, options=options, resume=rest["resume"], progress=progress)
     if output_format == "json":
-        json.dump(result.to_dict(), sys.stdout, indent=2, allow_nan=False, ensure_ascii=True)
-        click.echo()
+        print_json(result.to_dict())
     elif output_format == "human":
         show_merged(result, verbose=rest["verbose"])
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
-
 import click
 
 from netweight.cli.options import (
@@ -17,6 +14,7 @@ from netweight.cli.options import (
     verbose_option,
 )
 from netweight.errors import OptionError, printable
+from netweight.views.text import print_json
 
 __all__ = ["verify"]
 
@@ -90,8 +88,7 @@ def verify(
         ray_address=ray_address,
     )
     if output_format == "json":
-        json.dump(result.to_dict(), sys.stdout, indent=2, allow_nan=False, ensure_ascii=True)
-        click.echo()
+        print_json(result.to_dict())
     elif output_format == "human":
         bad = [v for v in result.verdicts if v.verdict != "same"]
         for v in bad if verbose else bad[:_LISTED]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from netweight.errors import printable
-from netweight.views.text import human_bytes
+from netweight.views.console import plain_console, plain_table
+from netweight.views.text import human_bytes, print_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,8 +31,7 @@ def show_plan(prepared: Prepared, output_format: str, *, verbose: bool) -> None:
         }
         tasks = [{"param": t.name, "start": t.start, "stop": t.stop, "bytes": t.nbytes} for t in plan.tasks]
         found = {**plan.to_dict(), "tasks": tasks, "skipped": skipped, "notes": list(prepared.notes)}
-        json.dump(found, sys.stdout, indent=2, ensure_ascii=True)
-        click.echo()
+        print_json(found)
     elif output_format == "human":
         click.echo(f"base       {printable(prepared.base.ref)}")
         for name, model in zip(prepared.names, prepared.models, strict=True):
@@ -63,9 +61,7 @@ def _show_skipped(names: Any, skipped: Any, *, verbose: bool) -> None:
 
 def show_delta(result: Delta, outdir: str, *, verbose: bool = False) -> None:
     """Print the tables for people."""
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = plain_console()
     _show_models(result, console)
     if len(result.models) > 1:
         _show_cosines(result, console)
@@ -83,9 +79,8 @@ def show_delta(result: Delta, outdir: str, *, verbose: bool = False) -> None:
 
 
 def _show_models(result: Delta, console: Console) -> None:
-    from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = plain_table()
     table.add_column("model", overflow="fold", ratio=1, min_width=12)
     for name in ("l2", "of base", "unchanged", "tensors"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -118,7 +113,6 @@ def _number(value: float | None) -> str:
 
 
 def _show_cosines(result: Delta, console: Console) -> None:
-    from rich.table import Table
 
     pairs = [
         (cosine, a.name, result.models[j].name)
@@ -130,7 +124,7 @@ def _show_cosines(result: Delta, console: Console) -> None:
         return
     pairs.sort(key=lambda pair: -abs(pair[0]))
     console.print()
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = plain_table()
     table.add_column("cosine", justify="right")
     table.add_column("between the task vectors of", overflow="fold")
     for cosine, a, b in pairs[:_LISTED]:

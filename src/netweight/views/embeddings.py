@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from netweight.errors import printable
-from netweight.views.text import human_bytes, human_count
+from netweight.views.console import plain_console, plain_table
+from netweight.views.text import human_bytes, human_count, print_json
 
 if TYPE_CHECKING:
     from netweight.jobs.embeddings.nearest import Neighbours
@@ -81,8 +80,7 @@ def show_plan(prepared: Prepared, options: Options, output_format: str) -> None:
             "output": prepared.place.output.to_dict() | {"rows": None},
             "notes": list(prepared.notes),
         }
-        json.dump(found, sys.stdout, indent=2, ensure_ascii=True)
-        click.echo()
+        print_json(found)
     elif output_format == "human":
         click.echo(f"model      {printable(prepared.checkpoint.ref)}")
         click.echo(f"embedding  {printable(tensor.name)}: {tensor.shape[0]} x {tensor.shape[1]}, {tensor.dtype}")
@@ -147,9 +145,8 @@ def _short(value: float | None) -> str:
 
 
 def _table(numbers: tuple[str, ...], texts: tuple[str, ...]) -> Any:
-    from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = plain_table()
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
     for name in texts:
@@ -158,6 +155,5 @@ def _table(numbers: tuple[str, ...], texts: tuple[str, ...]) -> Any:
 
 
 def _print(table: Any) -> None:
-    from rich.console import Console
 
-    Console(highlight=False, markup=False, emoji=False).print(table)
+    plain_console().print(table)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +11,9 @@ import click
 
 from netweight.checkpoint.tensor import Skipped
 from netweight.errors import printable
+from netweight.views.console import plain_table, stdout_console
 from netweight.views.short_names import cells, left_out_lines, shorten_names
-from netweight.views.text import human_bytes, human_count
+from netweight.views.text import human_bytes, human_count, print_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,8 +43,7 @@ def show_plan(
 
     weights = weighting_record(prepared, weighting)
     if output_format == "json":
-        json.dump(_planned(prepared, weights, plan), sys.stdout, indent=2, allow_nan=False, ensure_ascii=True)
-        click.echo()
+        print_json(_planned(prepared, weights, plan))
     elif output_format == "human":
         names = display_names(plan.references)
         click.echo(f"method     {plan.recipe.method}")
@@ -140,7 +138,6 @@ def _free(place: Path) -> str:
 
 
 def _show_weights(weights: Mapping[str, Any], names: Mapping[str, str], *, verbose: bool) -> None:
-    from netweight.views.console import stdout_console
 
     console = stdout_console()
     about = [f"{key} {value}" for key, value in weights.items() if key in ("mode", "alpha", "beta", "granularity")]
@@ -158,13 +155,12 @@ def _show_weights(weights: Mapping[str, Any], names: Mapping[str, str], *, verbo
 
 
 def _show_models(weights: Mapping[str, Any], names: Mapping[str, str], console: Console) -> None:
-    from rich.table import Table
 
     from netweight.jobs.merge.result import weight_text
 
     by = f"by {weights['granularity']}" if weights.get("granularity") in ("layer", "parameter") else "by parameter"
     norms = any(model["l2"] is not None for model in weights["models"])
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = plain_table()
     table.add_column("model", overflow="fold")
     if norms:
         table.add_column("L2", justify="right", no_wrap=True)

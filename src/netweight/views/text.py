@@ -1,12 +1,23 @@
-"""Text for terminals: names from a checkpoint made harmless, counts and bytes made readable."""
+"""Text on stdout: JSON, lines without control characters, counts and bytes made readable."""
 
 from __future__ import annotations
 
+import json
+import sys
+
+import click
+
 from netweight.errors import printable
 
-__all__ = ["human_bytes", "human_count", "one_line"]
+__all__ = ["human_bytes", "human_count", "one_line", "print_json"]
 
 _STEPS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def print_json(value: object) -> None:
+    """Print `value` as indented ASCII JSON; raises ValueError for NaN and infinities."""
+    json.dump(value, sys.stdout, indent=2, allow_nan=False, ensure_ascii=True)
+    click.echo()
 
 
 def one_line(text: str, limit: int = 2000) -> str:

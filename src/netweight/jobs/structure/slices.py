@@ -67,13 +67,13 @@ def slice_config(files: Sequence[Path]) -> Slices:
 
 def sliced_dimensions(slices: Slices, index: int) -> dict[str, int]:
     """The widths that the JSON declares for one layer."""
-    found = {}
+    widths = {}
     for key, name in _PER_LAYER.items():
         table = slices.said.get(name)
         width = table.get(str(index)) if isinstance(table, Mapping) else None
         if isinstance(width, int) and not isinstance(width, bool) and width > 0:
-            found[key] = width
-    return found
+            widths[key] = width
+    return widths
 
 
 def slice_notes(slices: Slices, blocks: Sequence[Block]) -> list[str]:

@@ -126,13 +126,13 @@ def _comparison(comparison: Mapping[str, Any]) -> list[str]:
     changed = [row for row in comparison["layers"] if row["total"]["reduced"] and not row["is_zero_layer"]]
     runs: dict[str, list[int | str]] = {}
     for row in changed:
-        said = (
+        reductions = (
             f"{_reduced(row['total'])}; attention {_reduced(row['attention']['total'])};"
             f" mlp {_reduced(row['mlp']['total'])}"
         )
         label = f"{row['stack']}.{row['layer_idx']}" if "stack" in row else row["layer_idx"]
-        runs.setdefault(said, []).append(label)
-    lines += [f"  layer {spans(labels)}: {said}" for said, labels in list(runs.items())[:_LISTED]]
+        runs.setdefault(reductions, []).append(label)
+    lines += [f"  layer {spans(labels)}: {reductions}" for reductions, labels in list(runs.items())[:_LISTED]]
     if len(runs) > _LISTED:
         lines.append(f"  and {sum(map(len, list(runs.values())[_LISTED:]))} more layers in model_comparison.json")
     return lines
@@ -140,18 +140,18 @@ def _comparison(comparison: Mapping[str, Any]) -> list[str]:
 
 def spans(labels: Iterable[int | str]) -> str:
     """Numbers of layers in a line, runs of them as `3-7`; labels of a stack as they are."""
-    found: list[str] = []
+    parts: list[str] = []
     run: list[int] = []
     for label in [*labels, None]:
         if isinstance(label, int) and run and label == run[-1] + 1:
             run.append(label)
             continue
         if run:
-            found.append(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}")
+            parts.append(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}")
         run = [label] if isinstance(label, int) else []
         if isinstance(label, str):
-            found.append(printable(label))
-    return ", ".join(found)
+            parts.append(printable(label))
+    return ", ".join(parts)
 
 
 def _slices(slices: Mapping[str, Any]) -> list[str]:

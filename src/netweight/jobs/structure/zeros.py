@@ -86,14 +86,14 @@ class _Task:
     columns: int
 
 
-def count_zeros(found: Analysed, workers: int, progress: Progress) -> Zeros:
-    """Read every weight of `found` (ties once, no buffers) and count; raises ReadError."""
+def count_zeros(model: Analysed, workers: int, progress: Progress) -> Zeros:
+    """Read every weight of `model` (ties once, no buffers) and count; raises ReadError."""
     tensors: list[tuple[Tensor, tuple[str, int] | None]] = []
     skipped = []
-    for name, parameter in found.parameters.items():
-        if name in found.structure.tied or parameter.buffer:
+    for name, parameter in model.parameters.items():
+        if name in model.structure.tied or parameter.buffer:
             continue
-        tensor = found.checkpoint[name]
+        tensor = model.checkpoint[name]
         key = None if parameter.layer is None else (parameter.stack, parameter.layer)
         if tensor.dtype.kind is not Kind.FLOAT or tensor.dtype.name in _NO_ZERO:
             skipped.append((name, f"{tensor.dtype}: a zero of the model is not a zero here"))
@@ -117,7 +117,7 @@ def count_zeros(found: Analysed, workers: int, progress: Progress) -> Zeros:
             progress.advance(int(last), (task.stop - task.start) * task.tensor.dtype.bits // 8)
     finally:
         progress.stop()
-    found.checkpoint.check_unchanged()
+    model.checkpoint.check_unchanged()
     return Zeros(
         tuple(
             TensorZeros(
