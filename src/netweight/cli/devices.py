@@ -1,4 +1,4 @@
-"""`netweight devices`: what there is to compute on."""
+"""`netweight devices`: the devices to compute on."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def devices(output_format: str) -> None:
     """
     from netweight.jobs.devices.job import devices as find
 
-    found = find()
+    result = find()
     if output_format == "json":
-        print_json(found.to_dict())
+        print_json(result.to_dict())
     elif output_format == "human":
-        _show(found)
+        _show(result)
 
 
-def _show(found: Devices) -> None:
+def _show(result: Devices) -> None:
     from rich.text import Text
 
     console = stdout_console()
@@ -43,17 +43,17 @@ def _show(found: Devices) -> None:
     for name in ("memory", "free"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("float64", no_wrap=True)
-    for d in found.devices:
+    for d in result.devices:
         sizes = ["" if size is None else human_bytes(size) for size in (d.memory_total, d.memory_free)]
         table.add_row(d.name, Text(printable(d.model)), *sizes, "full speed" if d.doubles else "slow or none")
     print_trimmed(console, table)
-    if found.problem:
-        print_trimmed(console, Text(f"no GPU: {found.problem}"))
+    if result.problem:
+        print_trimmed(console, Text(f"no GPU: {result.problem}"))
     click.echo()
     chosen = plain_table()
     for name in ("work", "auto takes"):
         chosen.add_column(name, no_wrap=True)
     chosen.add_column("because", overflow="fold")
-    for work, choice in found.auto.items():
+    for work, choice in result.auto.items():
         chosen.add_row(work, choice.name, Text(choice.why))
     print_trimmed(console, chosen)

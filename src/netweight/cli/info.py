@@ -37,8 +37,8 @@ def info(
     from netweight.jobs.info.job import info as describe
 
     ref = model if model is not None else str(model_option)
-    found = describe(ref, count_tied_twice=count_tied_twice, tree=tree or depth is not None)
+    result = describe(ref, count_tied_twice=count_tied_twice, tree=tree or depth is not None)
     if output_format == "json":
-        print_json(found.to_dict())
+        print_json(result.to_dict())
     elif output_format == "human":
-        show_info(found, depth=depth)
+        show_info(result, depth=depth)

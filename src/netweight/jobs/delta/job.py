@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from netweight.checkpoint.announce import announce_tensors
 from netweight.errors import printable
 from netweight.jobs.delta.plan import Options, Prepared, Reference, prepare
-from netweight.jobs.journalled import Record, interruptible, journalled, say_resuming
+from netweight.jobs.journalled import Record, interruptible, journalled, note_resumed
 from netweight.params.align import Aligned
 from netweight.run.executors import planned_executor
 from netweight.run.progress import Progress, Silent, compiling, shown
@@ -66,7 +66,7 @@ def delta(
         with interruptible(lambda: left):
             with journalled(folder.journal_path, plan.digest, resume=resume) as record:
                 if resume:
-                    say_resuming(progress, len(record.done), plan.tensors)
+                    note_resumed(progress, len(record.done), plan.tensors)
                 result = _run(prepared, progress, record, executor)
             writing.result()
             write_delta(result, folder.stage)

@@ -1,6 +1,6 @@
-"""What the hub holds of a model at one commit, asked once; its refusals as one line each.
+"""The files of a model on the hub at one commit, asked once; refusals become one line each.
 
-`huggingface_hub` does the talking: its endpoint, token, headers, session, and the errors that it makes of answers.
+`huggingface_hub` sends the requests: its endpoint, token, headers and session are used, and its errors are translated.
 """
 
 from __future__ import annotations
@@ -68,23 +68,23 @@ def parse(ref: str, revision: str | None = None) -> tuple[str, str]:
 
     Raises OptionError where `ref` and `revision` differ, ModelNotFoundError where it is no hub id.
     """
-    found = parse_reference(ref)
-    if not isinstance(found, HubReference) or found.path:
+    parsed = parse_reference(ref)
+    if not isinstance(parsed, HubReference) or parsed.path:
         raise ModelNotFoundError(
             f"{printable(ref)}: is no model on the hub; expected an id such as org/name or org/name@revision"
         )
-    if None not in {found.revision, revision} and found.revision != revision:
+    if None not in {parsed.revision, revision} and parsed.revision != revision:
         raise OptionError(
-            f"{printable(ref)}: names the revision {printable(found.revision or '')!r}, and --revision"
+            f"{printable(ref)}: names the revision {printable(parsed.revision or '')!r}, and --revision"
             f" {printable(revision or '')!r}; give one of them"
         )
-    return found.repo, found.revision or revision or "main"
+    return parsed.repo, parsed.revision or revision or "main"
 
 
 def request_headers() -> dict[str, str]:
-    """What every request carries: the token, where there is one, and who asks."""
-    found: dict[str, str] = build_hf_headers(library_name="netweight", library_version=__version__)
-    return {**found, "Accept-Encoding": "identity"}
+    """The headers of every request: the token, where there is one, and the library's name."""
+    headers: dict[str, str] = build_hf_headers(library_name="netweight", library_version=__version__)
+    return {**headers, "Accept-Encoding": "identity"}
 
 
 def ask(model: str, revision: str) -> HubModel:
@@ -161,10 +161,10 @@ def read_small(model: HubModel, file: HubFile, limit: int) -> bytes:
 
 
 def explain(error: Exception, where: str, endpoint: str) -> Exception:
-    """One line of netweight's own for a refusal of the hub's; `error` itself where it is no refusal."""
+    """netweight's own one-line error for a refusal of the hub; `error` itself where it is none."""
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
     model = "/".join(where.partition("@")[0].split("/")[:2])
-    found: type[NetweightError] = ModelNotFoundError
+    kind: type[NetweightError] = ModelNotFoundError
     if isinstance(error, OfflineModeIsEnabled):
         text = "HF_HUB_OFFLINE is set, and the hub must be asked; unset it"
     elif isinstance(error, GatedRepoError):
@@ -177,11 +177,11 @@ def explain(error: Exception, where: str, endpoint: str) -> Exception:
     elif isinstance(error, DisabledRepoError):
         text = f"was disabled at {endpoint}; choose another model"
     elif isinstance(error, EntryNotFoundError) or status == 404:
-        found, text = ReadError, f"is listed, but {endpoint} does not have it (404); try again later"
+        kind, text = ReadError, f"is listed, but {endpoint} does not have it (404); try again later"
     elif status in {401, 403}:
         text = f"{endpoint} refuses access ({status}): check HF_TOKEN, or log in with `hf auth login`"
     elif status:
-        found, text = ReadError, f"{endpoint} answers HTTP {status}; run again later, what is fetched is kept"
+        kind, text = ReadError, f"{endpoint} answers HTTP {status}; run again later, what is fetched is kept"
     else:
         return error
-    return found(f"{printable(where)}: {text}")
+    return kind(f"{printable(where)}: {text}")

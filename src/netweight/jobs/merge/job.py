@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from netweight.errors import InputError, OutputError, printable
-from netweight.jobs.journalled import Record, interruptible, journalled, say_resuming
+from netweight.jobs.journalled import Record, interruptible, journalled, note_resumed
 from netweight.jobs.merge.plan import Prepared, Reference, course_of, merge_kernels, prepare, prepare_kernels
 from netweight.jobs.merge.request import Options, Request, Weights, make_request
 from netweight.run.executors import planned_executor
@@ -212,7 +212,7 @@ def _restored(
         kept = record.done[f"done {target.name}"]
         if digest == kept["digest"]:
             finished[target.name] = Finished(target, digest, tuple(kept["inputs"]), kept["nonfinite"])
-    say_resuming(progress, len(finished), len(plan.targets))
+    note_resumed(progress, len(finished), len(plan.targets))
     return finished
 
 

@@ -13,7 +13,7 @@ from netweight.checkpoint.announce import announce_parts
 from netweight.checkpoint.tensor import Skipped
 from netweight.errors import OptionError, printable
 from netweight.jobs.inputs import identity, locations
-from netweight.jobs.journalled import Record, interruptible, journalled, say_resuming
+from netweight.jobs.journalled import Record, interruptible, journalled, note_resumed
 from netweight.jobs.scan.plan import Options, Prepared, Reference, choose, prepare
 from netweight.run.executors import planned_executor
 from netweight.run.progress import Progress, Silent, compiling, shown
@@ -84,7 +84,7 @@ def scan(
             left = f"stopped; {printable(str(target))} was not changed; run again with --resume to go on"
             with interruptible(lambda: left), journalled(file.journal_path, plan.digest, resume=resume) as record:
                 if resume:
-                    say_resuming(progress, len(record.done.keys() - {_STARTED}), plan.tensors, "matrices")
+                    note_resumed(progress, len(record.done.keys() - {_STARTED}), plan.tensors, "matrices")
                 began = _began(record, now)
                 result = _run(prepared, options, progress, record, executor, began, about)
             file.commit(lambda path: write_results(result, path))
