@@ -65,7 +65,7 @@ def show_neighbours(found: Neighbours) -> None:
 
 def show_plan(prepared: Prepared, options: Options, output_format: str) -> None:
     """What --dry-run says."""
-    tensor = prepared.place.tensor
+    tensor = prepared.embedding.tensor
     if output_format == "json":
         found: dict[str, Any] = {
             "parameter": tensor.name,
@@ -77,7 +77,7 @@ def show_plan(prepared: Prepared, options: Options, output_format: str) -> None:
             "workers": prepared.workers,
             "memory": prepared.memory,
             "tokenizer": prepared.tokenizer,
-            "output": prepared.place.output.to_dict() | {"rows": None},
+            "output": prepared.embedding.output.to_dict() | {"rows": None},
             "notes": list(prepared.notes),
         }
         print_json(found)
@@ -85,7 +85,9 @@ def show_plan(prepared: Prepared, options: Options, output_format: str) -> None:
         click.echo(f"model      {printable(prepared.checkpoint.ref)}")
         click.echo(f"embedding  {printable(tensor.name)}: {tensor.shape[0]} x {tensor.shape[1]}, {tensor.dtype}")
         click.echo(f"tokenizer  {printable(prepared.tokenizer, 300)}")
-        click.echo(f"output     {printable(prepared.place.output.reason or str(prepared.place.output.output), 300)}")
+        click.echo(
+            f"output     {printable(prepared.embedding.output.reason or str(prepared.embedding.output.output), 300)}"
+        )
         click.echo(f"k-means    k from 2 to {options.max_k} on {prepared.sampled} rows, the chosen k on all")
         click.echo(f"to read    {human_bytes(tensor.nbytes)}, once in each iteration over all rows")
         click.echo(f"memory     about {human_bytes(prepared.memory)} with {prepared.workers} workers")

@@ -82,7 +82,7 @@ def _run(prepared: Prepared, progress: Progress, executor: Executor) -> Comparis
     sides_kernels = kernels_on(on_sides, kernels_for)
     matrices = len(prepared.sides.subjects) if prepared.sides is not None else 0
     with shown(progress, prepared.plan.tensors + matrices, prepared.nbytes):
-        found, failed = _measure(prepared, executor, kernels, progress)
+        statistics, failed = _measure(prepared, executor, kernels, progress)
         between: dict[str, dict[str, Any]] = {}
         if prepared.sides is not None:
             from netweight.jobs.compare.sides import measure_sides
@@ -98,7 +98,7 @@ def _run(prepared: Prepared, progress: Progress, executor: Executor) -> Comparis
     return Comparison(
         prepared.a.ref,
         prepared.b.ref,
-        [_entry(p, found.get(p.name), failed.get(p.name), between.get(p.name, {})) for p in pairs],
+        [_entry(p, statistics.get(p.name), failed.get(p.name), between.get(p.name, {})) for p in pairs],
         methods=prepared.methods,
         only_in_a=prepared.pairing.only_in_a,
         only_in_b=prepared.pairing.only_in_b,
@@ -118,15 +118,15 @@ def _measure(
     with compiling(progress):
         prepare_on(kernels, lambda one: warm_up(prepared.pairing.pairs, one))
     announce_tensors(side for pair in prepared.pairing.pairs if not pair.reason for side in (pair.a, pair.b))
-    found: dict[str, PairStatistics] = {}
+    statistics: dict[str, PairStatistics] = {}
     failed: dict[str, Skipped] = {}
     for pair, result in measure_pairs(prepared.pairing.pairs, prepared.plan.tasks, executor, kernels, progress):
         if isinstance(result, Skipped):
             failed[pair.name] = result
             progress.note(f"{printable(pair.name)}: {result.reason}")
         else:
-            found[pair.name] = result
-    return found, failed
+            statistics[pair.name] = result
+    return statistics, failed
 
 
 def _entry(pair: Pair, statistics: PairStatistics | None, failure: Skipped | None, between: dict[str, Any]) -> Any:

@@ -74,9 +74,9 @@ def prepare(base: Reference, models: Reference | Sequence[Reference], options: O
         opened[1:],
         **options.selection,
     )
-    one = max(kernels.working_bytes(len(named) - 1) for kernels in all_kernels(kernels_on(choice, kernels_for)))
+    per_worker = max(kernels.working_bytes(len(named) - 1) for kernels in all_kernels(kernels_on(choice, kernels_for)))
     fixed = FLOOR + choice.libraries + far_bytes(opened)
-    workers, memory = crew(choice.fitted(options), one, fixed)
+    workers, memory = crew(choice.fitted(options), per_worker, fixed)
     tasks = plan_tasks(alignment.parameters)
     digest = digest_of(
         {

@@ -179,11 +179,11 @@ class Delta(Framed):
         return cosines
 
     def _rows(self, model: int) -> list[Row]:
-        found: list[Row] = []
+        rows: list[Row] = []
         for p, row in self._measured(model):
             a, tensor = p.aligned, p.aligned.models[model]
             assert tensor is not None  # noqa: S101 - a row is only made where the model has the tensor
-            found.append(
+            rows.append(
                 (
                     self.models[model].name,
                     a.name,
@@ -199,7 +199,7 @@ class Delta(Framed):
                     list(p.gram[model]),
                 )
             )
-        return found
+        return rows
 
     def per_parameter(self, model: int) -> list[Row]:
         """Model number `model`'s rows with the columns PER_PARAM, in the base's file order."""
@@ -266,22 +266,22 @@ def write_delta(result: Delta, folder: Path) -> None:
     columns = [*(c for c in COLUMNS if c.name in ("param", "shape")), *drift.COLUMNS]
     assert tuple(c.name for c in columns) == PER_PARAM  # noqa: S101 - one list of names, two uses
     for number, model in enumerate(result.models):
-        place = folder / model.name
-        place.mkdir()
+        model_folder = folder / model.name
+        model_folder.mkdir()
         rows = result.per_parameter(number)
-        write_csv(place / "per_param_stats.csv", columns, rows)
+        write_csv(model_folder / "per_param_stats.csv", columns, rows)
         for key in ("l2", "maxabs"):
             at = PER_PARAM.index(key)
             top = sorted(rows, key=partial(_descending, at))
-            write_csv(place / f"top{_TOP}_by_{key}.csv", columns, top[:_TOP])
-        write_json(place / "summary.json", model.summary)
+            write_csv(model_folder / f"top{_TOP}_by_{key}.csv", columns, top[:_TOP])
+        write_json(model_folder / "summary.json", model.summary)
         groups = {
             name: nan if g["l2"] is None else g["l2"]
             for name, g in model.summary["groups"].items()
             if g["param_count_approx"]
         }
         relative = {name: model.summary["groups"][name]["relative_l2"] for name in groups}
-        group_l2_bar(place / "group_l2_bar.png", model.name, groups, relative)
+        group_l2_bar(model_folder / "group_l2_bar.png", model.name, groups, relative)
     names = [m.name for m in result.models]
     square = [Column("", "", "the model's name", "text"), *(Column(n, "", "cosine", "number") for n in names)]
     write_csv(folder / "pairwise_cosines.csv", square, [(n, *r) for n, r in zip(names, result.cosines, strict=True)])

@@ -130,7 +130,7 @@ def _embeddings_load(prepared: Prepared, max_k: int) -> Load:
     """
     from netweight.jobs.embeddings.search import BEYOND, RESTARTS, SEARCH_ITERATIONS
 
-    rows, cols = prepared.place.tensor.shape
+    rows, cols = prepared.embedding.tensor.shape
     most = min(max_k + BEYOND, prepared.sampled - 1)
     fits = Counter[int]()
     for k in range(2, most + 1):
@@ -147,7 +147,7 @@ def _embeddings_load(prepared: Prepared, max_k: int) -> Load:
     return Load(
         f"{rows} rows of {cols}, k from 2 to {max_k}",
         (prepared.checkpoint,),
-        prepared.place.tensor.nbytes,
+        prepared.embedding.tensor.nbytes,
         prepared.workers,
         prepared.memory,
         steps,

@@ -76,10 +76,10 @@ class ScanRow:
 
     def value(self, field: str) -> Any:
         """The cell of a column `measure.field` (or `measure.field.key`); None where it was not measured."""
-        found: Any = self.measures
+        value: Any = self.measures
         for key in _path(field):
-            found = found.get(key) if isinstance(found, Mapping) else None
-        return found
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return value
 
 
 def _path(field: str) -> list[str]:
@@ -165,8 +165,8 @@ class ScanResults(Framed, dict[str, dict[str, dict[str, Any]]]):
         """JSON-safe: NaN and infinities are None; what could not be measured, or is no weight of its own, has its
         reason under `skipped`. What options left out is not there: the attribute `skipped` has all.
         """
-        found: dict[str, Any] = {name: finite(measures) for name, measures in self.items()}
-        return found | {entry.name: {"skipped": entry.reason} for entry in self.skipped if not entry.asked}
+        measured: dict[str, Any] = {name: finite(measures) for name, measures in self.items()}
+        return measured | {entry.name: {"skipped": entry.reason} for entry in self.skipped if not entry.asked}
 
     def write(self, path: str | Path) -> None:
         """Write `path` as its suffix says (.json, .csv, .parquet), in one step; raises OptionError for another suffix,
