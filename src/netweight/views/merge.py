@@ -132,8 +132,8 @@ def _files(count: int) -> str:
     return "1 file" if count == 1 else f"{count} files"
 
 
-def _free(place: Path) -> str:
-    there = next(above for above in (place.absolute(), *place.absolute().parents) if above.exists())
+def _free(folder: Path) -> str:
+    there = next(above for above in (folder.absolute(), *folder.absolute().parents) if above.exists())
     return human_bytes(shutil.disk_usage(there).free)
 
 
@@ -145,8 +145,8 @@ def _show_weights(weights: Mapping[str, Any], names: Mapping[str, str], *, verbo
     _show_models(weights, names, console)
     by_layer = list((weights.get("by_layer") or {}).items())
     shown = by_layer if verbose else by_layer[:_LISTED]
-    for label, found in shown:
-        click.echo(f"  {printable(label)}: {' '.join(f'{w:.4f}' for w in found)}")
+    for label, by_model in shown:
+        click.echo(f"  {printable(label)}: {' '.join(f'{w:.4f}' for w in by_model)}")
     if len(by_layer) > len(shown):
         click.echo(f"  and {len(by_layer) - len(shown)} more groups (--verbose lists them)")
     _show_cosines(weights, names, console, verbose=verbose)

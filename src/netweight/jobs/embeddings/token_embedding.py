@@ -48,7 +48,8 @@ def find_embedding(checkpoint: Checkpoint, include: Sequence[str] = (), exclude:
         if len(candidates) > 1:
             raise InputError(
                 f"{printable(checkpoint.ref)}: --include leaves {len(candidates)} matrices and none is a token"
-                f" embedding by its name ({', '.join(printable(p.name, 60) for p in candidates[:3])} ...); name one of them"
+                f" embedding by its name ({', '.join(printable(p.name, 60) for p in candidates[:3])} ...); name one of"
+                " them"
             )
     if not candidates:
         raise InputError(

@@ -60,8 +60,8 @@ def public_name(reference: str) -> str:
         return reference
     parts = Path(os.path.abspath(reference.replace("\0", ""))).parts  # noqa: PTH100 - a link keeps the name it has here
     for part, below in pairwise(parts):
-        if (found := _CACHED.fullmatch(part)) and below == "snapshots":
-            return found[1].replace("--", "/", 1)
+        if (match := _CACHED.fullmatch(part)) and below == "snapshots":
+            return match[1].replace("--", "/", 1)
     name = parts[-1]
     ending = next((e for e in _WEIGHTS if name.endswith(e)), "")
     stem = name.removesuffix(ending) or name

@@ -1,4 +1,4 @@
-"""What a config says of each layer, when layers were taken from several places."""
+"""Edits what a config says of each layer, where layers come from several models."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Layering:
 
 
 def relayer(config: dict[str, Any], layering: Layering) -> list[str]:
-    """Edit what the top and the `text_config` of a config say of layers; returns notes on what could not be settled."""
+    """Edit what the top and the `text_config` of a config say of layers; returns notes on what must be checked."""
     text = config.get("text_config")
     levels = [config, *([text] if isinstance(text, dict) else [])]
     count = len(layering.layers)
@@ -55,12 +55,12 @@ def _relayer(level: dict[str, Any], layering: Layering, *, nested: bool) -> list
         if key in _LAYERS and isinstance(value, int):
             level[key] = len(layering.layers)
         elif key in _INDICES and isinstance(value, list):
-            held = _each(layering, key, value, nested=nested)
-            level[key] = [at for at, (listed, _, number) in enumerate(held) if number in listed]
+            entries = _entries_of(layering, key, value, nested=nested)
+            level[key] = [at for at, (listed, _, number) in enumerate(entries) if number in listed]
         elif isinstance(value, list) and len(value) == layering.before and not _about_tokens(key):
-            held = _each(layering, key, value, nested=nested)
-            if all(len(listed) == length and number < length for listed, length, number in held):
-                level[key] = [listed[number] for listed, _, number in held]
+            entries = _entries_of(layering, key, value, nested=nested)
+            if all(len(listed) == length and number < length for listed, length, number in entries):
+                level[key] = [listed[number] for listed, _, number in entries]
             else:
                 del level[key]
                 notes.append(f"config.json: {printable(key)} lacks entries for some layers and is left out: check it")
@@ -77,13 +77,13 @@ def _about_tokens(key: str) -> bool:
     return key.endswith(("_id", "_ids")) or key in {"architectures", "pruned_heads", "id2label"}
 
 
-def _each(layering: Layering, key: str, own: list[Any], *, nested: bool) -> list[tuple[list[Any], int, int]]:
+def _entries_of(layering: Layering, key: str, own: list[Any], *, nested: bool) -> list[tuple[list[Any], int, int]]:
     """For every layer: the list that its model's config has under `key`, else the list `own`; of how many layers it
     speaks; and the number of the layer there.
     """
-    found = []
+    entries = []
     for config, length, number in layering.layers:
         level = config.get("text_config") if nested and isinstance(config, Mapping) else config
-        held = level.get(key) if isinstance(level, Mapping) else None
-        found.append((held, length, number) if isinstance(held, list) else (own, layering.before, number))
-    return found
+        listed = level.get(key) if isinstance(level, Mapping) else None
+        entries.append((listed, length, number) if isinstance(listed, list) else (own, layering.before, number))
+    return entries
