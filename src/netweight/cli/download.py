@@ -9,7 +9,7 @@ import click
 
 from netweight.cli.options import Aliased, SpaceSeparated, format_option, verbose_option
 from netweight.errors import OptionError, printable
-from netweight.views.text import human_bytes, print_json
+from netweight.views.text import human_bytes, print_json, print_notes
 
 if TYPE_CHECKING:
     from netweight.jobs.download.job import Downloaded, DownloadPlan
@@ -107,8 +107,7 @@ def _show_plan(plan: DownloadPlan, output_format: str) -> None:
         click.echo(f"{printable(plan.model.id)} at commit {plan.model.commit}")
         for file in plan.choice.files:
             click.echo(f"  {human_bytes(file.size):>8}  {printable(file.name)}")
-        for note in plan.choice.notes:
-            click.echo(f"note: {printable(note, 400)}")
+        print_notes(plan.choice.notes)
         click.echo(
             f"{len(plan.choice.files)} files, {human_bytes(plan.bytes)}; nothing was fetched, leave out --dry-run to"
             " fetch them"
@@ -122,8 +121,7 @@ def _show(result: Downloaded, *, verbose: bool) -> None:
                 f"  {human_bytes(file.size):>8}  {printable(file.name)}  {file.algorithm or 'size'} "
                 f"{file.digest or 'alone'}{'' if file.fetched else '  (was there)'}"
             )
-    for note in result.notes:
-        click.echo(f"note: {printable(note, 400)}")
+    print_notes(result.notes)
     fetched = sum(file.fetched for file in result.files)
     click.echo(
         f"{printable(result.folder, 300)}: {printable(result.id)} at commit {result.commit}; {len(result.files)} files,"

@@ -8,7 +8,7 @@ import click
 
 from netweight.errors import printable
 from netweight.views.console import plain_console, plain_table
-from netweight.views.text import human_bytes, print_json
+from netweight.views.text import human_bytes, print_json, print_notes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,12 +26,12 @@ def show_plan(prepared: Prepared, output_format: str, *, verbose: bool) -> None:
     plan = prepared.plan
     if output_format == "json":
         skipped = {
-            name: [{"name": s.name, "reason": s.reason} for s in found]
-            for name, found in zip(prepared.names, prepared.alignment.skipped, strict=True)
+            name: [{"name": s.name, "reason": s.reason} for s in entries]
+            for name, entries in zip(prepared.names, prepared.alignment.skipped, strict=True)
         }
         tasks = [{"param": t.name, "start": t.start, "stop": t.stop, "bytes": t.nbytes} for t in plan.tasks]
-        found = {**plan.to_dict(), "tasks": tasks, "skipped": skipped, "notes": list(prepared.notes)}
-        print_json(found)
+        fields = {**plan.to_dict(), "tasks": tasks, "skipped": skipped, "notes": list(prepared.notes)}
+        print_json(fields)
     elif output_format == "human":
         click.echo(f"base       {printable(prepared.base.ref)}")
         for name, model in zip(prepared.names, prepared.models, strict=True):
@@ -45,8 +45,7 @@ def show_plan(prepared: Prepared, output_format: str, *, verbose: bool) -> None:
                 span = f"[{task.start}:{task.stop}]"
                 click.echo(f"  {printable(task.name)} {span}  {human_bytes(task.nbytes)}")
         _show_skipped(prepared.names, prepared.alignment.skipped, verbose=verbose)
-        for note in prepared.notes:
-            click.echo(f"note: {printable(note, 400)}")
+        print_notes(prepared.notes)
         click.echo("nothing was read or written; leave out --dry-run to run it")
 
 
@@ -66,8 +65,7 @@ def show_delta(result: Delta, outdir: str, *, verbose: bool = False) -> None:
     if len(result.models) > 1:
         _show_cosines(result, console)
     _show_skipped([m.name for m in result.models], [m.skipped for m in result.models], verbose=verbose)
-    for note in result.notes:
-        click.echo(f"note: {printable(note, 400)}")
+    print_notes(result.notes)
     for model in result.models:
         if model.summary["flagged"]:
             first = model.summary["flagged"][0]

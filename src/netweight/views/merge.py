@@ -13,7 +13,7 @@ from netweight.checkpoint.tensor import Skipped
 from netweight.errors import printable
 from netweight.views.console import plain_table, stdout_console
 from netweight.views.short_names import cells, left_out_lines, shorten_names
-from netweight.views.text import human_bytes, human_count, print_json
+from netweight.views.text import human_bytes, human_count, print_json, print_more, print_notes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -69,13 +69,12 @@ def show_plan(
                 )
         for line in left_out_lines(plan.dropped, verbose=verbose):
             click.echo(line)
-        for note in plan.notes:
-            click.echo(f"note: {printable(note, 400)}")
+        print_notes(plan.notes)
         click.echo("nothing was written; leave out --dry-run to run it")
 
 
 def show_merged(result: Merged, *, verbose: bool = False) -> None:
-    """Print what was done."""
+    """Print the weights, what was left out, and what was written."""
     record = result.record
     if result.weights:
         _show_weights(result.weights, display_names([entry["ref"] for entry in record["inputs"]]), verbose=verbose)
@@ -147,8 +146,7 @@ def _show_weights(weights: Mapping[str, Any], names: Mapping[str, str], *, verbo
     shown = by_layer if verbose else by_layer[:_LISTED]
     for label, by_model in shown:
         click.echo(f"  {printable(label)}: {' '.join(f'{w:.4f}' for w in by_model)}")
-    if len(by_layer) > len(shown):
-        click.echo(f"  and {len(by_layer) - len(shown)} more groups (--verbose lists them)")
+    print_more(len(by_layer) - len(shown), "groups", indent="  ")
     _show_cosines(weights, names, console, verbose=verbose)
     if weights.get("merged_l2") is not None:
         click.echo(f"L2 of the weighted sum of the task vectors: {weights['merged_l2']:.6g}")
@@ -189,5 +187,4 @@ def _show_cosines(weights: Mapping[str, Any], names: Mapping[str, str], console:
     shown = pairs if verbose else sorted(pairs, key=lambda pair: -abs(pair[0]))[:_LISTED]
     for cosine, a, b in shown:
         click.echo(f"cosine {cosine:+.4f} between {a} and {b}")
-    if len(pairs) > len(shown):
-        click.echo(f"and {len(pairs) - len(shown)} more pairs (--verbose lists them)")
+    print_more(len(pairs) - len(shown), "pairs")

@@ -9,7 +9,7 @@ import click
 
 from netweight.errors import printable
 from netweight.views.console import plain_console, plain_table
-from netweight.views.text import human_bytes, human_count, one_line, print_json
+from netweight.views.text import human_bytes, human_count, one_line, print_json, print_more
 
 if TYPE_CHECKING:
     from netweight.jobs.structure.many import Structures
@@ -98,8 +98,7 @@ def show_structures(result: Structures, output_dir: str, *, verbose: bool) -> No
             printable(model.name), model.kind, model.status, human_count(row.total), str(row.layers), ratio, gone
         )
     console.print(table)
-    if len(result.models) > len(models):
-        click.echo(f"and {len(result.models) - len(models)} more models (--verbose lists them)")
+    print_more(len(result.models) - len(models), "models")
     for model in result.models:
         if model.status == "skipped":
             click.echo(f"skipped: {printable(model.name)}: {printable(model.error or '', 300)}")

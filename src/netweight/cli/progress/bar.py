@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from netweight.views.text import human_bytes, one_line
@@ -105,10 +106,14 @@ def _clock(seconds: float) -> str:
     )
 
 
-def progress_for(output_format: str) -> Progress:
-    """What suits stderr and `--format`."""
+def progress_for(
+    output_format: str,
+    on_terminal: Callable[[], Progress] = TerminalProgress,
+    elsewhere: Callable[[], Progress] = LineProgress,
+) -> Progress:
+    """The progress for `--format`: none where quiet, else by whether stderr is a terminal."""
     from netweight.run.progress import Silent
 
     if output_format == "quiet":
         return Silent()
-    return TerminalProgress() if sys.stderr.isatty() else LineProgress()
+    return on_terminal() if sys.stderr.isatty() else elsewhere()

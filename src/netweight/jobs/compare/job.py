@@ -116,7 +116,7 @@ def _measure(
     from netweight.passes.pairs import measure_pairs, warm_up
 
     with compiling(progress):
-        prepare_on(kernels, lambda one: warm_up(prepared.pairing.pairs, one))
+        prepare_on(kernels, lambda on_device: warm_up(prepared.pairing.pairs, on_device))
     announce_tensors(side for pair in prepared.pairing.pairs if not pair.reason for side in (pair.a, pair.b))
     statistics: dict[str, PairStatistics] = {}
     failed: dict[str, Skipped] = {}

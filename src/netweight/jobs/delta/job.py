@@ -86,9 +86,9 @@ def _run(prepared: Prepared, progress: Progress, record: Record, executor: Execu
     with shown(progress, plan.tensors, plan.nbytes, len(measured), plan.bytes_of(measured)):
         if len(measured) < plan.tensors:
             announce_tensors(tensor for a in parameters if a.name not in measured for tensor in (a.base, *a.models))
-            for one in _measure(prepared, set(measured), executor, kernels, progress):
-                measured[one.aligned.name] = one
-                record.append(one.aligned.name, {"rows": one.rows, "gram": one.gram})
+            for parameter in _measure(prepared, set(measured), executor, kernels, progress):
+                measured[parameter.aligned.name] = parameter
+                record.append(parameter.aligned.name, {"rows": parameter.rows, "gram": parameter.gram})
     for checkpoint in (prepared.base, *prepared.models):
         checkpoint.check_unchanged()
     return Delta(
@@ -125,7 +125,7 @@ def _measure(
     drift = find("drift")
     with compiling(progress):
         types = {tuple(None if t is None else t.dtype for t in (a.base, *a.models)) for a in parameters}
-        prepare_on(kernels, lambda one: one.prepare(types))
+        prepare_on(kernels, lambda on_device: on_device.prepare(types))
     for aligned, statistics in measure_differences(parameters, tasks, executor, kernels, progress):
         base_l2 = statistics.base_l2()
         rows = tuple(

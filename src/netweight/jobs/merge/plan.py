@@ -136,7 +136,7 @@ def prepare_kernels(plan: MergePlan, kernels: MergeKernels | DeviceKernels[Merge
     dtypes |= {t.dtype for t in plan.targets if t.subject}
     with compiling(progress):
         bits = {t.subject.bits for t in plan.targets if t.subject}
-        prepare_on(kernels, lambda one: one.prepare(dtypes, bits))
+        prepare_on(kernels, lambda on_device: on_device.prepare(dtypes, bits))
 
 
 def course_of(target: Target) -> Any:

@@ -73,7 +73,7 @@ class Merged(Framed):
         from netweight.output.result_file import write_file
         from netweight.output.table import write_json
 
-        write_file(Path(path), lambda place: write_json(place, self.to_dict()))
+        write_file(Path(path), lambda file: write_json(file, self.to_dict()))
 
     def __repr__(self) -> str:
         return f"<Merged into {str(self.output)!r}: {len(self.record['parameters'])} parameters>"

@@ -135,8 +135,8 @@ def match_layers(model: Analysed, base: Analysed, base_prints: Mapping[LayerKey,
     if unclear and telling:
         matches |= _nearest(unclear, telling)
     _between(ours, theirs, matches)
-    taken = {match.base for match in matches.values() if match is not None}
-    gone = tuple(key for key in theirs if key not in taken)
+    matched = {match.base for match in matches.values() if match is not None}
+    gone = tuple(key for key in theirs if key not in matched)
     could_be = _could_be(ours, theirs, matches, gone)
     unknown = tuple(key for key in ours if could_be.get(key))
     if not unknown:

@@ -82,7 +82,7 @@ class Verified(Framed):
         from netweight.output.result_file import write_file
         from netweight.output.table import write_json
 
-        write_file(Path(path), lambda place: write_json(place, self.to_dict()))
+        write_file(Path(path), lambda file: write_json(file, self.to_dict()))
 
     def __repr__(self) -> str:
         same = sum(v.verdict == "same" for v in self.verdicts)
