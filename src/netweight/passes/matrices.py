@@ -91,7 +91,7 @@ def scratch_bytes(kernels: Kernels, measures: Iterable[Measure], longest_row: in
 
 
 class _Pieces:
-    """Bytes of any length to an accumulator that wants its own buffer full, by stretches of a fixed length."""
+    """Feeds bytes of any length to an accumulator through its own buffer, and flushes it after stretches of one length."""
 
     def __init__(self, accumulator: Any, buffer: U8Array, itemsize: int, flush: Callable[[], None] | None) -> None:
         self._accumulator = accumulator
@@ -128,7 +128,8 @@ class _Pieces:
 
 
 def gather(matrix: Matrix, scratch: Scratch, needs: frozenset[str], sinks: Sequence[BlockSink] = ()) -> Gathered:
-    """What `needs` names ("values...." of statistics/values.py, "channels"), and every block of rows to all `sinks`.
+    """Gather what `needs` names ("values...." of statistics/values.py, "channels"); give every block of rows to
+    `sinks`.
 
     Raises ReadError where bytes cannot be read, ValueError for unknown needs, or for sinks where a row is longer than
     LONGEST_ROW.

@@ -64,7 +64,7 @@ class BlockReader:
         self._own = own
 
     def native(self, target: Target, inputs: Sequence[int], *, whole_rows: bool) -> DType | None:
-        """The element type of all these inputs, where they need not be widened block by block."""
+        """The element type of all these inputs, where they need not be widened block by block; else None."""
         assert target.subject is not None  # noqa: S101 - what has no subject is copied
         dtypes = {piece.tensor.dtype for i in inputs for piece in target.inputs[i].pieces}
         if len(dtypes) != 1 or target.subject.bits != 32 or whole_rows:

@@ -27,21 +27,21 @@ class Sink(Protocol):
     """Where the output's bytes go; called from any thread, or from other processes where it pickles."""
 
     def write(self, name: str, offset: int, data: memoryview) -> int | None:
-        """Bytes of the tensor `name` from byte `offset` of its data. A sink that only compares says how many elements
-        differ from what it has.
+        """Take bytes of the tensor `name` from byte `offset` of its data. A sink that only compares returns how many
+        elements differ from its own.
         """
         ...
 
     def settle(self, name: str) -> None:
-        """Called by a process on another machine when it has written its part of tensor `name`: what it wrote must
-        outlive it from then on.
+        """Called by a process on another machine when it has written its part of tensor `name`: those bytes must
+        outlive the process from then on.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Step:
-    """Elements `start` to `stop` of a target, stretch `number` of it, and what is to be done with them."""
+    """Stretch `number` of a target, its elements `start` to `stop`, and the act to perform on them."""
 
     target: Target
     number: int
@@ -69,7 +69,7 @@ class Written:
 
 @dataclass(frozen=True)
 class _Identity:
-    """One input in another element type."""
+    """Writes one input in another element type."""
 
     inputs: tuple[int, ...]
     whole_rows = False
@@ -84,7 +84,7 @@ def tensor_digest(stretches: Sequence[bytes]) -> str:
 
 
 class StepWorker(FarWork):
-    """Does steps; every thread has buffers of its own."""
+    """Performs steps; every thread has buffers of its own."""
 
     def __init__(self, kernels: MergeKernels, sink: Sink | None) -> None:
         self._kernels = kernels
@@ -148,7 +148,7 @@ class StepWorker(FarWork):
         return Written(digest.digest(), tuple(read.get(i) for i in range(len(target.inputs))), nonfinite, differing)
 
     def _copy(self, reader: BlockReader, step: Step, number: int) -> Written:
-        """The input's bytes as they are."""
+        """Write the input's bytes as they are."""
         assert self._sink is not None  # noqa: S101 - a course that writes has a sink
         target, bits = step.target, step.target.dtype.bits
         digest = xxhash.xxh3_128()

@@ -50,7 +50,7 @@ class _PairReader(FarWork):
         super().__init__()
 
     def __call__(self, task: PlannedTask) -> PairResult:
-        """A tensor that cannot be read is an answer: it must not stop the others."""
+        """The statistics of one stretch, or a ReadError: one unreadable tensor must not stop the others."""
         if not hasattr(self._own, "pairs"):
             self._own.pairs = self._kernels.pairs()
         accumulator: PairAccumulator = self._own.pairs

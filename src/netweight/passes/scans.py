@@ -65,7 +65,7 @@ def measure_matrix(
 
 @dataclass(frozen=True)
 class Load:
-    """What measuring one subject takes: bytes of memory beside the scratch, and work in arbitrary units."""
+    """The cost of measuring one subject: bytes of memory beside the scratch, and work in arbitrary units."""
 
     subject: Subject
     memory: int
@@ -75,7 +75,7 @@ class Load:
 def loads_of(
     subjects: Sequence[Subject], measures: Sequence[Measure], kernels: Kernels, leading: int | None
 ) -> list[Load]:
-    """Largest first; subjects of equal work in file order."""
+    """The load of every subject, largest first; those of equal work in file order."""
     needs = needed(measures)
     spectral = _SPECTRUM in needs
     loads = []
@@ -94,7 +94,7 @@ def loads_of(
 
 
 def effort_of(subjects: Sequence[Subject], measures: Sequence[Measure]) -> float:
-    """What the spectra of all subjects take, 0 where none is asked for; see `run.devices.spectral_effort`."""
+    """The work of all spectra, 0 where none is asked for; see `run.devices.spectral_effort`."""
     if _SPECTRUM not in needed(measures):
         return 0.0
     return sum(spectral_effort(subject.part.stored_shape) for subject in subjects)
@@ -103,7 +103,7 @@ def effort_of(subjects: Sequence[Subject], measures: Sequence[Measure]) -> float
 def crews_of(
     loads: Sequence[Load], measures: Sequence[Measure], kernels: Kernels, workers: int, budget: int
 ) -> dict[int, list[Load]]:
-    """{how many are measured at a time: which}, the fewest first; each crew in the order of `loads`."""
+    """{number measured at a time: their loads}, the fewest first; each crew in the order of `loads`."""
     scratch = scratch_bytes(kernels, measures)
     crews: dict[int, list[Load]] = {}
     for load in loads:

@@ -32,7 +32,7 @@ def report(result: Structures, *, verbose: bool) -> None:
 
 
 def show_plan(ref: str, base: str | None, output_format: str, *, deep: bool) -> None:
-    """What analysing one model would read, for --dry-run."""
+    """Print what analysing one model would read, for --dry-run."""
     from netweight.checkpoint.open import open_checkpoint
 
     inputs: list[tuple[str, str, int, int]] = []
@@ -54,7 +54,7 @@ def show_plan(ref: str, base: str | None, output_format: str, *, deep: bool) -> 
 
 
 def show_models(models_dir: str, base: str | None, output_dir: str, output_format: str) -> None:
-    """The models of a folder and their kinds, for --dry-run."""
+    """Print the models of a folder and their kinds, for --dry-run."""
     from netweight.checkpoint.open import open_checkpoint
     from netweight.jobs.structure.folder import find_models
 

@@ -1,4 +1,4 @@
-"""What `compare` returns: a mapping of parameters to what differs, with the table, totals and files behind it."""
+"""The result of `compare`: a mapping of parameters to their differences, with the table, totals and files of them."""
 
 from __future__ import annotations
 

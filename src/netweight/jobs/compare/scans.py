@@ -1,4 +1,4 @@
-"""Two scans compared by their numbers alone: for results read back from files, whose weights are not at hand."""
+"""Compares two scans by their numbers alone: for results read back from files, without the weights."""
 
 from __future__ import annotations
 
@@ -88,12 +88,12 @@ def mapping_of(results: Any) -> Results:
 
 
 def _measured(results: Results) -> dict[str, Mapping[str, Any]]:
-    """Without the entries that say why something was not measured."""
+    """The entries of what was measured."""
     return {name: fields for name, fields in results.items() if "skipped" not in fields}
 
 
 def _shape_mismatch(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
-    """Why two entries cannot be compared: what they say of shapes differs."""
+    """Why two entries cannot be compared: their sizes differ; empty where they agree."""
     for measure, field in _SHAPES:
         sizes = [(side.get(measure) or {}).get(field) for side in (a, b)]
         if None not in sizes and sizes[0] != sizes[1]:

@@ -1,4 +1,4 @@
-"""What `delta` returns: a row for each model and parameter, sums by group, and how alike the task vectors are."""
+"""The result of `delta`: a row for each model and parameter, sums by group, cosines between task vectors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far the output embedding agrees with the input embedding, row by row."""
+"""The agreement of the output embedding with the input embedding, row by row."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ _COUNTED = (
     "expert_layer_period", "expert_layer_offset", "global_attn_every_n_layers", "attention_types",
     "num_nextn_predict_layers", "num_kv_shared_layers",
 )  # fmt: skip
-"""Keys that say by the number of a layer what it is, in ways that no rule here follows."""
+"""Keys that describe layers by their number, in ways that no rule here follows."""
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def write_records(
 
 
 def _path_from(output: Path, checkpoint: Checkpoint) -> str:
-    """Where an input lies, seen from the output; of a model of a hub, its reference."""
+    """The path of an input relative to the output; of a model of a hub, its reference."""
     if checkpoint.location is None or checkpoint.revision is not None:
         return checkpoint.ref
     return os.path.relpath(checkpoint.location.resolve(), output.resolve())

@@ -89,14 +89,21 @@ def scan(
                 result = _run(prepared, options, progress, record, executor, began, about)
             file.commit(lambda path: write_results(result, path))
         if plots is not None:
-            from netweight.jobs.scan.plots import write_plots
-            from netweight.output.folder import ResultFolder
-
-            with ResultFolder(Path(plots), locations([prepared.checkpoint]), "scan plots") as folder:
-                drawn = write_plots(result, prepared.subjects, folder.stage, plot_tensors)
-                for note in (*drawn, *folder.commit()):
-                    progress.note(note)
+            _draw(result, prepared, Path(plots), plot_tensors, progress)
         return result
+
+
+def _draw(
+    result: ScanResults, prepared: Prepared, plots: Path, plot_tensors: Sequence[str], progress: Progress
+) -> None:
+    """Put the pictures into the folder `plots` in one step."""
+    from netweight.jobs.scan.plots import write_plots
+    from netweight.output.folder import ResultFolder
+
+    with ResultFolder(plots, locations([prepared.checkpoint]), "scan plots") as folder:
+        notes = write_plots(result, prepared.subjects, folder.stage, plot_tensors)
+        for note in (*notes, *folder.commit()):
+            progress.note(note)
 
 
 def _began(record: Record, now: str) -> str:
@@ -115,7 +122,7 @@ def _run(
     began: str,
     about: dict[str, str | None],
 ) -> ScanResults:
-    """The measuring itself; what `record` has is not measured again."""
+    """Measure all matrices but those that `record` has."""
     from netweight.jobs.scan.result import ScanResults
     from netweight.kernels.choose import kernels_for
     from netweight.passes.scans import measure_subjects

@@ -1,4 +1,4 @@
-"""What `scan` returns: a mapping of matrices to their measures, with the table, the files and the health behind it."""
+"""The result of `scan`: a mapping of matrices to their measures, with the table, the files and the health of them."""
 
 from __future__ import annotations
 

@@ -196,7 +196,7 @@ def _parts(slots: Mapping[str, int], first: tuple[str, ...]) -> dict[str, int]:
 
 def _slices(model: Analysed) -> dict[str, Any]:
     structure = model.structure
-    declared = model.slices.said
+    declared = model.slices.entries
     copied = ("hidden_size", "layers_num", "do_slice_head", "parallel_blocks", "head_dimension", "const_dimension")
     return {
         "config_file": model.slices.path.name if model.slices.path is not None else None,

@@ -32,7 +32,7 @@ _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".tar")
 
 
 class ModelStructure(Framed):
-    """What `structure` returns: `structure` and `comparison` (None without a base) as their JSON files hold them."""
+    """The result of `structure`: `structure` and `comparison` (None without a base) as their JSON files hold them."""
 
     def __init__(self, fields: dict[str, Any], comparison: dict[str, Any] | None, inputs: Sequence[Path] = ()) -> None:
         self.structure = fields
@@ -100,7 +100,7 @@ class Base:
 
 
 def name_of(ref: Reference) -> str:
-    """What a model is called in the results: its folder's name, or its file's without the suffix."""
+    """The name of a model in the results: its folder's name, or its file's without the suffix."""
     path = Path(os.path.abspath(ref))  # noqa: PTH100 - resolve() would name what a link leads to
     name = path.name
     if name.endswith(_SUFFIXES) and path.is_file():

@@ -50,8 +50,8 @@ class LayerMatch:
 
 @dataclass(frozen=True)
 class LayerMatches:
-    """`matches` maps a model's layer to its base layer, None where there is none; `unknown` are those of them that
-    could be one all the same. `gone` are the base's layers that no layer of the model is.
+    """`matches` maps a model's layer to its base layer, None where there is none; `unknown` are those of the latter
+    that may be one all the same. `gone` are the base's layers that no layer of the model is.
     """
 
     matches: dict[LayerKey, LayerMatch | None]

@@ -37,7 +37,7 @@ _KIND = "structures"  # of the gathered files, told from those of one model in t
 
 
 class Structures(Framed):
-    """What `structure_many` returns: `models` in the order of their names, and what they were compared with."""
+    """The result of `structure_many`: `models` in the order of their names, and what they were compared with."""
 
     def __init__(self, models_dir: str, base: Base | None, models: Sequence[ModelResult]) -> None:
         self.models_dir = models_dir

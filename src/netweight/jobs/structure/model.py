@@ -46,8 +46,8 @@ class Check:
 
 @dataclass(frozen=True)
 class Analysed:
-    """What the headers of one checkpoint say. `kind` is "standard", "bin" or "slicegpt"; `parameters` are read from its
-    names; `head_size` is the width of an attention head, where anything tells it.
+    """The analysis of one checkpoint's headers. `kind` is "standard", "bin" or "slicegpt"; `parameters` are read from
+    its names; `head_size` is the width of an attention head, where anything tells it.
     """
 
     name: str
@@ -230,7 +230,7 @@ def _distinct(values: Iterable[int | None]) -> tuple[int, ...]:
 
 
 def varying(blocks: Sequence[Block]) -> dict[str, dict[str, list[int]]]:
-    """Widths that are not the same in every block: {width: {value: the blocks that have it}}, stacks aside."""
+    """Widths that differ between blocks: {width: {value: numbers of the blocks that have it}}, each stack by itself."""
     widths: dict[str, dict[str, list[int]]] = {}
     for block in blocks:
         for key, value in _widths(block).items():

@@ -40,7 +40,7 @@ class TensorZeros:
 
 @dataclass(frozen=True)
 class Zeros:
-    """What was counted; `skipped` are (name, reason) of what could not be."""
+    """Zeros by tensor; `skipped` are (name, reason) of tensors whose zeros could not be counted."""
 
     tensors: tuple[TensorZeros, ...]
     skipped: tuple[tuple[str, str], ...]
