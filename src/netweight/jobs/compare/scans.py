@@ -22,7 +22,7 @@ Results = Mapping[str, Mapping[str, Any]]
 def compare_results(
     a: Results, b: Results, methods: str | Sequence[str] = ("basic_stats",), *, names: tuple[str, str] = ("A", "B")
 ) -> Comparison:
-    """What two scan mappings {parameter: {measure: {field: value}}} tell of the change from `a` to `b`.
+    """Compare two scan mappings {parameter: {measure: {field: value}}}: the changes from `a` to `b`.
 
     Only what follows from summary numbers: mean_diff, std_diff, l2_norm_ratio and the score from basic_stats, and the
     fields of measures.change.derive_between for the scan measures in `methods`; distances and shares are NaN. Raises

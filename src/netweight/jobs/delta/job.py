@@ -76,7 +76,7 @@ def delta(
 
 
 def _run(prepared: Prepared, progress: Progress, record: Record, executor: Executor) -> Delta:
-    """The measuring itself; what `record` has is not measured again."""
+    """Measure all parameters but those that `record` has."""
     from netweight.jobs.delta.result import Delta
     from netweight.kernels.choose import kernels_for
 

@@ -57,7 +57,7 @@ class Prepared:
 def prepare(base: Reference, models: Reference | Sequence[Reference], options: Options, stack: ExitStack) -> Prepared:
     """Open everything and plan the run; the checkpoints are closed with `stack`. Reads headers only.
 
-    Raises OptionError for options that cannot be, FormatError and ModelNotFoundError for what is not a checkpoint,
+    Raises OptionError for options that cannot be met, FormatError and ModelNotFoundError for what is not a checkpoint,
     InputError where a model shares nothing with the base.
     """
     from netweight.jobs.delta.result import RESERVED

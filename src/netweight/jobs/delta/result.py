@@ -254,7 +254,7 @@ _TOP = 50
 
 
 def preload() -> None:
-    """Import what writing needs, so that it is there when the measuring is done."""
+    """Import what writing needs, so that it is loaded when measuring ends."""
     from netweight.figures.canvas import drawing
 
     with drawing():
@@ -262,7 +262,7 @@ def preload() -> None:
 
 
 def write_delta(result: Delta, folder: Path) -> None:
-    """Write every file of specification `delta` into the empty `folder`; raises OSError where the disk refuses."""
+    """Write every result file into the empty `folder`; raises OSError where the disk refuses."""
     columns = [*(c for c in COLUMNS if c.name in ("param", "shape")), *drift.COLUMNS]
     assert tuple(c.name for c in columns) == PER_PARAM  # noqa: S101 - one list of names, two uses
     for number, model in enumerate(result.models):

@@ -65,7 +65,7 @@ class _File:
         return self.remote.size if self.verified else sum(self.done.values())
 
     def key(self, part: object) -> str:
-        """The journal's key of a piece, or of the verdict: it says nothing of another content of that name."""
+        """The journal's key of a piece, or of the verdict: other content of that name has other keys."""
         return f"{self.content}:{part}:{self.name}"
 
 
@@ -211,7 +211,7 @@ class _Transfer:
         self._advance(file, -came)
 
     def _fetch(self, file: _File, start: int, stop: int) -> None:
-        """The bytes from `start` to `stop` by ranges, from where an earlier run or a broken answer ended."""
+        """Fetch the bytes from `start` to `stop` by ranges, from where an earlier run or a broken answer ended."""
         patience = Patience(f"{self._shown(file)}", self.stop)
         with ExitStack() as stack:
             descriptor = _open(file, stack)
@@ -219,7 +219,7 @@ class _Transfer:
                 self._attempt(file, descriptor, (start, at, stop), patience)
 
     def _fetch_whole(self, file: _File) -> None:
-        """All bytes by one answer, anew after each break."""
+        """Fetch all bytes by one answer, anew after each break."""
         patience = Patience(f"{self._shown(file)}", self.stop)
         with ExitStack() as stack:
             descriptor = _open(file, stack)
@@ -230,7 +230,7 @@ class _Transfer:
     def _attempt(
         self, file: _File, descriptor: int, span: tuple[int, int, int], patience: Patience, *, ranges: bool = True
     ) -> None:
-        """One request for the bytes from `at` to `stop` of the piece at `start`, and the wait behind a failure."""
+        """Send one request for the bytes from `at` to `stop` of the piece at `start`; wait after a failure."""
         start, at, stop = span
         failure: Passing | None = None
         recorded = at
@@ -275,7 +275,7 @@ class _Transfer:
             raise ReadError(f"{error}; what is fetched is kept") from None
 
     def _check(self, file: _File, response: Any, at: int, stop: int, *, ranges: bool) -> None:
-        """The answer must be of this commit, of the listed size, and begin where it was asked to."""
+        """Raise ReadError unless the answer is of this commit and of the listed size, and begins at `at`."""
         for reply in (*response.history, response):
             commit = reply.headers.get("X-Repo-Commit", self._model.commit)
             if commit != self._model.commit:

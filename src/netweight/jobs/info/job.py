@@ -55,10 +55,10 @@ class RoleRow:
 class Info:
     """What a checkpoint's headers and config say. Counts are elements as they are stored, tied weights counted once.
 
-    `parameters` leaves out `buffers` (causal masks, rotary frequencies, running statistics). `layers` and what
-    follows are None where neither config nor shapes tell. `stacks` counts the blocks of each tower, the main one as
-    "". `tied` maps an alias to the name that it repeats; `head_is` names the embedding that serves as the head which
-    the file does not hold. `revision` is the commit that was read of a model of the hub.
+    `parameters` leaves out `buffers` (causal masks, rotary frequencies, running statistics). `layers` and what follows
+    are None where neither config nor shapes tell. `stacks` counts the blocks of each tower, the main one as "". `tied`
+    maps an alias to the name that it repeats; `head_is` names the embedding that serves as the head which `head_is`
+    names the embedding that serves as the head which `revision` is the commit that was read of a model of the hub.
     """
 
     ref: str

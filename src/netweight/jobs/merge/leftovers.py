@@ -83,7 +83,7 @@ def _layers_used(groups: Sequence[Group], sides: Mapping[int, Side]) -> dict[int
 
 
 def _repeats(side: Side, anchor: Side, used: set[str]) -> dict[str, str]:
-    """{a tensor that is not used: one that is, and is the same tensor}."""
+    """{an unused tensor: the used one with the same storage}."""
     repeats = dict(anchor.aliases) if side is anchor else {}
     members: dict[str, list[str]] = {}
     for alias, root in side.checkpoint.shared.items():

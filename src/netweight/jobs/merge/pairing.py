@@ -23,8 +23,8 @@ class Side:
 
     `parameters` are by its own names; `names` maps names of the output to its own, with the embedding in the place of
     a head that is tied to it and not stored. `layers` counts the blocks of the main stack. `absent`: the embedding
-    that serves as the head, where none is stored. `aliases`: tensors that are left out since they repeat another one,
-    by the name of that (only of the model that the output is named after).
+    that serves as the head, where none is stored. `aliases` maps tensors that are left out to the ones that they
+    repeat (only of the model that the output is named after).
     """
 
     number: int
