@@ -91,7 +91,7 @@ def scratch_bytes(kernels: Kernels, measures: Iterable[Measure], longest_row: in
 
 
 class _Pieces:
-    """Feeds bytes of any length to an accumulator through its own buffer, and flushes it after stretches of one length."""
+    """Feeds bytes of any length to an accumulator through its buffer, and flushes it after each stretch."""
 
     def __init__(self, accumulator: Any, buffer: U8Array, itemsize: int, flush: Callable[[], None] | None) -> None:
         self._accumulator = accumulator

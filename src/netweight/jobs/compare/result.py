@@ -13,6 +13,7 @@ from typing import Any
 from netweight.checkpoint.tensor import Skipped
 from netweight.columns import Column
 from netweight.errors import printable
+from netweight.jobs.role_columns import ROLE_COLUMNS, role_cells
 from netweight.jobs.scan.result import check_output, finite
 from netweight.measures.change import COLUMNS, between_columns, change_score, is_adapted, is_frozen
 from netweight.output.frame import Frame, Framed
@@ -36,10 +37,7 @@ PARAMETER_COLUMNS = (
     Column("shape_b", "", "its shape in B", "integers"),
     Column("dtype", "", "element type in A", "text"),
     Column("dtype_b", "", "element type in B", "text"),
-    Column("layer", "", "number of its block, empty outside the blocks", "integer"),
-    Column("role", "", "what it is: q_proj, norm, embedding ...", "text"),
-    Column("group", "", "embed, lm_head, layer or other", "text"),
-    Column("part", "", "attn, mlp or norm", "text"),
+    *ROLE_COLUMNS,
 )
 """The first columns of the table; those of measures.change and of the scan measures asked for follow."""
 
@@ -133,10 +131,7 @@ class Comparison(Framed, dict[str, Any]):
                 None if p.shape_b is None else list(p.shape_b),
                 p.dtype,
                 p.dtype_b,
-                p.parameter.layer,
-                p.parameter.role,
-                p.parameter.group,
-                p.parameter.part,
+                *role_cells(p.parameter),
                 *(_cell(p.metrics, column) for column in fields),
             )
 

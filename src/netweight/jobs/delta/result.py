@@ -13,6 +13,7 @@ from typing import Any
 from netweight.checkpoint.tensor import Skipped
 from netweight.columns import Column
 from netweight.figures.delta import cosine_heatmap, group_l2_bar
+from netweight.jobs.role_columns import ROLE_COLUMNS, role_cells
 from netweight.measures import drift
 from netweight.output.frame import Frame, Framed
 from netweight.output.table import Row, json_number, write_csv, write_json, write_parquet
@@ -28,10 +29,7 @@ COLUMNS = (
     Column("elements", "elements", "elements of the parameter", "integer"),
     Column("base_dtype", "", "element type in the base", "text"),
     Column("model_dtype", "", "element type in the model", "text"),
-    Column("layer", "", "number of its block, empty outside the blocks", "integer"),
-    Column("role", "", "what it is: q_proj, norm, embedding ...", "text"),
-    Column("group", "", "embed, lm_head, layer or other", "text"),
-    Column("part", "", "attn, mlp or norm", "text"),
+    *ROLE_COLUMNS,
     Column(
         "gram", "", "inner products with every model's task vector of this parameter, in the models' order", "numbers"
     ),
@@ -192,10 +190,7 @@ class Delta(Framed):
                     a.base.size,
                     a.base.dtype.name,
                     tensor.dtype.name,
-                    a.parameter.layer,
-                    a.parameter.role,
-                    a.parameter.group,
-                    a.parameter.part,
+                    *role_cells(a.parameter),
                     list(p.gram[model]),
                 )
             )

@@ -138,8 +138,7 @@ def download(
 
     `ref` is `org/name`, `org/name@revision` or either behind `hf://`. The commit is found once, and all files are of
     it. Without `include`: the weights (safetensors rather than torch files) and what belongs to them, see
-    `jobs.download.choice.BESIDE`; with it, the files that its globs match. `workers` requests are in flight (default
-    8).
+    `jobs.download.choice.BESIDE`; with it, the files that its globs match. `workers` requests are in flight (8).
 
     What is fetched lies in a folder beside `out` until all is there, also after a kill: the next run goes on with it.
     A file that stands in `out` from an earlier download, or is in the hub's local cache, is not fetched again. Where

@@ -57,8 +57,8 @@ class Info:
 
     `parameters` leaves out `buffers` (causal masks, rotary frequencies, running statistics). `layers` and what follows
     are None where neither config nor shapes tell. `stacks` counts the blocks of each tower, the main one as "". `tied`
-    maps an alias to the name that it repeats; `head_is` names the embedding that serves as the head which `head_is`
-    names the embedding that serves as the head which `revision` is the commit that was read of a model of the hub.
+    maps an alias to the name that it repeats; `head_is` names the embedding that serves as the head, where the file
+    holds none. `revision` is the commit that was read of a model of the hub.
     """
 
     ref: str
