@@ -82,9 +82,9 @@ def download(
         _show_plan(plan_download(name, revision=revision, include=include, exclude=exclude), output_format)
         return
     if model_id is not None:
-        from netweight.jobs.download.hub import parse
+        from netweight.jobs.download.hub import parse_hub_id
 
-        out = str(PurePosixPath(out, parse(model_id, revision)[0]))
+        out = str(PurePosixPath(out, parse_hub_id(model_id, revision)[0]))
     result = fetch(
         name,
         out,

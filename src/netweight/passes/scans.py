@@ -178,10 +178,10 @@ def measure_subjects(
         threads = executor.workers // at_once if spectral else None
         make = partial(_SubjectMeasurer, measures, leading=leading, threads=threads)
         with blas_threads(threads) if threads else nullcontext():
-            yield from _in_turn(crew, at_once, executor, make, kernels, note)
+            yield from _measure_crew(crew, at_once, executor, make, kernels, note)
 
 
-def _in_turn(
+def _measure_crew(
     loads: Sequence[Load],
     at_once: int,
     executor: Executor,

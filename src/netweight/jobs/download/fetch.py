@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from netweight.errors import JobError, ReadError, printable
-from netweight.jobs.download.hub import HubFile, HubModel, answer, explain, request_headers
+from netweight.jobs.download.hub import HubFile, HubModel, hub_error, request_file, request_headers
 from netweight.jobs.download.progress import DownloadProgress, Waiting
 from netweight.output.exchange import sync_file
 from netweight.output.positioned import allocate, write_at
@@ -236,7 +236,7 @@ class _Transfer:
         recorded = at
         try:
             headers = {**self._headers, "Range": f"bytes={at}-{stop - 1}"} if ranges else self._headers
-            with answer(self._model, file.remote, headers) as response:
+            with request_file(self._model, file.remote, headers) as response:
                 self._check(file, response, at, stop, ranges=ranges)
                 for chunk in response.iter_raw():
                     self._go_on()
@@ -255,7 +255,7 @@ class _Transfer:
         except Exception as error:
             failure = passing(error)
             if failure is None:
-                explained = explain(error, f"{self._model.id}/{file.name}", self._model.endpoint)
+                explained = hub_error(error, f"{self._model.id}/{file.name}", self._model.endpoint)
                 if explained is error:
                     raise
                 raise explained from error

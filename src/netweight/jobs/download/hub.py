@@ -34,7 +34,16 @@ from netweight.source.http_ranges import passing
 from netweight.source.retry import Passing, again
 from netweight.version import __version__
 
-__all__ = ["HubFile", "HubModel", "answer", "ask", "explain", "parse", "read_small", "request_headers"]
+__all__ = [
+    "HubFile",
+    "HubModel",
+    "hub_error",
+    "parse_hub_id",
+    "read_file_list",
+    "read_small",
+    "request_file",
+    "request_headers",
+]
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -62,7 +71,7 @@ class HubModel:
     files: tuple[HubFile, ...]
 
 
-def parse(ref: str, revision: str | None = None) -> tuple[str, str]:
+def parse_hub_id(ref: str, revision: str | None = None) -> tuple[str, str]:
     """(id, revision) of `org/name`, `org/name@revision` or either behind `hf://`; the revision is "main" where none is
     given.
 
@@ -87,7 +96,7 @@ def request_headers() -> dict[str, str]:
     return {**headers, "Accept-Encoding": "identity"}
 
 
-def ask(model: str, revision: str) -> HubModel:
+def read_file_list(model: str, revision: str) -> HubModel:
     """All files of `model`, at the commit that `revision` stands for now: one request.
 
     Raises ModelNotFoundError where there is none, or none for this token; ReadError where the hub cannot be reached.
@@ -95,7 +104,7 @@ def ask(model: str, revision: str) -> HubModel:
     api = HfApi(library_name="netweight", library_version=__version__)
     where = f"{model}@{revision}"
 
-    def look() -> ModelInfo:
+    def request() -> ModelInfo:
         try:
             return api.model_info(
                 model, revision=revision, files_metadata=True, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
@@ -106,9 +115,9 @@ def ask(model: str, revision: str) -> HubModel:
                     f"{printable(where)}: {api.endpoint} does not answer as a hub does ({printable(str(error))}); check"
                     " HF_ENDPOINT"
                 ) from error
-            raise passing(error) or explain(error, where, api.endpoint) from error
+            raise passing(error) or hub_error(error, where, api.endpoint) from error
 
-    info = again(f"{printable(where)} at {api.endpoint}", look)
+    info = again(f"{printable(where)} at {api.endpoint}", request)
     commit = info.sha or ""
     if not _COMMIT.fullmatch(commit):
         raise ReadError(f"{printable(where)}: {api.endpoint} names no commit of it; check HF_ENDPOINT")
@@ -126,7 +135,7 @@ def ask(model: str, revision: str) -> HubModel:
 
 
 @contextmanager
-def answer(model: HubModel, file: HubFile, headers: Mapping[str, str]) -> Iterator[Any]:
+def request_file(model: HubModel, file: HubFile, headers: Mapping[str, str]) -> Iterator[Any]:
     """The answer to a GET request for a file at the model's commit, whose bytes are still to come (`iter_raw`).
 
     Raises HfHubHTTPError where it is no success. The token is not sent on where another host serves the bytes.
@@ -143,24 +152,24 @@ def read_small(model: HubModel, file: HubFile, limit: int) -> bytes:
     if file.size > limit:
         raise ReadError(f"{printable(where)}: {file.size} bytes, expected at most {limit}; --exclude leaves it out")
 
-    def look() -> bytes:
+    def request() -> bytes:
         data = bytearray()
         try:
-            with answer(model, file, request_headers()) as response:
+            with request_file(model, file, request_headers()) as response:
                 for chunk in response.iter_raw():
                     data += chunk
                     if len(data) > file.size:
                         break
         except Exception as error:
-            raise passing(error) or explain(error, where, model.endpoint) from error
+            raise passing(error) or hub_error(error, where, model.endpoint) from error
         if len(data) != file.size:
             raise Passing(f"its size is {len(data)} bytes, the hub lists {file.size}")
         return bytes(data)
 
-    return again(printable(where), look)
+    return again(printable(where), request)
 
 
-def explain(error: Exception, where: str, endpoint: str) -> Exception:
+def hub_error(error: Exception, where: str, endpoint: str) -> Exception:
     """netweight's own one-line error for a refusal of the hub; `error` itself where it is none."""
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
     model = "/".join(where.partition("@")[0].split("/")[:2])

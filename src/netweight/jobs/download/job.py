@@ -112,7 +112,7 @@ def plan_download(
     """
     from netweight.jobs.download.choice import MAX_INDEX, choose
     from netweight.jobs.download.fetch import is_right
-    from netweight.jobs.download.hub import ask, parse, read_small
+    from netweight.jobs.download.hub import parse_hub_id, read_file_list, read_small
 
     def read(file: HubFile) -> bytes:
         with contextlib.suppress(OSError):  # then the hub has it
@@ -120,7 +120,7 @@ def plan_download(
                 return (folder / file.name).read_bytes()
         return read_small(model, file, MAX_INDEX)
 
-    model = ask(*parse(ref, revision))
+    model = read_file_list(*parse_hub_id(ref, revision))
     return DownloadPlan(model, choose(model, include, exclude, read))
 
 

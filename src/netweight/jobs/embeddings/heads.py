@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["Agreement", "agreement"]
+__all__ = ["Agreement", "measure_agreement"]
 
 EXTREMES = 10
 
@@ -53,7 +53,7 @@ class Agreement:
         return entry
 
 
-def agreement(rows: Rows, norms: Array, head: Tensor, executor: Executor) -> Agreement:
+def measure_agreement(rows: Rows, norms: Array, head: Tensor, executor: Executor) -> Agreement:
     """The agreement of `rows` (with their `norms`) and `head` [n, cols], over the row numbers that both have."""
     import numpy as np
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["RULE", "Untrained", "untrained"]
+__all__ = ["RULE", "Untrained", "find_untrained"]
 
 _FEWEST = 4  # unused rows from which a limit is drawn
 _SPREADS = 4.0  # above the median distance of the unused rows to their mean
@@ -66,7 +66,7 @@ class Untrained:
         }
 
 
-def untrained(rows: Rows, norms: Array, unused: Mapping[int, str], executor: Executor) -> Untrained:
+def find_untrained(rows: Rows, norms: Array, unused: Mapping[int, str], executor: Executor) -> Untrained:
     """Judge every finite row; `norms` float64 [rows], NaN where a row is not finite, `unused`: ids no text leads to."""
     import numpy as np
 

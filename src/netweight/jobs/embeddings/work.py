@@ -40,10 +40,10 @@ def cluster_embedding(
     import numpy as np
 
     from netweight.jobs.embeddings.fit import fit_rows
-    from netweight.jobs.embeddings.heads import agreement
+    from netweight.jobs.embeddings.heads import measure_agreement
     from netweight.jobs.embeddings.result import Embeddings
     from netweight.jobs.embeddings.search import one_thread_each
-    from netweight.jobs.embeddings.unused import untrained
+    from netweight.jobs.embeddings.unused import find_untrained
     from netweight.kernels.cpu.cluster_loops import load
     from netweight.run.threads import ThreadExecutor
 
@@ -67,9 +67,11 @@ def cluster_embedding(
         steps.finish_fit()
         spread, plane = _spread_and_plane(rows, shown, clusters)
         unused = {} if tokens is None else tokens.unused(tensor.shape[0])
-        poor = untrained(rows, measured.norms, unused, executor)
+        poor = find_untrained(rows, measured.norms, unused, executor)
         output = (
-            embedding.output if embedding.head is None else agreement(rows, measured.norms, embedding.head, executor)
+            embedding.output
+            if embedding.head is None
+            else measure_agreement(rows, measured.norms, embedding.head, executor)
         )
         steps.advance(_AFTER)
         texts = None if tokens is None else tuple(tokens.texts(list(range(tensor.shape[0]))))

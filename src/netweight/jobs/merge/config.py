@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from netweight.checkpoint.tensor import Checkpoint
 from netweight.dtypes import DType, Kind
 from netweight.errors import printable
-from netweight.jobs.merge.layering import Layering, relayer
+from netweight.jobs.merge.layering import Layering, edit_layers
 from netweight.jobs.merge.pairing import Side, is_head, ties_head, token_embedding
 from netweight.merging.target import Target
 from netweight.params.architecture import config_numbers
@@ -138,7 +138,7 @@ def merged_config(
     if merged.pop("quantization_config", None) is not None:
         notes.append("config.json has a quantization_config, and no weight is quantised: the entry is left out")
     if layering is not None:
-        notes += relayer(merged, layering)
+        notes += edit_layers(merged, layering)
     return merged, notes
 
 

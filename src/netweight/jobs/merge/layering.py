@@ -8,7 +8,7 @@ from typing import Any
 
 from netweight.errors import printable
 
-__all__ = ["Layering", "relayer"]
+__all__ = ["Layering", "edit_layers"]
 
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 _INDICES = ("mlp_only_layers", "moe_layers", "attn_layer_indices", "cross_attention_layers", "full_attn_idxs")
@@ -33,7 +33,7 @@ class Layering:
     layers: Sequence[tuple[Mapping[str, Any] | None, int, int]]
 
 
-def relayer(config: dict[str, Any], layering: Layering) -> list[str]:
+def edit_layers(config: dict[str, Any], layering: Layering) -> list[str]:
     """Edit what the top and the `text_config` of a config say of layers; returns notes on what must be checked."""
     text = config.get("text_config")
     levels = [config, *([text] if isinstance(text, dict) else [])]
@@ -42,11 +42,11 @@ def relayer(config: dict[str, Any], layering: Layering) -> list[str]:
     if not any(isinstance(level.get(key), int) for level in levels for key in _LAYERS):
         notes.append(f"config.json does not say how many layers there are; the merged model has {count}")
     for level in levels:
-        notes += _relayer(level, layering, nested=level is text)
+        notes += _edit_level(level, layering, nested=level is text)
     return notes
 
 
-def _relayer(level: dict[str, Any], layering: Layering, *, nested: bool) -> list[str]:
+def _edit_level(level: dict[str, Any], layering: Layering, *, nested: bool) -> list[str]:
     """Edit what one level of a config says of layers."""
     notes = []
     moved = [number for _, _, number in layering.layers] != list(range(layering.before))

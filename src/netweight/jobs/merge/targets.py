@@ -82,11 +82,11 @@ def plan_merge(recipe: Recipe, checkpoints: Sequence[Checkpoint], options: PlanO
     plan = plan_with(method, resolve, recipe, checkpoints, options)
     for target in plan.targets:
         if target.subject is not None:
-            _try(method, recipe, target.subject)
+            _begin_course(method, recipe, target.subject)
     return plan
 
 
-def _try(method: Method, recipe: Recipe, subject: Subject) -> None:
+def _begin_course(method: Method, recipe: Recipe, subject: Subject) -> None:
     """Begin the course: it raises OptionError for settings that do not go together."""
     try:
         course = method.course(subject)

@@ -122,7 +122,7 @@ def _dashboard(path: Path, title: str, result: ScanResults, rows: Sequence[ScanR
             {
                 "condition_number": r.value("spectral.condition_number"),
                 "sqnr_db": r.value("quantization.sqnr_db"),
-                "sparsity": _first(r.value("sparsity.sparsity"), r.value("basic_stats.sparsity")),
+                "sparsity": _first_known(r.value("sparsity.sparsity"), r.value("basic_stats.sparsity")),
                 "rank_ratio": r.value("spectral.svd_90_percent_ratio"),
             },
         )
@@ -134,7 +134,7 @@ def _dashboard(path: Path, title: str, result: ScanResults, rows: Sequence[ScanR
     )
 
 
-def _first(*values: Any) -> Any:
+def _first_known(*values: Any) -> Any:
     return next((v for v in values if v is not None), None)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from netweight.jobs.structure.model import Analysed, Check, stamps, varying
+from netweight.jobs.structure.model import Analysed, Check, file_stamps, varying_widths
 from netweight.jobs.structure.slices import sliced_dimensions
 from netweight.params.block import Block
 from netweight.params.structure import Unplaced
@@ -30,7 +30,7 @@ def structure_dict(model: Analysed, *, count_tied_twice: bool = False, zeros: Ze
         "tied": _ties(model),
         "other": [_unplaced(row) for row in structure.unplaced],
         "config": [_config_check(check) for check in model.checks],
-        "varying": varying(structure.blocks),
+        "varying": varying_widths(structure.blocks),
         "experts_per_token": model.declared.experts_per_token,
     }
     if model.kind == "slicegpt":
@@ -44,7 +44,7 @@ def structure_dict(model: Analysed, *, count_tied_twice: bool = False, zeros: Ze
         "ref": model.checkpoint.ref,
         "count_tied_twice": count_tied_twice,
         "deep": zeros is not None,
-        "files": stamps(model.checkpoint),
+        "files": file_stamps(model.checkpoint),
     }
     return entry
 

@@ -15,7 +15,7 @@ from netweight.jobs.inputs import locations
 from netweight.jobs.structure.compare import comparison_dict, needs_fingerprints
 from netweight.jobs.structure.fields import structure_dict
 from netweight.jobs.structure.layers import Fingerprint, LayerKey, fingerprints
-from netweight.jobs.structure.model import Analysed, analyse, stamps
+from netweight.jobs.structure.model import Analysed, analyse, file_stamps
 from netweight.jobs.structure.rows import LAYER_COLUMNS, layer_cells, summary_row
 from netweight.jobs.structure.text import summary_text
 from netweight.output.frame import Frame, Framed
@@ -80,7 +80,7 @@ class Base:
     def __init__(self, model: Analysed, *, count_tied_twice: bool) -> None:
         self.model = model
         self.structure = structure_dict(model, count_tied_twice=count_tied_twice)
-        self.files = stamps(model.checkpoint)
+        self.files = file_stamps(model.checkpoint)
         self._lock = threading.Lock()
         self._prints: Mapping[LayerKey, Fingerprint] | None = None
 

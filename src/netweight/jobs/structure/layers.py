@@ -133,11 +133,11 @@ def match_layers(model: Analysed, base: Analysed, base_prints: Mapping[LayerKey,
     telling = {key: p for key, p in base_prints.items() if p.digest is not None}
     unclear = {key: prints[key] for key in ours if matches[key] is None and key in prints and prints[key].digest}
     if unclear and telling:
-        matches |= _nearest(unclear, telling)
-    _between(ours, theirs, matches)
+        matches |= _match_by_values(unclear, telling)
+    _fill_gaps(ours, theirs, matches)
     matched = {match.base for match in matches.values() if match is not None}
     gone = tuple(key for key in theirs if key not in matched)
-    could_be = _could_be(ours, theirs, matches, gone)
+    could_be = _possible_matches(ours, theirs, matches, gone)
     unknown = tuple(key for key in ours if could_be.get(key))
     if not unknown:
         return LayerMatches(matches, gone)
@@ -149,7 +149,7 @@ def match_layers(model: Analysed, base: Analysed, base_prints: Mapping[LayerKey,
     return LayerMatches(matches, tuple(key for key in gone if key not in possible), unknown, (note,))
 
 
-def _could_be(
+def _possible_matches(
     ours: Sequence[LayerKey],
     theirs: Sequence[LayerKey],
     matches: Mapping[LayerKey, LayerMatch | None],
@@ -169,7 +169,7 @@ def _could_be(
     return possible
 
 
-def _nearest(
+def _match_by_values(
     mine: Mapping[LayerKey, Fingerprint], theirs: Mapping[LayerKey, Fingerprint]
 ) -> dict[LayerKey, LayerMatch | None]:
     """The base layer whose sampled values point the same way, where one leads clearly."""
@@ -229,7 +229,9 @@ def _unit(rows: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dty
     return unit
 
 
-def _between(ours: Sequence[LayerKey], theirs: Sequence[LayerKey], matches: dict[LayerKey, LayerMatch | None]) -> None:
+def _fill_gaps(
+    ours: Sequence[LayerKey], theirs: Sequence[LayerKey], matches: dict[LayerKey, LayerMatch | None]
+) -> None:
     """Fill runs of unknown layers where exactly as many base layers lie between their two certain neighbours."""
     position = {key: i for i, key in enumerate(theirs)}
     at = 0

@@ -11,7 +11,7 @@ from netweight.errors import NetweightError, printable
 from netweight.jobs.structure.files import has_analysis, read_earlier, write_model
 from netweight.jobs.structure.folder import ANALYSIS, ModelEntry
 from netweight.jobs.structure.job import Base, ModelStructure, describe
-from netweight.jobs.structure.model import stamps
+from netweight.jobs.structure.model import file_stamps
 from netweight.jobs.structure.rows import ModelRow, summary_row
 from netweight.version import __version__
 
@@ -72,7 +72,7 @@ class Member:
                     now = {
                         "netweight": __version__,
                         "count_tied_twice": self.count_tied_twice,
-                        "files": stamps(checkpoint),
+                        "files": file_stamps(checkpoint),
                     }
                     for folder in self._places():
                         if (earlier := self._earlier(folder, now)) is not None:

@@ -19,7 +19,7 @@ from netweight.params.role import Parameter, classify_all
 from netweight.params.structure import Structure, structure_of
 from netweight.params.tied import find_ties
 
-__all__ = ["Analysed", "Check", "analyse", "stamps", "varying"]
+__all__ = ["Analysed", "Check", "analyse", "file_stamps", "varying_widths"]
 
 _KINDS = {"safetensors": "standard"}
 
@@ -85,7 +85,7 @@ class Analysed:
         return self.structure.total - routed + used
 
 
-def stamps(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+def file_stamps(checkpoint: Checkpoint) -> list[dict[str, Any]]:
     """What a later run compares to see that the files are the same: sizes, times and header digests, and those
     of config.json and SliceGPT's own.
     """
@@ -119,7 +119,7 @@ def analyse(checkpoint: Checkpoint, name: str, *, compare_tied: bool = False, he
         shown = _rotary_head_size(checkpoint, parameters)
         head_size = shown if shown is not None else head_size
     structure = structure_of(tensors, parameters, ties, config_says, head_size)
-    checks = () if sliced else tuple(_checks(structure, config_says, _named_in(checkpoint.config)))
+    checks = () if sliced else tuple(_checks(structure, config_says, _config_keys(checkpoint.config)))
     notes = list(checkpoint.notes)
     notes += [check.message() for check in checks if not check.agrees]
     if checkpoint.config_problem:
@@ -177,7 +177,7 @@ _NAMES = {
 """What some families call a number in config.json."""
 
 
-def _named_in(config: Mapping[str, Any] | None) -> dict[str, str]:
+def _config_keys(config: Mapping[str, Any] | None) -> dict[str, str]:
     """{the usual key: the one that this config has for it}."""
     text = config.get("text_config") if isinstance(config, Mapping) else None
     levels = [level for level in (text, config) if isinstance(level, Mapping)]
@@ -229,7 +229,7 @@ def _distinct(values: Iterable[int | None]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(value for value in values if value is not None))
 
 
-def varying(blocks: Sequence[Block]) -> dict[str, dict[str, list[int]]]:
+def varying_widths(blocks: Sequence[Block]) -> dict[str, dict[str, list[int]]]:
     """Widths that differ between blocks: {width: {value: numbers of the blocks that have it}}, each stack by itself."""
     widths: dict[str, dict[str, list[int]]] = {}
     for block in blocks:

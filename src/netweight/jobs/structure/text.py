@@ -87,10 +87,10 @@ def _layers(structure: Mapping[str, Any]) -> list[str]:
         stack = layer.get("stack", "")
         attention = layer["attention"]
         cross = layer.get("cross_attention", {}).get("total", 0)
-        heads = f"{_or(attention['num_heads'])}/{_or(attention['num_kv_heads'])}"
+        heads = f"{_dashed(attention['num_heads'])}/{_dashed(attention['num_kv_heads'])}"
         inner = layer["mlp"]["intermediate_size"] or layer["mlp"].get("experts", {}).get("intermediate_size")
         count = layer["mlp"].get("experts", {}).get("count")
-        shown = f"{count} x {_or(inner)}" if count else _or(inner)
+        shown = f"{count} x {_dashed(inner)}" if count else _dashed(inner)
         form = (layer["total"], attention["total"] + cross, layer["mlp"]["total"], layer["norm"], heads, shown)
         last = runs[-1] if runs else None
         if last and last[0] == form and last[1] == stack and layer["layer_idx"] == last[2][-1] + 1:
@@ -105,7 +105,7 @@ def _layers(structure: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _or(value: int | None) -> str:
+def _dashed(value: int | None) -> str:
     return "-" if value is None else str(value)
 
 
@@ -156,7 +156,7 @@ def spans(labels: Iterable[int | str]) -> str:
 
 def _slices(slices: Mapping[str, Any]) -> list[str]:
     whole, turned = slices["total_params_without_rotation"], slices["rotation_params"]
-    width = _or(slices["embedding_dimension"])
+    width = _dashed(slices["embedding_dimension"])
     lines = [f"SliceGPT: {whole:,} parameters and {turned:,} in shortcut_Q matrices; embedding width {width}"]
     keys = ("attention_input", "attention_output", "mlp_input", "mlp_output")
     runs: list[tuple[str, list[int]]] = []
