@@ -34,7 +34,7 @@ LONGEST_ROW = 1 << 26
 """Bytes of the longest row that is ever held whole: sinks take whole rows."""
 
 _FEW = 1 << 16  # elements up to which 32- and 64-bit floats are held and sorted
-_STRETCH = 1 << 24  # elements whose sums are formed together: fixed, since the order of sums is
+_STRETCH = 1 << 24  # elements whose sums are formed together: fixed, so that the order of sums is
 
 
 class BlockSink(Protocol):

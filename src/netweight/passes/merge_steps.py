@@ -94,7 +94,7 @@ class StepWorker(FarWork):
     def __call__(self, step: Step) -> Any:
         """Do one step; return the statistics of a look, or what was `Written`."""
         act = step.act
-        if self.far:  # nobody has said in this process what will be read
+        if self.far:  # this process has not announced what will be read
             used = (act.input,) if isinstance(act, Copy) else act.inputs if isinstance(act, Write) else None
             prefetch(step.target, used, step.start, step.stop)
         reader = BlockReader(self._kernels, self._own)

@@ -30,7 +30,7 @@ class LineProgress:
         """See run.progress.Progress."""
         self._tensors, self._nbytes = tensors, nbytes
         self._done_tensors, self._done_bytes = done_tensors, done_bytes
-        self._skipped = done_bytes  # what an earlier run has done says nothing of this run's rate
+        self._skipped = done_bytes  # what an earlier run has done does not count for this run's rate
         self._begun = self._shown = time.monotonic()
         self._running = True
 

@@ -92,7 +92,7 @@ def fit_rows(rows: Rows, centres: Array, executor: Executor, done: Callable[[], 
         fixed, before = moved, labels.copy()
     filled = np.flatnonzero(partition.counts)
     order = filled[np.argsort(-partition.counts[filled], kind="stable")]
-    number = np.full(len(fixed) + 1, NO_CLUSTER)  # the last one is where label -1 leads
+    number = np.full(len(fixed) + 1, NO_CLUSTER)  # the last entry is that of label -1
     number[order] = np.arange(len(order))
     labels, fixed = number[labels], fixed[order]
     partition = type(partition)(partition.counts[order], partition.sums[order], partition.squares)

@@ -250,7 +250,7 @@ def contrasts(ks: Sequence[int], inertia: Mapping[int, float]) -> dict[int, floa
     left = {1: inertia[1]}
     last = max(inertia)
     for k in range(2, last + 1):
-        left[k] = min(inertia[k], left[k - 1])  # a fit that found less than the one before
+        left[k] = min(inertia[k], left[k - 1])  # a fit may be worse than that of k - 1
     contrast = {}
     for k in ks:
         low, high = max(1, k - 2), min(last, k + 2)
@@ -258,7 +258,7 @@ def contrasts(ks: Sequence[int], inertia: Mapping[int, float]) -> dict[int, floa
         after = (left[k] - left[high]) / (high - k) if high > k else 0.0
         if after > 0:
             contrast[k] = before / after
-        elif high < last and before > 0:  # at the end, it is the last fit that found nothing
+        elif high < last and before > 0:  # at the end, the last fit may have gained nothing
             contrast[k] = math.inf
     return contrast
 

@@ -89,7 +89,7 @@ class Tokens:
             return check_id(str(by_piece[text]), rows)
         ids = _guarded(lambda: self.tokenizer.encode(text, add_special_tokens=False).ids)
         decoded = _guarded(lambda: self.tokenizer.decode(ids, skip_special_tokens=False))
-        unknown = decoded.strip().casefold() != text.strip().casefold()  # the token for what is none
+        unknown = decoded.strip().casefold() != text.strip().casefold()  # the tokenizer's token for unknown text
         if len(ids) == 1 and not unknown:
             return check_id(str(ids[0]), rows)
         if len(ids) > 1 and not unknown:

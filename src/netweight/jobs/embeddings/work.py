@@ -48,7 +48,7 @@ def cluster_embedding(
     from netweight.run.threads import ThreadExecutor
 
     embedding, tokens = prepared.embedding, prepared.tokens
-    # of a model far away it is held, since each iteration reads it
+    # a remote tensor is held in memory, since each iteration reads it
     tensor = embedding.tensor if prepared.checkpoint.location is not None else held_in_memory(embedding.tensor)
     executor = executor or ThreadExecutor(prepared.workers)
     steps = _Steps(progress, prepared, options)

@@ -50,7 +50,7 @@ class Drafts:
         self._vocab = vocab
         self._stand_in = stand_in
         self._whole = groups[0].number is None
-        # in slices, whatever stands outside of the blocks is of the first slice's sources or of the last one's
+        # in slices, parameters outside of the blocks come from the first slice's sources or the last one's
         self._pool = tuple(dict.fromkeys([anchor.number, *groups[0].inputs, *groups[-1].inputs]))
         self._stood_in: dict[int, list[str]] = {}
         self._differing: list[str] = []

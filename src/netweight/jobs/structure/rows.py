@@ -182,7 +182,7 @@ def _rows(layers: list[dict[str, Any]], comparison: Mapping[str, Any] | None) ->
     rows = []
     for layer in layers:
         if layer["is_zero_layer"] and comparison:
-            continue  # it stands below, as a layer of the base that is gone
+            continue  # it follows below, as a layer of the base that is gone
         key = layer.get("stack", ""), layer["layer_idx"]
         match = by_layer.get(key)
         attention, mlp = layer["attention"], layer["mlp"]

@@ -19,7 +19,7 @@ __all__ = ["TensorZeros", "Zeros", "count_zeros"]
 
 _TASK = 1 << 24  # elements of a task
 _BLOCK = 1 << 18  # elements at a time: their bytes stay in the cache
-_WIDEST = 1 << 22  # columns that are followed
+_WIDEST = 1 << 22  # columns whose zeros are counted at most
 _NO_ZERO = frozenset({"F8_E8M0"})  # powers of two: the format has no zero
 _ONE_ZERO = frozenset({"F8_E4M3FNUZ", "F8_E5M2FNUZ"})  # no negative zero: its pattern is NaN
 
