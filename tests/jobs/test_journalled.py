@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from netweight.errors import Interrupted, OptionError
-from netweight.jobs.journalled import Record, interruptible, journalled, say_resuming
+from netweight.jobs.journalled import Record, interruptible, journalled, note_resumed
 from netweight.run.progress import Silent
 
 
@@ -64,9 +64,9 @@ def test_without_a_journal_nothing_is_kept():
 
 def test_a_run_that_goes_on_says_what_is_done():
     progress = Heard()
-    say_resuming(progress, 3, 7)
-    say_resuming(progress, 0, 7)
-    say_resuming(progress, 1, 2, "matrices")
+    note_resumed(progress, 3, 7)
+    note_resumed(progress, 0, 7)
+    note_resumed(progress, 1, 2, "matrices")
     assert progress.notes == [
         "resuming: 3 of 7 parameters are done",
         "nothing to resume: starting anew",

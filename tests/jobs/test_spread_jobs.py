@@ -112,7 +112,9 @@ def test_the_largest_parameters_come_first(models, tmp_path, monkeypatch):
     netweight.delta(models[0], models[1:], executor=plain)
     fake_gpus(monkeypatch)
     netweight.delta(models[0], models[1:], executor=spread, **BOTH)
-    first = [[look.stretch for look in e.tasks if type(look).__name__ == "FirstLook"] for e in (plain, spread)]
+    first = [
+        [reading.stretch for reading in e.tasks if type(reading).__name__ == "FirstReading"] for e in (plain, spread)
+    ]
     assert [t.name.split(".")[4][0] for t in first[0]] == ["a", "b", "c", "c", "c", "d"]
     assert [t.name.split(".")[4][0] for t in first[1]] == ["c", "c", "c", "b", "d", "a"]
     assert [t.number for t in first[1]] == [0, 1, 2, 0, 0, 0]

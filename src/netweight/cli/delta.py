@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import Any
 
 import click
@@ -21,6 +19,7 @@ from netweight.cli.options import (
     verbose_option,
 )
 from netweight.views.delta import show_delta, show_plan
+from netweight.views.text import print_json
 
 __all__ = ["delta"]
 
@@ -64,7 +63,6 @@ def delta(
         return
     result = measure(base, models, outdir, options=options, resume=rest["resume"], progress=progress_for(output_format))
     if output_format == "json":
-        json.dump(result.to_dict(), sys.stdout, indent=2, allow_nan=False, ensure_ascii=True)
-        click.echo()
+        print_json(result.to_dict())
     elif output_format == "human":
         show_delta(result, outdir, verbose=rest["verbose"])

@@ -1,16 +1,15 @@
-"""`netweight devices`: what there is to compute on."""
+"""`netweight devices`: the devices to compute on."""
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from netweight.cli.options import format_option
 from netweight.errors import printable
-from netweight.views.text import human_bytes
+from netweight.views.console import plain_table, print_trimmed, stdout_console
+from netweight.views.text import human_bytes, print_json
 
 if TYPE_CHECKING:
     from netweight.jobs.devices.job import Devices
@@ -27,38 +26,34 @@ def devices(output_format: str) -> None:
     """
     from netweight.jobs.devices.job import devices as find
 
-    found = find()
+    result = find()
     if output_format == "json":
-        json.dump(found.to_dict(), sys.stdout, indent=2, allow_nan=False, ensure_ascii=True)
-        click.echo()
+        print_json(result.to_dict())
     elif output_format == "human":
-        _show(found)
+        _show(result)
 
 
-def _show(found: Devices) -> None:
-    from rich.table import Table
+def _show(result: Devices) -> None:
     from rich.text import Text
 
-    from netweight.views.console import print_trimmed, stdout_console
-
     console = stdout_console()
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = plain_table()
     table.add_column("device", no_wrap=True)
     table.add_column("what it is", overflow="fold")
     for name in ("memory", "free"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("float64", no_wrap=True)
-    for d in found.devices:
+    for d in result.devices:
         sizes = ["" if size is None else human_bytes(size) for size in (d.memory_total, d.memory_free)]
         table.add_row(d.name, Text(printable(d.model)), *sizes, "full speed" if d.doubles else "slow or none")
     print_trimmed(console, table)
-    if found.problem:
-        print_trimmed(console, Text(f"no GPU: {found.problem}"))
+    if result.problem:
+        print_trimmed(console, Text(f"no GPU: {result.problem}"))
     click.echo()
-    chosen = Table(box=None, pad_edge=False, header_style="bold")
+    chosen = plain_table()
     for name in ("work", "auto takes"):
         chosen.add_column(name, no_wrap=True)
     chosen.add_column("because", overflow="fold")
-    for work, choice in found.auto.items():
+    for work, choice in result.auto.items():
         chosen.add_row(work, choice.name, Text(choice.why))
     print_trimmed(console, chosen)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -11,7 +9,7 @@ import click
 
 from netweight.cli.options import Aliased, SpaceSeparated, format_option, verbose_option
 from netweight.errors import OptionError, printable
-from netweight.views.text import human_bytes
+from netweight.views.text import human_bytes, print_json, print_notes
 
 if TYPE_CHECKING:
     from netweight.jobs.download.job import Downloaded, DownloadPlan
@@ -84,9 +82,9 @@ def download(
         _show_plan(plan_download(name, revision=revision, include=include, exclude=exclude), output_format)
         return
     if model_id is not None:
-        from netweight.jobs.download.hub import parse
+        from netweight.jobs.download.hub import parse_hub_id
 
-        out = str(PurePosixPath(out, parse(model_id, revision)[0]))
+        out = str(PurePosixPath(out, parse_hub_id(model_id, revision)[0]))
     result = fetch(
         name,
         out,
@@ -97,22 +95,19 @@ def download(
         progress=download_progress_for(output_format),
     )
     if output_format == "json":
-        json.dump(result.to_dict(), sys.stdout, indent=2, ensure_ascii=True)
-        click.echo()
+        print_json(result.to_dict())
     elif output_format == "human":
         _show(result, verbose=verbose)
 
 
 def _show_plan(plan: DownloadPlan, output_format: str) -> None:
     if output_format == "json":
-        json.dump(plan.to_dict(), sys.stdout, indent=2, ensure_ascii=True)
-        click.echo()
+        print_json(plan.to_dict())
     elif output_format == "human":
         click.echo(f"{printable(plan.model.id)} at commit {plan.model.commit}")
         for file in plan.choice.files:
             click.echo(f"  {human_bytes(file.size):>8}  {printable(file.name)}")
-        for note in plan.choice.notes:
-            click.echo(f"note: {printable(note, 400)}")
+        print_notes(plan.choice.notes)
         click.echo(
             f"{len(plan.choice.files)} files, {human_bytes(plan.bytes)}; nothing was fetched, leave out --dry-run to"
             " fetch them"
@@ -126,8 +121,7 @@ def _show(result: Downloaded, *, verbose: bool) -> None:
                 f"  {human_bytes(file.size):>8}  {printable(file.name)}  {file.algorithm or 'size'} "
                 f"{file.digest or 'alone'}{'' if file.fetched else '  (was there)'}"
             )
-    for note in result.notes:
-        click.echo(f"note: {printable(note, 400)}")
+    print_notes(result.notes)
     fetched = sum(file.fetched for file in result.files)
     click.echo(
         f"{printable(result.folder, 300)}: {printable(result.id)} at commit {result.commit}; {len(result.files)} files,"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from netweight.cli.options import (
 )
 from netweight.errors import OptionError, printable
 from netweight.views.embeddings import show_embeddings, show_neighbours, show_plan
+from netweight.views.text import print_json
 
 __all__ = ["embeddings"]
 
@@ -132,24 +131,23 @@ def embeddings(model: str | None, named: str | None, output_dir: str | None, out
         )
     ref = model if model is not None else str(named)
     if rest["nearest"]:
-        _nearest(ref, output_format, rest)
+        _show_nearest(ref, output_format, rest)
         return
-    place, scan_row = _places(output_dir, rest["out_file"])
+    folder, scan_row = _output_paths(output_dir, rest["out_file"])
     options = options_from(Options, rest, remote=rest["remote"] or rest["dry_run"])
     if rest["dry_run"]:
         with ExitStack() as stack:
             show_plan(prepare(ref, options, stack), options, output_format)
         return
-    result = cluster(ref, place, options=options, progress=share_progress_for(output_format), scan_row=scan_row)
+    result = cluster(ref, folder, options=options, progress=share_progress_for(output_format), scan_row=scan_row)
     if output_format == "json":
-        json.dump(result.to_dict(), sys.stdout, indent=2, allow_nan=False, ensure_ascii=True)
-        click.echo()
+        print_json(result.to_dict())
     elif output_format == "human":
         show_embeddings(result, verbose=rest["verbose"])
-        click.echo(f"written to {printable(place)}")
+        click.echo(f"written to {printable(folder)}")
 
 
-def _places(output_dir: str | None, out_file: str | None) -> tuple[str, str | None]:
+def _output_paths(output_dir: str | None, out_file: str | None) -> tuple[str, str | None]:
     """(folder, name of the CSV): the replaced tool's --out named the file."""
     if out_file is None:
         return output_dir or f"./{_OUTPUT}", None
@@ -160,11 +158,11 @@ def _places(output_dir: str | None, out_file: str | None) -> tuple[str, str | No
     return str(Path(out_file).parent), Path(out_file).name
 
 
-def _nearest(ref: str, output_format: str, rest: dict[str, Any]) -> None:
+def _show_nearest(ref: str, output_format: str, rest: dict[str, Any]) -> None:
     from netweight.jobs.embeddings.nearest import nearest_tokens
 
     say_without_gpu(rest, "neighbours are found", output_format)
-    found = nearest_tokens(
+    neighbours = nearest_tokens(
         ref,
         rest["nearest"],
         count=rest["neighbours"],
@@ -174,7 +172,6 @@ def _nearest(ref: str, output_format: str, rest: dict[str, Any]) -> None:
         remote=rest["remote"],
     )
     if output_format == "json":
-        json.dump(found.to_dict(), sys.stdout, indent=2, allow_nan=False, ensure_ascii=True)
-        click.echo()
+        print_json(neighbours.to_dict())
     elif output_format == "human":
-        show_neighbours(found)
+        show_neighbours(neighbours)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import sys
-
 import click
 
 from netweight.cli.options import format_option
 from netweight.errors import OptionError
 from netweight.views.info import show_info
+from netweight.views.text import print_json
 
 __all__ = ["info"]
 
@@ -39,9 +37,8 @@ def info(
     from netweight.jobs.info.job import info as describe
 
     ref = model if model is not None else str(model_option)
-    found = describe(ref, count_tied_twice=count_tied_twice, tree=tree or depth is not None)
+    result = describe(ref, count_tied_twice=count_tied_twice, tree=tree or depth is not None)
     if output_format == "json":
-        json.dump(found.to_dict(), sys.stdout, indent=2, allow_nan=False)
-        click.echo()
+        print_json(result.to_dict())
     elif output_format == "human":
-        show_info(found, depth=depth)
+        show_info(result, depth=depth)

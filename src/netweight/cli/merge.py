@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +22,7 @@ from netweight.cli.options import (
     verbose_option,
 )
 from netweight.errors import FormatError, OptionError, printable
+from netweight.views.text import print_json
 
 if TYPE_CHECKING:
     from netweight.jobs.merge.request import Request, Weights
@@ -127,7 +126,7 @@ def merge(recipe: str | None, output: str | None, output_format: str, **rest: An
     from contextlib import ExitStack
 
     from netweight.cli.progress.bar import progress_for
-    from netweight.jobs.merge.job import foresee, merge_request, result_folder
+    from netweight.jobs.merge.job import merge_request, preview, result_folder
     from netweight.jobs.merge.plan import prepare
     from netweight.jobs.merge.request import Options
     from netweight.views.merge import show_merged, show_plan
@@ -140,15 +139,14 @@ def merge(recipe: str | None, output: str | None, output_format: str, **rest: An
             prepared = prepare(request, options, stack)
             if output is not None:
                 result_folder(prepared, output).check()
-            weighting, plan = foresee(prepared, progress=progress)
+            weighting, plan = preview(prepared, progress=progress)
             show_plan(prepared, weighting, plan, output, output_format, verbose=rest["verbose"])
         return
     if output is None:
         raise OptionError("--output: expected the folder that the merged model goes into, got none")
     result = merge_request(request, output, options=options, resume=rest["resume"], progress=progress)
     if output_format == "json":
-        json.dump(result.to_dict(), sys.stdout, indent=2, allow_nan=False, ensure_ascii=True)
-        click.echo()
+        print_json(result.to_dict())
     elif output_format == "human":
         show_merged(result, verbose=rest["verbose"])
 
@@ -170,36 +168,36 @@ def _request(recipe: str | None, rest: dict[str, Any]) -> Request:
 def _weights(rest: dict[str, Any]) -> Weights | None:
     from netweight.jobs.merge.request import Weights
 
-    given = {name: rest[name] for name in ("mode", "alpha", "beta", "granularity") if rest[name] is not None}
+    options = {name: rest[name] for name in ("mode", "alpha", "beta", "granularity") if rest[name] is not None}
     if rest["l2_norms"]:
-        given["norms"] = tuple(rest["l2_norms"])
+        options["norms"] = tuple(rest["l2_norms"])
     if rest["weights"]:
-        given["explicit"] = tuple(rest["weights"])
+        options["explicit"] = tuple(rest["weights"])
     if rest["delta"] is not None:
         if not rest["delta"]:
             raise OptionError("--from: expected the folder of a result of `netweight delta`, got an empty name")
-        given["delta"] = Path(rest["delta"])
-    if "explicit" in given and given.keys() & {"mode", "alpha", "beta", "granularity"}:
+        options["delta"] = Path(rest["delta"])
+    if "explicit" in options and options.keys() & {"mode", "alpha", "beta", "granularity"}:
         raise OptionError("--weights and --mode, --alpha, --beta or --granularity: --weights are final; leave one out")
-    return Weights(**given) if given else None
+    return Weights(**options) if options else None
 
 
 def _settings(pairs: tuple[str, ...]) -> dict[str, Any]:
     """{setting: value}; values as in recipes, so lists and filters work too."""
     from netweight.merging.recipe.yaml import read_yaml
 
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for pair in pairs:
         before, equals, text = pair.partition("=")
         name = before.strip()
         if not equals or not name:
             raise OptionError(f"--set {printable(pair)}: expected KEY=VALUE, such as --set density=0.5")
-        if name in found:
+        if name in settings:
             raise OptionError(f"--set {printable(pair)}: {printable(name)} is set twice; leave one out")
         try:
-            found[name], _ = read_yaml(text, "--set")
+            settings[name], _ = read_yaml(text, "--set")
         except FormatError:
             raise OptionError(
                 f"--set {printable(pair)}: the value is not YAML; expected a number, a flag or a list"
             ) from None
-    return found
+    return settings

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import Any
 
 import click
@@ -19,7 +17,8 @@ from netweight.cli.options import (
     verbose_option,
 )
 from netweight.errors import OptionError, printable
-from netweight.views.structure import report, show_found, show_plan, show_structures
+from netweight.views.structure import report, show_models, show_plan, show_structures
+from netweight.views.text import print_json
 
 __all__ = ["structure"]
 
@@ -96,13 +95,13 @@ def structure(
     and two pictures. Models that an earlier run has done are kept. Where a model cannot be read, it is reported, the
     others go on, and the exit code is 1.
     """
-    given = model if model is not None else model_option
+    reference = model if model is not None else model_option
     say_without_gpu(rest, "headers and zeros are read", output_format)
-    if models_dir is not None and given is not None:
+    if models_dir is not None and reference is not None:
         raise OptionError("structure takes one MODEL or --models-dir DIR, not both; leave one out")
     if models_dir is not None:
-        _many(models_dir, base, output_dir or f"./{_OUTPUT}", output_format, rest)
-    elif given is None or (model is not None and model_option is not None):
+        _analyse_many(models_dir, base, output_dir or f"./{_OUTPUT}", output_format, rest)
+    elif reference is None or (model is not None and model_option is not None):
         raise OptionError(
             "structure takes one MODEL (a folder or a file), or --models-dir DIR; see `netweight structure --help`"
         )
@@ -110,17 +109,17 @@ def structure(
         for option in ("merge_results", "reanalyze"):
             if rest[option]:
                 raise OptionError(f"--{option.replace('_', '-')}: goes with --models-dir, got one MODEL; leave it out")
-        _one(given, base, output_dir, output_format, rest)
+        _analyse_one(reference, base, output_dir, output_format, rest)
 
 
-def _one(ref: str, base: str | None, output_dir: str | None, output_format: str, rest: dict[str, Any]) -> None:
+def _analyse_one(ref: str, base: str | None, output_dir: str | None, output_format: str, rest: dict[str, Any]) -> None:
     from netweight.cli.progress.bar import progress_for
     from netweight.jobs.structure.job import structure as describe
 
     if rest["dry_run"]:
         show_plan(ref, base, output_format, deep=rest["deep"])
         return
-    found = describe(
+    result = describe(
         ref,
         base,
         deep=rest["deep"],
@@ -131,20 +130,19 @@ def _one(ref: str, base: str | None, output_dir: str | None, output_format: str,
         progress=progress_for(output_format),
     )
     if output_format == "json":
-        json.dump(found.to_dict(), sys.stdout, indent=2, allow_nan=False, ensure_ascii=True)
-        click.echo()
+        print_json(result.to_dict())
     elif output_format == "human":
-        click.echo(found.text, nl=False)
+        click.echo(result.text, nl=False)
     if output_dir is not None:
-        for note in found.write(output_dir):
+        for note in result.write(output_dir):
             click.echo(f"note: {note}", err=True)
         if output_format == "human":
             click.echo(f"written to {printable(output_dir)}")
 
 
-def _many(models_dir: str, base: str | None, output_dir: str, output_format: str, rest: dict[str, Any]) -> None:
+def _analyse_many(models_dir: str, base: str | None, output_dir: str, output_format: str, rest: dict[str, Any]) -> None:
     if rest["dry_run"]:
-        show_found(models_dir, base, output_dir, output_format)
+        show_models(models_dir, base, output_dir, output_format)
         return
     from netweight.cli.progress.model import model_progress_for
     from netweight.jobs.structure.many import structure_many
@@ -162,8 +160,7 @@ def _many(models_dir: str, base: str | None, output_dir: str, output_format: str
         progress=model_progress_for(output_format),
     )
     if output_format == "json":
-        json.dump(result.to_dict(), sys.stdout, indent=2, allow_nan=False, ensure_ascii=True)
-        click.echo()
+        print_json(result.to_dict())
     elif output_format == "human":
         show_structures(result, output_dir, verbose=rest["verbose"])
     report(result, verbose=rest["verbose"])

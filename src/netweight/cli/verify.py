@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
-
 import click
 
 from netweight.cli.options import (
@@ -17,6 +14,7 @@ from netweight.cli.options import (
     verbose_option,
 )
 from netweight.errors import OptionError, printable
+from netweight.views.text import print_json, print_more
 
 __all__ = ["verify"]
 
@@ -90,16 +88,15 @@ def verify(
         ray_address=ray_address,
     )
     if output_format == "json":
-        json.dump(result.to_dict(), sys.stdout, indent=2, allow_nan=False, ensure_ascii=True)
-        click.echo()
+        print_json(result.to_dict())
     elif output_format == "human":
         bad = [v for v in result.verdicts if v.verdict != "same"]
-        for v in bad if verbose else bad[:_LISTED]:
+        listed = bad if verbose else bad[:_LISTED]
+        for v in listed:
             count = f", {v.differing} elements" if v.differing else ""
             reason = f": {printable(v.reason)}" if v.reason else ""
             click.echo(f"{printable(v.name)}: {v.verdict}{count}{reason}")
-        if len(bad) > _LISTED and not verbose:
-            click.echo(f"and {len(bad) - _LISTED} more (--verbose lists them)")
+        print_more(len(bad) - len(listed))
         of = "" if len(result.verdicts) == result.planned else f" (of {result.planned})"
         same = len(result.verdicts) - len(bad)
         click.echo(f"{same} of {len(result.verdicts)} parameters{of} are what the recipe gives, bit for bit")

@@ -1,4 +1,4 @@
-"""`Scope`: a model to look at from Python, by the names that the replaced tool has."""
+"""`Scope`: a model to measure from Python, with the method names of the replaced tool."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ class Scope:
             other = other.ref
         if isinstance(other, Mapping):
             names = [methods] if isinstance(methods, str) else list(methods)
-            given = mapping_of(other)
+            results = mapping_of(other)
             return compare_results(
-                self.scan(names, weights_only=not self._vectors() & given.keys()),
-                given,
+                self.scan(names, weights_only=not self._vectors() & results.keys()),
+                results,
                 names,
                 names=(self.ref, "the given results"),
             )

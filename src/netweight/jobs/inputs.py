@@ -1,4 +1,4 @@
-"""What identifies the checkpoints that a job reads: for its results, and for a later run that wants to go on."""
+"""Identifies the checkpoints that a job reads, for its results and for a run that resumes."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def identity(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def globs(given: str | Iterable[str]) -> tuple[str, ...]:
+def globs(patterns: str | Iterable[str]) -> tuple[str, ...]:
     """Globs as a tuple; a plain string is one glob, not its letters."""
-    return (given,) if isinstance(given, str) else tuple(given)
+    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
 
 
 def references(
-    given: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    models: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
 ) -> list[str | os.PathLike[str]]:
     """Models as a list; a plain path is one model, not its letters."""
-    return [given] if isinstance(given, (str, os.PathLike)) else list(given)
+    return [models] if isinstance(models, (str, os.PathLike)) else list(models)
 
 
 def far_bytes(checkpoints: Iterable[Checkpoint]) -> int:
@@ -58,7 +58,7 @@ def locations(checkpoints: Iterable[Checkpoint]) -> list[Path]:
 
 
 def notes_of(checkpoints: Iterable[Checkpoint]) -> tuple[str, ...]:
-    """What the readers found worth a line, each with the model's reference in front."""
+    """The readers' notes, each with the model's reference in front."""
     return tuple(
         note if note.startswith(checkpoint.ref) else f"{printable(checkpoint.ref)}: {note}"
         for checkpoint in checkpoints
@@ -72,5 +72,5 @@ def stamp_of(file: CheckpointFile) -> int | str:
 
 
 def stamps(checkpoint: Checkpoint) -> list[list[Any]]:
-    """What tells in a later run that the files are still the same."""
+    """What a later run compares to see that the files are the same."""
     return [[f.path, f.size, f.digest, stamp_of(f)] for f in checkpoint.files]

@@ -1,4 +1,4 @@
-"""The frame of a long job: a journal of what is done, what is said when it goes on, and how it is interrupted."""
+"""The frame of a long job: a journal of what is done, the note of a resumed run, and interruption."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from netweight.run.progress import Progress
 if TYPE_CHECKING:
     from netweight.run.journal import Journal
 
-__all__ = ["Record", "interruptible", "journalled", "say_resuming"]
+__all__ = ["Record", "interruptible", "journalled", "note_resumed"]
 
 
 class Record:
-    """`done` {key: value} is what earlier runs have finished; `append` keeps what this one finishes, where there is a
-    journal to keep it in.
+    """`done` {key: value} is what earlier runs have finished; `append` writes what this one finishes, where there is a
+    journal.
     """
 
     def __init__(self, journal: Journal | None = None, done: Mapping[str, dict[str, Any]] | None = None) -> None:
@@ -26,7 +26,7 @@ class Record:
         self.done = dict(done or {})
 
     def append(self, key: str, value: dict[str, Any]) -> None:
-        """Keep one value, JSON-safe; raises JobError where the disk refuses."""
+        """Write one JSON-safe value; raises JobError where the disk refuses."""
         if self._journal is not None:
             self._journal.append(key, value)
 
@@ -48,9 +48,9 @@ def journalled(path: Path, plan_digest: str, *, resume: bool) -> Iterator[Record
         yield Record(journal, done)
 
 
-def say_resuming(progress: Progress, count: int, total: int, what: str = "parameters") -> None:
-    """The note of a run that goes on: so many of `total` are done."""
-    progress.note(f"resuming: {count} of {total} {what} are done" if count else "nothing to resume: starting anew")
+def note_resumed(progress: Progress, count: int, total: int, unit: str = "parameters") -> None:
+    """Note that a run is resumed: `count` of `total` `unit` are done."""
+    progress.note(f"resuming: {count} of {total} {unit} are done" if count else "nothing to resume: starting anew")
 
 
 @contextmanager

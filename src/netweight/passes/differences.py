@@ -1,8 +1,8 @@
-"""One pass over a base and its fine-tunes: every stretch of every parameter read once, statistics coming up as they
-finish.
+"""One pass over a base and its fine-tunes: every stretch of every parameter is read once, statistics are yielded as
+they finish.
 
-A second look at a parameter's data happens only where the first could not settle its quantiles (float32 tensors of more
-than a million elements, mostly), and right after the first, while the data are still in the machine's page cache.
+A parameter is read a second time only where the first reading could not settle its quantiles (mostly float32 tensors
+of more than a million elements). The second reading follows at once, while the data are in the machine's page cache.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from netweight.run.progress import Progress
 from netweight.run.spread import DeviceKernels, run_on, several_devices
 from netweight.statistics.difference import DifferenceStatistics, Settled, narrowed
 
-__all__ = ["FirstLook", "SecondLook", "measure_differences", "plan_tasks"]
+__all__ = ["FirstReading", "SecondReading", "measure_differences", "plan_tasks"]
 
 
 @dataclass(frozen=True)
-class FirstLook:
-    """A stretch to be taken in, and the bins whose residual values are wanted."""
+class FirstReading:
+    """A stretch to read for the first time, and the bins whose residual values are kept."""
 
     stretch: PlannedTask
     kept: U8Array
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _first_look, (self.stretch, pack(self.kept))
+        return _first_reading, (self.stretch, pack(self.kept))
 
 
-def _first_look(stretch: PlannedTask, kept: Packed) -> FirstLook:
-    return FirstLook(stretch, unpack(kept))
+def _first_reading(stretch: PlannedTask, kept: Packed) -> FirstReading:
+    return FirstReading(stretch, unpack(kept))
 
 
 @dataclass(frozen=True)
-class SecondLook:
-    """A stretch to be looked at again, for what lies under these prefixes of each model's values."""
+class SecondReading:
+    """A stretch to read again, to count what lies under these prefixes of each model's values."""
 
     stretch: PlannedTask
     level: int
@@ -57,7 +57,7 @@ class SecondLook:
 
 @dataclass(frozen=True)
 class Recount:
-    """Per model uint32 [prefixes, 65536], what a second look counted."""
+    """Per model uint32 [prefixes, 65536], counted by a second reading."""
 
     counts: tuple[U32Array, ...]
 
@@ -70,22 +70,22 @@ def _unpacked(*packed: Packed) -> Recount:
 
 
 @dataclass(frozen=True)
-class _Narrowed:
-    """What a first look found, with residual values of the bins `kept` only."""
+class _NarrowedPartial:
+    """The result of a first reading, with residual values of the bins `kept` only."""
 
-    partial: DifferencePartial
+    differences: DifferencePartial
     kept: U8Array
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _widened, (self.partial, pack(self.kept))
+        return _narrowed_partial, (self.differences, pack(self.kept))
 
 
-def _widened(partial: DifferencePartial, kept: Packed) -> _Narrowed:
-    return _Narrowed(partial, unpack(kept))
+def _narrowed_partial(differences: DifferencePartial, kept: Packed) -> _NarrowedPartial:
+    return _NarrowedPartial(differences, unpack(kept))
 
 
-Look = FirstLook | SecondLook
-Found = DifferencePartial | _Narrowed | Settled | Recount
+Reading = FirstReading | SecondReading
+StretchResult = DifferencePartial | _NarrowedPartial | Settled | Recount
 
 
 def _tensors(aligned: Aligned) -> list[Tensor | None]:
@@ -102,8 +102,8 @@ def plan_tasks(parameters: Sequence[Aligned]) -> tuple[PlannedTask, ...]:
     return tuple(tasks)
 
 
-class _Worker(FarWork):
-    """Reads stretches and looks at them; every thread has accumulators of its own."""
+class _StretchReader(FarWork):
+    """Reads stretches into accumulators; every thread has its own."""
 
     def __init__(self, parameters: Sequence[Aligned], kernels: Kernels) -> None:
         self._parameters = {a.name: a for a in parameters}
@@ -111,18 +111,18 @@ class _Worker(FarWork):
         self._models = max((len(a.models) for a in parameters), default=0)
         super().__init__()
 
-    def __call__(self, look: Look) -> Found:
-        tensors = _tensors(self._parameters[look.stretch.name])
+    def __call__(self, reading: Reading) -> StretchResult:
+        tensors = _tensors(self._parameters[reading.stretch.name])
         dtypes = [None if t is None else t.dtype for t in tensors]
-        if isinstance(look, FirstLook):
+        if isinstance(reading, FirstReading):
             first = self._accumulator("differences")
-            first.start(dtypes, look.kept)
-            self._feed(first, tensors, look.stretch)
-            partial: DifferencePartial = first.partial()
-            return self._small(look, dtypes, partial) if self.far else partial
-        return self._again(look.stretch, dtypes, look.level, look.prefixes)
+            first.start(dtypes, reading.kept)
+            self._feed(first, tensors, reading.stretch)
+            differences: DifferencePartial = first.partial()
+            return self._condensed(reading, dtypes, differences) if self.far else differences
+        return self._recount(reading.stretch, dtypes, reading.level, reading.prefixes)
 
-    def _again(
+    def _recount(
         self, stretch: PlannedTask, dtypes: Sequence[DType | None], level: int, prefixes: Sequence[U64Array]
     ) -> Recount:
         second = self._accumulator("refine")
@@ -130,17 +130,19 @@ class _Worker(FarWork):
         self._feed(second, _tensors(self._parameters[stretch.name]), stretch)
         return Recount(second.counts())
 
-    def _small(
-        self, look: FirstLook, dtypes: Sequence[DType | None], partial: DifferencePartial
-    ) -> Settled | _Narrowed:
-        """What goes back over a wire: of a whole parameter all that follows from it, which is next to nothing."""
-        stretch = look.stretch
+    def _condensed(
+        self, reading: FirstReading, dtypes: Sequence[DType | None], differences: DifferencePartial
+    ) -> Settled | _NarrowedPartial:
+        """What goes back over a wire: a whole parameter's statistics where the stretch is all of it, for they are
+        small.
+        """
+        stretch = reading.stretch
         if (stretch.start, stretch.stop) != (0, self._parameters[stretch.name].base.size):
-            return _Narrowed(*narrowed(partial, look.kept))
+            return _NarrowedPartial(*narrowed(differences, reading.kept))
         statistics = DifferenceStatistics(len(dtypes) - 1)
-        statistics.add(stretch.number, partial, look.kept)
+        statistics.add(stretch.number, differences, reading.kept)
         while (wanted := statistics.unresolved()) is not None:
-            statistics.refine([c.astype(np.uint64) for c in self._again(stretch, dtypes, *wanted).counts])
+            statistics.refine([c.astype(np.uint64) for c in self._recount(stretch, dtypes, *wanted).counts])
         return Settled.of(statistics)
 
     def _accumulator(self, kind: str) -> Any:
@@ -163,12 +165,12 @@ class _Worker(FarWork):
             accumulator.add(count)
 
 
-def _name(look: Look) -> str:
-    return look.stretch.name
+def _name(reading: Reading) -> str:
+    return reading.stretch.name
 
 
-class _Pass:
-    """What the caller's thread knows: which looks are next, and what has been found of each parameter."""
+class _ReadingSchedule:
+    """Which stretches are read next, and the statistics of every parameter so far; for the caller's thread alone."""
 
     def __init__(self, parameters: Sequence[Aligned], tasks: Sequence[PlannedTask]) -> None:
         self._aligned = {a.name: a for a in parameters}
@@ -176,11 +178,11 @@ class _Pass:
         for task in tasks:
             self._stretches.setdefault(task.name, []).append(task)
         self._first = deque(tasks)
-        self._second: deque[SecondLook] = deque()
+        self._second: deque[SecondReading] = deque()
         self._statistics: dict[str, DifferenceStatistics] = {}
         self._recounts: dict[str, list[tuple[U32Array, ...]]] = {}
 
-    def next_look(self) -> Look | None:
+    def next_reading(self) -> Reading | None:
         if self._second:
             return self._second.popleft()
         if not self._first:
@@ -189,25 +191,27 @@ class _Pass:
         if task.name not in self._statistics:
             models = len(self._aligned[task.name].models)
             self._statistics[task.name] = DifferenceStatistics(models, len(self._stretches[task.name]))
-        return FirstLook(task, self._statistics[task.name].kept())
+        return FirstReading(task, self._statistics[task.name].kept())
 
-    def take(self, look: Look, found: Found) -> DifferenceStatistics | Settled | None:
-        """The parameter's statistics where `found` was the last that they needed."""
-        name = look.stretch.name
-        if isinstance(found, Settled):
+    def take(self, reading: Reading, result: StretchResult) -> DifferenceStatistics | Settled | None:
+        """The parameter's statistics where `result` completes them."""
+        name = reading.stretch.name
+        if isinstance(result, Settled):
             del self._statistics[name]
-            return found
+            return result
         statistics = self._statistics[name]
-        if isinstance(look, FirstLook):
-            assert isinstance(found, DifferencePartial | _Narrowed)  # noqa: S101 - a first look finds nothing else
-            partial, kept = (found.partial, found.kept) if isinstance(found, _Narrowed) else (found, look.kept)
-            statistics.add(look.stretch.number, partial, kept)
+        if isinstance(reading, FirstReading):
+            assert isinstance(result, DifferencePartial | _NarrowedPartial)  # noqa: S101 - nothing else comes of it
+            differences, kept = (
+                (result.differences, result.kept) if isinstance(result, _NarrowedPartial) else (result, reading.kept)
+            )
+            statistics.add(reading.stretch.number, differences, kept)
             if not statistics.complete:
                 return None
         else:
-            assert isinstance(found, Recount)  # noqa: S101 - nor does a second one
+            assert isinstance(result, Recount)  # noqa: S101 - as above
             counts = self._recounts.setdefault(name, [])
-            counts.append(found.counts)
+            counts.append(result.counts)
             if len(counts) < len(self._stretches[name]):
                 return None
             recounts = zip(*self._recounts.pop(name), strict=True)
@@ -215,7 +219,7 @@ class _Pass:
         open_ranks = statistics.unresolved()
         if open_ranks is None:
             return self._statistics.pop(name)
-        self._second.extend(SecondLook(stretch, *open_ranks) for stretch in self._stretches[name])
+        self._second.extend(SecondReading(stretch, *open_ranks) for stretch in self._stretches[name])
         return None
 
 
@@ -231,13 +235,13 @@ def measure_differences(
     Raises ReadError where bytes cannot be read, with the tensor's name.
     """
     named = {a.name: a for a in parameters}
-    course = _Pass(parameters, largest_first(tasks) if several_devices(kernels) else tasks)
-    results: Iterator[tuple[Look, Found]] = run_on(
-        kernels, executor, course.next_look, partial(_Worker, parameters), name=_name, note=progress.note
+    schedule = _ReadingSchedule(parameters, largest_first(tasks) if several_devices(kernels) else tasks)
+    results: Iterator[tuple[Reading, StretchResult]] = run_on(
+        kernels, executor, schedule.next_reading, partial(_StretchReader, parameters), name=_name, note=progress.note
     )
-    for look, found in results:
-        finished = course.take(look, found)
-        nbytes = look.stretch.nbytes if isinstance(look, FirstLook) else 0
+    for reading, result in results:
+        finished = schedule.take(reading, result)
+        nbytes = reading.stretch.nbytes if isinstance(reading, FirstReading) else 0
         progress.advance(0 if finished is None else 1, nbytes)
         if finished is not None:
-            yield named[look.stretch.name], finished
+            yield named[reading.stretch.name], finished

@@ -10,7 +10,7 @@ __all__ = ["FarWork"]
 
 class FarWork:
     """A work object that pickles: what its threads have of their own (`_own`) stays behind. `far` says that it came
-    from another process, so that nobody has announced here what it will read, and what it finds goes back over a wire.
+    from another process: what it will read is not announced here, and its results go back over a wire.
     """
 
     far = False

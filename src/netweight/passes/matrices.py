@@ -1,8 +1,8 @@
-"""One matrix, from its first byte to all that was asked of it: one reading feeds everything that can be fed at once.
+"""The statistics of one matrix: one reading feeds everything that can be fed at once.
 
 8- and 16-bit floats need no other reading, but for rows that are too long to be held, whose pieces are read twice. 32-
-and 64-bit floats are looked at again where quantiles are open, and for counts and sums whose thresholds the first look
-found; a few of them are sorted instead.
+and 64-bit floats are read again where quantiles are open, and for counts and sums whose thresholds come out of the
+first reading; a small matrix of them is sorted instead.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LONGEST_ROW = 1 << 26
 """Bytes of the longest row that is ever held whole: sinks take whole rows."""
 
 _FEW = 1 << 16  # elements up to which 32- and 64-bit floats are held and sorted
-_STRETCH = 1 << 24  # elements whose sums are formed together: fixed, since the order of sums is
+_STRETCH = 1 << 24  # elements whose sums are formed together: fixed, so that the order of sums is
 
 
 class BlockSink(Protocol):
@@ -48,7 +48,7 @@ class BlockSink(Protocol):
 
 @dataclass(frozen=True)
 class Gathered:
-    """What was found of a matrix; None where nothing of the kind was asked for."""
+    """The statistics of a matrix; None where nothing of the kind was asked for."""
 
     values: Values | None
     channels: Channels | None
@@ -73,8 +73,8 @@ class Scratch:
         """A byte buffer; only the usual size is kept for the next matrix."""
         if nbytes > self.nbytes:
             return np.empty(nbytes, np.uint8)
-        found: U8Array = self.of("buffer", lambda: np.empty(self.nbytes, np.uint8))
-        return found
+        buffer: U8Array = self.of("buffer", lambda: np.empty(self.nbytes, np.uint8))
+        return buffer
 
 
 def scratch_bytes(kernels: Kernels, measures: Iterable[Measure], longest_row: int = 0) -> int:
@@ -92,7 +92,7 @@ def scratch_bytes(kernels: Kernels, measures: Iterable[Measure], longest_row: in
 
 
 class _Pieces:
-    """Bytes of any length to an accumulator that wants its own buffer full, by stretches of a fixed length."""
+    """Feeds bytes of any length to an accumulator through its buffer, and flushes it after each stretch."""
 
     def __init__(self, accumulator: Any, buffer: U8Array, itemsize: int, flush: Callable[[], None] | None) -> None:
         self._accumulator = accumulator
@@ -129,10 +129,11 @@ class _Pieces:
 
 
 def gather(matrix: Matrix, scratch: Scratch, needs: frozenset[str], sinks: Sequence[BlockSink] = ()) -> Gathered:
-    """What `needs` names ("values...." of statistics/values.py, "channels"), and every block of rows to all `sinks`.
+    """Gather what `needs` names ("values...." of statistics/values.py, "channels"); give every block of rows to
+    `sinks`.
 
-    Raises ReadError where bytes cannot be read, ValueError for needs that nobody knows, or sinks where a row is longer
-    than LONGEST_ROW.
+    Raises ReadError where bytes cannot be read, ValueError for unknown needs, or for sinks where a row is longer than
+    LONGEST_ROW.
     """
     if unknown := needs - NEEDS - {CHANNELS}:
         raise ValueError(f"needs {sorted(unknown)} are not known; there are {sorted(NEEDS | {CHANNELS})}")
@@ -151,10 +152,10 @@ def gather(matrix: Matrix, scratch: Scratch, needs: frozenset[str], sinks: Seque
         values = _source_of_values(matrix)(matrix, scratch, value_needs)
     if matrix.rows and matrix.cols and (values or channels or sinks):
         _first_reading(matrix, scratch, values, channels, sinks)
-    found = values.finish() if values else None
+    statistics = values.finish() if values else None
     return Gathered(
-        found,
-        None if channels is None else Channels.of(matrix.rows, matrix.cols, channels.partial(), found),
+        statistics,
+        None if channels is None else Channels.of(matrix.rows, matrix.cols, channels.partial(), statistics),
     )
 
 
@@ -177,10 +178,10 @@ class _FromFew:
 
     def finish(self) -> Values:
         with np.errstate(invalid="ignore"):  # signalling NaN
-            held = np.concatenate([np.zeros(0, np.uint8), *self._blocks]).view(self._kind).astype(np.float64)
-        n_nan, n_inf = int(np.isnan(held).sum()), int(np.isinf(held).sum())
-        values, counts = np.unique(held[np.isfinite(held)], return_counts=True)
-        return of_distinct(values, counts.astype(np.uint64), (len(held), n_nan, n_inf), self._needs)
+            elements = np.concatenate([np.zeros(0, np.uint8), *self._blocks]).view(self._kind).astype(np.float64)
+        n_nan, n_inf = int(np.isnan(elements).sum()), int(np.isinf(elements).sum())
+        values, counts = np.unique(elements[np.isfinite(elements)], return_counts=True)
+        return of_distinct(values, counts.astype(np.uint64), (len(elements), n_nan, n_inf), self._needs)
 
 
 class _FromPatterns:
@@ -198,7 +199,7 @@ class _FromPatterns:
 
 
 class _FromReadings:
-    """Values of 32- and 64-bit floats: the first reading is fed, the others read the matrix themselves."""
+    """Values of 32- and 64-bit floats: the first reading is fed, further ones read the matrix themselves."""
 
     def __init__(self, matrix: Matrix, scratch: Scratch, needs: frozenset[str]) -> None:
         self._matrix = matrix
@@ -239,17 +240,17 @@ class _FromReadings:
             refine.start([None, self._matrix.dtype], [prefixes], level)
             self._feed(refine, refine.buffers[1])
             self._readings.refine(refine.counts()[0])
-        asked, found = self._readings.last_reading(), None
-        if asked is not None:
+        request, partial = self._readings.last_reading(), None
+        if request is not None:
             last = self._scratch.of("values", self._scratch.kernels.values)
-            last.start(self._matrix.dtype, asked.scale, asked.ranges, asked.thresholds)
+            last.start(self._matrix.dtype, request.scale, request.ranges, request.thresholds)
             self._feed(last, last.buffer)
-            found = last.partial()
-        return self._readings.finish(asked, found)
+            partial = last.partial()
+        return self._readings.finish(request, partial)
 
 
 def _first_reading(matrix: Matrix, scratch: Scratch, values: Any, channels: Any, sinks: Sequence[BlockSink]) -> None:
-    """Every byte once to all who take it, and the pieces of long rows once more to the channels."""
+    """Give every byte once to all that take it, and the pieces of long rows once more to the channels."""
     by_rows = bool(sinks) or (channels is not None and matrix.rows > 1)
     held = LONGEST_ROW if sinks else 8 * scratch.nbytes if by_rows else scratch.nbytes
     twice = channels is not None and matrix.rows > 1

@@ -24,7 +24,7 @@ BLOCK = 1 << 16
 """Elements that are computed at a time; a multiple of the kernels' CHUNK."""
 
 _NATIVE_BYTES = 16  # an input's block for every element of BLOCK: only tiles of it have to fit the first caches
-_MOST_STRETCHES = 64  # of one parameter: what looks find in each is kept until all are done
+_MOST_STRETCHES = 64  # of one parameter: the results of looks in each are kept until all are done
 _COPIED = 1 << 20  # bytes copied at a time
 _WIDE = {32: DTYPES["F32"], 64: DTYPES["F64"]}
 
@@ -42,7 +42,7 @@ def _in_rows(length: int, cols: int, *, whole_rows: bool) -> int:
 
 
 def working_bytes(targets: Sequence[Target]) -> int:
-    """Memory that one worker takes at most, in bytes: blocks of all inputs, wide or native, and what looks count."""
+    """Memory that one worker takes at most, in bytes: blocks of all inputs, wide or native, and the counts of looks."""
     most = 0
     for target in targets:
         if target.subject is None:
@@ -64,7 +64,7 @@ class BlockReader:
         self._own = own
 
     def native(self, target: Target, inputs: Sequence[int], *, whole_rows: bool) -> DType | None:
-        """The element type of all these inputs, where they need not be widened block by block."""
+        """The element type of all these inputs, where they need not be widened block by block; else None."""
         assert target.subject is not None  # noqa: S101 - what has no subject is copied
         dtypes = {piece.tensor.dtype for i in inputs for piece in target.inputs[i].pieces}
         if len(dtypes) != 1 or target.subject.bits != 32 or whole_rows:

@@ -27,21 +27,21 @@ class Sink(Protocol):
     """Where the output's bytes go; called from any thread, or from other processes where it pickles."""
 
     def write(self, name: str, offset: int, data: memoryview) -> int | None:
-        """Bytes of the tensor `name` from byte `offset` of its data. A sink that only compares says how many elements
-        differ from what it has.
+        """Take bytes of the tensor `name` from byte `offset` of its data. A sink that only compares returns how many
+        elements differ from its own.
         """
         ...
 
     def settle(self, name: str) -> None:
-        """Called by a process on another machine when it has written its part of tensor `name`: what it wrote must
-        outlive it from then on.
+        """Called by a process on another machine when it has written its part of tensor `name`: those bytes must
+        outlive the process from then on.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Step:
-    """Elements `start` to `stop` of a target, stretch `number` of it, and what is to be done with them."""
+    """Stretch `number` of a target, its elements `start` to `stop`, and the act to perform on them."""
 
     target: Target
     number: int
@@ -57,8 +57,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Written:
-    """What writing a stretch found: digests of the output and of every input that was read, how many elements are not
-    finite, and how many differ from what a sink that compares has.
+    """The result of writing a stretch: digests of the output and of every input that was read, how many elements are
+    not finite, and how many differ from what a sink that compares has.
     """
 
     digest: bytes
@@ -69,7 +69,7 @@ class Written:
 
 @dataclass(frozen=True)
 class _Identity:
-    """One input in another element type."""
+    """Writes one input in another element type."""
 
     inputs: tuple[int, ...]
     whole_rows = False
@@ -84,7 +84,7 @@ def tensor_digest(stretches: Sequence[bytes]) -> str:
 
 
 class StepWorker(FarWork):
-    """Does steps; every thread has buffers of its own."""
+    """Performs steps; every thread has buffers of its own."""
 
     def __init__(self, kernels: MergeKernels, sink: Sink | None) -> None:
         self._kernels = kernels
@@ -92,9 +92,9 @@ class StepWorker(FarWork):
         super().__init__()
 
     def __call__(self, step: Step) -> Any:
-        """Do one step: what a look found, or what was `Written`."""
+        """Do one step; return the statistics of a look, or what was `Written`."""
         act = step.act
-        if self.far:  # nobody has said in this process what will be read
+        if self.far:  # this process has not announced what will be read
             used = (act.input,) if isinstance(act, Copy) else act.inputs if isinstance(act, Write) else None
             prefetch(step.target, used, step.start, step.stop)
         reader = BlockReader(self._kernels, self._own)
@@ -112,15 +112,15 @@ class StepWorker(FarWork):
 
     def _look(self, reader: BlockReader, step: Step, look: Look) -> Any:
         inputs = range(len(step.target.inputs))
-        found = look.empty(len(inputs))
+        statistics = look.empty(len(inputs))
         fused = look if isinstance(look, NativeLook) else None
         native = None if fused is None else reader.native(step.target, inputs, whole_rows=look.whole_rows)
         for start, x in reader.blocks(step.target, step.span, inputs, native, whole_rows=look.whole_rows):
             if fused is None or native is None:
-                look.add(found, x, start, self._kernels)
+                look.add(statistics, x, start, self._kernels)
             else:
-                fused.add_native(found, x, native, start, self._kernels)
-        return found
+                fused.add_native(statistics, x, native, start, self._kernels)
+        return statistics
 
     def _write(self, reader: BlockReader, step: Step, write: Write) -> Written:
         target = step.target
@@ -148,7 +148,7 @@ class StepWorker(FarWork):
         return Written(digest.digest(), tuple(read.get(i) for i in range(len(target.inputs))), nonfinite, differing)
 
     def _copy(self, reader: BlockReader, step: Step, number: int) -> Written:
-        """The input's bytes as they are."""
+        """Write the input's bytes as they are."""
         assert self._sink is not None  # noqa: S101 - a course that writes has a sink
         target, bits = step.target, step.target.dtype.bits
         digest = xxhash.xxh3_128()

@@ -2,7 +2,7 @@
 
 A parameter's passes follow one another at once, while its data are still in the machine's page cache. The caller's
 thread runs the methods, which only decide; workers read, compute and hand the bytes on. A parameter's stretches are
-fixed by its size, and what looks find is merged in their order, so that no number of workers changes a bit.
+fixed by its size, and the results of looks are merged in their order, so that the number of workers changes no bit.
 """
 
 from __future__ import annotations
@@ -43,30 +43,30 @@ class Finished:
     differing: int = 0
 
 
-class _Open:
-    """A parameter under way: its course, and what the stretches of the present act have found."""
+class _TargetUnderWay:
+    """A target under way: its course, its present act, and the results of that act by stretch."""
 
     def __init__(self, target: Target, course: Any) -> None:
         self.target = target
         self.course = course
         self.act: Any = None
-        self.found: list[Any] = []
+        self.results: list[Any] = []
         self.missing = 0
 
     @property
     def in_any_order(self) -> bool:
-        """Whether what the present act finds is merged as it comes."""
+        """Whether the results of the present act are merged as they come."""
         return not isinstance(self.act, Copy | Write) and bool(self.act.in_any_order)
 
 
-class _Courses:
-    """What the caller's thread knows: which steps are next."""
+class _StepSchedule:
+    """Which steps are next; used by the caller's thread alone."""
 
     def __init__(self, targets: Sequence[Target], course_of: Callable[[Target], Any]) -> None:
         self._waiting = deque(targets)
         self._course_of = course_of
         self._steps: deque[Step] = deque()
-        self._open: dict[str, _Open] = {}
+        self._open: dict[str, _TargetUnderWay] = {}
         self.measured: deque[Finished] = deque()  # courses that ended without a pass
 
     def next_step(self) -> Step | None:
@@ -74,40 +74,40 @@ class _Courses:
             if not self._waiting:
                 return None
             target = self._waiting.popleft()
-            entry = self._open[target.name] = _Open(target, self._course_of(target))
-            if (finished := self._advance(entry, None)) is not None:
+            under_way = self._open[target.name] = _TargetUnderWay(target, self._course_of(target))
+            if (finished := self._advance(under_way, None)) is not None:
                 self.measured.append(finished)
         return self._steps.popleft()
 
-    def take(self, step: Step, found: Any) -> Finished | None:
-        entry = self._open[step.target.name]
-        entry.missing -= 1
-        if entry.in_any_order:
-            found = entry.act.merged([*entry.found, found])
-            entry.found = [found]
+    def take(self, step: Step, result: Any) -> Finished | None:
+        under_way = self._open[step.target.name]
+        under_way.missing -= 1
+        if under_way.in_any_order:
+            result = under_way.act.merged([*under_way.results, result])
+            under_way.results = [result]
         else:
-            entry.found[step.number] = found
-        if entry.missing:
+            under_way.results[step.number] = result
+        if under_way.missing:
             return None
-        if isinstance(found, Written):
+        if isinstance(result, Written):
             del self._open[step.target.name]
-            return _finished(entry.target, entry.found)
-        return self._advance(entry, entry.act.merged(entry.found))
+            return _finished(under_way.target, under_way.results)
+        return self._advance(under_way, under_way.act.merged(under_way.results))
 
-    def _advance(self, entry: _Open, answer: Any) -> Finished | None:
+    def _advance(self, under_way: _TargetUnderWay, answer: Any) -> Finished | None:
         """Ask the course for its next act, and put the act's steps before all others."""
         try:
-            act = entry.course.send(answer)
+            act = under_way.course.send(answer)
         except StopIteration as end:
             act = end.value
         if isinstance(act, Measured):
-            del self._open[entry.target.name]
-            return Finished(entry.target, value=act.value)
-        entry.act = act
-        spans = stretches_of(entry.target)
-        entry.found = [] if entry.in_any_order else [None] * len(spans)
-        entry.missing = len(spans)
-        self._steps.extendleft(reversed([Step(entry.target, n, a, b, act) for n, (a, b) in enumerate(spans)]))
+            del self._open[under_way.target.name]
+            return Finished(under_way.target, value=act.value)
+        under_way.act = act
+        spans = stretches_of(under_way.target)
+        under_way.results = [] if under_way.in_any_order else [None] * len(spans)
+        under_way.missing = len(spans)
+        self._steps.extendleft(reversed([Step(under_way.target, n, a, b, act) for n, (a, b) in enumerate(spans)]))
         return None
 
 
@@ -137,7 +137,7 @@ def run_courses(
     sink: Sink | None,
     progress: Progress,
 ) -> Iterator[Finished]:
-    """Take every target through its course; yield each as it is finished, in no fixed order.
+    """Run the course of every target; yield each as it is finished, in no fixed order.
 
     `course_of` makes the course of a target; one that returns `Measured` writes nothing. Raises ReadError where bytes
     cannot be read, JobError where the sink refuses, OptionError where a method cannot do what it is asked to.
@@ -145,12 +145,12 @@ def run_courses(
     announce_tensors(piece.tensor for target in targets for source in target.inputs for piece in source.pieces)
     if several_devices(kernels):
         targets = sorted(targets, key=lambda t: -t.size)
-    courses = _Courses(targets, course_of)
+    courses = _StepSchedule(targets, course_of)
     make = partial(StepWorker, sink=sink)
-    for step, found in run_on(kernels, executor, courses.next_step, make, name=_name, note=progress.note):
-        finished = courses.take(step, found)
+    for step, result in run_on(kernels, executor, courses.next_step, make, name=_name, note=progress.note):
+        finished = courses.take(step, result)
         share = sum(i.nbytes for i in step.target.inputs) * (step.stop - step.start) // max(step.target.size, 1)
-        progress.advance(0 if finished is None else 1, share if sink is None or isinstance(found, Written) else 0)
+        progress.advance(0 if finished is None else 1, share if sink is None or isinstance(result, Written) else 0)
         if finished is not None:
             yield finished
     yield from courses.measured

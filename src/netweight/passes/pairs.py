@@ -19,7 +19,7 @@ from netweight.statistics.pairs import PairStatistics
 
 __all__ = ["measure_pairs", "plan_pairs", "warm_up"]
 
-Found = PairPartial | ReadError
+PairResult = PairPartial | ReadError
 
 
 def plan_pairs(pairs: Sequence[Pair]) -> tuple[PlannedTask, ...]:
@@ -41,7 +41,7 @@ def warm_up(pairs: Sequence[Pair], kernels: Kernels) -> None:
         accumulator.add(0)
 
 
-class _Worker(FarWork):
+class _PairReader(FarWork):
     """Reads stretches of both sides; every thread has an accumulator of its own."""
 
     def __init__(self, pairs: Sequence[Pair], kernels: Kernels) -> None:
@@ -49,8 +49,8 @@ class _Worker(FarWork):
         self._kernels = kernels
         super().__init__()
 
-    def __call__(self, task: PlannedTask) -> Found:
-        """A tensor that cannot be read is an answer: it must not stop the others."""
+    def __call__(self, task: PlannedTask) -> PairResult:
+        """The statistics of one stretch, or a ReadError: one unreadable tensor must not stop the others."""
         if not hasattr(self._own, "pairs"):
             self._own.pairs = self._kernels.pairs()
         accumulator: PairAccumulator = self._own.pairs
@@ -87,27 +87,27 @@ def measure_pairs(
     open_stretches: dict[str, int] = {}
     for task in tasks:
         open_stretches[task.name] = open_stretches.get(task.name, 0) + 1
-    found: dict[str, dict[int, PairPartial]] = {}
+    partials: dict[str, dict[int, PairPartial]] = {}
     failed: dict[str, Skipped] = {}
 
     def next_task() -> PlannedTask | None:
         return next((task for task in waiting if task.name not in failed), None)
 
-    make = partial(_Worker, pairs)
+    make = partial(_PairReader, pairs)
     for task, result in run_on(kernels, executor, next_task, make, name=_name, note=progress.note):
         name = task.name
         if name in failed:
             continue
         if isinstance(result, ReadError):
             failed[name] = Skipped(name, str(result))
-            read_already = found.pop(name, {})
+            read_already = partials.pop(name, {})
             progress.advance(1, sum(t.nbytes for t in tasks if t.name == name and t.number not in read_already))
             yield named[name], failed[name]
             continue
-        parts = found.setdefault(name, {})
+        parts = partials.setdefault(name, {})
         parts[task.number] = result
         done = len(parts) == open_stretches[name]
         progress.advance(int(done), task.nbytes)
         if done:
-            parts = found.pop(name)
+            parts = partials.pop(name)
             yield named[name], PairStatistics.of_stretches(parts[number] for number in range(len(parts)))

@@ -1,4 +1,4 @@
-"""The measuring of matrices: each by one thread, read once for all its measures, the largest first."""
+"""Measures matrices: each on one thread, read once for all its measures, the largest first."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from netweight.run.spread import DeviceKernels, all_kernels, run_on
 from netweight.statistics.channels import CHANNELS
 from netweight.statistics.spectrum import Spectrum
 
-__all__ = ["Found", "Load", "crews_of", "effort_of", "loads_of", "measure_matrix", "measure_subjects"]
+__all__ = ["Load", "Measurement", "crews_of", "effort_of", "loads_of", "measure_matrix", "measure_subjects"]
 
-Found = dict[str, dict[str, Any]] | Skipped
-"""{measure: {field: value}}, or why there is none."""
+Measurement = dict[str, dict[str, Any]] | Skipped
+"""{measure: {field: value}} of one matrix, or why it has none."""
 
 _SPECTRUM = "spectrum"
 
@@ -37,7 +37,7 @@ _SPECTRUM = "spectrum"
 def measure_matrix(
     matrix: Matrix, measures: Sequence[Measure], scratch: Scratch, *, leading: int | None = None
 ) -> dict[str, dict[str, Any]]:
-    """{measure: {field: value}} of one matrix, its bytes read once (again where a statistic needs a second look).
+    """{measure: {field: value}} of one matrix, its bytes read once (twice where a statistic needs it).
 
     `leading`: only so many singular values. Raises ReadError where bytes cannot be read.
     """
@@ -65,7 +65,7 @@ def measure_matrix(
 
 @dataclass(frozen=True)
 class Load:
-    """What measuring one subject takes: bytes of memory beside the scratch, and work in arbitrary units."""
+    """The cost of measuring one subject: bytes of memory beside the scratch, and work in arbitrary units."""
 
     subject: Subject
     memory: int
@@ -75,12 +75,12 @@ class Load:
 def loads_of(
     subjects: Sequence[Subject], measures: Sequence[Measure], kernels: Kernels, leading: int | None
 ) -> list[Load]:
-    """Largest first; subjects of equal work in file order."""
+    """The load of every subject, largest first; those of equal work in file order."""
     needs = needed(measures)
     spectral = _SPECTRUM in needs
-    found = []
-    for given in subjects:
-        subject = given if CHANNELS in needs else given.as_stored()
+    loads = []
+    for as_read in subjects:
+        subject = as_read if CHANNELS in needs else as_read.as_stored()
         rows, cols = subject.part.stored_shape
         memory, work = subject.held_bytes, float(rows * cols)
         if spectral and min(rows, cols) > 1:
@@ -89,12 +89,12 @@ def loads_of(
             memory += kernels.spectrum_bytes(subject.tensor.dtype, rows, cols, leading)
             short, long = sorted((rows, cols))
             work += short * short * (long + 6.0 * short) / 16  # the Gram matrix, and its eigenvalues at a slower rate
-        found.append(Load(subject, memory, work))
-    return sorted(found, key=lambda load: -load.work)
+        loads.append(Load(subject, memory, work))
+    return sorted(loads, key=lambda load: -load.work)
 
 
 def effort_of(subjects: Sequence[Subject], measures: Sequence[Measure]) -> float:
-    """What the spectra of all subjects take, 0 where none is asked for; see `run.devices.spectral_effort`."""
+    """The work of all spectra, 0 where none is asked for; see `run.devices.spectral_effort`."""
     if _SPECTRUM not in needed(measures):
         return 0.0
     return sum(spectral_effort(subject.part.stored_shape) for subject in subjects)
@@ -103,15 +103,15 @@ def effort_of(subjects: Sequence[Subject], measures: Sequence[Measure]) -> float
 def crews_of(
     loads: Sequence[Load], measures: Sequence[Measure], kernels: Kernels, workers: int, budget: int
 ) -> dict[int, list[Load]]:
-    """{how many are measured at a time: which}, the fewest first; each crew in the order of `loads`."""
-    each = scratch_bytes(kernels, measures)
-    found: dict[int, list[Load]] = {}
+    """{number measured at a time: their loads}, the fewest first; each crew in the order of `loads`."""
+    scratch = scratch_bytes(kernels, measures)
+    crews: dict[int, list[Load]] = {}
     for load in loads:
-        found.setdefault(max(1, min(workers, (budget - FLOOR) // (load.memory + each))), []).append(load)
-    return dict(sorted(found.items()))
+        crews.setdefault(max(1, min(workers, (budget - FLOOR) // (load.memory + scratch))), []).append(load)
+    return dict(sorted(crews.items()))
 
 
-class _Worker(FarWork):
+class _SubjectMeasurer(FarWork):
     """Measures subjects; every thread has a scratch of its own."""
 
     def __init__(self, measures: Sequence[Measure], kernels: Kernels, leading: int | None, threads: int | None) -> None:
@@ -121,7 +121,7 @@ class _Worker(FarWork):
         self._threads = threads  # that a spectrum takes, None where there is none
         super().__init__()
 
-    def __call__(self, load: Load) -> Found:
+    def __call__(self, load: Load) -> Measurement:
         if not hasattr(self._own, "scratch"):
             self._own.scratch = Scratch(self._kernels)
             if self.far and self._threads:
@@ -138,18 +138,18 @@ class _Worker(FarWork):
             return Skipped(subject.name, str(error))
 
 
-def _oriented(found: dict[str, dict[str, Any]], *, transposed: bool) -> dict[str, dict[str, Any]]:
+def _oriented(measured: dict[str, dict[str, Any]], *, transposed: bool) -> dict[str, dict[str, Any]]:
     """Rows and columns as they are stored, where the matrix that was measured is a transpose."""
-    if not transposed or "sparsity" not in found:
-        return found
-    other = {"rows": "columns", "columns": "rows"}
-    fields = found["sparsity"]
+    if not transposed or "sparsity" not in measured:
+        return measured
+    opposite = {"rows": "columns", "columns": "rows"}
+    fields = measured["sparsity"]
     swapped = {
-        key: fields[f"dead_{other[key.split('_')[1]]}{key.removeprefix('dead_' + key.split('_')[1])}"]
+        key: fields[f"dead_{opposite[key.split('_')[1]]}{key.removeprefix('dead_' + key.split('_')[1])}"]
         for key in fields
         if key.startswith(("dead_rows", "dead_columns"))
     }
-    return {**found, "sparsity": fields | swapped}
+    return {**measured, "sparsity": fields | swapped}
 
 
 def _name(load: Load) -> str:
@@ -165,7 +165,7 @@ def measure_subjects(
     budget: int,
     leading: int | None = None,
     note: Callable[[str], None] = lambda _: None,
-) -> Iterator[tuple[Subject, Found]]:
+) -> Iterator[tuple[Subject, Measurement]]:
     """Yield every subject's measures, or the reason why it has none, as they are done.
 
     As many are measured at a time as `budget` bytes of memory allow, one always; where fewer spectra fit than there are
@@ -176,19 +176,19 @@ def measure_subjects(
     spectral = _SPECTRUM in needed(measures)
     for at_once, crew in crews_of(loads, measures, host, executor.workers, budget).items():
         threads = executor.workers // at_once if spectral else None
-        make = partial(_Worker, measures, leading=leading, threads=threads)
+        make = partial(_SubjectMeasurer, measures, leading=leading, threads=threads)
         with blas_threads(threads) if threads else nullcontext():
-            yield from _in_turn(crew, at_once, executor, make, kernels, note)
+            yield from _measure_crew(crew, at_once, executor, make, kernels, note)
 
 
-def _in_turn(
+def _measure_crew(
     loads: Sequence[Load],
     at_once: int,
     executor: Executor,
-    make: Callable[[Kernels], Callable[[Load], Found]],
+    make: Callable[[Kernels], Callable[[Load], Measurement]],
     kernels: Kernels | DeviceKernels[Kernels],
     note: Callable[[str], None],
-) -> Iterator[tuple[Subject, Found]]:
+) -> Iterator[tuple[Subject, Measurement]]:
     waiting = deque(loads)
     flying = 0
 

@@ -1,4 +1,4 @@
-"""What a scan will do: every matrix of a checkpoint and what its measurement takes, from headers alone."""
+"""The matrices of a checkpoint that a scan measures, from headers alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Subject", "find_subjects"]
 
 @dataclass(frozen=True)
 class Subject:
-    """One matrix to be measured: `parameter` bears its name and role, `fused` says that its elements are also in
+    """One matrix to be measured: `parameter` has its name and role, `fused` says that its elements are also in
     another subject.
     """
 
@@ -45,7 +45,7 @@ class Subject:
 
     @property
     def held_bytes(self) -> int:
-        """Memory that picking the matrix from its region takes."""
+        """Memory to pick the matrix from its region, in bytes."""
         width = self.tensor.dtype.bits // 8
         return (self.part.size + 256 * self.part.region_cols) * width if self.part.held else 0
 
@@ -54,7 +54,7 @@ class Subject:
         return open_matrix(self.tensor, self.part)
 
     def as_stored(self) -> Subject:
-        """The same without transposing it, for measures that do not tell rows from columns."""
+        """The same matrix without the transpose, for measures that treat rows and columns alike."""
         return replace(self, part=replace(self.part, transposed=False)) if self.part.transposed else self
 
 
@@ -69,8 +69,9 @@ def find_subjects(
 ) -> tuple[tuple[Subject, ...], tuple[Skipped, ...]]:
     """The matrices of a checkpoint in file order, and every tensor that is left out with its reason.
 
-    `weights_only` leaves out vectors and what is no weight (norms, biases, scales); `split` adds the projections inside
-    fused ones. Experts in one tensor are always told apart. Raises OptionError where the globs leave nothing.
+    `weights_only` leaves out vectors and tensors that are no weights (norms, biases, scales); `split` adds the
+    projections inside fused ones. Experts in one tensor are always separate. Raises OptionError where the globs leave
+    nothing.
     """
     shapes = {name: tensor.shape for name, tensor in checkpoint.items()}
     parameters = classify_all(shapes)
@@ -86,16 +87,16 @@ def find_subjects(
         if reason is not None:
             skipped.append(Skipped(name, reason, asked=unwanted is not None))
             continue
-        found = [
+        parts = [
             Subject(replace(parameters[name], name=matrix_name(tensor, p.part), role=p.role), tensor, p.part, p.fused)
             for p in pieces(parameters[name], tensor.shape, layout)
             if split or not p.fused
         ]
         if weights_only:
-            found = [s for s in found if s.is_matrix and s.parameter.kind == "weight"]
-            if not found:
+            parts = [s for s in parts if s.is_matrix and s.parameter.kind == "weight"]
+            if not parts:
                 skipped.append(Skipped(name, "not a weight matrix: left out, as asked", asked=True))
-        subjects.extend(found)
+        subjects.extend(parts)
     if len(checkpoint) and chosen_away == len(checkpoint):
         raise OptionError(nothing_matches(checkpoint, include, exclude))
     return tuple(subjects), tuple(skipped)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from netweight.errors import printable
-from netweight.views.text import human_bytes
+from netweight.views.console import plain_console, plain_table
+from netweight.views.text import human_bytes, print_json, print_notes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,13 +26,12 @@ def show_plan(prepared: Prepared, output_format: str, *, verbose: bool) -> None:
     plan = prepared.plan
     if output_format == "json":
         skipped = {
-            name: [{"name": s.name, "reason": s.reason} for s in found]
-            for name, found in zip(prepared.names, prepared.alignment.skipped, strict=True)
+            name: [{"name": s.name, "reason": s.reason} for s in entries]
+            for name, entries in zip(prepared.names, prepared.alignment.skipped, strict=True)
         }
         tasks = [{"param": t.name, "start": t.start, "stop": t.stop, "bytes": t.nbytes} for t in plan.tasks]
-        found = {**plan.to_dict(), "tasks": tasks, "skipped": skipped, "notes": list(prepared.notes)}
-        json.dump(found, sys.stdout, indent=2, ensure_ascii=True)
-        click.echo()
+        fields = {**plan.to_dict(), "tasks": tasks, "skipped": skipped, "notes": list(prepared.notes)}
+        print_json(fields)
     elif output_format == "human":
         click.echo(f"base       {printable(prepared.base.ref)}")
         for name, model in zip(prepared.names, prepared.models, strict=True):
@@ -47,8 +45,7 @@ def show_plan(prepared: Prepared, output_format: str, *, verbose: bool) -> None:
                 span = f"[{task.start}:{task.stop}]"
                 click.echo(f"  {printable(task.name)} {span}  {human_bytes(task.nbytes)}")
         _show_skipped(prepared.names, prepared.alignment.skipped, verbose=verbose)
-        for note in prepared.notes:
-            click.echo(f"note: {printable(note, 400)}")
+        print_notes(prepared.notes)
         click.echo("nothing was read or written; leave out --dry-run to run it")
 
 
@@ -63,15 +60,12 @@ def _show_skipped(names: Any, skipped: Any, *, verbose: bool) -> None:
 
 def show_delta(result: Delta, outdir: str, *, verbose: bool = False) -> None:
     """Print the tables for people."""
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = plain_console()
     _show_models(result, console)
     if len(result.models) > 1:
         _show_cosines(result, console)
     _show_skipped([m.name for m in result.models], [m.skipped for m in result.models], verbose=verbose)
-    for note in result.notes:
-        click.echo(f"note: {printable(note, 400)}")
+    print_notes(result.notes)
     for model in result.models:
         if model.summary["flagged"]:
             first = model.summary["flagged"][0]
@@ -83,9 +77,8 @@ def show_delta(result: Delta, outdir: str, *, verbose: bool = False) -> None:
 
 
 def _show_models(result: Delta, console: Console) -> None:
-    from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = plain_table()
     table.add_column("model", overflow="fold", ratio=1, min_width=12)
     for name in ("l2", "of base", "unchanged", "tensors"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -118,7 +111,6 @@ def _number(value: float | None) -> str:
 
 
 def _show_cosines(result: Delta, console: Console) -> None:
-    from rich.table import Table
 
     pairs = [
         (cosine, a.name, result.models[j].name)
@@ -130,7 +122,7 @@ def _show_cosines(result: Delta, console: Console) -> None:
         return
     pairs.sort(key=lambda pair: -abs(pair[0]))
     console.print()
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = plain_table()
     table.add_column("cosine", justify="right")
     table.add_column("between the task vectors of", overflow="fold")
     for cosine, a, b in pairs[:_LISTED]:

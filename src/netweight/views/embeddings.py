@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from netweight.errors import printable
-from netweight.views.text import human_bytes, human_count
+from netweight.views.console import plain_console, plain_table
+from netweight.views.text import human_bytes, human_count, print_json, print_more, print_notes
 
 if TYPE_CHECKING:
     from netweight.jobs.embeddings.nearest import Neighbours
@@ -23,7 +22,7 @@ _IDS = 12
 
 
 def show_embeddings(result: Embeddings, *, verbose: bool) -> None:
-    """The clusters as a table, and what was found around them."""
+    """Print the clusters as a table, untrained rows, and the agreement with the output."""
     click.echo(f"model      {printable(result.ref)}")
     click.echo(f"embedding  {printable(result.parameter)}: {result.rows} x {result.cols}, {result.dtype}")
     click.echo(f"clusters   {result.optimal_k}: {result.choice.reason}")
@@ -42,33 +41,30 @@ def show_embeddings(result: Embeddings, *, verbose: bool) -> None:
             _texts(cluster),
         )
     _print(table)
-    if len(shown) < len(result.clusters):
-        click.echo(f"and {len(result.clusters) - len(shown)} more clusters (--verbose lists them)")
+    print_more(len(result.clusters) - len(shown), "clusters")
     click.echo()
     _show_untrained(result)
     _show_output(result)
-    for note in result.notes:
-        click.echo(f"note: {printable(note, 400)}")
+    print_notes(result.notes)
 
 
-def show_neighbours(found: Neighbours) -> None:
-    """The neighbours as a table."""
+def show_neighbours(neighbours: Neighbours) -> None:
+    """Print the neighbours as a table."""
     table = _table(("token", "cosine", "id"), ("neighbour",))
-    asked = None
-    for row in found.rows:
-        first = f"{row.token_id} {_text(row.text)}".rstrip() if row.token_id != asked else ""
-        asked = row.token_id
+    token_id = None
+    for row in neighbours.rows:
+        first = f"{row.token_id} {_text(row.text)}".rstrip() if row.token_id != token_id else ""
+        token_id = row.token_id
         table.add_row(first, f"{row.cosine:.4f}", str(row.neighbour_id), _text(row.neighbour_text))
     _print(table)
-    for note in found.notes:
-        click.echo(f"note: {printable(note, 400)}")
+    print_notes(neighbours.notes)
 
 
 def show_plan(prepared: Prepared, options: Options, output_format: str) -> None:
-    """What --dry-run says."""
-    tensor = prepared.place.tensor
+    """Print what a run would read, for --dry-run."""
+    tensor = prepared.embedding.tensor
     if output_format == "json":
-        found: dict[str, Any] = {
+        plan: dict[str, Any] = {
             "parameter": tensor.name,
             "shape": list(tensor.shape),
             "dtype": tensor.dtype.name,
@@ -78,21 +74,21 @@ def show_plan(prepared: Prepared, options: Options, output_format: str) -> None:
             "workers": prepared.workers,
             "memory": prepared.memory,
             "tokenizer": prepared.tokenizer,
-            "output": prepared.place.output.to_dict() | {"rows": None},
+            "output": prepared.embedding.output.to_dict() | {"rows": None},
             "notes": list(prepared.notes),
         }
-        json.dump(found, sys.stdout, indent=2, ensure_ascii=True)
-        click.echo()
+        print_json(plan)
     elif output_format == "human":
         click.echo(f"model      {printable(prepared.checkpoint.ref)}")
         click.echo(f"embedding  {printable(tensor.name)}: {tensor.shape[0]} x {tensor.shape[1]}, {tensor.dtype}")
         click.echo(f"tokenizer  {printable(prepared.tokenizer, 300)}")
-        click.echo(f"output     {printable(prepared.place.output.reason or str(prepared.place.output.output), 300)}")
+        click.echo(
+            f"output     {printable(prepared.embedding.output.reason or str(prepared.embedding.output.output), 300)}"
+        )
         click.echo(f"k-means    k from 2 to {options.max_k} on {prepared.sampled} rows, the chosen k on all")
         click.echo(f"to read    {human_bytes(tensor.nbytes)}, once in each iteration over all rows")
         click.echo(f"memory     about {human_bytes(prepared.memory)} with {prepared.workers} workers")
-        for note in prepared.notes:
-            click.echo(f"note: {printable(note, 400)}")
+        print_notes(prepared.notes)
         click.echo("nothing was computed or written; leave out --dry-run to run it")
 
 
@@ -147,9 +143,8 @@ def _short(value: float | None) -> str:
 
 
 def _table(numbers: tuple[str, ...], texts: tuple[str, ...]) -> Any:
-    from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = plain_table()
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
     for name in texts:
@@ -158,6 +153,5 @@ def _table(numbers: tuple[str, ...], texts: tuple[str, ...]) -> Any:
 
 
 def _print(table: Any) -> None:
-    from rich.console import Console
 
-    Console(highlight=False, markup=False, emoji=False).print(table)
+    plain_console().print(table)

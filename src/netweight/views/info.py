@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from netweight.errors import printable
+from netweight.views.console import plain_console, plain_table
 from netweight.views.text import human_bytes, human_count
 
 if TYPE_CHECKING:
@@ -20,71 +21,70 @@ _WIDEST_BRANCH = 200  # children shown of one branch
 _LISTED = 8  # files, notes, skipped entries shown before "and N more"
 
 
-def show_info(found: Info, *, depth: int | None) -> None:
+def show_info(info: Info, *, depth: int | None) -> None:
     """Print the header, a table of roles, remarks, and the tree where it was asked for (`depth` levels; None: all)."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False, markup=False, emoji=False)
-    console.print(Text(printable(found.ref), style="bold"))
+    console = plain_console()
+    console.print(Text(printable(info.ref), style="bold"))
     header = Table.grid(padding=(0, 2))
     header.add_column(style="dim", no_wrap=True)
     header.add_column(overflow="fold")
-    for label, value in _header(found):
+    for label, value in _header(info):
         header.add_row(label, Text(value))
     console.print(header)
     console.print()
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = plain_table()
     table.add_column("role")
     for name in ("tensors", "parameters", "bytes", "share"):
         table.add_column(name, justify="right")
-    for row in found.roles:
+    for row in info.roles:
         share = f"{row.share:.1f}%" if row.role != "buffer" else ""
         table.add_row(row.role, str(row.tensors), human_count(row.parameters), human_bytes(row.bytes), share)
     console.print(table)
-    _remarks(console, found)
-    if found.tree is not None:
+    _remarks(console, info)
+    if info.tree is not None:
         console.print()
-        console.print(_tree(found.tree, printable(found.ref, 80), depth))
-    elif found.tensors:
+        console.print(_tree(info.tree, printable(info.ref, 80), depth))
+    elif info.tensors:
         console.print(Text("--tree shows the tensors, --format json everything", style="dim"))
 
 
-def _header(found: Info) -> list[tuple[str, str]]:
-    files = f"{len(found.files)}: " + _listed(
-        [f"{printable(_base(f.name))} ({human_bytes(f.size)})" for f in found.files]
+def _header(info: Info) -> list[tuple[str, str]]:
+    files = f"{len(info.files)}: " + _listed(
+        [f"{printable(_base(f.name))} ({human_bytes(f.size)})" for f in info.files]
     )
-    parameters = f"{human_count(found.parameters)} ({found.parameters:,}) in {found.tensors} tensors"
-    if found.buffers:
-        parameters += f", and {human_count(found.buffers)} in buffers"
-    total = sum(row.bytes for row in found.dtypes)
-    mix = ", ".join(f"{row.dtype} {100 * row.bytes / total:.3g}%" if total else row.dtype for row in found.dtypes)
-    towers = [f"{count} {printable(stack)}" for stack, count in found.stacks.items() if stack]
-    layers = str(found.layers) if found.layers is not None else ""
+    parameters = f"{human_count(info.parameters)} ({info.parameters:,}) in {info.tensors} tensors"
+    if info.buffers:
+        parameters += f", and {human_count(info.buffers)} in buffers"
+    total = sum(row.bytes for row in info.dtypes)
+    mix = ", ".join(f"{row.dtype} {100 * row.bytes / total:.3g}%" if total else row.dtype for row in info.dtypes)
+    towers = [f"{count} {printable(stack)}" for stack, count in info.stacks.items() if stack]
+    layers = str(info.layers) if info.layers is not None else ""
     if towers:
         layers = ", ".join([layers, *towers]) if layers else ", ".join(towers)
-    heads = "" if found.heads is None else str(found.heads)
-    if found.kv_heads is not None and found.kv_heads != found.heads:
-        heads += f", {found.kv_heads} for keys and values"
-    tied = [f"{printable(alias)} = {printable(name)}" for alias, name in found.tied.items()]
-    if found.head_is is not None:
-        tied.append(f"the head (not stored) = {printable(found.head_is)}")
+    heads = "" if info.heads is None else str(info.heads)
+    if info.kv_heads is not None and info.kv_heads != info.heads:
+        heads += f", {info.kv_heads} for keys and values"
+    tied = [f"{printable(alias)} = {printable(name)}" for alias, name in info.tied.items()]
+    if info.head_is is not None:
+        tied.append(f"the head (not stored) = {printable(info.head_is)}")
     rows = [
-        ("commit", found.revision or ""),
-        ("format", found.format),
-        ("family", printable(found.family)),
+        ("commit", info.revision or ""),
+        ("format", info.format),
+        ("family", printable(info.family)),
         ("files", files),
         ("parameters", parameters),
-        ("bytes", human_bytes(found.bytes)),
+        ("bytes", human_bytes(info.bytes)),
         ("dtypes", mix),
         ("layers", layers),
         ("heads", heads.removeprefix(", ")),
-        ("hidden size", _number(found.hidden_size)),
-        ("intermediate", _number(found.intermediate_size)),
-        ("vocabulary", _number(found.vocabulary)),
+        ("hidden size", _number(info.hidden_size)),
+        ("intermediate", _number(info.intermediate_size)),
+        ("vocabulary", _number(info.vocabulary)),
         ("tied", _listed(tied) if tied else "none found"),
-        ("metadata", _listed([f"{printable(k, 40)}={printable(v, 60)}" for k, v in found.metadata.items()])),
+        ("metadata", _listed([f"{printable(k, 40)}={printable(v, 60)}" for k, v in info.metadata.items()])),
     ]
     return [(label, value) for label, value in rows if value]
 
@@ -102,12 +102,12 @@ def _listed(items: list[str]) -> str:
     return ", ".join(items[:_LISTED]) + (f", and {more} more" if more > 0 else "")
 
 
-def _remarks(console: Console, found: Info) -> None:
+def _remarks(console: Console, info: Info) -> None:
     from rich.text import Text
 
-    lines = [("config", found.config_problem)] if found.config_problem else []
-    lines += [("note", note) for note in found.notes]
-    lines += [("not a weight", f"{entry.name}: {entry.reason}") for entry in found.skipped]
+    lines = [("config", info.config_problem)] if info.config_problem else []
+    lines += [("note", note) for note in info.notes]
+    lines += [("not a weight", f"{entry.name}: {entry.reason}") for entry in info.skipped]
     if lines:
         console.print()
     for label, line in lines[: 2 * _LISTED]:
@@ -133,8 +133,8 @@ def _grow(node: Tree, branch: Branch, depth: int | None) -> None:
     for child in branch.children[:_WIDEST_BRANCH]:
         times = f" ({child.times}x)" if child.times > 1 else ""
         line = Text(printable(child.label) + times)
-        what = f"{_shape(child)} {child.dtype}" if child.shape is not None else _counts(child)
-        line.append(f"  {what}", style="dim")
+        details = f"{_shape(child)} {child.dtype}" if child.shape is not None else _counts(child)
+        line.append(f"  {details}", style="dim")
         _grow(node.add(line), child, None if depth is None else depth - 1)
     if len(branch.children) > _WIDEST_BRANCH:
         node.add(Text(f"and {len(branch.children) - _WIDEST_BRANCH} more", style="dim"))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +11,9 @@ import click
 
 from netweight.checkpoint.tensor import Skipped
 from netweight.errors import printable
+from netweight.views.console import plain_table, stdout_console
 from netweight.views.short_names import cells, left_out_lines, shorten_names
-from netweight.views.text import human_bytes, human_count
+from netweight.views.text import human_bytes, human_count, print_json, print_more, print_notes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,8 +43,7 @@ def show_plan(
 
     weights = weighting_record(prepared, weighting)
     if output_format == "json":
-        json.dump(_planned(prepared, weights, plan), sys.stdout, indent=2, allow_nan=False, ensure_ascii=True)
-        click.echo()
+        print_json(_planned(prepared, weights, plan))
     elif output_format == "human":
         names = display_names(plan.references)
         click.echo(f"method     {plan.recipe.method}")
@@ -71,13 +69,12 @@ def show_plan(
                 )
         for line in left_out_lines(plan.dropped, verbose=verbose):
             click.echo(line)
-        for note in plan.notes:
-            click.echo(f"note: {printable(note, 400)}")
+        print_notes(plan.notes)
         click.echo("nothing was written; leave out --dry-run to run it")
 
 
 def show_merged(result: Merged, *, verbose: bool = False) -> None:
-    """Print what was done."""
+    """Print the weights, what was left out, and what was written."""
     record = result.record
     if result.weights:
         _show_weights(result.weights, display_names([entry["ref"] for entry in record["inputs"]]), verbose=verbose)
@@ -134,13 +131,12 @@ def _files(count: int) -> str:
     return "1 file" if count == 1 else f"{count} files"
 
 
-def _free(place: Path) -> str:
-    there = next(above for above in (place.absolute(), *place.absolute().parents) if above.exists())
+def _free(folder: Path) -> str:
+    there = next(above for above in (folder.absolute(), *folder.absolute().parents) if above.exists())
     return human_bytes(shutil.disk_usage(there).free)
 
 
 def _show_weights(weights: Mapping[str, Any], names: Mapping[str, str], *, verbose: bool) -> None:
-    from netweight.views.console import stdout_console
 
     console = stdout_console()
     about = [f"{key} {value}" for key, value in weights.items() if key in ("mode", "alpha", "beta", "granularity")]
@@ -148,23 +144,21 @@ def _show_weights(weights: Mapping[str, Any], names: Mapping[str, str], *, verbo
     _show_models(weights, names, console)
     by_layer = list((weights.get("by_layer") or {}).items())
     shown = by_layer if verbose else by_layer[:_LISTED]
-    for label, found in shown:
-        click.echo(f"  {printable(label)}: {' '.join(f'{w:.4f}' for w in found)}")
-    if len(by_layer) > len(shown):
-        click.echo(f"  and {len(by_layer) - len(shown)} more groups (--verbose lists them)")
+    for label, by_model in shown:
+        click.echo(f"  {printable(label)}: {' '.join(f'{w:.4f}' for w in by_model)}")
+    print_more(len(by_layer) - len(shown), "groups", indent="  ")
     _show_cosines(weights, names, console, verbose=verbose)
     if weights.get("merged_l2") is not None:
         click.echo(f"L2 of the weighted sum of the task vectors: {weights['merged_l2']:.6g}")
 
 
 def _show_models(weights: Mapping[str, Any], names: Mapping[str, str], console: Console) -> None:
-    from rich.table import Table
 
     from netweight.jobs.merge.result import weight_text
 
     by = f"by {weights['granularity']}" if weights.get("granularity") in ("layer", "parameter") else "by parameter"
     norms = any(model["l2"] is not None for model in weights["models"])
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = plain_table()
     table.add_column("model", overflow="fold")
     if norms:
         table.add_column("L2", justify="right", no_wrap=True)
@@ -193,5 +187,4 @@ def _show_cosines(weights: Mapping[str, Any], names: Mapping[str, str], console:
     shown = pairs if verbose else sorted(pairs, key=lambda pair: -abs(pair[0]))[:_LISTED]
     for cosine, a, b in shown:
         click.echo(f"cosine {cosine:+.4f} between {a} and {b}")
-    if len(pairs) > len(shown):
-        click.echo(f"and {len(pairs) - len(shown)} more pairs (--verbose lists them)")
+    print_more(len(pairs) - len(shown), "pairs")

@@ -1,4 +1,4 @@
-"""What people see of a scan on a terminal: the layers, the worst matrices, the health."""
+"""What a terminal shows of a scan: the layers, the worst matrices, the health."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def show_scan(
     console = stdout_console()
     gap = _gap(console)
     if rows:
-        found = health if health is not None else assess_rows(rows)
-        show_layers(console, rows, found.worst(), gap=gap, verbose=verbose)
+        assessed = health if health is not None else assess_rows(rows)
+        show_layers(console, rows, assessed.worst(), gap=gap, verbose=verbose)
     else:
         console.print("nothing was measured")
     if top_issues > 0:
@@ -95,8 +95,8 @@ def show_health(health: Health, *, verbose: bool = False) -> None:
         _say(console, f"not judged: {sentence}")
     if health.thresholds:
         console.print(Text("thresholds", style="dim"))
-    for what, bounds in health.thresholds:
-        print_trimmed(console, Text(f"  {what}: {bounds}", style="dim"))
+    for quantity, bounds in health.thresholds:
+        print_trimmed(console, Text(f"  {quantity}: {bounds}", style="dim"))
     if health.score is not None:
         print_trimmed(console, Text(SCORING, style="dim"))
 
@@ -130,24 +130,25 @@ def _name(finding: Finding) -> str:
 
 
 def _value(finding: Finding) -> str:
-    said = finding.said.removeprefix(finding.what).removeprefix(": ")
-    return f"{said} in " if said else ""
+    value = finding.said.removeprefix(finding.what).removeprefix(": ")
+    return f"{value} in " if value else ""
 
 
 def _show_conditions(console: Console, rows: Sequence[ScanRow], most: int) -> None:
-    found = [(row, numbers(row)) for row in rows if row.matrix]
+    measured = [(row, numbers(row)) for row in rows if row.matrix]
     known = sorted(
-        ((row, one["condition"], one) for row, one in found if "condition" in one), key=lambda entry: -entry[1]
+        ((row, values["condition"], values) for row, values in measured if "condition" in values),
+        key=lambda entry: -entry[1],
     )
     if not known:
         return
     lines = [
         (
             judge("condition", value),
-            ["singular" if math.isinf(value) else small(value), _ranks(one)],
+            ["singular" if math.isinf(value) else small(value), _ranks(values)],
             row.name,
         )
-        for row, value, one in known[:most]
+        for row, value, values in known[:most]
     ]
     _table(console, "largest condition numbers", len(known), ["condition", "rank"], lines)
 
@@ -155,15 +156,15 @@ def _show_conditions(console: Console, rows: Sequence[ScanRow], most: int) -> No
 def _show_quantization(console: Console, rows: Sequence[ScanRow], most: int) -> None:
     known: list[tuple[ScanRow, Level | None, float | None, float | None]] = []
     for row in rows:
-        one = numbers(row)
+        values = numbers(row)
         broken = row.measures.get("quantization", {}).get("risk_level") == "broken"
-        if row.matrix and (broken or "sqnr" in one or "outliers" in one):
-            sqnr, outliers = one.get("sqnr"), one.get("outliers")
+        if row.matrix and (broken or "sqnr" in values or "outliers" in values):
+            sqnr, outliers = values.get("sqnr"), values.get("outliers")
             level = "critical" if broken else _worse(judge("sqnr", sqnr), judge("outliers", outliers))
             known.append((row, level, sqnr, outliers))
     if not known:
         return
-    known.sort(key=lambda k: (_place(k[1]), math.inf if k[2] is None else k[2], -(k[3] or 0.0)))
+    known.sort(key=lambda k: (_severity(k[1]), math.inf if k[2] is None else k[2], -(k[3] or 0.0)))
     lines = [
         (
             level,
@@ -202,7 +203,7 @@ def _show_sparsity(console: Console, rows: Sequence[ScanRow], most: int) -> None
         _say(console, f"sparsity: no zeros in {len(known)} matri{'x' if len(known) == 1 else 'ces'}")
         console.print()
         return
-    sparse.sort(key=lambda entry: (-entry[1], _place(entry[2])))
+    sparse.sort(key=lambda entry: (-entry[1], _severity(entry[2])))
     there = [i for i in range(len(fields)) if any(dead[i] is not None for *_, dead in sparse)]
     lines = [
         (level, [_share(100 * share), *("-" if dead[i] is None else _cell(i, dead[i]) for i in there)], row.name)
@@ -245,10 +246,10 @@ def _table(
     console.print()
 
 
-def _ranks(found: dict[str, float]) -> str:
-    if "rank" not in found or "full" not in found:
+def _ranks(values: dict[str, float]) -> str:
+    if "rank" not in values or "full" not in values:
         return "-"
-    return f"{found['rank']:.0f}/{found['full']:.0f}"
+    return f"{values['rank']:.0f}/{values['full']:.0f}"
 
 
 def _share(percent: float) -> str:
@@ -258,15 +259,15 @@ def _share(percent: float) -> str:
 
 def _advice(row: ScanRow, *, whole: bool) -> str:
     """The recommendation, or its first words: `keep 16 bit, or smooth ...` is `keep 16 bit`."""
-    said = row.measures.get("quantization", {}).get("recommendation")
-    if not isinstance(said, str) or not said:
+    recommendation = row.measures.get("quantization", {}).get("recommendation")
+    if not isinstance(recommendation, str) or not recommendation:
         return "-"
-    return printable(said if whole else re.split(r"[,:(]", said)[0].strip(), 60)
+    return printable(recommendation if whole else re.split(r"[,:(]", recommendation)[0].strip(), 60)
 
 
-def _worse(one: Level | None, other: Level | None) -> Level | None:
-    return min(one, other, key=_place)
+def _worse(a: Level | None, b: Level | None) -> Level | None:
+    return min(a, b, key=_severity)
 
 
-def _place(level: Level | None) -> int:
+def _severity(level: Level | None) -> int:
     return len(LEVELS) if level is None else LEVELS.index(level)

@@ -1,4 +1,4 @@
-"""Names of parameters in few columns of a terminal: what tells them apart stays."""
+"""Names of parameters shortened to few columns of a terminal, so that they still differ."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _middle(text: str, width: int, gap: str) -> str:
 
 
 def left_out_lines(skipped: Sequence[Skipped], *, verbose: bool) -> Iterator[str]:
-    """What was left out and why: a line for each reason, six at most, those that nobody asked for first; with
+    """Left-out tensors and why: a line for each reason, six at most, those that no option asked for first; with
     `verbose` a line for each tensor.
     """
     reasons: dict[str, list[Skipped]] = {}

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from netweight.errors import printable
-from netweight.views.text import human_bytes, human_count, one_line
+from netweight.views.console import plain_console, plain_table
+from netweight.views.text import human_bytes, human_count, one_line, print_json, print_more
 
 if TYPE_CHECKING:
     from netweight.jobs.structure.many import Structures
 
-__all__ = ["report", "show_found", "show_plan", "show_structures"]
+__all__ = ["report", "show_models", "show_plan", "show_structures"]
 
 _LISTED = 40
 
@@ -33,59 +32,54 @@ def report(result: Structures, *, verbose: bool) -> None:
 
 
 def show_plan(ref: str, base: str | None, output_format: str, *, deep: bool) -> None:
-    """What analysing one model would read, for --dry-run."""
+    """Print what analysing one model would read, for --dry-run."""
     from netweight.checkpoint.open import open_checkpoint
 
     inputs: list[tuple[str, str, int, int]] = []
-    for role, given in (("model", ref), ("base", base)):
-        if given is not None:
-            with open_checkpoint(given) as checkpoint:
+    for role, reference in (("model", ref), ("base", base)):
+        if reference is not None:
+            with open_checkpoint(reference) as checkpoint:
                 nbytes = sum(tensor.nbytes for tensor in checkpoint.values())
-                inputs.append((role, given, len(checkpoint), nbytes))
+                inputs.append((role, reference, len(checkpoint), nbytes))
     to_read = inputs[0][3] if deep else 0
     if output_format == "json":
         rows = [dict(zip(("role", "ref", "tensors", "bytes"), row, strict=True)) for row in inputs]
-        json.dump({"inputs": rows, "bytes_to_read": to_read}, sys.stdout, indent=2, ensure_ascii=True)
-        click.echo()
+        print_json({"inputs": rows, "bytes_to_read": to_read})
     elif output_format == "human":
-        for role, given, tensors, nbytes in inputs:
-            click.echo(f"{role:<11}{printable(given)}: {tensors} tensors, {human_bytes(nbytes)}")
+        for role, reference, tensors, nbytes in inputs:
+            click.echo(f"{role:<11}{printable(reference)}: {tensors} tensors, {human_bytes(nbytes)}")
         share = human_bytes(to_read) if deep else "headers, and some 20 kB a layer where layers were removed"
         click.echo(f"to read    {share}")
         click.echo("nothing was analysed or written; leave out --dry-run to run it")
 
 
-def show_found(models_dir: str, base: str | None, output_dir: str, output_format: str) -> None:
-    """The models of a folder and their kinds, for --dry-run."""
+def show_models(models_dir: str, base: str | None, output_dir: str, output_format: str) -> None:
+    """Print the models of a folder and their kinds, for --dry-run."""
     from netweight.checkpoint.open import open_checkpoint
     from netweight.jobs.structure.folder import find_models
 
     if base is not None:
         open_checkpoint(base).close()  # a base that cannot be read ends the run, so it does here
-    found = find_models(models_dir, Path(output_dir))
+    models = find_models(models_dir, Path(output_dir))
     if output_format == "json":
         rows = [
             {"name": m.name, "path": str(m.path), "type": m.kind, "problem": m.problem, "analysis": str(m.analysis)}
-            for m in found
+            for m in models
         ]
-        json.dump(rows, sys.stdout, indent=2, ensure_ascii=True)
-        click.echo()
+        print_json(rows)
     elif output_format == "human":
-        for each in found:
-            why = f": {printable(each.problem, 300)}" if each.problem else ""
-            click.echo(f"{each.kind:<10}{printable(each.name)}{why}")
+        for model in models:
+            why = f": {printable(model.problem, 300)}" if model.problem else ""
+            click.echo(f"{model.kind:<10}{printable(model.name)}{why}")
         click.echo("nothing was analysed or written; leave out --dry-run to run it")
 
 
 def show_structures(result: Structures, output_dir: str, *, verbose: bool) -> None:
     """Print the table for people: a row for each model."""
-    from rich.console import Console
-    from rich.table import Table
-
     from netweight.jobs.structure.text import spans
 
-    console = Console(highlight=False, markup=False, emoji=False)
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    console = plain_console()
+    table = plain_table()
     table.add_column("model", overflow="fold", ratio=1, min_width=12)
     for name in ("type", "status"):
         table.add_column(name, no_wrap=True)
@@ -104,8 +98,7 @@ def show_structures(result: Structures, output_dir: str, *, verbose: bool) -> No
             printable(model.name), model.kind, model.status, human_count(row.total), str(row.layers), ratio, gone
         )
     console.print(table)
-    if len(result.models) > len(models):
-        click.echo(f"and {len(result.models) - len(models)} more models (--verbose lists them)")
+    print_more(len(result.models) - len(models), "models")
     for model in result.models:
         if model.status == "skipped":
             click.echo(f"skipped: {printable(model.name)}: {printable(model.error or '', 300)}")

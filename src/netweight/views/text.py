@@ -1,12 +1,36 @@
-"""Text for terminals: names from a checkpoint made harmless, counts and bytes made readable."""
+"""Text on stdout: JSON, lines without control characters, counts and bytes made readable."""
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Iterable
+
+import click
+
 from netweight.errors import printable
 
-__all__ = ["human_bytes", "human_count", "one_line"]
+__all__ = ["human_bytes", "human_count", "one_line", "print_json", "print_more", "print_notes"]
 
 _STEPS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def print_json(value: object) -> None:
+    """Print `value` as indented ASCII JSON; raises ValueError for NaN and infinities."""
+    json.dump(value, sys.stdout, indent=2, allow_nan=False, ensure_ascii=True)
+    click.echo()
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Print a line for each note."""
+    for note in notes:
+        click.echo(f"note: {printable(note, 400)}")
+
+
+def print_more(hidden: int, kind: str = "", indent: str = "") -> None:
+    """Print how many entries (of a `kind`, in the plural) a list does not show; nothing where it shows all."""
+    if hidden > 0:
+        click.echo(f"{indent}and {hidden} more {kind + ' ' if kind else ''}(--verbose lists them)")
 
 
 def one_line(text: str, limit: int = 2000) -> str:

@@ -7,7 +7,7 @@ import pytest
 from embedding_models import planted
 
 from netweight.jobs.embeddings.search import BREAK, Fit, contrasts, fit_all, fit_from, one_thread_each
-from netweight.jobs.embeddings.splits import settle
+from netweight.jobs.embeddings.splits import refit_breaks
 from netweight.run.threads import ThreadExecutor
 
 
@@ -33,7 +33,7 @@ def test_a_break_of_a_fit_that_was_caught_goes(workers) -> None:
         fits = fit_all(x, range(2, 13), 0, executor, lambda _: None)
         caught(x, fits, 6)
         before = contrasts(ks, {1: total(x), **{k: f.inertia for k, f in fits.items()}})
-        settle(x, fits, ks, total(x), 0, executor)
+        refit_breaks(x, fits, ks, total(x), 0, executor)
         after = contrasts(ks, {1: total(x), **{k: f.inertia for k, f in fits.items()}})
     assert before[6] >= BREAK
     assert all(value < BREAK for k, value in after.items() if k > 4)
@@ -48,7 +48,7 @@ def test_a_break_of_the_rows_stays() -> None:
     with one_thread_each():
         executor = ThreadExecutor(2)
         fits = fit_all(x, range(2, 13), 0, executor, lambda _: None)
-        settle(x, fits, range(2, 10), total(x), 0, executor)
+        refit_breaks(x, fits, range(2, 10), total(x), 0, executor)
     found = contrasts(range(2, 10), {1: total(x), **{k: f.inertia for k, f in fits.items()}})
     assert max(found, key=found.get) == 7
     assert found[7] > 4 * BREAK

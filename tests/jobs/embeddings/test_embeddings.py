@@ -17,8 +17,8 @@ from sklearn.metrics import adjusted_rand_score, calinski_harabasz_score, silhou
 
 import netweight
 from netweight.errors import InputError, JobError, OptionError
-from netweight.jobs.embeddings.place import find_embedding
 from netweight.jobs.embeddings.search import choose
+from netweight.jobs.embeddings.token_embedding import find_embedding
 
 FILES = {
     ".netweight.json",
@@ -364,26 +364,26 @@ def curve(gains: list[float], total: float, n: int):
 
 
 def test_how_k_is_chosen() -> None:
-    rise = choose(*curve([10, 30, 30, 1, 1, 1, 1], 100, 1000), asked=8)
+    rise = choose(*curve([10, 30, 30, 1, 1, 1, 1], 100, 1000), largest_k=8)
     assert (rise.k, rise.rule) == (4, "peak")
-    two = choose(*curve([60, 1, 1, 1, 1, 1], 100, 1000), asked=7)
+    two = choose(*curve([60, 1, 1, 1, 1, 1], 100, 1000), largest_k=7)
     assert (two.k, two.rule) == (2, "break")
-    hidden = choose(*curve([3, 2.7, 2.5, 2.2, 2.1, 0.1, 0.1, 0.1], 100, 1000), asked=9)
+    hidden = choose(*curve([3, 2.7, 2.5, 2.2, 2.1, 0.1, 0.1, 0.1], 100, 1000), largest_k=9)
     assert (hidden.k, hidden.rule) == (6, "break")
-    smooth = choose(*curve([10 / i for i in range(1, 30)], 100, 1000), asked=30)
+    smooth = choose(*curve([10 / i for i in range(1, 30)], 100, 1000), largest_k=30)
     assert smooth.rule == "elbow"
     assert 3 <= smooth.k <= 12
-    last = choose(*curve([10, 20, 30], 100, 1000), asked=4)
+    last = choose(*curve([10, 20, 30], 100, 1000), largest_k=4)
     assert (last.k, last.rule) == (4, "peak")
     assert "a larger --max-k may find a larger F" in last.reason
-    assert "a larger" not in choose(*curve([10, 20, 30], 100, 1000), asked=30).reason
-    assert choose([2], [5.0], {1: 100.0, 2: 50.0}, asked=2).rule == "only"
+    assert "a larger" not in choose(*curve([10, 20, 30], 100, 1000), largest_k=30).reason
+    assert choose([2], [5.0], {1: 100.0, 2: 50.0}, largest_k=2).rule == "only"
 
 
 def test_last_fits_that_find_nothing_are_no_break() -> None:
     ks, f, inertia = curve([10 / i for i in range(1, 33)], 100, 1000)
     inertia[33] = inertia[32] + 1
-    found = choose(list(ks)[:29], f[:29], inertia, asked=30)
+    found = choose(list(ks)[:29], f[:29], inertia, largest_k=30)
     assert found.rule == "elbow"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from netweight.views.text import human_bytes, one_line
@@ -29,7 +30,7 @@ class LineProgress:
         """See run.progress.Progress."""
         self._tensors, self._nbytes = tensors, nbytes
         self._done_tensors, self._done_bytes = done_tensors, done_bytes
-        self._skipped = done_bytes  # what an earlier run has done says nothing of this run's rate
+        self._skipped = done_bytes  # what an earlier run has done does not count for this run's rate
         self._begun = self._shown = time.monotonic()
         self._running = True
 
@@ -105,10 +106,14 @@ def _clock(seconds: float) -> str:
     )
 
 
-def progress_for(output_format: str) -> Progress:
-    """What suits stderr and `--format`."""
+def progress_for(
+    output_format: str,
+    on_terminal: Callable[[], Progress] = TerminalProgress,
+    elsewhere: Callable[[], Progress] = LineProgress,
+) -> Progress:
+    """The progress for `--format`: none where quiet, else by whether stderr is a terminal."""
     from netweight.run.progress import Silent
 
     if output_format == "quiet":
         return Silent()
-    return TerminalProgress() if sys.stderr.isatty() else LineProgress()
+    return on_terminal() if sys.stderr.isatty() else elsewhere()

@@ -28,25 +28,25 @@ class DownloadLines:
         self._sizes: dict[str, int] = {}
 
     def start(self, files: Sequence[Waiting]) -> None:
-        """See jobs.download_progress.DownloadProgress."""
+        """See jobs.download.progress.DownloadProgress."""
         self._sizes = {file.name: file.size for file in files}
         self._lines.start(len(files), sum(file.size for file in files), 0, sum(file.done for file in files))
 
     def advance(self, name: str, nbytes: int) -> None:  # noqa: ARG002 - the line is of all files
-        """See jobs.download_progress.DownloadProgress."""
+        """See jobs.download.progress.DownloadProgress."""
         self._lines.advance(0, nbytes)
 
     def finish(self, name: str) -> None:
-        """See jobs.download_progress.DownloadProgress."""
+        """See jobs.download.progress.DownloadProgress."""
         sys.stderr.write(f"{printable(name)}: {human_bytes(self._sizes[name])}, verified\n")
         self._lines.advance(1, 0)
 
     def note(self, text: str) -> None:
-        """See jobs.download_progress.DownloadProgress."""
+        """See jobs.download.progress.DownloadProgress."""
         self._lines.note(text)
 
     def stop(self) -> None:
-        """See jobs.download_progress.DownloadProgress."""
+        """See jobs.download.progress.DownloadProgress."""
         self._lines.stop()
 
 
@@ -81,7 +81,7 @@ class DownloadBars:
         self._finished = 0
 
     def start(self, files: Sequence[Waiting]) -> None:
-        """See jobs.download_progress.DownloadProgress."""
+        """See jobs.download.progress.DownloadProgress."""
         self._files = {file.name: file for file in files}
         self._came = {file.name: file.done for file in files}
         self._bars.start()
@@ -90,7 +90,7 @@ class DownloadBars:
         )
 
     def advance(self, name: str, nbytes: int) -> None:
-        """See jobs.download_progress.DownloadProgress."""
+        """See jobs.download.progress.DownloadProgress."""
         if name not in self._tasks:
             self._tasks[name] = self._bars.add_task(
                 printable(name, _NAME_WIDTH), total=self._files[name].size, completed=self._came[name]
@@ -100,18 +100,18 @@ class DownloadBars:
         self._bars.update(self._all, completed=sum(self._came.values()))
 
     def finish(self, name: str) -> None:
-        """See jobs.download_progress.DownloadProgress."""
+        """See jobs.download.progress.DownloadProgress."""
         if name in self._tasks:
             self._bars.remove_task(self._tasks.pop(name))
         self._finished += 1
         self._bars.update(self._all, description=self._title())
 
     def note(self, text: str) -> None:
-        """See jobs.download_progress.DownloadProgress."""
+        """See jobs.download.progress.DownloadProgress."""
         self._bars.console.print(f"note: {one_line(text)}", soft_wrap=True)
 
     def stop(self) -> None:
-        """See jobs.download_progress.DownloadProgress."""
+        """See jobs.download.progress.DownloadProgress."""
         self._bars.stop()
 
     def _title(self) -> str:
@@ -119,7 +119,7 @@ class DownloadBars:
 
 
 def download_progress_for(output_format: str) -> DownloadProgress:
-    """What suits stderr and `--format`."""
+    """The progress for `--format`: none where quiet, else by whether stderr is a terminal."""
     from netweight.jobs.download.progress import Silent
 
     if output_format == "quiet":

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import TYPE_CHECKING
 
-from netweight.cli.progress.bar import LineProgress, TerminalProgress
+from netweight.cli.progress.bar import LineProgress, TerminalProgress, progress_for
 
 if TYPE_CHECKING:
     from netweight.run.progress import Progress
@@ -29,9 +28,5 @@ class _ModelsOnTerminal(_Models, TerminalProgress):
 
 
 def model_progress_for(output_format: str) -> Progress:
-    """What suits stderr and `--format`."""
-    from netweight.run.progress import Silent
-
-    if output_format == "quiet":
-        return Silent()
-    return _ModelsOnTerminal() if sys.stderr.isatty() else _Models()
+    """`progress_for` of models."""
+    return progress_for(output_format, _ModelsOnTerminal, _Models)

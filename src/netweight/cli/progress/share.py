@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import TYPE_CHECKING
 
-from netweight.cli.progress.bar import LineProgress, TerminalProgress
+from netweight.cli.progress.bar import LineProgress, TerminalProgress, progress_for
 
 if TYPE_CHECKING:
     from netweight.run.progress import Progress
@@ -29,9 +28,5 @@ class _ShareOnTerminal(_Share, TerminalProgress):
 
 
 def share_progress_for(output_format: str) -> Progress:
-    """What suits stderr and `--format`."""
-    from netweight.run.progress import Silent
-
-    if output_format == "quiet":
-        return Silent()
-    return _ShareOnTerminal() if sys.stderr.isatty() else _Share()
+    """`progress_for` of a share of the work."""
+    return progress_for(output_format, _ShareOnTerminal, _Share)

@@ -83,7 +83,7 @@ def _run(prepared: Prepared, progress: Progress, executor: Executor) -> Comparis
     sides_kernels = kernels_on(on_sides, kernels_for)
     matrices = len(prepared.sides.subjects) if prepared.sides is not None else 0
     with shown(progress, prepared.plan.tensors + matrices, prepared.nbytes):
-        found, failed = _measure(prepared, executor, kernels, progress)
+        statistics, failed = _measure(prepared, executor, kernels, progress)
         between: dict[str, dict[str, Any]] = {}
         if prepared.sides is not None:
             from netweight.jobs.compare.sides import measure_sides
@@ -99,7 +99,7 @@ def _run(prepared: Prepared, progress: Progress, executor: Executor) -> Comparis
     return Comparison(
         prepared.a.ref,
         prepared.b.ref,
-        [_entry(p, found.get(p.name), failed.get(p.name), between.get(p.name, {})) for p in pairs],
+        [_entry(p, statistics.get(p.name), failed.get(p.name), between.get(p.name, {})) for p in pairs],
         methods=prepared.methods,
         only_in_a=prepared.pairing.only_in_a,
         only_in_b=prepared.pairing.only_in_b,
@@ -117,17 +117,17 @@ def _measure(
     from netweight.passes.pairs import measure_pairs, warm_up
 
     with compiling(progress):
-        prepare_on(kernels, lambda one: warm_up(prepared.pairing.pairs, one))
+        prepare_on(kernels, lambda on_device: warm_up(prepared.pairing.pairs, on_device))
     announce_tensors(side for pair in prepared.pairing.pairs if not pair.reason for side in (pair.a, pair.b))
-    found: dict[str, PairStatistics] = {}
+    statistics: dict[str, PairStatistics] = {}
     failed: dict[str, Skipped] = {}
     for pair, result in measure_pairs(prepared.pairing.pairs, prepared.plan.tasks, executor, kernels, progress):
         if isinstance(result, Skipped):
             failed[pair.name] = result
             progress.note(f"{printable(pair.name)}: {result.reason}")
         else:
-            found[pair.name] = result
-    return found, failed
+            statistics[pair.name] = result
+    return statistics, failed
 
 
 def _entry(pair: Pair, statistics: PairStatistics | None, failure: Skipped | None, between: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""What `compare` returns: a mapping of parameters to what differs, with the table, totals and files behind it."""
+"""The result of `compare`: a mapping of parameters to their differences, with the table, totals and files of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Any
 from netweight.checkpoint.tensor import Skipped
 from netweight.columns import Column
 from netweight.errors import printable
-from netweight.jobs.scan.result import check_output
+from netweight.jobs.role_columns import ROLE_COLUMNS, role_cells
+from netweight.jobs.scan.result import check_output, finite
 from netweight.measures.between import between_columns
 from netweight.measures.change import COLUMNS, change_score, is_adapted, is_frozen
 from netweight.output.frame import Frame, Framed
@@ -37,10 +38,7 @@ PARAMETER_COLUMNS = (
     Column("shape_b", "", "its shape in B", "integers"),
     Column("dtype", "", "element type in A", "text"),
     Column("dtype_b", "", "element type in B", "text"),
-    Column("layer", "", "number of its block, empty outside the blocks", "integer"),
-    Column("role", "", "what it is: q_proj, norm, embedding ...", "text"),
-    Column("group", "", "embed, lm_head, layer or other", "text"),
-    Column("part", "", "attn, mlp or norm", "text"),
+    *ROLE_COLUMNS,
 )
 """The first columns of the table; those of measures.change and of the scan measures asked for follow."""
 
@@ -134,16 +132,13 @@ class Comparison(Framed, dict[str, Any]):
                 None if p.shape_b is None else list(p.shape_b),
                 p.dtype,
                 p.dtype_b,
-                p.parameter.layer,
-                p.parameter.role,
-                p.parameter.group,
-                p.parameter.part,
+                *role_cells(p.parameter),
                 *(_cell(p.metrics, column) for column in fields),
             )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe, NaN and infinities None: the mapping, and after it what else is known."""
-        found: dict[str, Any] = {
+        fields: dict[str, Any] = {
             **self,
             "model1": self.refs[0],
             "model2": self.refs[1],
@@ -158,7 +153,7 @@ class Comparison(Framed, dict[str, Any]):
             "notes": list(self.notes),
             "inputs": list(self.inputs),
         }
-        return {key: _finite(value) for key, value in found.items()}
+        return {key: finite(value) for key, value in fields.items()}
 
     def write(self, path: str | Path) -> None:
         """Write `path` as its suffix says (.json, .csv, .parquet), in one step.
@@ -204,45 +199,45 @@ def _groups(parameters: Iterable[ParameterComparison]) -> dict[str, list[Paramet
         p = entry.parameter
         key = (places.get(p.group, 3), p.stack, -1 if p.layer is None else p.layer, p.layer_group or p.group)
         members.setdefault(key, []).append(entry)
-    found: dict[str, list[ParameterComparison]] = {}
+    groups: dict[str, list[ParameterComparison]] = {}
     for key in sorted(members):
-        found.setdefault(key[3], []).extend(members[key])
-    return found
+        groups.setdefault(key[3], []).extend(members[key])
+    return groups
 
 
 def _totals(parts: Iterable[PairStatistics | None]) -> dict[str, Any]:
     """Sums over parameters; NaN where there is nothing, a norm is zero, or a sum is beyond float64."""
-    held = [p for p in parts if p is not None]
-    n = sum(p.n for p in held)
+    measured = [p for p in parts if p is not None]
+    n = sum(p.n for p in measured)
     norm_a, norm_b, distance = (
         sqrt(_sum(values))
-        for values in ([p.square_a for p in held], [p.square_b for p in held], [p.square_d for p in held])
+        for values in ([p.square_a for p in measured], [p.square_b for p in measured], [p.square_d for p in measured])
     )
     cosine = nan
     if norm_a and norm_b:
-        same = isfinite(norm_a) and all(p.identical for p in held)
-        cosine = 1.0 if same else _sum(p.dot for p in held) / norm_a / norm_b
+        same = isfinite(norm_a) and all(p.identical for p in measured)
+        cosine = 1.0 if same else _sum(p.dot for p in measured) / norm_a / norm_b
         cosine = max(-1.0, min(1.0, cosine)) if isfinite(cosine) else nan
     return {
-        "parameters": len(held),
+        "parameters": len(measured),
         "elements": n,
         "l2_distance": distance if n else nan,
         "relative_l2_distance": distance / norm_a if norm_a else nan,
         "cosine_similarity": cosine,
         "l2_norm_ratio": norm_b / norm_a if norm_a else nan,
-        "max_absolute_difference": max((p.maxabs for p in held if p.n), default=nan),
-        "identical_percentage": 100 * sum(p.n_identical for p in held) / n if n else nan,
-        "significant_change_percentage": 100 * sum(p.n_significant for p in held) / n if n else nan,
-        "sign_flip_percentage": 100 * sum(p.n_flipped for p in held) / n if n else nan,
-        "n_nonfinite": sum(p.n_nonfinite for p in held),
+        "max_absolute_difference": max((p.maxabs for p in measured if p.n), default=nan),
+        "identical_percentage": 100 * sum(p.n_identical for p in measured) / n if n else nan,
+        "significant_change_percentage": 100 * sum(p.n_significant for p in measured) / n if n else nan,
+        "sign_flip_percentage": 100 * sum(p.n_flipped for p in measured) / n if n else nan,
+        "n_nonfinite": sum(p.n_nonfinite for p in measured),
     }
 
 
 def _sum(values: Iterable[float]) -> float:
     """NaN where the sum is beyond float64, or a part is."""
-    held = list(values)
+    parts = list(values)
     try:
-        return fsum(held) if all(isfinite(v) for v in held) else nan
+        return fsum(parts) if all(isfinite(v) for v in parts) else nan
     except OverflowError:
         return nan
 
@@ -250,19 +245,8 @@ def _sum(values: Iterable[float]) -> float:
 def _cell(metrics: Mapping[str, Any], column: Column) -> Any:
     name, _, key = column.name.partition(".")
     value = metrics.get(name)
-    value = _finite(value[key] if key and isinstance(value, Mapping) else value)
+    value = finite(value[key] if key and isinstance(value, Mapping) else value)
     return int(value) if column.type == "integer" and value is not None else value
-
-
-def _finite(value: Any) -> Any:
-    """`value` with NaN and infinities, at any depth, as None."""
-    if isinstance(value, float):
-        return value if isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return value
 
 
 def write_comparison(result: Comparison, path: Path) -> None:
@@ -274,11 +258,11 @@ def write_comparison(result: Comparison, path: Path) -> None:
             write_csv(path, result.columns, result.frame.rows)
         case _:
             about = result.to_dict()
-            kept = ("only_in_model1", "only_in_model2", "skipped", "device", "notes", "totals")
+            recorded = ("only_in_model1", "only_in_model2", "skipped", "device", "notes", "totals")
             write_parquet(
                 path,
                 result.columns,
                 result.frame.rows,
                 inputs=list(result.inputs),
-                metadata={f"netweight.{key}": json.dumps(about[key], allow_nan=False) for key in kept},
+                metadata={f"netweight.{key}": json.dumps(about[key], allow_nan=False) for key in recorded},
             )

@@ -1,4 +1,4 @@
-"""Two scans compared by their numbers alone: for results read back from files, whose weights are not at hand."""
+"""Compares two scans by their numbers alone: for results read back from files, without the weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Results = Mapping[str, Mapping[str, Any]]
 def compare_results(
     a: Results, b: Results, methods: str | Sequence[str] = ("basic_stats",), *, names: tuple[str, str] = ("A", "B")
 ) -> Comparison:
-    """What two scan mappings {parameter: {measure: {field: value}}} tell of the change from `a` to `b`.
+    """Compare two scan mappings {parameter: {measure: {field: value}}}: the changes from `a` to `b`.
 
     Only what follows from summary numbers: mean_diff, std_diff, l2_norm_ratio and the score from basic_stats, and the
     fields of measures.between.derive_between for the scan measures in `methods`; distances and shares are NaN. Raises
@@ -33,8 +33,8 @@ def compare_results(
 
     chosen = choose(methods)
     a, b = mapping_of(a), mapping_of(b)
-    one, other = _measured(a), _measured(b)
-    common = [name for name in one if name in other]
+    of_a, of_b = _measured(a), _measured(b)
+    common = [name for name in of_a if name in of_b]
     if not common:
         shown = ["'" + "', '".join(printable(n, 60) for n in list(side)[:2]) + "'" for side in (a, b)]
         raise InputError(
@@ -42,16 +42,16 @@ def compare_results(
             " give scans of two models of one family"
         )
     parameters = classify_all(dict.fromkeys(common, ()))
-    found = []
+    compared = []
     for name in common:
-        unlike = _unlike(one[name], other[name])
-        if unlike:
-            metrics = without_comparison(unlike)
+        mismatch = _shape_mismatch(of_a[name], of_b[name])
+        if mismatch:
+            metrics = without_comparison(mismatch)
         else:
-            basic = [side[name].get("basic_stats") or {} for side in (one, other)]
+            basic = [side[name].get("basic_stats") or {} for side in (of_a, of_b)]
             metrics = derive_from_summaries(basic, _NO_WEIGHTS)
-            metrics |= derive_between((one[name], other[name]), chosen)
-        found.append(ParameterComparison(parameters[name], name, metrics))
+            metrics |= derive_between((of_a[name], of_b[name]), chosen)
+        compared.append(ParameterComparison(parameters[name], name, metrics))
     skipped = [
         Skipped(name, f"not measured in {label}: {printable(str(fields.get('skipped')), 400)}")
         for label, side in zip(names, (a, b), strict=True)
@@ -60,10 +60,10 @@ def compare_results(
     ]
     return Comparison(
         *names,
-        found,
+        compared,
         methods=chosen,
-        only_in_a=[name for name in one if name not in b],
-        only_in_b=[name for name in other if name not in a],
+        only_in_a=[name for name in of_a if name not in b],
+        only_in_b=[name for name in of_b if name not in a],
         skipped=skipped,
         notes=[_NO_WEIGHTS],
     )
@@ -89,14 +89,14 @@ def mapping_of(results: Any) -> Results:
 
 
 def _measured(results: Results) -> dict[str, Mapping[str, Any]]:
-    """Without the entries that say why something was not measured."""
+    """The entries of what was measured."""
     return {name: fields for name, fields in results.items() if "skipped" not in fields}
 
 
-def _unlike(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
-    """Why two entries cannot be compared: what they say of shapes differs."""
+def _shape_mismatch(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
+    """Why two entries cannot be compared: their sizes differ; empty where they agree."""
     for measure, field in _SHAPES:
-        said = [(side.get(measure) or {}).get(field) for side in (a, b)]
-        if None not in said and said[0] != said[1]:
-            return f"{field} {said[0]} in A, {said[1]} in B"
+        sizes = [(side.get(measure) or {}).get(field) for side in (a, b)]
+        if None not in sizes and sizes[0] != sizes[1]:
+            return f"{field} {sizes[0]} in A, {sizes[1]} in B"
     return ""

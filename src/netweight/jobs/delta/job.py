@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from netweight.checkpoint.announce import announce_tensors
 from netweight.errors import printable
 from netweight.jobs.delta.plan import Options, Prepared, Reference, prepare
-from netweight.jobs.journalled import Record, interruptible, journalled, say_resuming
+from netweight.jobs.journalled import Record, interruptible, journalled, note_resumed
 from netweight.params.align import Aligned
 from netweight.run.executors import planned_executor
 from netweight.run.progress import Progress, Silent, compiling, shown
@@ -66,7 +66,7 @@ def delta(
         with interruptible(lambda: left):
             with journalled(folder.journal_path, plan.digest, resume=resume) as record:
                 if resume:
-                    say_resuming(progress, len(record.done), plan.tensors)
+                    note_resumed(progress, len(record.done), plan.tensors)
                 result = _run(prepared, progress, record, executor)
             writing.result()
             write_delta(result, folder.stage)
@@ -76,7 +76,7 @@ def delta(
 
 
 def _run(prepared: Prepared, progress: Progress, record: Record, executor: Executor) -> Delta:
-    """The measuring itself; what `record` has is not measured again."""
+    """Measure all parameters but those that `record` has."""
     from netweight.jobs.delta.result import Delta
     from netweight.kernels.choose import kernels_for
 
@@ -86,9 +86,9 @@ def _run(prepared: Prepared, progress: Progress, record: Record, executor: Execu
     with shown(progress, plan.tensors, plan.nbytes, len(measured), plan.bytes_of(measured)):
         if len(measured) < plan.tensors:
             announce_tensors(tensor for a in parameters if a.name not in measured for tensor in (a.base, *a.models))
-            for one in _measure(prepared, set(measured), executor, kernels, progress):
-                measured[one.aligned.name] = one
-                record.append(one.aligned.name, {"rows": one.rows, "gram": one.gram})
+            for parameter in _measure(prepared, set(measured), executor, kernels, progress):
+                measured[parameter.aligned.name] = parameter
+                record.append(parameter.aligned.name, {"rows": parameter.rows, "gram": parameter.gram})
     for checkpoint in (prepared.base, *prepared.models):
         checkpoint.check_unchanged()
     return Delta(
@@ -125,7 +125,7 @@ def _measure(
     drift = find("drift")
     with compiling(progress):
         types = {tuple(None if t is None else t.dtype for t in (a.base, *a.models)) for a in parameters}
-        prepare_on(kernels, lambda one: one.prepare(types))
+        prepare_on(kernels, lambda on_device: on_device.prepare(types))
     for aligned, statistics in measure_differences(parameters, tasks, executor, kernels, progress):
         base_l2 = statistics.base_l2()
         rows = tuple(

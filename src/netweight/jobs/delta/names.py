@@ -35,8 +35,8 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def model_names(paths: Sequence[str], taken: Collection[str] = ()) -> list[str]:
-    """One folder name for each of the absolute `paths`, distinct from each other and from `taken` in any case.
+def model_names(paths: Sequence[str], reserved: Collection[str] = ()) -> list[str]:
+    """One folder name for each of the absolute `paths`, distinct from each other and from `reserved` in any case.
 
     The last part of the path where that is enough, with as many parents before it as it takes (`runA_checkpoint-100`);
     paths that are the same all the way get a number. A name depends on the set of paths, not on their order.
@@ -57,13 +57,13 @@ def model_names(paths: Sequence[str], taken: Collection[str] = ()) -> list[str]:
             break
         for i in unclear:
             depth[i] += 1
-    used = {_folded(t) for t in taken}
-    found = []
+    used = {_folded(t) for t in reserved}
+    names = []
     for i in range(len(paths)):
         candidate, count = name(i), 1
         while _folded(candidate) in used:
             count += 1
             candidate = f"{name(i)}-{count}"
         used.add(_folded(candidate))
-        found.append(candidate)
-    return found
+        names.append(candidate)
+    return names

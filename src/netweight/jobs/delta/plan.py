@@ -57,7 +57,7 @@ class Prepared:
 def prepare(base: Reference, models: Reference | Sequence[Reference], options: Options, stack: ExitStack) -> Prepared:
     """Open everything and plan the run; the checkpoints are closed with `stack`. Reads headers only.
 
-    Raises OptionError for options that cannot be, FormatError and ModelNotFoundError for what is not a checkpoint,
+    Raises OptionError for options that cannot be met, FormatError and ModelNotFoundError for what is not a checkpoint,
     InputError where a model shares nothing with the base.
     """
     from netweight.jobs.delta.result import RESERVED
@@ -74,9 +74,9 @@ def prepare(base: Reference, models: Reference | Sequence[Reference], options: O
         opened[1:],
         **options.selection,
     )
-    one = max(kernels.working_bytes(len(named) - 1) for kernels in all_kernels(kernels_on(choice, kernels_for)))
+    per_worker = max(kernels.working_bytes(len(named) - 1) for kernels in all_kernels(kernels_on(choice, kernels_for)))
     fixed = FLOOR + choice.libraries + far_bytes(opened)
-    workers, memory = plan_workers(choice.fitted(options), one, fixed)
+    workers, memory = plan_workers(choice.fitted(options), per_worker, fixed)
     tasks = plan_tasks(alignment.parameters)
     digest = digest_of(
         {

@@ -1,4 +1,4 @@
-"""What `delta` returns: a row for each model and parameter, sums by group, and how alike the task vectors are."""
+"""The result of `delta`: a row for each model and parameter, sums by group, cosines between task vectors."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 from netweight.checkpoint.tensor import Skipped
 from netweight.columns import Column
 from netweight.figures.delta import cosine_heatmap, group_l2_bar
+from netweight.jobs.role_columns import ROLE_COLUMNS, role_cells
 from netweight.measures import drift
 from netweight.output.frame import Frame, Framed
 from netweight.output.table import Row, json_number, write_csv, write_json, write_parquet
@@ -28,10 +29,7 @@ COLUMNS = (
     Column("elements", "elements", "elements of the parameter", "integer"),
     Column("base_dtype", "", "element type in the base", "text"),
     Column("model_dtype", "", "element type in the model", "text"),
-    Column("layer", "", "number of its block, empty outside the blocks", "integer"),
-    Column("role", "", "what it is: q_proj, norm, embedding ...", "text"),
-    Column("group", "", "embed, lm_head, layer or other", "text"),
-    Column("part", "", "attn, mlp or norm", "text"),
+    *ROLE_COLUMNS,
     Column(
         "gram", "", "inner products with every model's task vector of this parameter, in the models' order", "numbers"
     ),
@@ -179,11 +177,11 @@ class Delta(Framed):
         return cosines
 
     def _rows(self, model: int) -> list[Row]:
-        found: list[Row] = []
+        rows: list[Row] = []
         for p, row in self._measured(model):
             a, tensor = p.aligned, p.aligned.models[model]
             assert tensor is not None  # noqa: S101 - a row is only made where the model has the tensor
-            found.append(
+            rows.append(
                 (
                     self.models[model].name,
                     a.name,
@@ -192,14 +190,11 @@ class Delta(Framed):
                     a.base.size,
                     a.base.dtype.name,
                     tensor.dtype.name,
-                    a.parameter.layer,
-                    a.parameter.role,
-                    a.parameter.group,
-                    a.parameter.part,
+                    *role_cells(a.parameter),
                     list(p.gram[model]),
                 )
             )
-        return found
+        return rows
 
     def per_parameter(self, model: int) -> list[Row]:
         """Model number `model`'s rows with the columns PER_PARAM, in the base's file order."""
@@ -254,7 +249,7 @@ _TOP = 50
 
 
 def preload() -> None:
-    """Import what writing needs, so that it is there when the measuring is done."""
+    """Import what writing needs, so that it is loaded when measuring ends."""
     from netweight.figures.canvas import drawing
 
     with drawing():
@@ -262,26 +257,26 @@ def preload() -> None:
 
 
 def write_delta(result: Delta, folder: Path) -> None:
-    """Write every file of specification `delta` into the empty `folder`; raises OSError where the disk refuses."""
+    """Write every result file into the empty `folder`; raises OSError where the disk refuses."""
     columns = [*(c for c in COLUMNS if c.name in ("param", "shape")), *drift.COLUMNS]
     assert tuple(c.name for c in columns) == PER_PARAM  # noqa: S101 - one list of names, two uses
     for number, model in enumerate(result.models):
-        place = folder / model.name
-        place.mkdir()
+        model_folder = folder / model.name
+        model_folder.mkdir()
         rows = result.per_parameter(number)
-        write_csv(place / "per_param_stats.csv", columns, rows)
+        write_csv(model_folder / "per_param_stats.csv", columns, rows)
         for key in ("l2", "maxabs"):
             at = PER_PARAM.index(key)
             top = sorted(rows, key=partial(_descending, at))
-            write_csv(place / f"top{_TOP}_by_{key}.csv", columns, top[:_TOP])
-        write_json(place / "summary.json", model.summary)
+            write_csv(model_folder / f"top{_TOP}_by_{key}.csv", columns, top[:_TOP])
+        write_json(model_folder / "summary.json", model.summary)
         groups = {
             name: nan if g["l2"] is None else g["l2"]
             for name, g in model.summary["groups"].items()
             if g["param_count_approx"]
         }
         relative = {name: model.summary["groups"][name]["relative_l2"] for name in groups}
-        group_l2_bar(place / "group_l2_bar.png", model.name, groups, relative)
+        group_l2_bar(model_folder / "group_l2_bar.png", model.name, groups, relative)
     names = [m.name for m in result.models]
     square = [Column("", "", "the model's name", "text"), *(Column(n, "", "cosine", "number") for n in names)]
     write_csv(folder / "pairwise_cosines.csv", square, [(n, *r) for n, r in zip(names, result.cosines, strict=True)])

@@ -26,9 +26,9 @@ __all__ = ["Demo", "demo"]
 
 @dataclass(frozen=True)
 class Demo:
-    """Where the models and the results are, and the results: of `delta` on all fine-tunes, of `scan` on the base, of
-    `compare` of the base with the first fine-tune, of `structure` on the pruned copies, of `merge` of all fine-tunes,
-    and of its `verify`.
+    """The folders of the models and the results, and the results: of `delta` on all fine-tunes, `scan` of the base,
+    `compare` of the base with the first fine-tune, `structure` of the pruned copies, `merge` of all fine-tunes,
+    and `verify` of that merge.
     """
 
     folder: Path
@@ -50,24 +50,22 @@ def demo(folder: str | os.PathLike[str] = "demo", *, seed: int = 0, progress: Pr
 
     Raises OutputError where the folder cannot be written.
     """
-    place = Path(folder)
-    models = make_demo_models(place / "models", seed)
-    pruned = make_pruned_models(place / "pruned", seed)
-    outdir = place / "tv_stats"
+    root = Path(folder)
+    models = make_demo_models(root / "models", seed)
+    pruned = make_pruned_models(root / "pruned", seed)
+    outdir = root / "tv_stats"
     result = delta(models.base, models.fine_tunes, outdir, progress=progress)
-    scanned = scan(
-        models.base, methods="all", output=place / "scan.json", plots=place / "scan_plots", progress=progress
-    )
-    compared = compare(models.base, models.fine_tunes[0], output=place / "compare.json", progress=progress)
-    structures = structure_many(place / "pruned", models.base, place / "structure", progress=progress)
+    scanned = scan(models.base, methods="all", output=root / "scan.json", plots=root / "scan_plots", progress=progress)
+    compared = compare(models.base, models.fine_tunes[0], output=root / "compare.json", progress=progress)
+    structures = structure_many(root / "pruned", models.base, root / "structure", progress=progress)
     merged = merge(
         None,
-        place / "merged",
+        root / "merged",
         base=models.base,
         models=models.fine_tunes,
         weights=Weights(delta=outdir),
         overwrite=True,
         progress=progress,
     )
-    verified = verify(place / "merged", progress=progress)
-    return Demo(place, models, pruned, outdir, result, scanned, compared, structures, merged, verified)
+    verified = verify(root / "merged", progress=progress)
+    return Demo(root, models, pruned, outdir, result, scanned, compared, structures, merged, verified)

@@ -110,14 +110,14 @@ def make_pruned_models(folder: Path, seed: int = 0) -> tuple[Path, ...]:
     numbered anew; demo-narrow has lost every third row of its feed-forwards. Raises OutputError as `make_demo_models`.
     """
     base = _base(seed)
-    kept = [layer for layer in range(_LAYERS) if layer not in _DROPPED]
+    remaining = [layer for layer in range(_LAYERS) if layer not in _DROPPED]
     short = {}
     for name, w in base.items():
         layer = _layer(name)
         if layer is None:
             short[name] = w
-        elif layer in kept:
-            short[name.replace(f".layers.{layer}.", f".layers.{kept.index(layer)}.")] = w
+        elif layer in remaining:
+            short[name.replace(f".layers.{layer}.", f".layers.{remaining.index(layer)}.")] = w
     narrow = dict(base)
     for name, w in base.items():
         rows = [i for i in range(_INTERMEDIATE) if i % 3]
@@ -125,7 +125,7 @@ def make_pruned_models(folder: Path, seed: int = 0) -> tuple[Path, ...]:
             narrow[name] = w[rows]
         elif name.endswith("down_proj.weight"):
             narrow[name] = w[:, rows]
-    _write_model(folder / "demo-short", short, num_hidden_layers=len(kept))
+    _write_model(folder / "demo-short", short, num_hidden_layers=len(remaining))
     _write_model(folder / "demo-narrow", narrow, intermediate_size=2 * _INTERMEDIATE // 3)
     return folder / "demo-narrow", folder / "demo-short"
 
@@ -150,10 +150,10 @@ def _shapes() -> dict[str, tuple[int, ...]]:
     return dict(sorted(shapes.items()))  # the order in which the usual writer stores them
 
 
-def _normal(shape: tuple[int, ...], seed: int, *what: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _normal(shape: tuple[int, ...], seed: int, *words: str) -> np.ndarray[Any, np.dtype[np.float32]]:
     import numpy as np
 
-    key = [seed, *(zlib.crc32(word.encode()) for word in what)]
+    key = [seed, *(zlib.crc32(word.encode()) for word in words)]
     return np.random.Generator(np.random.SFC64(key)).standard_normal(shape, dtype=np.float32)
 
 
@@ -171,8 +171,8 @@ def _base(seed: int) -> Weights:
 
 
 def _layer(name: str) -> int | None:
-    found = re.search(r"\.layers\.(\d+)\.", name)
-    return int(found[1]) if found else None
+    match = re.search(r"\.layers\.(\d+)\.", name)
+    return int(match[1]) if match else None
 
 
 def _math_profile(name: str) -> float:

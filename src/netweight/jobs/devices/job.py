@@ -1,4 +1,4 @@
-"""`devices`: what there is to compute on, with its memory, and what `--device auto` takes for which work."""
+"""`devices`: the devices to compute on, with their memory, and what `--device auto` takes for which work."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Devices(Framed):
     one; `auto` {"statistics" | "spectra" | "merge": what `--device auto` takes, for a large model}.
     """
 
-    def __init__(self, found: Survey, auto: Mapping[Work, Choice]) -> None:
-        self.devices: tuple[Device, ...] = found.devices
-        self.problem = found.problem
+    def __init__(self, surveyed: Survey, auto: Mapping[Work, Choice]) -> None:
+        self.devices: tuple[Device, ...] = surveyed.devices
+        self.problem = surveyed.problem
         self.auto = dict(auto)
 
     @cached_property
@@ -60,7 +60,7 @@ class Devices(Framed):
         from netweight.output.result_file import write_file
         from netweight.output.table import write_json
 
-        write_file(Path(path), lambda place: write_json(place, self.to_dict()))
+        write_file(Path(path), lambda file: write_json(file, self.to_dict()))
 
     def __repr__(self) -> str:
         return f"<devices: {', '.join(d.name for d in self.devices)}>"
@@ -72,5 +72,5 @@ class Devices(Framed):
 
 def devices() -> Devices:
     """Every device with its memory. Loads torch, where it is installed, and starts each GPU, which takes seconds."""
-    found = survey(memory=True)
-    return Devices(found, {work: choose("auto", False, work, math.inf) for work in get_args(Work)})
+    surveyed = survey(memory=True)
+    return Devices(surveyed, {work: choose("auto", False, work, math.inf) for work in get_args(Work)})

@@ -46,7 +46,7 @@ def choose(
     exclude: Sequence[str],
     read: Callable[[HubFile], bytes],
 ) -> Choice:
-    """Choose of all files. `read` gives an index's bytes; nothing else is read.
+    """Choose from the model's files. `read` gives an index's bytes; nothing else is read.
 
     Without `include`: one set of weights at the repository's top, as loaders take it (safetensors before torch files),
     and BESIDE. With it: every file that a glob of `include` matches. `exclude` takes away from either. An index that
@@ -145,7 +145,7 @@ def _weights(
                 return numbered, None
         indexes = [name for name in top if name.endswith(f"{ending}{_INDEX}")]
         if len(indexes) > 1:
-            raise _several(model, indexes)
+            raise _ambiguous(model, indexes)
         if indexes:
             return _shards(model, indexes[0], every, read), indexes[0]
         if numbered := _only_set(model, candidates, every):
@@ -156,7 +156,7 @@ def _weights(
     if len(torch) == 1:
         return set(torch), None
     if torch:
-        raise _several(model, torch)
+        raise _ambiguous(model, torch)
     raise ModelNotFoundError(
         f"{_shown(model)}: holds no safetensors and no torch weights at its top, but {listed(sorted(every))}; --include"
         " takes any files"
@@ -167,7 +167,7 @@ def _only_set(model: HubModel, names: list[str], every: dict[str, HubFile]) -> s
     """A set `x-00001-of-0000N`, complete."""
     sets = _sets(names)
     if len(sets) > 1:
-        raise _several(model, [group[0] for group in sets])
+        raise _ambiguous(model, [group[0] for group in sets])
     for group in sets:
         _check_numbered(model, group, every)
         return set(group)
@@ -178,19 +178,19 @@ def _sets(names: Iterable[str]) -> list[list[str]]:
     """Names `x-00001-of-0000N`, by x and N."""
     sets: dict[tuple[str, str, str], list[str]] = {}
     for name in sorted(names):
-        if found := _NUMBERED.fullmatch(name):
-            sets.setdefault((found[1], found[3], found[4]), []).append(name)
+        if match := _NUMBERED.fullmatch(name):
+            sets.setdefault((match[1], match[3], match[4]), []).append(name)
     return list(sets.values())
 
 
 def _check_numbered(model: HubModel, group: list[str], every: dict[str, HubFile]) -> None:
-    found = _NUMBERED.fullmatch(group[0])
-    assert found is not None  # noqa: S101 - that is how the group came about
-    total, width = int(found[3]), len(found[2])
+    match = _NUMBERED.fullmatch(group[0])
+    assert match is not None  # noqa: S101 - that is how the group came about
+    total, width = int(match[3]), len(match[2])
     if total > 100_000:
         raise FormatError(f"{_shown(model)}: {printable(group[0])} names {total} shards, expected at most 100000")
-    wanted = [f"{found[1]}-{number:0{width}}-of-{found[3]}{found[4]}" for number in range(1, total + 1)]
-    _check_there(model, printable(group[0]), wanted, every)
+    names = [f"{match[1]}-{number:0{width}}-of-{match[3]}{match[4]}" for number in range(1, total + 1)]
+    _check_there(model, printable(group[0]), names, every)
 
 
 def _shards(model: HubModel, index: str, every: dict[str, HubFile], read: Callable[[HubFile], bytes]) -> set[str]:
@@ -199,26 +199,26 @@ def _shards(model: HubModel, index: str, every: dict[str, HubFile], read: Callab
         path = Path(folder, "index.json")
         path.write_bytes(read(every[index]))
         try:
-            found = read_index(path)
+            contents = read_index(path)
         except FormatError as error:
             text = str(error).replace(printable(str(path)), printable(f"{model.id}/{index}"))
             raise type(error)(text) from None
     above, slash, _ = index.rpartition("/")
-    shards = [f"{above}{slash}{shard}" for shard in found.shards]
+    shards = [f"{above}{slash}{shard}" for shard in contents.shards]
     _check_there(model, printable(index), shards, every)
     return set(shards)
 
 
-def _check_there(model: HubModel, by: str, wanted: Sequence[str], every: dict[str, HubFile]) -> None:
-    missing = [name for name in wanted if name not in every]
+def _check_there(model: HubModel, by: str, names: Sequence[str], every: dict[str, HubFile]) -> None:
+    missing = [name for name in names if name not in every]
     if missing:
         raise FormatError(
-            f"{_shown(model)}: {len(missing)} of {len(wanted)} shards that {by} names are missing on the hub:"
+            f"{_shown(model)}: {len(missing)} of {len(names)} shards that {by} names are missing on the hub:"
             f" {listed(missing)}; nothing was fetched: choose another revision"
         )
 
 
-def _several(model: HubModel, names: list[str]) -> FormatError:
+def _ambiguous(model: HubModel, names: list[str]) -> FormatError:
     return FormatError(f"{_shown(model)}: holds several models: {listed(names, 10)}; choose one with --include")
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from netweight.errors import JobError, ReadError, printable
-from netweight.jobs.download.hub import HubFile, HubModel, answer, explain, request_headers
+from netweight.jobs.download.hub import HubFile, HubModel, hub_error, request_file, request_headers
 from netweight.jobs.download.progress import DownloadProgress, Waiting
 from netweight.output.exchange import sync_file
 from netweight.output.positioned import allocate, write_at
@@ -40,7 +40,7 @@ class _NoRangesError(Exception):
 
 
 class _StoppedError(Exception):
-    """Another piece has failed, or the user has stopped the run; that is what is told."""
+    """Another piece has failed, or the user has stopped the run; that is what is reported."""
 
 
 @dataclass
@@ -64,9 +64,9 @@ class _File:
     def came(self) -> int:
         return self.remote.size if self.verified else sum(self.done.values())
 
-    def key(self, what: object) -> str:
-        """The journal's key of a piece, or of the verdict: it says nothing of another content of that name."""
-        return f"{self.content}:{what}:{self.name}"
+    def key(self, part: object) -> str:
+        """The journal's key of a piece, or of the verdict: other content of that name has other keys."""
+        return f"{self.content}:{part}:{self.name}"
 
 
 def fetch_all(
@@ -83,15 +83,15 @@ def fetch_all(
     `records` is what the journal of an earlier run has. Raises ReadError where bytes cannot be had, or are not what the
     hub lists; OSError where the disk refuses. What has come stays, for the next run.
     """
-    found = [_begin(file, stage / file.name, file.digest or model.commit, records) for file in files]
-    progress.start([Waiting(f.name, f.remote.size, f.came) for f in found])
+    under_way = [_begin(file, stage / file.name, file.digest or model.commit, records) for file in files]
+    progress.start([Waiting(f.name, f.remote.size, f.came) for f in under_way])
     transfer = _Transfer(model, journal, progress)
     # The small ones first: a refusal shows at once, and an index is there to look at.
-    found.sort(key=lambda f: (f.remote.size > PIECE, f.name))
+    under_way.sort(key=lambda f: (f.remote.size > PIECE, f.name))
     pool = ThreadPoolExecutor(workers, thread_name_prefix="netweight-fetch")
     tasks: list[Future[None]] = []
     try:
-        for file in found:
+        for file in under_way:
             starts = [] if file.verified else [*range(0, file.remote.size, PIECE)] or [0]
             file.left = len(starts)
             if not starts:
@@ -118,17 +118,17 @@ def _first(tasks: Sequence[Future[None]]) -> BaseException:
 
 
 def _begin(file: HubFile, path: Path, content: str, records: dict[str, dict[str, Any]]) -> _File:
-    """What is there of a file; without records of it, what lies there is another's."""
-    found = _File(file, path, content, {})
+    """A file as an earlier run left it; bytes without records are another file's, and are thrown away."""
+    under_way = _File(file, path, content, {})
     size = path.stat().st_size if path.is_file() and not path.is_symlink() else -1
     if size == file.size:
-        verdict = records.get(found.key("verified"), {})
-        found.verified = bool(verdict) and verdict.get("mtime_ns") == path.stat().st_mtime_ns
+        verdict = records.get(under_way.key("verified"), {})
+        under_way.verified = bool(verdict) and verdict.get("mtime_ns") == path.stat().st_mtime_ns
         for start in range(0, file.size, PIECE):
-            came = records.get(found.key(start), {}).get("bytes", 0)
+            came = records.get(under_way.key(start), {}).get("bytes", 0)
             if isinstance(came, int) and 0 < came <= min(PIECE, file.size - start):
-                found.done[start] = came
-    if not found.done and not found.verified:
+                under_way.done[start] = came
+    if not under_way.done and not under_way.verified:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)  # it may be a link to what stands elsewhere
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
@@ -136,7 +136,7 @@ def _begin(file: HubFile, path: Path, content: str, records: dict[str, dict[str,
             allocate(descriptor, file.size)
         finally:
             os.close(descriptor)
-    return found
+    return under_way
 
 
 class _Transfer:
@@ -211,7 +211,7 @@ class _Transfer:
         self._advance(file, -came)
 
     def _fetch(self, file: _File, start: int, stop: int) -> None:
-        """The bytes from `start` to `stop` by ranges, from where an earlier run or a broken answer ended."""
+        """Fetch the bytes from `start` to `stop` by ranges, from where an earlier run or a broken answer ended."""
         patience = Patience(f"{self._shown(file)}", self.stop)
         with ExitStack() as stack:
             descriptor = _open(file, stack)
@@ -219,7 +219,7 @@ class _Transfer:
                 self._attempt(file, descriptor, (start, at, stop), patience)
 
     def _fetch_whole(self, file: _File) -> None:
-        """All bytes by one answer, anew after each break."""
+        """Fetch all bytes by one answer, anew after each break."""
         patience = Patience(f"{self._shown(file)}", self.stop)
         with ExitStack() as stack:
             descriptor = _open(file, stack)
@@ -230,13 +230,13 @@ class _Transfer:
     def _attempt(
         self, file: _File, descriptor: int, span: tuple[int, int, int], patience: Patience, *, ranges: bool = True
     ) -> None:
-        """One request for the bytes from `at` to `stop` of the piece at `start`, and the wait behind a failure."""
+        """Send one request for the bytes from `at` to `stop` of the piece at `start`; wait after a failure."""
         start, at, stop = span
         failure: Passing | None = None
         recorded = at
         try:
-            asked = {**self._headers, "Range": f"bytes={at}-{stop - 1}"} if ranges else self._headers
-            with answer(self._model, file.remote, asked) as response:
+            headers = {**self._headers, "Range": f"bytes={at}-{stop - 1}"} if ranges else self._headers
+            with request_file(self._model, file.remote, headers) as response:
                 self._check(file, response, at, stop, ranges=ranges)
                 for chunk in response.iter_raw():
                     self._go_on()
@@ -255,10 +255,10 @@ class _Transfer:
         except Exception as error:
             failure = passing(error)
             if failure is None:
-                told = explain(error, f"{self._model.id}/{file.name}", self._model.endpoint)
-                if told is error:
+                explained = hub_error(error, f"{self._model.id}/{file.name}", self._model.endpoint)
+                if explained is error:
                     raise
-                raise told from error
+                raise explained from error
         finally:
             if ranges and at > recorded:
                 with suppress(OSError, JobError):  # it must not hide what went wrong
@@ -275,36 +275,38 @@ class _Transfer:
             raise ReadError(f"{error}; what is fetched is kept") from None
 
     def _check(self, file: _File, response: Any, at: int, stop: int, *, ranges: bool) -> None:
-        """The answer must be of this commit, of the listed size, and begin where it was asked to."""
-        for each in (*response.history, response):
-            commit = each.headers.get("X-Repo-Commit", self._model.commit)
+        """Raise ReadError unless the answer is of this commit and of the listed size, and begins at `at`."""
+        for reply in (*response.history, response):
+            commit = reply.headers.get("X-Repo-Commit", self._model.commit)
             if commit != self._model.commit:
-                raise self._other(file, f"the answer is of commit {printable(commit)}, not of {self._model.commit}")
+                raise self._changed(file, f"the answer is of commit {printable(commit)}, not of {self._model.commit}")
         size = file.remote.size
         if ranges and response.status_code == 206:
-            said = response.headers.get("Content-Range", "")
-            found = _CONTENT_RANGE.fullmatch(said)
-            if found is None or int(found[1]) != at:
-                raise self._other(file, f"asked for the bytes from {at}, got {printable(said) or 'no Content-Range'}")
-            if int(found[3]) != size:
-                raise self._other(file, f"it has {found[3]} bytes, the hub lists {size}")
+            extent = response.headers.get("Content-Range", "")
+            match = _CONTENT_RANGE.fullmatch(extent)
+            if match is None or int(match[1]) != at:
+                raise self._changed(
+                    file, f"asked for the bytes from {at}, got {printable(extent) or 'no Content-Range'}"
+                )
+            if int(match[3]) != size:
+                raise self._changed(file, f"it has {match[3]} bytes, the hub lists {size}")
             return
         length = response.headers.get("Content-Length", str(size))
         if length != str(size):
-            raise self._other(file, f"it has {printable(length)} bytes, the hub lists {size}")
+            raise self._changed(file, f"it has {printable(length)} bytes, the hub lists {size}")
         if at or stop < size:
             raise _NoRangesError
 
     def _check_room(self, file: _File, end: int, stop: int) -> None:
         if end > stop:
-            raise self._other(file, "more bytes came than were asked for")
+            raise self._changed(file, "more bytes came than were asked for")
 
     def _go_on(self) -> None:
         if self.stop.is_set():
             raise _StoppedError
 
-    def _other(self, file: _File, what: str) -> ReadError:
-        return ReadError(f"{self._shown(file)}: {what}; it changed, or a mirror is broken: run again later")
+    def _changed(self, file: _File, fault: str) -> ReadError:
+        return ReadError(f"{self._shown(file)}: {fault}; it changed, or a mirror is broken: run again later")
 
     def _advance(self, file: _File, nbytes: int) -> None:
         if nbytes:

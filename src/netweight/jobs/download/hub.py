@@ -1,6 +1,6 @@
-"""What the hub holds of a model at one commit, asked once; its refusals as one line each.
+"""The files of a model on the hub at one commit, asked once; refusals become one line each.
 
-`huggingface_hub` does the talking: its endpoint, token, headers, session, and the errors that it makes of answers.
+`huggingface_hub` sends the requests: its endpoint, token, headers and session are used, and its errors are translated.
 """
 
 from __future__ import annotations
@@ -34,7 +34,16 @@ from netweight.source.http_ranges import passing
 from netweight.source.retry import Passing, retry_passing
 from netweight.version import __version__
 
-__all__ = ["HubFile", "HubModel", "answer", "ask", "explain", "parse", "read_small", "request_headers"]
+__all__ = [
+    "HubFile",
+    "HubModel",
+    "hub_error",
+    "parse_hub_id",
+    "read_file_list",
+    "read_small",
+    "request_file",
+    "request_headers",
+]
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -62,32 +71,32 @@ class HubModel:
     files: tuple[HubFile, ...]
 
 
-def parse(ref: str, revision: str | None = None) -> tuple[str, str]:
+def parse_hub_id(ref: str, revision: str | None = None) -> tuple[str, str]:
     """(id, revision) of `org/name`, `org/name@revision` or either behind `hf://`; the revision is "main" where none is
     given.
 
     Raises OptionError where `ref` and `revision` differ, ModelNotFoundError where it is no hub id.
     """
-    found = parse_reference(ref)
-    if not isinstance(found, HubReference) or found.path:
+    parsed = parse_reference(ref)
+    if not isinstance(parsed, HubReference) or parsed.path:
         raise ModelNotFoundError(
             f"{printable(ref)}: is no model on the hub; expected an id such as org/name or org/name@revision"
         )
-    if None not in {found.revision, revision} and found.revision != revision:
+    if None not in {parsed.revision, revision} and parsed.revision != revision:
         raise OptionError(
-            f"{printable(ref)}: names the revision {printable(found.revision or '')!r}, and --revision"
+            f"{printable(ref)}: names the revision {printable(parsed.revision or '')!r}, and --revision"
             f" {printable(revision or '')!r}; give one of them"
         )
-    return found.repo, found.revision or revision or "main"
+    return parsed.repo, parsed.revision or revision or "main"
 
 
 def request_headers() -> dict[str, str]:
-    """What every request carries: the token, where there is one, and who asks."""
-    found: dict[str, str] = build_hf_headers(library_name="netweight", library_version=__version__)
-    return {**found, "Accept-Encoding": "identity"}
+    """The headers of every request: the token, where there is one, and the library's name."""
+    headers: dict[str, str] = build_hf_headers(library_name="netweight", library_version=__version__)
+    return {**headers, "Accept-Encoding": "identity"}
 
 
-def ask(model: str, revision: str) -> HubModel:
+def read_file_list(model: str, revision: str) -> HubModel:
     """All files of `model`, at the commit that `revision` stands for now: one request.
 
     Raises ModelNotFoundError where there is none, or none for this token; ReadError where the hub cannot be reached.
@@ -95,7 +104,7 @@ def ask(model: str, revision: str) -> HubModel:
     api = HfApi(library_name="netweight", library_version=__version__)
     where = f"{model}@{revision}"
 
-    def look() -> ModelInfo:
+    def request() -> ModelInfo:
         try:
             return api.model_info(
                 model, revision=revision, files_metadata=True, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
@@ -106,9 +115,9 @@ def ask(model: str, revision: str) -> HubModel:
                     f"{printable(where)}: {api.endpoint} does not answer as a hub does ({printable(str(error))}); check"
                     " HF_ENDPOINT"
                 ) from error
-            raise passing(error) or explain(error, where, api.endpoint) from error
+            raise passing(error) or hub_error(error, where, api.endpoint) from error
 
-    info = retry_passing(f"{printable(where)} at {api.endpoint}", look)
+    info = retry_passing(f"{printable(where)} at {api.endpoint}", request)
     commit = info.sha or ""
     if not _COMMIT.fullmatch(commit):
         raise ReadError(f"{printable(where)}: {api.endpoint} names no commit of it; check HF_ENDPOINT")
@@ -126,7 +135,7 @@ def ask(model: str, revision: str) -> HubModel:
 
 
 @contextmanager
-def answer(model: HubModel, file: HubFile, headers: Mapping[str, str]) -> Iterator[Any]:
+def request_file(model: HubModel, file: HubFile, headers: Mapping[str, str]) -> Iterator[Any]:
     """The answer to a GET request for a file at the model's commit, whose bytes are still to come (`iter_raw`).
 
     Raises HfHubHTTPError where it is no success. The token is not sent on where another host serves the bytes.
@@ -143,28 +152,28 @@ def read_small(model: HubModel, file: HubFile, limit: int) -> bytes:
     if file.size > limit:
         raise ReadError(f"{printable(where)}: {file.size} bytes, expected at most {limit}; --exclude leaves it out")
 
-    def look() -> bytes:
+    def request() -> bytes:
         data = bytearray()
         try:
-            with answer(model, file, request_headers()) as response:
+            with request_file(model, file, request_headers()) as response:
                 for chunk in response.iter_raw():
                     data += chunk
                     if len(data) > file.size:
                         break
         except Exception as error:
-            raise passing(error) or explain(error, where, model.endpoint) from error
+            raise passing(error) or hub_error(error, where, model.endpoint) from error
         if len(data) != file.size:
             raise Passing(f"its size is {len(data)} bytes, the hub lists {file.size}")
         return bytes(data)
 
-    return retry_passing(printable(where), look)
+    return retry_passing(printable(where), request)
 
 
-def explain(error: Exception, where: str, endpoint: str) -> Exception:
-    """One line of netweight's own for a refusal of the hub's; `error` itself where it is no refusal."""
+def hub_error(error: Exception, where: str, endpoint: str) -> Exception:
+    """netweight's own one-line error for a refusal of the hub; `error` itself where it is none."""
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
     model = "/".join(where.partition("@")[0].split("/")[:2])
-    found: type[NetweightError] = ModelNotFoundError
+    kind: type[NetweightError] = ModelNotFoundError
     if isinstance(error, OfflineModeIsEnabled):
         text = "HF_HUB_OFFLINE is set, and the hub must be asked; unset it"
     elif isinstance(error, GatedRepoError):
@@ -177,11 +186,11 @@ def explain(error: Exception, where: str, endpoint: str) -> Exception:
     elif isinstance(error, DisabledRepoError):
         text = f"was disabled at {endpoint}; choose another model"
     elif isinstance(error, EntryNotFoundError) or status == 404:
-        found, text = ReadError, f"is listed, but {endpoint} does not have it (404); try again later"
+        kind, text = ReadError, f"is listed, but {endpoint} does not have it (404); try again later"
     elif status in {401, 403}:
         text = f"{endpoint} refuses access ({status}): check HF_TOKEN, or log in with `hf auth login`"
     elif status:
-        found, text = ReadError, f"{endpoint} answers HTTP {status}; run again later, what is fetched is kept"
+        kind, text = ReadError, f"{endpoint} answers HTTP {status}; run again later, what is fetched is kept"
     else:
         return error
-    return found(f"{printable(where)}: {text}")
+    return kind(f"{printable(where)}: {text}")

@@ -47,7 +47,7 @@ class DownloadedFile:
 
 @dataclass(frozen=True)
 class Downloaded:
-    """What stands in `folder` now: the files of model `id` at `commit`, which `revision` stood for."""
+    """The files of model `id` at `commit`, which `revision` stood for, in `folder`."""
 
     id: str
     revision: str
@@ -74,7 +74,7 @@ class Downloaded:
 
 @dataclass(frozen=True)
 class DownloadPlan:
-    """What a download would do: nothing but the hub's list and an index was read."""
+    """What a download would fetch, from the hub's list and an index alone."""
 
     model: HubModel
     choice: Choice
@@ -112,7 +112,7 @@ def plan_download(
     """
     from netweight.jobs.download.choice import MAX_INDEX, choose
     from netweight.jobs.download.fetch import is_right
-    from netweight.jobs.download.hub import ask, parse, read_small
+    from netweight.jobs.download.hub import parse_hub_id, read_file_list, read_small
 
     def read(file: HubFile) -> bytes:
         with contextlib.suppress(OSError):  # then the hub has it
@@ -120,7 +120,7 @@ def plan_download(
                 return (folder / file.name).read_bytes()
         return read_small(model, file, MAX_INDEX)
 
-    model = ask(*parse(ref, revision))
+    model = read_file_list(*parse_hub_id(ref, revision))
     return DownloadPlan(model, choose(model, include, exclude, read))
 
 
@@ -138,7 +138,7 @@ def download(
 
     `ref` is `org/name`, `org/name@revision` or either behind `hf://`. The commit is found once, and all files are of
     it. Without `include`: the weights (safetensors rather than torch files) and what belongs to them, see
-    `download_choice.BESIDE`; with it, the files that its globs match. `workers` requests are in flight (default 8).
+    `jobs.download.choice.BESIDE`; with it, the files that its globs match. `workers` requests are in flight (8).
 
     What is fetched lies in a folder beside `out` until all is there, also after a kill: the next run goes on with it.
     A file that stands in `out` from an earlier download, or is in the hub's local cache, is not fetched again. Where
@@ -158,8 +158,8 @@ def download(
     try:
         target = Path(out)
         plan = plan_download(ref, revision=revision, include=include, exclude=exclude, folder=target)
-        standing = _standing(target, plan)
-        if len(standing.kept) == len(plan.choice.files):
+        present = _present(target, plan)
+        if len(present.kept) == len(plan.choice.files):
             return _result(plan, target, set(), ())
         return _download(plan, target, workers or WORKERS, progress)
     except KeyboardInterrupt:
@@ -172,19 +172,19 @@ def _download(plan: DownloadPlan, target: Path, workers: int, progress: Download
 
     with ExitStack() as stack:
         folder = stack.enter_context(ResultFolder(target, (), "download", resume=True, keep_stage=True, replace=True))
-        standing = _standing(target, plan)  # again: the run before us may have put it there just now
-        wanted = [file for file in plan.choice.files if file.name not in standing.kept]
-        if not wanted:
+        present = _present(target, plan)  # again: the run before us may have put it there just now
+        absent = [file for file in plan.choice.files if file.name not in present.kept]
+        if not absent:
             return _result(plan, target, set(), ())
         journal, records = _journal(folder, plan, progress)
         with journal:
-            _clear(folder.stage, {file.name for file in wanted})
-            for name in standing.kept | standing.more:
+            _clear(folder.stage, {file.name for file in absent})
+            for name in present.kept | present.more:
                 _link(target / name, folder.stage / name)
-            missing = [file for file in wanted if not _from_cache(plan.model, file, folder.stage)]
+            missing = [file for file in absent if not _from_cache(plan.model, file, folder.stage)]
             _check_room(target, folder.stage, missing)
             fetch_all(plan.model, missing, folder.stage, journal, records, progress, workers)
-        _write_record(plan, standing, folder.stage)
+        _write_record(plan, present, folder.stage)
         notes = folder.commit()
         for note in notes:
             progress.note(note)
@@ -192,21 +192,21 @@ def _download(plan: DownloadPlan, target: Path, workers: int, progress: Download
 
 
 @dataclass(frozen=True)
-class _Standing:
-    """What stands at the target: `kept` are files of the plan that are right, `more` other files of the same commit."""
+class _Present:
+    """What the target holds: `kept` are files of the plan that are right, `more` other files of the same commit."""
 
     kept: frozenset[str] = frozenset()
     more: frozenset[str] = frozenset()
     record: dict[str, dict[str, Any]] | None = None
 
 
-def _standing(target: Path, plan: DownloadPlan) -> _Standing:
+def _present(target: Path, plan: DownloadPlan) -> _Present:
     """Raises OutputError where another model stands there."""
     from netweight.jobs.download.fetch import is_right
 
     record = _read_record(target)
     if record is None:
-        return _Standing()
+        return _Present()
     if record["id"] != plan.model.id:
         raise OutputError(
             f"{printable(str(target), 300)}: holds the model {printable(str(record['id']))}; choose another folder"
@@ -226,7 +226,7 @@ def _standing(target: Path, plan: DownloadPlan) -> _Standing:
     more = set()
     if same_commit:
         more = {name for name in files if name not in names and _is_plain(target, name)}
-    return _Standing(frozenset(kept), frozenset(more), files)
+    return _Present(frozenset(kept), frozenset(more), files)
 
 
 def _read_record(target: Path) -> dict[str, Any] | None:
@@ -236,7 +236,7 @@ def _read_record(target: Path) -> dict[str, Any] | None:
             return None
         value = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
-        return None  # then nothing in the folder is known, and whether it may be replaced is the manifest's to say
+        return None  # then no file in the folder is known; the manifest decides whether it may be replaced
     if not isinstance(value, dict) or not isinstance(value.get("files"), dict):
         return None
     return value if isinstance(value.get("id"), str) and isinstance(value.get("commit"), str) else None
@@ -251,8 +251,8 @@ def _is_plain(target: Path, name: str) -> bool:
     return path.is_file() and path.resolve() == target.resolve() / name
 
 
-def _write_record(plan: DownloadPlan, standing: _Standing, stage: Path) -> None:
-    files = {name: standing.record[name] for name in standing.more} if standing.record else {}
+def _write_record(plan: DownloadPlan, present: _Present, stage: Path) -> None:
+    files = {name: present.record[name] for name in present.more} if present.record else {}
     for file in plan.choice.files:
         state = (stage / file.name).stat()
         files[file.name] = {
@@ -276,7 +276,7 @@ def _write_record(plan: DownloadPlan, standing: _Standing, stage: Path) -> None:
 def _journal(
     folder: ResultFolder, plan: DownloadPlan, progress: DownloadProgress
 ) -> tuple[Journal, dict[str, dict[str, Any]]]:
-    """Of this model at any commit: what is the same in another one is not fetched again."""
+    """The journal of this model at any commit: what is the same in another one is not fetched again."""
     from netweight.run.journal import Journal
 
     digest = digest_of({"job": "download", "id": plan.model.id})
@@ -287,15 +287,15 @@ def _journal(
         return Journal.create(folder.journal_path, digest), {}
 
 
-def _clear(stage: Path, wanted: Iterable[str]) -> None:
-    """Take out of an earlier run's stage what is not wanted now."""
+def _clear(stage: Path, names: Iterable[str]) -> None:
+    """Remove from an earlier run's stage all files but `names`."""
     from netweight.output.carry import leaves
 
-    kept = set(wanted)
+    keep = set(names)
     for name, entry in list(leaves(stage)):
         if entry.is_dir(follow_symlinks=False):
             Path(entry.path).rmdir()
-        elif name not in kept:
+        elif name not in keep:
             Path(entry.path).unlink()
 
 
@@ -313,16 +313,16 @@ def _from_cache(model: HubModel, file: HubFile, stage: Path) -> bool:
 
     from netweight.jobs.download.fetch import is_right
 
-    found = try_to_load_from_cache(model.id, file.name, revision=model.commit)
+    cached = try_to_load_from_cache(model.id, file.name, revision=model.commit)
     try:
-        if not isinstance(found, str) or not is_right(Path(found), file):
+        if not isinstance(cached, str) or not is_right(Path(cached), file):
             return False
     except OSError:
         return False  # a damaged cache is no reason to fail: the hub has the file
-    place = stage / file.name
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.unlink(missing_ok=True)
-    shutil.copyfile(found, place)
+    copy = stage / file.name
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    copy.unlink(missing_ok=True)
+    shutil.copyfile(cached, copy)
     return True
 
 

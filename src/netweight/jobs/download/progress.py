@@ -1,4 +1,4 @@
-"""How far a download has come, file by file, told to whoever shows it."""
+"""The progress of a download, file by file, for whatever shows it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class DownloadProgress(Protocol):
         ...
 
     def advance(self, name: str, nbytes: int) -> None:
-        """So many more bytes of a file have come; fewer than none where some were thrown away."""
+        """`nbytes` more of a file have come; negative where some were thrown away."""
         ...
 
     def finish(self, name: str) -> None:
@@ -38,7 +38,7 @@ class DownloadProgress(Protocol):
         ...
 
     def stop(self) -> None:
-        """The download has ended, well or not."""
+        """The download has ended, with or without success."""
         ...
 
 

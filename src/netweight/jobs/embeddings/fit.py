@@ -1,4 +1,4 @@
-"""The clusters of all rows for one k, and what is measured of them."""
+"""The clusters of all rows for one k, their silhouettes and the plane that they are drawn in."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from netweight.jobs.embeddings.rows import Rows, Stretch, walk
+from netweight.jobs.embeddings.rows import Rows, distances_to
 from netweight.jobs.embeddings.search import partitions
 
 if TYPE_CHECKING:
@@ -67,54 +67,36 @@ class Plane:
 
 
 def fit_rows(rows: Rows, centres: Array, executor: Executor, done: Callable[[], None]) -> Clusters:
-    """Lloyd's iterations over all rows, from `centres` [k, cols]; `done` is told of each.
+    """Lloyd's iterations over all rows, from `centres` [k, cols]; `done` is called after each.
 
     Ends where no row changes its cluster, or the centres move by less than TOLERANCE allows. A centre that loses all
     its rows stays where it was.
     """
     import numpy as np
 
-    held = np.asarray(centres, np.float64)
+    fixed = np.asarray(centres, np.float64)
     labels = np.full(rows.count, NO_CLUSTER, np.int64)
     before = labels.copy()
     iterations, converged = 0, False
     while True:
-        (found,) = partitions(rows, [held], executor, labels)
+        (partition,) = partitions(rows, [fixed], executor, labels)
         done()
-        moved = found.means(held)
-        shift = float(((moved - held) ** 2).sum())
+        moved = partition.means(fixed)
+        shift = float(((moved - fixed) ** 2).sum())
         same = bool((labels == before).all())
         if converged or iterations == MOST_ITERATIONS or same:
             converged = converged or same
-            break  # these labels are those of the centres `held`
+            break  # these labels are those of the centres `fixed`
         iterations += 1
-        converged = shift <= TOLERANCE * found.total_ss / found.rows / rows.cols
-        held, before = moved, labels.copy()
-    filled = np.flatnonzero(found.counts)
-    order = filled[np.argsort(-found.counts[filled], kind="stable")]
-    number = np.full(len(held) + 1, NO_CLUSTER)  # the last one is where label -1 leads
+        converged = shift <= TOLERANCE * partition.total_ss / partition.rows / rows.cols
+        fixed, before = moved, labels.copy()
+    filled = np.flatnonzero(partition.counts)
+    order = filled[np.argsort(-partition.counts[filled], kind="stable")]
+    number = np.full(len(fixed) + 1, NO_CLUSTER)  # the last entry is that of label -1
     number[order] = np.arange(len(order))
-    labels, held = number[labels], held[order]
-    found = type(found)(found.counts[order], found.sums[order], found.squares)
-    return Clusters(labels, held, _distances(rows, labels, held, executor), found, iterations, converged)
-
-
-def _distances(rows: Rows, labels: Array, centres: Array, executor: Executor) -> Array:
-    import numpy as np
-
-    from netweight.kernels.cpu.cluster_loops import distances
-
-    out = np.full(rows.count, np.nan)
-
-    def look(stretch: Stretch) -> None:
-        for block, numbers in rows.blocks(stretch):
-            found = np.empty(len(block))
-            distances(block, labels[numbers], centres, found)
-            out[numbers] = found / rows.scale
-
-    for _ in walk(rows, look, executor):
-        pass
-    return out
+    labels, fixed = number[labels], fixed[order]
+    partition = type(partition)(partition.counts[order], partition.sums[order], partition.squares)
+    return Clusters(labels, fixed, distances_to(rows, labels, fixed, executor), partition, iterations, converged)
 
 
 def silhouettes(sample: Array, labels: Array, k: int) -> Silhouettes:
@@ -127,9 +109,9 @@ def silhouettes(sample: Array, labels: Array, k: int) -> Silhouettes:
     if not 2 <= present < len(labels):
         return Silhouettes(len(labels), math.nan, (math.nan,) * k)
     with sklearn.config_context(working_memory=64):
-        each = silhouette_samples(sample, labels)
-    of = [each[labels == number] for number in range(k)]
-    return Silhouettes(len(labels), float(each.mean()), tuple(float(v.mean()) if len(v) else math.nan for v in of))
+        scores = silhouette_samples(sample, labels)
+    of = [scores[labels == number] for number in range(k)]
+    return Silhouettes(len(labels), float(scores.mean()), tuple(float(v.mean()) if len(v) else math.nan for v in of))
 
 
 def plane_of(sample: Array, numbers: Array, scale: float = 1.0) -> Plane:

@@ -1,4 +1,4 @@
-"""How far the output embedding agrees with the input embedding, row by row."""
+"""The agreement of the output embedding with the input embedding, row by row."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from netweight.checkpoint.tensor import Tensor
-from netweight.jobs.embeddings.rows import Rows, Stretch, measured, walk
+from netweight.jobs.embeddings.rows import Rows, Stretch, measure_rows, run_in_order
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["Agreement", "agreement"]
+__all__ = ["Agreement", "measure_agreement"]
 
 EXTREMES = 10
 
@@ -41,32 +41,32 @@ class Agreement:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe."""
-        found: dict[str, Any] = {"state": self.state, "output": self.output, "reason": self.reason}
+        entry: dict[str, Any] = {"state": self.state, "output": self.output, "reason": self.reason}
         if self.state == "compared":
-            found |= {
+            entry |= {
                 "rows": self.rows,
                 "mean_cosine": self.mean_cosine,
                 "norm_correlation": self.norm_correlation,
                 "least": [{"token_id": i, "cosine": c} for i, c in self.least],
                 "most": [{"token_id": i, "cosine": c} for i, c in self.most],
             }
-        return found
+        return entry
 
 
-def agreement(rows: Rows, norms: Array, head: Tensor, executor: Executor) -> Agreement:
-    """Cosines of the rows that `rows` (with their `norms`) and `head` [n, cols] share by number."""
+def measure_agreement(rows: Rows, norms: Array, head: Tensor, executor: Executor) -> Agreement:
+    """The agreement of `rows` (with their `norms`) and `head` [n, cols], over the row numbers that both have."""
     import numpy as np
 
-    theirs = measured(head, executor)
-    count = min(rows.count, theirs.rows.count)
+    of_head = measure_rows(head, executor)
+    count = min(rows.count, of_head.rows.count)
     # as stored: a cosine is taken to 0, not to the mean
     left = Rows(rows.tensor, rows.scale)
-    right = Rows(head, theirs.rows.scale)
-    usable = np.isfinite(norms[:count]) & np.isfinite(theirs.norms[:count])
-    usable &= (norms[:count] > 0) & (theirs.norms[:count] > 0)
+    right = Rows(head, of_head.rows.scale)
+    usable = np.isfinite(norms[:count]) & np.isfinite(of_head.norms[:count])
+    usable &= (norms[:count] > 0) & (of_head.norms[:count] > 0)
     cosines = np.full(count, np.nan)
 
-    def look(stretch: Stretch) -> None:
+    def compare_stretch(stretch: Stretch) -> None:
         end = min(count, stretch.first + stretch.count)
         for first in range(stretch.first, end, left.block_rows):
             last = min(end, first + left.block_rows)
@@ -78,28 +78,28 @@ def agreement(rows: Rows, norms: Array, head: Tensor, executor: Executor) -> Agr
                 with np.errstate(divide="ignore"):
                     cosines[first:last] = dots / np.sqrt(of_a) / np.sqrt(of_b)
 
-    for _ in walk(left, look, executor):
+    for _ in run_in_order(left, compare_stretch, executor):
         pass
     ids = np.flatnonzero(usable)
     reason = (
         ""
-        if rows.count == theirs.rows.count
-        else f"they have {rows.count} and {theirs.rows.count} rows; the first {count} are compared"
+        if rows.count == of_head.rows.count
+        else f"they have {rows.count} and {of_head.rows.count} rows; the first {count} are compared"
     )
     if not len(ids):
         return Agreement("compared", head.name, "no row is finite and other than 0 in both")
-    found = np.clip(cosines[ids], -1.0, 1.0)
-    order = np.argsort(found, kind="stable")
-    pick = [(int(ids[i]), float(found[i])) for i in order]
+    usable_cosines = np.clip(cosines[ids], -1.0, 1.0)
+    order = np.argsort(usable_cosines, kind="stable")
+    pick = [(int(ids[i]), float(usable_cosines[i])) for i in order]
     return Agreement(
         "compared",
         head.name,
         reason,
         len(ids),
-        float(found.mean()),
+        float(usable_cosines.mean()),
         tuple(pick[:EXTREMES]),
         tuple(pick[::-1][:EXTREMES]),
-        _correlation(norms[ids], theirs.norms[ids]),
+        _correlation(norms[ids], of_head.norms[ids]),
     )
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from netweight.checkpoint.open import open_checkpoint
 from netweight.columns import Column
 from netweight.errors import OptionError, printable
-from netweight.jobs.embeddings.place import find_embedding
-from netweight.jobs.embeddings.rows import Rows, Stretch, held_in_memory, measured, walk
+from netweight.jobs.embeddings.rows import Rows, Stretch, held_in_memory, measure_rows, run_in_order
+from netweight.jobs.embeddings.token_embedding import find_embedding
 from netweight.jobs.embeddings.tokens import check_id, open_tokens
 from netweight.jobs.inputs import globs
 from netweight.output.frame import Frame, Framed
@@ -106,48 +106,50 @@ def nearest_tokens(
         raise OptionError(f"--neighbours {count}: expected 1 or more")
     with ExitStack() as stack:
         checkpoint = stack.enter_context(open_checkpoint(ref, download=not remote))
-        place = find_embedding(checkpoint, globs(include), globs(exclude))
-        words, said = open_tokens(checkpoint.place)
-        tensor = place.tensor if checkpoint.location is not None else held_in_memory(place.tensor)
+        embedding = find_embedding(checkpoint, globs(include), globs(exclude))
+        words, tokenizer = open_tokens(checkpoint.place)
+        tensor = embedding.tensor if checkpoint.location is not None else held_in_memory(embedding.tensor)
         total = tensor.shape[0]
-        asked: list[int] = []
+        ids: list[int] = []
         for token in [tokens] if isinstance(tokens, (str, int)) else tokens:
             if words is not None:
-                asked.append(words.find(str(token), total))
+                ids.append(words.find(str(token), total))
             elif str(token).isascii() and str(token).isdigit():
-                asked.append(check_id(str(token), total))
+                ids.append(check_id(str(token), total))
             else:
-                raise OptionError(f"--nearest {printable(str(token))}: {said}; give an id")
+                raise OptionError(f"--nearest {printable(str(token))}: {tokenizer}; give an id")
         executor = executor or ThreadExecutor(workers or available_cores())
-        facts = measured(tensor, executor)
-        for number in asked:
-            if not (math.isfinite(facts.norms[number]) and facts.norms[number] > 0):
+        measured = measure_rows(tensor, executor)
+        for number in ids:
+            if not (math.isfinite(measured.norms[number]) and measured.norms[number] > 0):
                 raise OptionError(f"--nearest {number}: its row is 0 or holds NaN or infinities: it has no direction")
-        rows = Rows(tensor, facts.rows.scale, kept=facts.rows.kept)
-        wanted = (
-            np.concatenate([rows.pick(np.array([n])) for n in asked]) if asked else np.empty((0, rows.cols), np.float32)
+        rows = Rows(tensor, measured.rows.scale, kept=measured.rows.kept)
+        vectors = (
+            np.concatenate([rows.pick(np.array([n])) for n in ids]) if ids else np.empty((0, rows.cols), np.float32)
         )
-        cosines = np.full((len(asked), total), -np.inf)
+        cosines = np.full((len(ids), total), -np.inf)
 
-        def look(stretch: Stretch) -> None:
+        def compare_stretch(stretch: Stretch) -> None:
             for block, numbers in rows.blocks(stretch):
-                size = facts.norms[numbers] * rows.scale
+                size = measured.norms[numbers] * rows.scale
                 with np.errstate(divide="ignore", invalid="ignore"):
-                    found = (wanted @ block.T) / np.outer(facts.norms[asked] * rows.scale, size)
-                cosines[:, numbers] = np.where(size > 0, found, -np.inf)
+                    similar = (vectors @ block.T) / np.outer(measured.norms[ids] * rows.scale, size)
+                cosines[:, numbers] = np.where(size > 0, similar, -np.inf)
 
         with blas_threads(1):
-            for _ in walk(rows, look, executor):
+            for _ in run_in_order(rows, compare_stretch, executor):
                 pass
         checkpoint.check_unchanged()
-        found: list[Neighbour] = []
-        for cosine, number in zip(cosines, asked, strict=True):
+        neighbours: list[Neighbour] = []
+        for cosine, number in zip(cosines, ids, strict=True):
             cosine[number] = -np.inf
             order = np.argsort(-cosine, kind="stable")[:count]
             near = [int(i) for i in order if cosine[i] > -np.inf]
             texts = words.texts([number, *near]) if words is not None else [None] * (len(near) + 1)
-            found += [
+            neighbours += [
                 Neighbour(number, texts[0], rank, i, texts[rank], min(1.0, max(-1.0, float(cosine[i]))))
                 for rank, i in enumerate(near, 1)
             ]
-        return Neighbours(checkpoint.ref, place.tensor.name, tuple(found), () if words is not None else (said,))
+        return Neighbours(
+            checkpoint.ref, embedding.tensor.name, tuple(neighbours), () if words is not None else (tokenizer,)
+        )

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.tensor import Checkpoint
 from netweight.errors import InputError, JobError, OptionError, printable
-from netweight.jobs.embeddings.place import Place, find_embedding
 from netweight.jobs.embeddings.rows import Rows
+from netweight.jobs.embeddings.token_embedding import TokenEmbedding, find_embedding
 from netweight.jobs.embeddings.tokens import Tokens, open_tokens
 from netweight.jobs.inputs import far_bytes, globs
 from netweight.run.devices import without_gpu
@@ -65,7 +65,7 @@ class Prepared:
     """
 
     checkpoint: Checkpoint
-    place: Place
+    embedding: TokenEmbedding
     tokens: Tokens | None
     tokenizer: str
     sampled: int
@@ -91,30 +91,30 @@ def prepare(ref: Reference, options: Options, stack: ExitStack) -> Prepared:
     Raises InputError where there is no token embedding, or too few rows; OptionError where memory does not suffice.
     """
     checkpoint = stack.enter_context(open_checkpoint(ref, download=not options.remote))
-    place = find_embedding(checkpoint, options.include, options.exclude)
-    rows, cols = place.tensor.shape
+    embedding = find_embedding(checkpoint, options.include, options.exclude)
+    rows, cols = embedding.tensor.shape
     if rows < 3 or cols < 1:
         raise InputError(
-            f"{printable(checkpoint.ref)}: {printable(place.tensor.name)} is {rows} x {cols}, clusters need 3 rows"
+            f"{printable(checkpoint.ref)}: {printable(embedding.tensor.name)} is {rows} x {cols}, clusters need 3 rows"
         )
     if options.skip_representatives:
-        tokens, said = None, "not read: --skip-representatives"
+        tokens, tokenizer = None, "not read: --skip-representatives"
     else:
-        tokens, said = open_tokens(checkpoint.place)
+        tokens, tokenizer = open_tokens(checkpoint.place)
     sampled = min(options.sample, rows)
     far = checkpoint.location is None
     workers, memory = _fit_memory(
-        Rows(place.tensor), sampled, options, held=place.tensor.nbytes + far_bytes([checkpoint]) if far else 0
+        Rows(embedding.tensor), sampled, options, held=embedding.tensor.nbytes + far_bytes([checkpoint]) if far else 0
     )
     notes = [
         note if note.startswith(checkpoint.ref) else f"{printable(checkpoint.ref)}: {note}" for note in checkpoint.notes
     ]
-    notes += [f"another token embedding was not taken: {printable(name)}" for name in place.others]
+    notes += [f"another token embedding was not taken: {printable(name)}" for name in embedding.others]
     if tokens is None and not options.skip_representatives:
-        notes.append(said)
+        notes.append(tokenizer)
     if (ignored := without_gpu(options.device, options.multi_gpu, "clusters are computed")) is not None:
         notes.append(ignored)
-    return Prepared(checkpoint, place, tokens, said, sampled, workers, memory, tuple(notes))
+    return Prepared(checkpoint, embedding, tokens, tokenizer, sampled, workers, memory, tuple(notes))
 
 
 def _fit_memory(rows: Rows, sampled: int, options: Options, *, held: int) -> tuple[int, int]:
@@ -124,14 +124,14 @@ def _fit_memory(rows: Rows, sampled: int, options: Options, *, held: int) -> tup
     sample = sampled * rows.cols * 4
     centres = (options.max_k * (options.max_k + 1) // 2) * rows.cols * 8
     fixed = FLOOR + _LIBRARIES + sample + rows.count * 100 + held
-    each = max(sample + (64 << 20), rows.block_bytes + 3 * centres)
+    per_worker = max(sample + (64 << 20), rows.block_bytes + 3 * centres)
     allowed = options.memory if options.memory is not None else default_budget(2 << 30)
-    fitting = (allowed - fixed) // each
+    fitting = (allowed - fixed) // per_worker
     if fitting < 1 and options.memory is not None:
-        need = -(-(fixed + each) >> 20)
+        need = -(-(fixed + per_worker) >> 20)
         raise OptionError(
             f"--memory {mebibytes(allowed)} MiB: a sample of {sampled} rows of {rows.cols} columns needs at least"
             f" {need} MiB for one worker; give --memory {need + 1}MiB, or a smaller --sample or --max-k"
         )
     workers = max(1, min(options.workers or available_cores(), fitting))
-    return workers, fixed + workers * each
+    return workers, fixed + workers * per_worker

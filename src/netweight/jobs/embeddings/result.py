@@ -1,4 +1,4 @@
-"""What `embeddings` returns: the clusters of the token embedding, and what was found around them."""
+"""The result of `embeddings`: the clusters of the token embedding, and the files of them."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ class Embeddings(Framed):
 
     @property
     def optimal_k(self) -> int:
-        """How many clusters."""
+        """Number of clusters."""
         return len(self.clusters)
 
     @property

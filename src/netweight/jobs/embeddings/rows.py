@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["Facts", "Rows", "Stretch", "held_in_memory", "measured", "walk"]
+__all__ = ["MeasuredRows", "Rows", "Stretch", "distances_to", "held_in_memory", "measure_rows", "run_in_order"]
 
 R = TypeVar("R")
 
@@ -68,7 +68,7 @@ class Rows:
         return self.block_rows * self.cols * (4 + 8 + self.tensor.dtype.bits // 8)
 
     def stretches(self) -> list[Stretch]:
-        """The tasks of one look at all rows."""
+        """The tasks of one reading of all rows."""
         step = self.block_rows * _STRETCH
         return [Stretch(first, min(step, self.count - first)) for first in range(0, self.count, step)]
 
@@ -80,28 +80,28 @@ class Rows:
         for first in range(stretch.first, end, self.block_rows):
             count = min(self.block_rows, end - first)
             numbers = np.arange(first, first + count)
-            found = self._read(first, count)
+            block = self._read(first, count)
             if self.kept is not None and not self.kept[first : first + count].all():
                 chosen = self.kept[first : first + count]
-                found, numbers = found[chosen], numbers[chosen]
+                block, numbers = block[chosen], numbers[chosen]
             if self.mean is not None:
-                found -= self.mean
-            if len(found):
-                yield found, numbers
+                block -= self.mean
+            if len(block):
+                yield block, numbers
 
     def pick(self, numbers: Array) -> Array:
         """Rows of ascending `numbers`, float32 [n, cols]."""
         import numpy as np
 
-        found = np.empty((len(numbers), self.cols), np.float32)
+        picked = np.empty((len(numbers), self.cols), np.float32)
         starts = np.flatnonzero(np.diff(numbers, prepend=-2) != 1) if len(numbers) else np.empty(0, np.int64)
         for start, stop in zip(starts, [*starts[1:], len(numbers)], strict=True):
             for first in range(start, stop, self.block_rows):
                 last = min(stop, first + self.block_rows)
-                found[first:last] = self._read(int(numbers[first]), last - first)
+                picked[first:last] = self._read(int(numbers[first]), last - first)
         if self.mean is not None:
-            found -= self.mean
-        return found
+            picked -= self.mean
+        return picked
 
     def _read(self, first: int, count: int) -> Array:
         import numpy as np
@@ -126,9 +126,9 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Facts:
-    """One look at all rows: `norms` float64 [rows], as stored, NaN for those that hold NaN or infinities, which the
-    centred `rows` leave out.
+class MeasuredRows:
+    """The result of `measure_rows`: `norms` float64 [rows], as stored, NaN for those that hold NaN or infinities, which
+    the centred `rows` leave out.
     """
 
     norms: Array
@@ -148,8 +148,8 @@ def held_in_memory(tensor: Tensor) -> Tensor:
     return replace(tensor, source=source, offset=0, strides=None, storage=None, byteorder="little")
 
 
-def walk(rows: Rows, work: Callable[[Stretch], R], executor: Executor) -> Iterator[R]:
-    """work(stretch) for all stretches of `rows`, in their order, however many workers there are.
+def run_in_order(rows: Rows, work: Callable[[Stretch], R], executor: Executor) -> Iterator[R]:
+    """Yield work(stretch) for all stretches of `rows`, in their order, whatever the number of workers.
 
     Raises OptionError for an executor whose workers do not share memory, which `work` may fill.
     """
@@ -158,15 +158,15 @@ def walk(rows: Rows, work: Callable[[Stretch], R], executor: Executor) -> Iterat
     tasks = list(enumerate(rows.stretches()))
     waiting: dict[int, R] = {}
     left = iter(tasks)
-    wanted = 0
-    for (number, _), found in executor.run(lambda: next(left, None), lambda task: work(task[1])):
-        waiting[number] = found
-        while wanted in waiting:
-            yield waiting.pop(wanted)
-            wanted += 1
+    following = 0
+    for (number, _), result in executor.run(lambda: next(left, None), lambda task: work(task[1])):
+        waiting[number] = result
+        while following in waiting:
+            yield waiting.pop(following)
+            following += 1
 
 
-def measured(tensor: Tensor, executor: Executor) -> Facts:
+def measure_rows(tensor: Tensor, executor: Executor) -> MeasuredRows:
     """Norms, mean and finiteness of the rows of a matrix; the rows are scaled where float32 would leave its range."""
     import numpy as np
 
@@ -178,14 +178,14 @@ def measured(tensor: Tensor, executor: Executor) -> Facts:
         total = np.zeros(rows.cols)
         most = 0.0
 
-        def look(stretch: Stretch, rows: Rows = rows, squares: Array = squares) -> tuple[Array, float]:
+        def measure_stretch(stretch: Stretch, rows: Rows = rows, squares: Array = squares) -> tuple[Array, float]:
             added, largest = np.zeros(rows.cols), 0.0
             for block, numbers in rows.blocks(stretch):
                 row_facts(block, squares[numbers[0] : numbers[-1] + 1], added)
                 largest = max(largest, _largest(block))
             return added, largest
 
-        for added, largest in walk(rows, look, executor):
+        for added, largest in run_in_order(rows, measure_stretch, executor):
             total += added
             most = max(most, largest)
         exponent = math.frexp(_largest_stored(tensor, executor))[1] if tensor.dtype.bits > 32 else math.frexp(most)[1]
@@ -195,7 +195,29 @@ def measured(tensor: Tensor, executor: Executor) -> Facts:
     kept = np.isfinite(squares)
     mean = (total / max(1, int(kept.sum()))).astype(np.float32)
     norms = np.where(kept, np.sqrt(np.where(kept, squares, 0.0)) / rows.scale, np.nan)
-    return Facts(norms, replace(rows, mean=mean, kept=None if kept.all() else kept))
+    return MeasuredRows(norms, replace(rows, mean=mean, kept=None if kept.all() else kept))
+
+
+def distances_to(rows: Rows, labels: Array, centres: Array, executor: Executor) -> Array:
+    """float64 [rows]: the distance of each row to `centres` [k, cols] number `labels` int64 [rows], as stored.
+
+    `centres` are centred and scaled as the rows are; NaN where a row is left out.
+    """
+    import numpy as np
+
+    from netweight.kernels.cpu.cluster_loops import distances
+
+    out = np.full(rows.count, np.nan)
+
+    def measure_stretch(stretch: Stretch) -> None:
+        for block, numbers in rows.blocks(stretch):
+            apart = np.empty(len(block))
+            distances(block, labels[numbers], centres, apart)
+            out[numbers] = apart / rows.scale
+
+    for _ in run_in_order(rows, measure_stretch, executor):
+        pass
+    return out
 
 
 def _largest(values: Array) -> float:
@@ -209,12 +231,12 @@ def _largest(values: Array) -> float:
 
 
 def _largest_stored(tensor: Tensor, executor: Executor) -> float:
-    """The same of 64-bit elements, which float32 may not hold."""
+    """The largest finite absolute value of 64-bit elements, which float32 may not hold."""
     import numpy as np
 
     rows = Rows(tensor)
 
-    def look(stretch: Stretch) -> float:
+    def largest_of(stretch: Stretch) -> float:
         most = 0.0
         for first in range(stretch.first, stretch.first + stretch.count, rows.block_rows):
             count = min(rows.block_rows, stretch.first + stretch.count - first)
@@ -223,4 +245,4 @@ def _largest_stored(tensor: Tensor, executor: Executor) -> float:
             most = max(most, _largest(raw.view(tensor.dtype.to_numpy())))
         return most
 
-    return max(walk(rows, look, executor), default=0.0)
+    return max(run_in_order(rows, largest_of, executor), default=0.0)

@@ -1,4 +1,4 @@
-"""How many clusters: k-means for a range of k on a sample of the rows, F over all rows, and the k that F speaks for."""
+"""Chooses the number of clusters: k-means for a range of k on a sample of the rows, F over all rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from netweight.jobs.embeddings.rows import Rows, Stretch, walk
+from netweight.jobs.embeddings.rows import Rows, Stretch, run_in_order
 from netweight.statistics.partition import Partition
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Choice:
-    """The k that was chosen, by which `rule` ("peak", "break", "elbow", "only"), and the `reason` as a sentence."""
+    """The chosen k, by which `rule` ("peak", "break", "elbow", "only"), and the `reason` as a sentence."""
 
     k: int
     rule: str
@@ -106,7 +106,7 @@ def fit_all(
 
     Of each restart, the first k centres of one run of k-means++ begin the fit of k: they are what k-means++ for k would
     pick. Another fit begins with the centres of k + 1, two of them joined. Call it inside `one_thread_each`. `done` is
-    told the k of every fit that is ready.
+    called with the k of every finished fit.
     """
     import numpy as np
     from sklearn.cluster import kmeans_plusplus
@@ -118,24 +118,24 @@ def fit_all(
     def begin(restart: int) -> Array:
         threadpool_limits(limits=1, user_api="openmp")  # of this thread alone, which ends with the run
         centres, _ = kmeans_plusplus(sample, most, random_state=np.random.RandomState([seed, restart]))
-        found: Array = centres
-        return found
+        first: Array = centres
+        return first
 
     begun = dict(executor.run(lambda: next(firsts, None), begin))
     tasks = [(k, restart) for k in sorted(ks, reverse=True) for restart in range(RESTARTS)]  # the longest first
     left = iter(tasks)
     best: dict[int, tuple[float, int, Fit]] = {}
     work = executor.run(lambda: next(left, None), lambda task: fit_from(sample, begun[task[1]][: task[0]]))
-    for (k, restart), found in work:
-        if k not in best or (found.inertia, restart) < best[k][:2]:
-            best[k] = (found.inertia, restart, found)
+    for (k, restart), fit in work:
+        if k not in best or (fit.inertia, restart) < best[k][:2]:
+            best[k] = (fit.inertia, restart, fit)
         done(k)
     fits = {k: best[k][2] for k in sorted(ks)}
     for k in sorted(ks, reverse=True)[1:]:
         # Where k-means++ missed a cluster, a larger k has found it, and has split another one, which is joined again.
-        one = [_joined(fits[k + 1])]
-        for _, found in executor.run(partial(pop, one), partial(fit_from, sample)):
-            fits[k] = min(fits[k], found, key=lambda fit: fit.inertia)
+        tasks_left = [_joined(fits[k + 1])]
+        for _, fit in executor.run(partial(pop, tasks_left), partial(fit_from, sample)):
+            fits[k] = min(fits[k], fit, key=lambda fit: fit.inertia)
         done(k)
     return fits
 
@@ -175,7 +175,7 @@ def _joined(fit: Fit) -> Array:
 def partitions(
     rows: Rows, centres: Sequence[Array], executor: Executor, labels: Array | None = None
 ) -> list[Partition]:
-    """All rows given to the nearest of each of several sets of centres [k, cols], in one look.
+    """All rows given to the nearest of each of several sets of centres [k, cols], in one reading.
 
     `labels` int64 [rows] is filled with the clusters of the last set. Distances are compared in float32 of the centred
     rows; sums are float64, by stretch. Call it inside `one_thread_each`.
@@ -188,7 +188,7 @@ def partitions(
     half = 0.5 * np.einsum("ij,ij->i", together, together, dtype=np.float64).astype(np.float32)
     edges = np.concatenate([[0], np.cumsum([len(c) for c in centres])])
 
-    def look(stretch: Stretch) -> list[Partition]:
+    def assign(stretch: Stretch) -> list[Partition]:
         counts = np.zeros(len(together), np.int64)
         sums = np.zeros(together.shape)
         squares = 0.0
@@ -196,23 +196,23 @@ def partitions(
             scores = block @ together.T
             scores -= half
             for low, high in pairwise(edges):
-                found = scores[:, low:high].argmax(axis=1)
-                add_by_cluster(block, found, counts[low:high], sums[low:high])
+                nearest = scores[:, low:high].argmax(axis=1)
+                add_by_cluster(block, nearest, counts[low:high], sums[low:high])
             if labels is not None:
-                labels[numbers] = found
+                labels[numbers] = nearest
             squares += float(np.einsum("ij,ij->", block, block, dtype=np.float64))
         return [Partition(counts[low:high], sums[low:high], squares) for low, high in pairwise(edges)]
 
     whole: list[Partition] | None = None
-    for part in walk(rows, look, executor):
+    for part in run_in_order(rows, assign, executor):
         whole = part if whole is None else [a.merge(b) for a, b in zip(whole, part, strict=True)]
     assert whole is not None  # noqa: S101 - there is at least one row
     return whole
 
 
-def choose(ks: Sequence[int], f: Sequence[float], inertia: Mapping[int, float], *, asked: int) -> Choice:
-    """The k that ANOVA speaks for. `inertia`: the sample's sums of squares within, by k, from that of one cluster to
-    some k BEYOND the last of `ks`; `asked`: the largest k asked for.
+def choose(ks: Sequence[int], f: Sequence[float], inertia: Mapping[int, float], *, largest_k: int) -> Choice:
+    """Choose k by one-way ANOVA. `inertia`: the sample's sums of squares within, by k, from that of one cluster to
+    some k BEYOND the last of `ks`; `largest_k`: the largest k asked for.
 
     In this order: the peak of F, where F rises to it from k = 2 and its contrast is BREAK at least, or no other k's is;
     the k of the largest contrast, where that is BREAK at least; the peak of F; and where F falls from the start without
@@ -233,7 +233,7 @@ def choose(ks: Sequence[int], f: Sequence[float], inertia: Mapping[int, float], 
     risen = peak != known[0][0]
     if risen and (sharp.get(peak, 0.0) >= BREAK or not is_break):
         reason = f"F is largest at k = {peak}"
-        if peak == asked:
+        if peak == largest_k:
             reason += ", the largest k that was tried: a larger --max-k may find a larger F"
         return Choice(peak, "peak", reason)
     if is_break:
@@ -250,17 +250,17 @@ def contrasts(ks: Sequence[int], inertia: Mapping[int, float]) -> dict[int, floa
     left = {1: inertia[1]}
     last = max(inertia)
     for k in range(2, last + 1):
-        left[k] = min(inertia[k], left[k - 1])  # a fit that found less than the one before
-    found = {}
+        left[k] = min(inertia[k], left[k - 1])  # a fit may be worse than that of k - 1
+    contrast = {}
     for k in ks:
         low, high = max(1, k - 2), min(last, k + 2)
         before = (left[low] - left[k]) / (k - low)
         after = (left[k] - left[high]) / (high - k) if high > k else 0.0
         if after > 0:
-            found[k] = before / after
-        elif high < last and before > 0:  # at the end, it is the last fit that found nothing
-            found[k] = math.inf
-    return found
+            contrast[k] = before / after
+        elif high < last and before > 0:  # at the end, the last fit may have gained nothing
+            contrast[k] = math.inf
+    return contrast
 
 
 def _elbow(known: Sequence[tuple[int, float]]) -> int:

@@ -1,4 +1,4 @@
-"""Whether a break in the curve of clusters is one of the rows: a larger k is fitted once more, by splitting a cluster.
+"""Tests the breaks in the curve of clusters: a larger k is fitted once more, by splitting a cluster.
 
 k-means for a large k may be caught where some centres hold a few far rows each, and explain nearly nothing. The curve
 then seems to break before them. Where rows do fall into k groups, a split of one of them explains as little.
@@ -19,15 +19,17 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["settle"]
+__all__ = ["refit_breaks"]
 
 _TRIED = 3  # clusters that are split, each for itself: those with the largest sums of squares
 _ROWS = 1 << 12  # whose distances are computed at a time
 
 
-def settle(sample: Array, fits: dict[int, Fit], ks: Sequence[int], whole: float, seed: int, executor: Executor) -> None:
+def refit_breaks(
+    sample: Array, fits: dict[int, Fit], ks: Sequence[int], whole: float, seed: int, executor: Executor
+) -> None:
     """Fit the two k after every break of `ks` again, from the clusters before with one of them split in two, and keep
-    in `fits` what leaves less within; until all breaks that are left have been tried. `whole`: the sum of squares of
+    in `fits` the fit of the smaller inertia, until every break has been tried. `whole`: the sum of squares of
     one cluster. Call it inside `one_thread_each`.
     """
     tried: set[int] = set()
@@ -42,9 +44,9 @@ def settle(sample: Array, fits: dict[int, Fit], ks: Sequence[int], whole: float,
             if larger in fits:
                 splits = [_split(sample, fits[larger - 1], rank, seed) for rank in range(_TRIED)]
                 tasks = [(rank, centres) for rank, centres in enumerate(splits) if centres is not None]
-                found = {rank: fit for (rank, _), fit in executor.run(partial(pop, tasks), partial(_begin, sample))}
-                for rank in sorted(found):
-                    fits[larger] = min(fits[larger], found[rank], key=lambda fit: fit.inertia)
+                refitted = {rank: fit for (rank, _), fit in executor.run(partial(pop, tasks), partial(_begin, sample))}
+                for rank in sorted(refitted):
+                    fits[larger] = min(fits[larger], refitted[rank], key=lambda fit: fit.inertia)
 
 
 def _begin(sample: Array, task: tuple[int, Array]) -> Fit:
@@ -69,8 +71,8 @@ def _split(sample: Array, fit: Fit, rank: int, seed: int) -> Array | None:
         return None
     threadpool_limits(limits=1, user_api="openmp")
     halves = KMeans(2, n_init=1, max_iter=10, random_state=np.random.RandomState([seed, fit.k, rank])).fit(members)
-    others = np.delete(fit.centres, chosen, axis=0)
-    joined: Array = np.concatenate([others, halves.cluster_centers_]).astype(np.float32)
+    rest = np.delete(fit.centres, chosen, axis=0)
+    joined: Array = np.concatenate([rest, halves.cluster_centers_]).astype(np.float32)
     return joined
 
 
@@ -83,8 +85,8 @@ def _nearest(sample: Array, centres: Array) -> tuple[Array, Array]:
     squares = np.empty(len(sample))
     for start in range(0, len(sample), _ROWS):
         block = sample[start : start + _ROWS]
-        found = (block @ centres.T - half).argmax(axis=1)
-        apart = block - centres[found]
-        labels[start : start + _ROWS] = found
+        nearest = (block @ centres.T - half).argmax(axis=1)
+        apart = block - centres[nearest]
+        labels[start : start + _ROWS] = nearest
         squares[start : start + _ROWS] = np.einsum("ij,ij->i", apart, apart, dtype=np.float64)
     return labels, squares

@@ -1,4 +1,4 @@
-"""What the rows stand for: texts from the model's own tokenizer.json, read by `tokenizers`; nothing in it is run."""
+"""The texts of the rows, from the model's own tokenizer.json, read by `tokenizers`; nothing in it is run."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ class Tokens:
         None where the tokenizer has no such id. It is the checkpoint's text: nothing in it has been made harmless.
         """
         known = [i for i in ids if i in self.pieces]
-        found = dict(
+        decoded = dict(
             zip(
                 known,
                 _guarded(lambda: self.tokenizer.decode_batch([[i] for i in known], skip_special_tokens=False)),
                 strict=True,
             )
         )
-        return [self._text(i, found[i]) if i in found else None for i in ids]
+        return [self._text(i, decoded[i]) if i in decoded else None for i in ids]
 
     def _text(self, number: int, decoded: str) -> str:
         return cut(self.pieces[number] if not decoded or "\ufffd" in decoded else decoded)
 
     def is_word(self, number: int, text: str | None) -> bool:
-        """Whether a token tells something by itself: two letters at least, or one character of a script of words."""
+        """Whether a token means something by itself: two letters at least, or one character of a script of words."""
         if text is None or number in self.special or text == "\ufffd":
             return False
         letters = [c for c in text if c.isalpha()]
@@ -58,7 +58,7 @@ class Tokens:
 
     def unused(self, rows: int) -> dict[int, str]:
         """{id: why} of rows that no text can lead to: beyond the vocabulary, reserved by name, bytes outside UTF-8."""
-        found = {i: "no token has this id" for i in range(rows) if i not in self.pieces}
+        reasons = {i: "no token has this id" for i in range(rows) if i not in self.pieces}
         spelt = {f"<0x{byte:02X}>" for byte in _IMPOSSIBLE} | (
             {chr(byte) for byte in _IMPOSSIBLE} if self._by_bytes else set()
         )
@@ -66,40 +66,40 @@ class Tokens:
             if number >= rows:
                 continue
             if piece in spelt and number not in self.special:
-                found[number] = "a byte that UTF-8 text never holds"
+                reasons[number] = "a byte that UTF-8 text never holds"
             elif _RESERVED.fullmatch(piece):
-                found[number] = "reserved by its name"
-        return dict(sorted(found.items()))
+                reasons[number] = "reserved by its name"
+        return dict(sorted(reasons.items()))
 
     @property
     def _by_bytes(self) -> bool:
         """Whether single characters of the vocabulary stand for bytes."""
         return "ByteLevel" in str(type(self.tokenizer.decoder)) or "ByteLevel" in repr(self.tokenizer.pre_tokenizer)
 
-    def find(self, asked: str, rows: int) -> int:
+    def find(self, token: str, rows: int) -> int:
         """The row of TOKEN: an id in digits, or a text that is one token; `text:12` is the text 12.
 
         Raises OptionError where there is none.
         """
-        if re.fullmatch(r"[0-9]{1,12}", asked):
-            return check_id(asked, rows)
-        text = asked.removeprefix("text:")
+        if re.fullmatch(r"[0-9]{1,12}", token):
+            return check_id(token, rows)
+        text = token.removeprefix("text:")
         by_piece = {piece: number for number, piece in self.pieces.items()}
         if text in by_piece:
             return check_id(str(by_piece[text]), rows)
         ids = _guarded(lambda: self.tokenizer.encode(text, add_special_tokens=False).ids)
         decoded = _guarded(lambda: self.tokenizer.decode(ids, skip_special_tokens=False))
-        unknown = decoded.strip().casefold() != text.strip().casefold()  # the token for what is none
+        unknown = decoded.strip().casefold() != text.strip().casefold()  # the tokenizer's token for unknown text
         if len(ids) == 1 and not unknown:
             return check_id(str(ids[0]), rows)
         if len(ids) > 1 and not unknown:
             named = ", ".join(f"{i} {printable(repr(self.pieces.get(i, '')), 30)}" for i in ids[:8])
             raise OptionError(
-                f"--nearest {printable(asked)}: is {len(ids)} tokens ({named}); give one of them by its id"
+                f"--nearest {printable(token)}: is {len(ids)} tokens ({named}); give one of them by its id"
             )
         hint = did_you_mean(text, list(by_piece)[:20_000])
         raise OptionError(
-            f"--nearest {printable(asked)}: the tokenizer has no such token{hint}; give a token's text or id"
+            f"--nearest {printable(token)}: the tokenizer has no such token{hint}; give a token's text or id"
         )
 
 
@@ -116,16 +116,16 @@ def cut(text: str) -> str:
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
-def open_tokens(place: Place | None) -> tuple[Tokens | None, str]:
-    """(tokens, a sentence on where they are from) of the model whose files lie in `place`; (None, why) where there is
+def open_tokens(folder: Place | None) -> tuple[Tokens | None, str]:
+    """(tokens, a sentence on where they are from) of the model whose files lie in `folder`; (None, why) where there is
     no tokenizer beside it that can be read.
 
     Raises JobError where `tokenizers` is not installed though it is needed.
     """
     try:
-        if place is None or not place.has(FILE):
+        if folder is None or not folder.has(FILE):
             return None, f"{FILE} is not beside the model: tokens are shown by their ids alone"
-        source = place.open(FILE)
+        source = folder.open(FILE)
         if source.size > _LARGEST:
             return None, f"{FILE} is not read: {source.size} bytes, expected at most {_LARGEST}"
         Tokenizer = _tokenizer_class()  # noqa: N806

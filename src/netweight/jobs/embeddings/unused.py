@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from netweight.jobs.embeddings.rows import Rows, Stretch, walk
+from netweight.jobs.embeddings.rows import Rows, Stretch, distances_to, run_in_order
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["RULE", "Untrained", "untrained"]
+__all__ = ["RULE", "Untrained", "find_untrained"]
 
 _FEWEST = 4  # unused rows from which a limit is drawn
 _SPREADS = 4.0  # above the median distance of the unused rows to their mean
@@ -66,7 +66,7 @@ class Untrained:
         }
 
 
-def untrained(rows: Rows, norms: Array, unused: Mapping[int, str], executor: Executor) -> Untrained:
+def find_untrained(rows: Rows, norms: Array, unused: Mapping[int, str], executor: Executor) -> Untrained:
     """Judge every finite row; `norms` float64 [rows], NaN where a row is not finite, `unused`: ids no text leads to."""
     import numpy as np
 
@@ -83,11 +83,11 @@ def untrained(rows: Rows, norms: Array, unused: Mapping[int, str], executor: Exe
         note = f"{len(known)} rows are known to be unused, at least {_FEWEST} are needed for their mean"
     else:
         mean = rows.pick(known).mean(axis=0, dtype=np.float64)
-        apart = _distances(rows, mean, executor)
+        apart = distances_to(rows, np.zeros(rows.count, np.int64), mean[None, :], executor)
         limit = _median_plus(apart[known], _SPREADS)
-        others = finite.copy()
-        others[known] = False
-        near = float((apart[others] <= limit).mean()) if others.any() else 0.0
+        used = finite.copy()
+        used[known] = False
+        near = float((apart[used] <= limit).mean()) if used.any() else 0.0
         if near > _TOO_MANY:
             note = f"the unused rows do not stand apart: {100 * near:.0f}% of the others are as near to their mean"
             limit = None
@@ -101,8 +101,8 @@ def untrained(rows: Rows, norms: Array, unused: Mapping[int, str], executor: Exe
         if spread > 0:
             for i in np.flatnonzero(positive)[logs < middle - _SMALL * spread].tolist():
                 reasons.setdefault(i, []).append("small")
-    found = {i: tuple(reasons[i]) for i in sorted(reasons)}
-    return Untrained(found, dict(unused), limit, note, apart)
+    judged = {i: tuple(reasons[i]) for i in sorted(reasons)}
+    return Untrained(judged, dict(unused), limit, note, apart)
 
 
 def _spread(values: Array) -> float:
@@ -118,30 +118,11 @@ def _median_plus(values: Array, spreads: float) -> float:
     return float(np.median(values)) * (1 + 1e-6) + spreads * _spread(values)
 
 
-def _distances(rows: Rows, mean: Array, executor: Executor) -> Array:
-    """Of all rows to `mean` (centred and scaled as they are), as stored; NaN where a row is left out."""
-    import numpy as np
-
-    from netweight.kernels.cpu.cluster_loops import distances
-
-    out = np.full(rows.count, np.nan)
-
-    def look(stretch: Stretch) -> None:
-        for block, numbers in rows.blocks(stretch):
-            found = np.empty(len(block))
-            distances(block, np.zeros(len(block), np.int64), mean[None, :], found)
-            out[numbers] = found / rows.scale
-
-    for _ in walk(rows, look, executor):
-        pass
-    return out
-
-
 def _repeated(rows: Rows, executor: Executor) -> list[int]:
     """Rows that are equal to another one."""
     from xxhash import xxh3_128_digest
 
-    def look(stretch: Stretch) -> list[tuple[int, bytes]]:
+    def digests_of(stretch: Stretch) -> list[tuple[int, bytes]]:
         return [
             (int(number), xxh3_128_digest((row + 0.0).tobytes()))
             for block, numbers in rows.blocks(stretch)
@@ -149,9 +130,9 @@ def _repeated(rows: Rows, executor: Executor) -> list[int]:
         ]
 
     first: dict[bytes, int] = {}
-    found: set[int] = set()
-    for part in walk(rows, look, executor):
+    repeated: set[int] = set()
+    for part in run_in_order(rows, digests_of, executor):
         for number, digest in part:
-            if (other := first.setdefault(digest, number)) != number:
-                found |= {other, number}
-    return sorted(found)
+            if (earlier := first.setdefault(digest, number)) != number:
+                repeated |= {earlier, number}
+    return sorted(repeated)

@@ -1,4 +1,4 @@
-"""The work of `embeddings`, from the first look at the rows to what is said of their clusters."""
+"""The work of `embeddings`: measures the rows, searches k, fits and describes the clusters."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from netweight.errors import JobError, printable
-from netweight.jobs.embeddings.rows import Rows, held_in_memory, measured
+from netweight.jobs.embeddings.rows import Rows, held_in_memory, measure_rows
 from netweight.jobs.embeddings.tokens import Tokens
 from netweight.jobs.inputs import identity, locations
 from netweight.run.progress import Progress, compiling
@@ -27,48 +27,52 @@ __all__ = ["cluster_embedding"]
 
 _SILHOUETTE_ROWS = 5_000
 _NEAREST = 200  # rows in which a telling token is looked for
-_LOOK, _AFTER = 2, 20  # units of progress: the first look at all rows, what follows the clusters
+_MEASURE, _AFTER = 2, 20  # units of progress: measuring all rows, and what follows the clusters
 
 
 def cluster_embedding(
     prepared: Prepared, options: Options, progress: Progress, executor: Executor | None
 ) -> Embeddings:
-    """A look at all rows, the search, the fit, what is said of the clusters, the row of the scan.
+    """Measure all rows, search k, fit and describe the clusters, scan the embedding.
 
     Raises JobError where all rows are alike, ReadError.
     """
     import numpy as np
 
     from netweight.jobs.embeddings.fit import fit_rows
-    from netweight.jobs.embeddings.heads import agreement
+    from netweight.jobs.embeddings.heads import measure_agreement
     from netweight.jobs.embeddings.result import Embeddings
     from netweight.jobs.embeddings.search import one_thread_each
-    from netweight.jobs.embeddings.unused import untrained
+    from netweight.jobs.embeddings.unused import find_untrained
     from netweight.kernels.cpu.cluster_loops import load
     from netweight.run.threads import ThreadExecutor
 
-    place, tokens = prepared.place, prepared.tokens
-    # of a model far away it is held, since each iteration reads it
-    tensor = place.tensor if prepared.checkpoint.location is not None else held_in_memory(place.tensor)
+    embedding, tokens = prepared.embedding, prepared.tokens
+    # a remote tensor is held in memory, since each iteration reads it
+    tensor = embedding.tensor if prepared.checkpoint.location is not None else held_in_memory(embedding.tensor)
     executor = executor or ThreadExecutor(prepared.workers)
     steps = _Steps(progress, prepared, options)
     with compiling(progress):
         load()
     with steps, one_thread_each():
-        facts = measured(tensor, executor)
-        rows = facts.rows
-        finite = np.flatnonzero(np.isfinite(facts.norms))
+        measured = measure_rows(tensor, executor)
+        rows = measured.rows
+        finite = np.flatnonzero(np.isfinite(measured.norms))
         rng = np.random.default_rng(options.random_state)
         fitted = _some(finite, options.sample, rng)
         shown = _some(finite, _SILHOUETTE_ROWS, rng)
-        steps.advance(_LOOK)
+        steps.advance(_MEASURE)
         curve, choice, centres = _search(prepared, options, rows, rows.pick(fitted), executor, steps)
         clusters = fit_rows(rows, centres, executor, steps.iterate)
         steps.finish_fit()
         spread, plane = _spread_and_plane(rows, shown, clusters)
         unused = {} if tokens is None else tokens.unused(tensor.shape[0])
-        poor = untrained(rows, facts.norms, unused, executor)
-        output = place.output if place.head is None else agreement(rows, facts.norms, place.head, executor)
+        poor = find_untrained(rows, measured.norms, unused, executor)
+        output = (
+            embedding.output
+            if embedding.head is None
+            else measure_agreement(rows, measured.norms, embedding.head, executor)
+        )
         steps.advance(_AFTER)
         texts = None if tokens is None else tuple(tokens.texts(list(range(tensor.shape[0]))))
     scanned = _scan_row(prepared, options)
@@ -82,7 +86,7 @@ def cluster_embedding(
         cols=tensor.shape[1],
         labels=clusters.labels,
         distances=clusters.distances,
-        norms=facts.norms,
+        norms=measured.norms,
         clusters=_clusters(clusters, spread.clusters, tokens, texts, options),
         curve=curve,
         choice=choice,
@@ -129,7 +133,7 @@ def _search(
 
     from netweight.jobs.embeddings.result import CurvePoint
     from netweight.jobs.embeddings.search import BEYOND, choose, different_rows, fit_all, partitions
-    from netweight.jobs.embeddings.splits import settle
+    from netweight.jobs.embeddings.splits import refit_breaks
 
     different = different_rows(sample, options.max_k + BEYOND)
     most = min(options.max_k, different, len(sample) - 1)
@@ -142,10 +146,10 @@ def _search(
     fitted = range(2, min(options.max_k + BEYOND, different, len(sample) - 1) + 1)
     fits = fit_all(sample, fitted, options.random_state, executor, steps.advance)
     whole = float(np.einsum("ij,ij->", apart := sample - sample.mean(axis=0), apart, dtype=np.float64))
-    settle(sample, fits, ks, whole, options.random_state, executor)
-    found = partitions(rows, [fits[k].centres for k in ks], executor)
-    f, within = [p.f_ratio() for p in found], [p.within_ss for p in found]
-    choice = choose(ks, f, {1: whole, **{k: fits[k].inertia for k in fitted}}, asked=options.max_k)
+    refit_breaks(sample, fits, ks, whole, options.random_state, executor)
+    tried = partitions(rows, [fits[k].centres for k in ks], executor)
+    f, within = [p.f_ratio() for p in tried], [p.within_ss for p in tried]
+    choice = choose(ks, f, {1: whole, **{k: fits[k].inertia for k in fitted}}, largest_k=options.max_k)
     curve = tuple(
         CurvePoint(k, value, left / rows.scale / rows.scale, fits[k].iterations)
         for k, value, left in zip(ks, f, within, strict=True)
@@ -154,7 +158,7 @@ def _search(
 
 
 def _clusters(
-    found: Clusters,
+    clusters: Clusters,
     silhouettes: Sequence[float],
     tokens: Tokens | None,
     texts: Sequence[str | None] | None,
@@ -165,9 +169,9 @@ def _clusters(
     from netweight.jobs.embeddings.result import Cluster, Representative
 
     result = []
-    for number, count in enumerate(found.partition.counts.tolist()):
-        members = np.flatnonzero(found.labels == number)
-        apart = found.distances[members]
+    for number, count in enumerate(clusters.partition.counts.tolist()):
+        members = np.flatnonzero(clusters.labels == number)
+        apart = clusters.distances[members]
         near = members[np.argsort(apart, kind="stable")[:_NEAREST]].tolist()
         first = meaningful = None
         named: list[Representative] = []
@@ -177,7 +181,7 @@ def _clusters(
                     i,
                     texts[i] if texts is not None else None,
                     tokens.pieces.get(i) if tokens is not None else None,
-                    float(found.distances[i]),
+                    float(clusters.distances[i]),
                 )
                 for i in near[: options.n_representatives]
             ]
@@ -188,7 +192,7 @@ def _clusters(
             Cluster(
                 number,
                 count,
-                100 * count / found.partition.rows,
+                100 * count / clusters.partition.rows,
                 float(apart.mean()),
                 silhouettes[number],
                 first,
@@ -206,7 +210,7 @@ def _scan_row(prepared: Prepared, options: Options) -> Any:
     return scan(
         prepared.checkpoint.ref,
         methods=("basic_stats", "spectral"),
-        include=(glob.escape(prepared.place.tensor.name),),
+        include=(glob.escape(prepared.embedding.tensor.name),),
         count_tied_twice=True,
         split=False,
         workers=options.workers,
@@ -226,7 +230,7 @@ class _Steps:
         self._progress = progress
         self._iterations = MOST_ITERATIONS + 1  # of the fit to all rows, at most
         search = (RESTARTS + 1) * sum(range(2, min(options.max_k + BEYOND, prepared.sampled - 1) + 1))
-        self._total = _LOOK + search + self._iterations + _AFTER
+        self._total = _MEASURE + search + self._iterations + _AFTER
 
     def __enter__(self) -> None:
         self._progress.start(self._total, self._total)

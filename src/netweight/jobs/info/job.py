@@ -32,7 +32,7 @@ class FileRow:
 
 @dataclass(frozen=True)
 class DtypeRow:
-    """What is stored in one dtype, ties counted once."""
+    """The tensors of one dtype, ties counted once."""
 
     dtype: str
     tensors: int
@@ -42,7 +42,7 @@ class DtypeRow:
 
 @dataclass(frozen=True)
 class RoleRow:
-    """What is stored in one role; `share` is the percentage of all parameters (0 for buffers)."""
+    """The tensors of one role; `share` is the percentage of all parameters (0 for buffers)."""
 
     role: str
     tensors: int
@@ -55,10 +55,10 @@ class RoleRow:
 class Info:
     """What a checkpoint's headers and config say. Counts are elements as they are stored, tied weights counted once.
 
-    `parameters` leaves out `buffers` (causal masks, rotary frequencies, running statistics). `layers` and what
-    follows are None where neither config nor shapes tell. `stacks` counts the blocks of each tower, the main one as
-    "". `tied` maps an alias to the name that it repeats; `head_is` names the embedding that serves as the head which
-    the file does not hold. `revision` is the commit that was read of a model of the hub.
+    `parameters` leaves out `buffers` (causal masks, rotary frequencies, running statistics). `layers` and what follows
+    are None where neither config nor shapes tell. `stacks` counts the blocks of each tower, the main one as "". `tied`
+    maps an alias to the name that it repeats; `head_is` names the embedding that serves as the head, where the file
+    holds none. `revision` is the commit that was read of a model of the hub.
     """
 
     ref: str
@@ -88,8 +88,8 @@ class Info:
     tree: Branch | None = field(default=None, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it for JSON: no NaN, no Infinity; the tree of tensors only where there is one."""
-        entry = {each.name: _plain(getattr(self, each.name)) for each in fields(self) if each.name != "tree"}
+        """All fields for JSON: no NaN, no Infinity; the tree of tensors only where there is one."""
+        entry = {item.name: _plain(getattr(self, item.name)) for item in fields(self) if item.name != "tree"}
         return entry if self.tree is None else entry | {"tree": self.tree.to_dict()}
 
 
@@ -181,5 +181,5 @@ def _dtypes(tensors: Iterable[Tensor]) -> tuple[DtypeRow, ...]:
 def _plain(value: object) -> object:
     """Dataclasses and tuples as JSON has them."""
     if isinstance(value, tuple):
-        return [_plain(each) for each in value]
+        return [_plain(item) for item in value]
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

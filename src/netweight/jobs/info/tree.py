@@ -49,9 +49,7 @@ class Branch:
 
 
 class _Node:
-    """A branch while it grows: `forms` numbers each distinct shape of subtree, so that equal ones compare in one
-    step.
-    """
+    """A branch while it grows: the tensor of its name, where there is one, and its children by word."""
 
     __slots__ = ("children", "tensor")
 

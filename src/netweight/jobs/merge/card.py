@@ -1,6 +1,7 @@
 """The card of a merged model: YAML for the hub, a table of models and weights, the recipe.
 
-References and names come from folders and files of others: in Markdown and YAML they must mean nothing but themselves.
+References and names come from folders and files of others: they are escaped, so that Markdown and YAML show them as
+text.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def model_card(
 
 
 def public_name(reference: str) -> str:
-    """What a model is called in public: its name on the hub, else its folder's or file's name, without the path to it.
+    """The public name of a model: its name on the hub, else its folder's or file's name, without the path to it.
 
     `models/base` is a path where it exists here, else a name on the hub; a folder of the hub's cache has its hub name.
     """
@@ -60,8 +61,8 @@ def public_name(reference: str) -> str:
         return reference
     parts = Path(os.path.abspath(reference.replace("\0", ""))).parts  # noqa: PTH100 - a link keeps the name it has here
     for part, below in pairwise(parts):
-        if (found := _CACHED.fullmatch(part)) and below == "snapshots":
-            return found[1].replace("--", "/", 1)
+        if (match := _CACHED.fullmatch(part)) and below == "snapshots":
+            return match[1].replace("--", "/", 1)
     name = parts[-1]
     ending = next((e for e in _WEIGHTS if name.endswith(e)), "")
     stem = name.removesuffix(ending) or name

@@ -16,7 +16,7 @@ _READ = 1 << 20  # bytes
 
 
 def stored_digest(target: Target, read: Callable[[str, int, memoryview], None]) -> str:
-    """The digest of what is stored of `target`; `read` fills a view with the tensor's bytes from an offset."""
+    """The digest of the stored bytes of `target`; `read` fills a view with the tensor's bytes from an offset."""
     buffer = memoryview(bytearray(min(_READ, max(target.nbytes, 1))))
     digests = []
     for first, last in stretches_of(target):

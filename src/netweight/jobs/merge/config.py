@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from netweight.checkpoint.tensor import Checkpoint
 from netweight.dtypes import DType, Kind
 from netweight.errors import printable
-from netweight.jobs.merge.layering import Layering, relayer
+from netweight.jobs.merge.layering import Layering, edit_layers
 from netweight.jobs.merge.pairing import Side, is_head, ties_head, token_embedding
 from netweight.merging.target import Target
 from netweight.params.architecture import config_numbers
@@ -17,12 +17,12 @@ from netweight.params.role import classify_all
 if TYPE_CHECKING:
     from netweight.jobs.merge.slices import Group
 
-__all__ = ["config_dtype", "describe", "merged_config"]
+__all__ = ["config_dtype", "merged_config", "plan_config"]
 
 _VOCABULARY = ("vocab_size", "padded_vocab_size")
 
 
-def describe(
+def plan_config(
     checkpoints: Sequence[Checkpoint],
     sides: Mapping[int, Side],
     anchor: Side,
@@ -67,7 +67,7 @@ def describe(
         ]
         layering = Layering(_layers_of(owner, sides), from_where)
     stored = any(is_head(p) and name in shapes for name, p in anchor.parameters.items())
-    tie = _tie(said=ties_head(owner, parameters), stored=stored, sides=sides, anchor=anchor)
+    tie = _tie(declared=ties_head(owner, parameters), stored=stored, sides=sides, anchor=anchor)
     if tie is not None:
         why = "the merged head has values of its own" if stored else f"the head is the embedding, as in {anchor.ref}"
         notes.append(f"config.json of {printable(owner.ref)}: tie_word_embeddings becomes {str(tie).lower()}: {why}")
@@ -81,17 +81,17 @@ def describe(
     return config, tokenizer_from, [*notes, *more]
 
 
-def _tie(*, said: bool, stored: bool, sides: Mapping[int, Side], anchor: Side) -> bool | None:
-    """What config must say of the tie of head and embedding, None where it says what is so."""
-    if said and stored:
+def _tie(*, declared: bool, stored: bool, sides: Mapping[int, Side], anchor: Side) -> bool | None:
+    """The value that config needs for the tie of head and embedding, None where its own is right."""
+    if declared and stored:
         loose = (s for s in sides.values() if s.checkpoint.config is not None)
         return False if any(not ties_head(s.checkpoint, s.parameters) for s in loose) else None
-    return True if not said and anchor.tied_to is not None else None
+    return True if not declared and anchor.tied_to is not None else None
 
 
 def _layers_of(owner: Checkpoint, sides: Mapping[int, Side]) -> int:
-    said = config_numbers(owner.config).get("layers")
-    return said if said is not None else sides[0].layers if 0 in sides else 0
+    declared = config_numbers(owner.config).get("layers")
+    return declared if declared is not None else sides[0].layers if 0 in sides else 0
 
 
 def _main_dtype(targets: Sequence[Target]) -> DType | None:
@@ -118,31 +118,31 @@ def merged_config(
     tie: bool | None = None,
     layering: Layering | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
-    """A copy of `config` that describes the output, and notes on what could not be settled.
+    """A copy of `config` that describes the output, and notes on what must be checked.
 
     `dtype` is that of most weights; `rows` the vocabulary's size, `tie` whether head and embedding are tied, both None
     where they are as `config` has them. Entries in `text_config` are edited like those at the top.
     """
-    made = dict(config)
+    merged = dict(config)
     notes = []
-    levels = [made]
-    if isinstance(text := made.get("text_config"), dict):
-        made["text_config"] = dict(text)
-        levels.append(made["text_config"])
+    levels = [merged]
+    if isinstance(text := merged.get("text_config"), dict):
+        merged["text_config"] = dict(text)
+        levels.append(merged["text_config"])
     if dtype is not None:
         _set(levels, ("dtype", "torch_dtype"), config_dtype(dtype), otherwise="torch_dtype")
     if rows is not None:
         _set(levels, _VOCABULARY, rows, otherwise="vocab_size")
     if tie is not None:
         _set(levels, ("tie_word_embeddings",), tie, otherwise="tie_word_embeddings")
-    if made.pop("quantization_config", None) is not None:
+    if merged.pop("quantization_config", None) is not None:
         notes.append("config.json has a quantization_config, and no weight is quantised: the entry is left out")
     if layering is not None:
-        notes += relayer(made, layering)
-    return made, notes
+        notes += edit_layers(merged, layering)
+    return merged, notes
 
 
 def _set(levels: Sequence[dict[str, Any]], keys: Sequence[str], value: Any, otherwise: str) -> None:
-    found = [(level, key) for level in levels for key in keys if key in level]
-    for level, key in found or [(levels[0], otherwise)]:
+    places = [(level, key) for level in levels for key in keys if key in level]
+    for level, key in places or [(levels[0], otherwise)]:
         level[key] = value

@@ -1,4 +1,4 @@
-"""What keeps models from being merged: gathered over all parameters, then said in one line."""
+"""What keeps models from being merged: gathered over all parameters, then raised as one line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Faults"]
 
 @dataclass
 class Faults:
-    """Parameters that do not fit, in the order of their finding. Names are the model's own where it has one."""
+    """Parameters that do not fit, in the order of the targets. Names are the model's own where it has one."""
 
     missing: list[tuple[str, int]] = field(default_factory=list)  # parameter, the model that lacks it
     extra: list[tuple[str, int]] = field(default_factory=list)  # parameter, the model that has it
@@ -52,5 +52,5 @@ class Faults:
             )
 
 
-def _more(found: list[str] | list[tuple[str, int]]) -> str:
-    return f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+def _more(faults: list[str] | list[tuple[str, int]]) -> str:
+    return f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""

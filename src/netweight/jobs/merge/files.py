@@ -34,7 +34,7 @@ def write_model_files(
     shards: Sequence[Shard],
     card: str,
 ) -> tuple[str, ...]:
-    """Write into `stage` all that stands beside the weights, and return notes on what there is not.
+    """Write into `stage` all files beside the weights, and return notes on those that are missing.
 
     `config` is the output's config.json, if it has one; generation_config.json comes from `from_place`, the tokenizer
     (the files of `TOKENIZER_FILES`) from `tokenizer_place`. Links are followed only inside their folder and into a hub
@@ -48,12 +48,12 @@ def write_model_files(
     tokenizer = _tokenizer(tokenizer_place, stage, notes) if tokenizer_place is not None else None
     if tokenizer_place is None:
         notes.append("no tokenizer: no input has a folder of its own; copy its files into the output")
-    for name, value, place in (
+    for name, value, folder in (
         ("config.json", config, from_place),
         ("tokenizer_config.json", tokenizer, tokenizer_place),
     ):
         if code := _own_code(value):
-            where = f" from {_shown(place)}" if place is not None else ""
+            where = f" from {_shown(folder)}" if folder is not None else ""
             notes.append(f"{name}: needs the model's own code, which is not copied: {listed(code)}; copy it{where}")
     (stage / "README.md").write_text(card, encoding="utf-8", newline="\n")
     if config is not None:
@@ -61,28 +61,28 @@ def write_model_files(
     return tuple(notes)
 
 
-def _generation_config(place: Place, stage: Path) -> Iterator[str]:
+def _generation_config(folder: Place, stage: Path) -> Iterator[str]:
     name = "generation_config.json"
-    if name not in place.names() and (place.can_list or not place.has(name)):
+    if name not in folder.names() and (folder.can_list or not folder.has(name)):
         return
     try:
-        _check_there(place, name)
-        _write_object(stage / name, read_json_in(place, name, MAX_CONFIG))
+        _check_there(folder, name)
+        _write_object(stage / name, read_json_in(folder, name, MAX_CONFIG))
     except InputError as problem:
         yield f"not copied: {problem}"
 
 
-def _tokenizer(place: Place, stage: Path, notes: list[str]) -> dict[str, Any] | None:
+def _tokenizer(folder: Place, stage: Path, notes: list[str]) -> dict[str, Any] | None:
     """Copy the tokenizer's files; its configuration, where there is one."""
     copied = []
-    for name in _tokenizer_names(place):
+    for name in _tokenizer_names(folder):
         try:
-            _copy(place, name, stage / name)
+            _copy(folder, name, stage / name)
             copied.append(name)
         except InputError as problem:
             notes.append(f"not copied: {problem}")
     if not copied:
-        notes.append(f"{_shown(place)}: has no tokenizer; copy one into the output")
+        notes.append(f"{_shown(folder)}: has no tokenizer; copy one into the output")
     if "tokenizer_config.json" not in copied:
         return None
     try:
@@ -92,22 +92,22 @@ def _tokenizer(place: Place, stage: Path, notes: list[str]) -> dict[str, Any] | 
         return None
 
 
-def _tokenizer_names(place: Place) -> Iterator[str]:
-    names = [*place.names(), *place.folders()] if place.can_list else filter(place.has, TOKENIZER_FILES)
+def _tokenizer_names(folder: Place) -> Iterator[str]:
+    names = [*folder.names(), *folder.folders()] if folder.can_list else filter(folder.has, TOKENIZER_FILES)
     for name in sorted(names):
         if name in TOKENIZER_FILES or name.endswith(TOKENIZER_ENDINGS):
             yield name
-    for name in place.names(_TEMPLATES):
+    for name in folder.names(_TEMPLATES):
         if name.endswith(".jinja"):
             yield f"{_TEMPLATES}/{name}"
 
 
-def _copy(place: Place, name: str, target: Path) -> None:
-    """Raises InputError for what is no regular file inside of `place`, or is too large."""
-    _check_there(place, name)
-    source = place.open(name)
+def _copy(folder: Place, name: str, target: Path) -> None:
+    """Raises InputError for what is no regular file inside of `folder`, or is too large."""
+    _check_there(folder, name)
+    source = folder.open(name)
     if source.size > _LARGEST:
-        raise InputError(f"{printable(place.path(name), 300)}: {source.size} bytes, expected at most {_LARGEST}")
+        raise InputError(f"{printable(folder.path(name), 300)}: {source.size} bytes, expected at most {_LARGEST}")
     target.parent.mkdir(exist_ok=True)
     buffer = memoryview(bytearray(min(_BLOCK, source.size)))
     try:
@@ -121,9 +121,9 @@ def _copy(place: Place, name: str, target: Path) -> None:
         source.close()
 
 
-def _check_there(place: Place, name: str) -> None:
-    if not place.has(name):
-        raise InputError(f"{printable(place.path(name), 300)}: is a link that leads to nothing")
+def _check_there(folder: Place, name: str) -> None:
+    if not folder.has(name):
+        raise InputError(f"{printable(folder.path(name), 300)}: is a link that leads to nothing")
 
 
 def _own_code(config: Mapping[str, Any] | None) -> list[str]:
@@ -140,5 +140,5 @@ def _write_object(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="ascii", newline="\n")
 
 
-def _shown(place: Place) -> str:
-    return printable(place.label, 300)
+def _shown(folder: Place) -> str:
+    return printable(folder.label, 300)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from netweight.errors import InputError, OutputError, printable
-from netweight.jobs.journalled import Record, interruptible, journalled, say_resuming
+from netweight.jobs.journalled import Record, interruptible, journalled, note_resumed
 from netweight.jobs.merge.plan import Prepared, Reference, course_of, merge_kernels, prepare, prepare_kernels
 from netweight.jobs.merge.request import Options, Request, Weights, make_request
 from netweight.run.executors import planned_executor
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from netweight.passes.merges import Finished
     from netweight.run.execute import Executor
 
-__all__ = ["Options", "Weights", "foresee", "merge", "merge_request"]
+__all__ = ["Options", "Weights", "merge", "merge_request", "preview"]
 
 
 def merge(
@@ -80,7 +80,7 @@ def merge_request(
     progress: Progress | None = None,
     executor: Executor | None = None,
 ) -> Merged:
-    """`merge` for a request that stands; raises as it does."""
+    """`merge` of a `Request`; raises as it does."""
     progress = progress or Silent()
     with ExitStack() as stack:
         prepared = prepare(request, options, stack)
@@ -95,7 +95,7 @@ def merge_request(
 
 
 def result_folder(prepared: Prepared, output: Reference, *, resume: bool = False) -> ResultFolder:
-    """The place of the merged model, not entered yet; raises OutputError where `output` is empty."""
+    """The folder of the merged model, not entered yet; raises OutputError where `output` is empty."""
     from netweight.output.folder import ResultFolder
 
     if not os.fspath(output):
@@ -172,10 +172,10 @@ def _weighted(
     return weighting, plan_merge(recipe, plan.checkpoints, PlanOptions(options.vocab, options.missing, options.seed))
 
 
-def foresee(
+def preview(
     prepared: Prepared, *, progress: Progress | None = None, executor: Executor | None = None
 ) -> tuple[Weighting | None, MergePlan]:
-    """What the merge will do, without writing anything: weights, norms, cosines and the norm of the weighted sum.
+    """Compute what the merge will do, without writing: weights, norms, cosines and the norm of the weighted sum.
     Where base and models have task vectors, they are read once for it, unless a `delta` result has their norms.
     """
     from netweight.jobs.merge.weights import described, difference_targets, measure_grams, read_grams, weigh
@@ -191,8 +191,10 @@ def foresee(
     else:
         prepare_kernels(plan, kernels, progress)
         with ExitStack() as stack:
-            wanted = planned_executor(prepared.options, prepared.workers, prepared.memory)
-            grams = measure_grams(plan.targets, executor or stack.enter_context(wanted), kernels, progress, Record())
+            own_executor = planned_executor(prepared.options, prepared.workers, prepared.memory)
+            grams = measure_grams(
+                plan.targets, executor or stack.enter_context(own_executor), kernels, progress, Record()
+            )
     if request.weights is None:
         return described(plan.targets, grams), plan
     return weigh(request.weights, prepared.names(), plan.targets, grams), plan
@@ -201,7 +203,7 @@ def foresee(
 def _restored(
     plan: MergePlan, writer: ShardWriter, record: Record, executor: Executor, progress: Progress
 ) -> dict[str, Finished]:
-    """What a run that was stopped has finished, and what the disk still holds as it was written."""
+    """The parameters that a stopped run has finished, and that the disk holds as they were written."""
     from netweight.jobs.merge.check import stored_digest
     from netweight.passes.merges import Finished
 
@@ -209,10 +211,10 @@ def _restored(
     finished: dict[str, Finished] = {}
     check: Callable[[Target], str] = lambda target: stored_digest(target, writer.read)  # noqa: E731
     for target, digest in executor.run(lambda: next(waiting, None), check):
-        kept = record.done[f"done {target.name}"]
-        if digest == kept["digest"]:
-            finished[target.name] = Finished(target, digest, tuple(kept["inputs"]), kept["nonfinite"])
-    say_resuming(progress, len(finished), len(plan.targets))
+        recorded = record.done[f"done {target.name}"]
+        if digest == recorded["digest"]:
+            finished[target.name] = Finished(target, digest, tuple(recorded["inputs"]), recorded["nonfinite"])
+    note_resumed(progress, len(finished), len(plan.targets))
     return finished
 
 
@@ -232,7 +234,7 @@ def _write(
     left = sum(i.nbytes for t in rest for i in t.inputs)
     prepare_kernels(plan, kernels, progress)
     with shown(progress, len(plan.targets), total, len(finished), total - left):
-        for one in run_courses(rest, course_of, executor, kernels, writer, progress):
-            finished[one.target.name] = one
-            kept = {"digest": one.digest, "inputs": list(one.inputs), "nonfinite": one.nonfinite}
-            record.append(f"done {one.target.name}", kept)
+        for parameter in run_courses(rest, course_of, executor, kernels, writer, progress):
+            finished[parameter.target.name] = parameter
+            entry = {"digest": parameter.digest, "inputs": list(parameter.inputs), "nonfinite": parameter.nonfinite}
+            record.append(f"done {parameter.target.name}", entry)

@@ -1,4 +1,4 @@
-"""What a config says of each layer, when layers were taken from several places."""
+"""Edits what a config says of each layer, where layers come from several models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from netweight.errors import printable
 
-__all__ = ["Layering", "relayer"]
+__all__ = ["Layering", "edit_layers"]
 
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 _INDICES = ("mlp_only_layers", "moe_layers", "attn_layer_indices", "cross_attention_layers", "full_attn_idxs")
@@ -20,7 +20,7 @@ _COUNTED = (
     "expert_layer_period", "expert_layer_offset", "global_attn_every_n_layers", "attention_types",
     "num_nextn_predict_layers", "num_kv_shared_layers",
 )  # fmt: skip
-"""Keys that say by the number of a layer what it is, in ways that no rule here follows."""
+"""Keys that describe layers by their number, in ways that no rule here follows."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Layering:
     layers: Sequence[tuple[Mapping[str, Any] | None, int, int]]
 
 
-def relayer(config: dict[str, Any], layering: Layering) -> list[str]:
-    """Edit what the top and the `text_config` of a config say of layers; returns notes on what could not be settled."""
+def edit_layers(config: dict[str, Any], layering: Layering) -> list[str]:
+    """Edit what the top and the `text_config` of a config say of layers; returns notes on what must be checked."""
     text = config.get("text_config")
     levels = [config, *([text] if isinstance(text, dict) else [])]
     count = len(layering.layers)
@@ -42,11 +42,11 @@ def relayer(config: dict[str, Any], layering: Layering) -> list[str]:
     if not any(isinstance(level.get(key), int) for level in levels for key in _LAYERS):
         notes.append(f"config.json does not say how many layers there are; the merged model has {count}")
     for level in levels:
-        notes += _relayer(level, layering, nested=level is text)
+        notes += _edit_level(level, layering, nested=level is text)
     return notes
 
 
-def _relayer(level: dict[str, Any], layering: Layering, *, nested: bool) -> list[str]:
+def _edit_level(level: dict[str, Any], layering: Layering, *, nested: bool) -> list[str]:
     """Edit what one level of a config says of layers."""
     notes = []
     moved = [number for _, _, number in layering.layers] != list(range(layering.before))
@@ -55,12 +55,12 @@ def _relayer(level: dict[str, Any], layering: Layering, *, nested: bool) -> list
         if key in _LAYERS and isinstance(value, int):
             level[key] = len(layering.layers)
         elif key in _INDICES and isinstance(value, list):
-            held = _each(layering, key, value, nested=nested)
-            level[key] = [at for at, (listed, _, number) in enumerate(held) if number in listed]
+            entries = _entries_of(layering, key, value, nested=nested)
+            level[key] = [at for at, (listed, _, number) in enumerate(entries) if number in listed]
         elif isinstance(value, list) and len(value) == layering.before and not _about_tokens(key):
-            held = _each(layering, key, value, nested=nested)
-            if all(len(listed) == length and number < length for listed, length, number in held):
-                level[key] = [listed[number] for listed, _, number in held]
+            entries = _entries_of(layering, key, value, nested=nested)
+            if all(len(listed) == length and number < length for listed, length, number in entries):
+                level[key] = [listed[number] for listed, _, number in entries]
             else:
                 del level[key]
                 notes.append(f"config.json: {printable(key)} lacks entries for some layers and is left out: check it")
@@ -77,13 +77,13 @@ def _about_tokens(key: str) -> bool:
     return key.endswith(("_id", "_ids")) or key in {"architectures", "pruned_heads", "id2label"}
 
 
-def _each(layering: Layering, key: str, own: list[Any], *, nested: bool) -> list[tuple[list[Any], int, int]]:
+def _entries_of(layering: Layering, key: str, own: list[Any], *, nested: bool) -> list[tuple[list[Any], int, int]]:
     """For every layer: the list that its model's config has under `key`, else the list `own`; of how many layers it
     speaks; and the number of the layer there.
     """
-    found = []
+    entries = []
     for config, length, number in layering.layers:
         level = config.get("text_config") if nested and isinstance(config, Mapping) else config
-        held = level.get(key) if isinstance(level, Mapping) else None
-        found.append((held, length, number) if isinstance(held, list) else (own, layering.before, number))
-    return found
+        listed = level.get(key) if isinstance(level, Mapping) else None
+        entries.append((listed, length, number) if isinstance(listed, list) else (own, layering.before, number))
+    return entries

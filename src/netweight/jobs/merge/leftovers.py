@@ -1,4 +1,4 @@
-"""Tensors of the inputs that no parameter of the output takes in: each with its reason, or a fault."""
+"""Tensors of the inputs that no parameter of the output uses: each with its reason, or a fault."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from netweight.dtypes import Kind
 from netweight.errors import printable
 from netweight.jobs.merge.faults import Faults
 from netweight.jobs.merge.pairing import Side, is_head
-from netweight.jobs.merge.slices import Group, Place
+from netweight.jobs.merge.slices import Group, Origin
 
-__all__ = ["left_over"]
+__all__ = ["find_leftovers"]
 
 
-def left_over(
-    places: Sequence[Place],
+def find_leftovers(
+    origins: Sequence[Origin],
     groups: Sequence[Group],
     sides: Mapping[int, Side],
     anchor: Side,
@@ -23,18 +23,18 @@ def left_over(
     *,
     keep_going: bool,
 ) -> tuple[list[Skipped], list[str]]:
-    """What is not used, and notes. Weights that the anchor lacks are faults, unless `keep_going`."""
+    """Unused tensors with their reasons, and notes. Weights that the anchor lacks are faults, unless `keep_going`."""
     used: dict[int, set[str]] = {number: set() for number in sides}
-    for place in places:
-        used[place.reference[0]].add(place.reference[1])
-        for number, own in zip(groups[place.group].inputs, place.own, strict=True):
+    for origin in origins:
+        used[origin.reference[0]].add(origin.reference[1])
+        for number, own in zip(groups[origin.group].inputs, origin.own, strict=True):
             if own is not None:
                 used[number].add(own)
     layers = _layers_used(groups, sides)
     dropped: list[Skipped] = []
     notes: list[str] = []
     for number, side in sides.items():
-        taken = set(side.names.values())
+        paired = set(side.names.values())
         heads: list[str] = []
         repeats = _repeats(side, anchor, used[number])
         for name, p in side.parameters.items():
@@ -45,7 +45,7 @@ def left_over(
                 reason = f"layer {p.layer} of {side.ref} is in no slice"
             elif name in repeats:
                 reason = f"tied to '{printable(repeats[name])}' in {side.ref}: written once"
-            elif layers is not None and not inside and name in taken:
+            elif layers is not None and not inside and name in paired:
                 reason = f"outside of the blocks, and {side.ref} gives only blocks there"
             elif p.buffer:
                 reason = f"not in {anchor.ref}; computed by the model's code, not trained (in {side.ref})"
@@ -75,21 +75,21 @@ def _layers_used(groups: Sequence[Group], sides: Mapping[int, Side]) -> dict[int
     """{checkpoint: the layers of it that some slice takes}, None where whole models are merged."""
     if groups[0].number is None:
         return None
-    found: dict[int, set[int]] = {number: set() for number in sides}
+    layers: dict[int, set[int]] = {number: set() for number in sides}
     for group in groups:
         for number, start in zip(group.inputs, group.starts, strict=True):
-            found[number].update(range(start, start + group.layers))
-    return found
+            layers[number].update(range(start, start + group.layers))
+    return layers
 
 
 def _repeats(side: Side, anchor: Side, used: set[str]) -> dict[str, str]:
-    """{a tensor that is not used: one that is, and is the same tensor}."""
-    found = dict(anchor.aliases) if side is anchor else {}
+    """{an unused tensor: the used one with the same storage}."""
+    repeats = dict(anchor.aliases) if side is anchor else {}
     members: dict[str, list[str]] = {}
     for alias, root in side.checkpoint.shared.items():
         members.setdefault(root, [root]).append(alias)
     for group in members.values():
-        kept = next((name for name in group if name in used), None)
-        if kept is not None:
-            found |= {name: kept for name in group if name not in used and name not in found}
-    return found
+        written = next((name for name in group if name in used), None)
+        if written is not None:
+            repeats |= {name: written for name in group if name not in used and name not in repeats}
+    return repeats

@@ -23,8 +23,8 @@ class Side:
 
     `parameters` are by its own names; `names` maps names of the output to its own, with the embedding in the place of
     a head that is tied to it and not stored. `layers` counts the blocks of the main stack. `absent`: the embedding
-    that serves as the head, where none is stored. `aliases`: tensors that are left out since they repeat another one,
-    by the name of that (only of the model that the output is named after).
+    that serves as the head, where none is stored. `aliases` maps tensors that are left out to the ones that they
+    repeat (only of the model that the output is named after).
     """
 
     number: int
@@ -43,7 +43,7 @@ class Side:
     @property
     def tied_to(self) -> str | None:
         """The embedding that serves as the head in what is written of this model, None where a head is."""
-        heads = (kept for name, kept in self.aliases.items() if is_head(self.parameters[name]))
+        heads = (written for name, written in self.aliases.items() if is_head(self.parameters[name]))
         return self.absent or next(heads, None)
 
     def get(self, name: str) -> Tensor | None:
@@ -85,12 +85,12 @@ def is_head(parameter: Parameter) -> bool:
 
 def token_embedding(checkpoint: Checkpoint, parameters: Mapping[str, Parameter]) -> str | None:
     """The largest matrix of token embeddings outside of blocks and other towers."""
-    found = [
+    embeddings = [
         name
         for name, p in parameters.items()
         if p.slot == "token_embedding" and p.role == "embedding" and p.layer is None and not p.stack
     ]
-    matrices = [name for name in found if len(checkpoint[name].shape) == 2]
+    matrices = [name for name in embeddings if len(checkpoint[name].shape) == 2]
     return max(matrices, key=lambda name: checkpoint[name].size, default=None)
 
 
@@ -126,8 +126,8 @@ def _aliases(checkpoint: Checkpoint, parameters: Mapping[str, Parameter]) -> tup
         roles = {name: parameters[name].role for name in group}
         slots = {parameters[name].slot for name in group}
         if tied and slots <= {"token_embedding", "lm_head"}:
-            kept = next((name for name in group if roles[name] == "embedding"), group[0])
-            left_out |= {name: kept for name in group if name != kept}
+            written = next((name for name in group if roles[name] == "embedding"), group[0])
+            left_out |= {name: written for name in group if name != written}
         else:
             listed = ", ".join(f"'{printable(name)}'" for name in group)
             notes.append(
@@ -167,20 +167,20 @@ def _pair(base: Checkpoint, model: Checkpoint) -> tuple[dict[str, str], str | No
     exact = {name: name for name in base if name in model}
     if 2 * len(exact) >= min(len(base), len(model)):
         return exact, None
-    found = find_prefixes(list(base), list(model))
-    if found is None or len(found.pairs) <= len(exact):
+    prefixes = find_prefixes(list(base), list(model))
+    if prefixes is None or len(prefixes.pairs) <= len(exact):
         return exact, None
-    sides = [f"the prefix '{printable(p)}' passed over" if p else "no prefix" for p in (found.base, found.model)]
-    said = f"{sides[0]} in {printable(base.ref)} and {sides[1]} in the model"
-    return dict(found.pairs), f"{printable(model.ref)}: names matched with {said}"
+    sides = [f"the prefix '{printable(p)}' passed over" if p else "no prefix" for p in (prefixes.base, prefixes.model)]
+    how = f"{sides[0]} in {printable(base.ref)} and {sides[1]} in the model"
+    return dict(prefixes.pairs), f"{printable(model.ref)}: names matched with {how}"
 
 
 def _fill_ties(base: Side, model: Checkpoint, names: dict[str, str], absent: str | None) -> list[str]:
-    """Add what the model stores under another name: one of several names of a tensor, or the head's embedding."""
+    """Add tensors that the model stores under another name: one of several of a tensor, or the head's embedding."""
     for alias, name in base.checkpoint.shared.items():
-        for lacking, other in ((alias, name), (name, alias)):
-            if lacking in base.checkpoint and lacking not in names and other in names:
-                names[lacking] = names[other]
+        for lacking, stored in ((alias, name), (name, alias)):
+            if lacking in base.checkpoint and lacking not in names and stored in names:
+                names[lacking] = names[stored]
     embedding = token_embedding(base.checkpoint, base.parameters)
     if absent is None or embedding is None:
         return []

@@ -36,7 +36,7 @@ Reference = str | os.PathLike[str]
 @dataclass(frozen=True)
 class Prepared:
     """Checkpoints opened, parameters paired, the output laid out; no tensor data read. The plan's weights are equal
-    ones where `request.weights` are still to be found.
+    ones as long as `request.weights` are to be computed.
     """
 
     request: Request
@@ -87,16 +87,16 @@ def prepare(request: Request, options: Options, stack: ExitStack, moved: Mapping
     from netweight.output.shards import plan_shards
     from netweight.passes.merge_blocks import working_bytes
 
-    places = moved or {}
-    named = [places.get(ref, ref) for ref in request.recipe.references()]
+    moved_to = moved or {}
+    named = [moved_to.get(ref, ref) for ref in request.recipe.references()]
     opened = [stack.enter_context(open_checkpoint(ref, download=not options.remote)) for ref in named]
-    _each_once(opened)
+    _refuse_repeated(opened)
     plan = plan_merge(request.recipe, opened, PlanOptions(options.vocab, options.missing, options.seed))
     shards = plan_shards({t.name: TensorEntry(t.dtype, t.shape) for t in plan.targets}, options.max_shard_size)
     choice = choose_for(options, "merge")
-    each = working_bytes(plan.targets)
+    per_worker = working_bytes(plan.targets)
     fixed = FLOOR + choice.libraries + far_bytes(opened)
-    workers, memory = plan_workers(choice.fitted(options), each, fixed)
+    workers, memory = plan_workers(choice.fitted(options), per_worker, fixed)
     digest = digest_of(
         {
             "job": "merge",
@@ -112,20 +112,20 @@ def prepare(request: Request, options: Options, stack: ExitStack, moved: Mapping
     return Prepared(request, options, plan, shards, workers, memory, digest, choice)
 
 
-def _each_once(checkpoints: Sequence[Checkpoint]) -> None:
+def _refuse_repeated(checkpoints: Sequence[Checkpoint]) -> None:
     seen: dict[tuple[str, ...], str] = {}
     for checkpoint in checkpoints:
         files = tuple(sorted(os.path.realpath(file.path) for file in checkpoint.files))
-        other = seen.setdefault(files, checkpoint.ref)
-        if files and other != checkpoint.ref:
+        earlier = seen.setdefault(files, checkpoint.ref)
+        if files and earlier != checkpoint.ref:
             raise OptionError(
-                f"{printable(checkpoint.ref)}: is the same model as {printable(other)}; name each model once, and"
+                f"{printable(checkpoint.ref)}: is the same model as {printable(earlier)}; name each model once, and"
                 " everywhere in the same way"
             )
 
 
 def merge_kernels(prepared: Prepared, progress: Progress) -> MergeKernels | DeviceKernels[MergeKernels]:
-    """The kernels of the devices chosen, which are said on `progress`."""
+    """The kernels of the chosen devices; notes on them go to `progress`."""
     from netweight.kernels.choose import merge_kernels_for
 
     return kernels_on(prepared.choice, merge_kernels_for, prepared.workers, progress.note)
@@ -136,7 +136,7 @@ def prepare_kernels(plan: MergePlan, kernels: MergeKernels | DeviceKernels[Merge
     dtypes |= {t.dtype for t in plan.targets if t.subject}
     with compiling(progress):
         bits = {t.subject.bits for t in plan.targets if t.subject}
-        prepare_on(kernels, lambda one: one.prepare(dtypes, bits))
+        prepare_on(kernels, lambda on_device: on_device.prepare(dtypes, bits))
 
 
 def course_of(target: Target) -> Any:

@@ -1,5 +1,5 @@
-"""What a merge writes beside the weights: the record of what was done (netweight_merge.json), the recipe, and the files
-that make the folder a model.
+"""Writes what stands beside the weights of a merge: the record (netweight_merge.json), the recipe, and the files that
+make the folder a model.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def write_records(
     weighting: Weighting | None,
     finished: Sequence[Finished],
     output: Path,
-    told: Sequence[str] = (),
+    device_notes: Sequence[str] = (),
 ) -> Merged:
-    """Write everything but the weights into `stage`, and return the result; `told`: what happened to devices. Raises
-    OSError where the disk refuses.
+    """Write everything but the weights into `stage`, and return the result; `device_notes`: what happened to devices.
+    Raises OSError where the disk refuses.
     """
     from netweight.jobs.merge.files import model_card, write_model_files
     from netweight.merging.recipe.recipe import write_recipe
@@ -49,10 +49,10 @@ def write_records(
 
     comments = [f"netweight {__version__}", *_comments(prepared, weighting)]
     recipe = write_recipe(plan.recipe, comments)
-    bad = [one for one in finished if one.nonfinite]
-    notes = [*plan.notes, *told]
+    bad = [parameter for parameter in finished if parameter.nonfinite]
+    notes = [*plan.notes, *device_notes]
     if bad:
-        count = sum(one.nonfinite for one in bad)
+        count = sum(parameter.nonfinite for parameter in bad)
         notes.append(f"{count} elements of {len(bad)} parameters are NaN or infinite, first in {bad[0].target.name}")
     weights = weighting_record(prepared, weighting)
     card = model_card(
@@ -62,7 +62,7 @@ def write_records(
         models=[(m["model"], m["weight"], m["l2"]) for m in weights["models"]] if weights else (),
         recipe=recipe,
     )
-    found = write_model_files(
+    file_notes = write_model_files(
         stage,
         config=plan.config,
         from_place=plan.checkpoints[plan.config_from].place,
@@ -70,7 +70,7 @@ def write_records(
         shards=prepared.shards,
         card=card,
     )
-    notes += found
+    notes += file_notes
     libraries = ("numba", "numpy", "ml_dtypes", "xxhash", *(("torch",) if prepared.choice.gpu else ()))
     record = {
         "netweight": __version__,
@@ -97,7 +97,7 @@ def write_records(
 
 
 def _path_from(output: Path, checkpoint: Checkpoint) -> str:
-    """Where an input lies, seen from the output; of a model of a hub, its reference."""
+    """The path of an input relative to the output; of a model of a hub, its reference."""
     if checkpoint.location is None or checkpoint.revision is not None:
         return checkpoint.ref
     return os.path.relpath(checkpoint.location.resolve(), output.resolve())
@@ -105,7 +105,7 @@ def _path_from(output: Path, checkpoint: Checkpoint) -> str:
 
 def _comments(prepared: Prepared, weighting: Weighting | None) -> list[str]:
     request = prepared.request.weights
-    found = [
+    comments = [
         f"to run it again give --{name} {value}"
         for name, value, usual in (
             ("vocab", prepared.options.vocab, None),
@@ -115,13 +115,13 @@ def _comments(prepared: Prepared, weighting: Weighting | None) -> list[str]:
         if value != usual
     ]
     if request is None or weighting is None:
-        return found
+        return comments
     about = request.to_dict()
-    found.append("weights: " + ", ".join(f"{key} {value}" for key, value in about.items()))
+    comments.append("weights: " + ", ".join(f"{key} {value}" for key, value in about.items()))
     if weighting.norms is not None:
         names = prepared.names()
-        found += [f"L2 of {name}: {norm!r}" for name, norm in zip(names, weighting.norms, strict=True)]
-    return found
+        comments += [f"L2 of {name}: {norm!r}" for name, norm in zip(names, weighting.norms, strict=True)]
+    return comments
 
 
 def weighting_record(prepared: Prepared, weighting: Weighting | None) -> dict[str, Any] | None:
@@ -131,7 +131,7 @@ def weighting_record(prepared: Prepared, weighting: Weighting | None) -> dict[st
     names = prepared.names()
     same = weighting.weights if isinstance(weighting.weights, tuple) and weighting.weights else None
     request = prepared.request.weights
-    found: dict[str, Any] = {
+    entry: dict[str, Any] = {
         **(request.to_dict() if request else {"mode": "recipe"}),
         "models": [
             {
@@ -145,8 +145,8 @@ def weighting_record(prepared: Prepared, weighting: Weighting | None) -> dict[st
         "merged_l2": weighting.merged_norm,
     }
     if weighting.by_group is not None:
-        found["by_layer"] = {label: list(weights) for label, weights in weighting.by_group.items()}
-    return found
+        entry["by_layer"] = {label: list(weights) for label, weights in weighting.by_group.items()}
+    return entry
 
 
 def _models(weighting: Weighting, names: Sequence[str]) -> int:
@@ -155,10 +155,10 @@ def _models(weighting: Weighting, names: Sequence[str]) -> int:
 
 def _parameters(prepared: Prepared, finished: Sequence[Finished]) -> dict[str, Any]:
     files = {name: shard.name for shard in prepared.shards for name in shard.entries}
-    found = {}
-    for one in finished:
-        target, subject = one.target, one.target.subject
-        found[target.name] = {
+    entries = {}
+    for written in finished:
+        target, subject = written.target, written.target.subject
+        entries[target.name] = {
             "file": files[target.name],
             "dtype": target.dtype.name,
             "shape": list(target.shape),
@@ -166,15 +166,15 @@ def _parameters(prepared: Prepared, finished: Sequence[Finished]) -> dict[str, A
             "layer": target.layer,
             "method": target.method,
             "settings": dict(subject.settings) if subject else {},
-            "each": [dict(each) for each in subject.model_settings] if subject else [],
+            "each": [dict(settings) for settings in subject.model_settings] if subject else [],
             "inputs": [
                 {"model": i.model, "tensors": _names(i), "digest": digest}
-                for i, digest in zip(target.inputs, one.inputs, strict=True)
+                for i, digest in zip(target.inputs, written.inputs, strict=True)
             ],
-            "digest": one.digest,
-            "nonfinite": one.nonfinite,
+            "digest": written.digest,
+            "nonfinite": written.nonfinite,
         }
-    return found
+    return entries
 
 
 def _names(source: Input) -> list[str]:

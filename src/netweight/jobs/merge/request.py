@@ -1,4 +1,4 @@
-"""What a merge is asked to do: a recipe, or base, models and how their weights are found; and how it runs."""
+"""The request of a merge: a recipe, or base, models and how their weights are computed; and how it runs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Options(MachineOptions):
 
 @dataclass(frozen=True)
 class Weights:
-    """How the models' weights are found. `explicit` gives them. Else `mode` makes them of the norms of the task
+    """How the models' weights are computed. `explicit` gives them. Else `mode` makes them of the norms of the task
     vectors: `norms`, or those that the result of `netweight delta` in the folder `delta` holds, or, without either,
     measured first. `granularity`: one weight a model, or one for each layer or parameter of it.
     """
@@ -63,15 +63,15 @@ class Weights:
         """JSON-safe."""
         if self.explicit is not None:
             return {"mode": "explicit", "weights": list(self.explicit)}
-        found: dict[str, Any] = {"mode": self.mode, "granularity": self.granularity}
-        found |= {"power": {"alpha": self.alpha}, "exp": {"beta": self.beta}}.get(self.mode, {})
+        fields: dict[str, Any] = {"mode": self.mode, "granularity": self.granularity}
+        fields |= {"power": {"alpha": self.alpha}, "exp": {"beta": self.beta}}.get(self.mode, {})
         norms = "given" if self.norms else f"from {self.delta}" if self.delta else "measured"
-        return found | {"norms_are": norms}
+        return fields | {"norms_are": norms}
 
 
 @dataclass(frozen=True)
 class Request:
-    """One merge. Either `recipe` is whole, or its weights are still to be found as `weights` says."""
+    """One merge. Either `recipe` is whole, or its weights are yet to be computed as `weights` says."""
 
     recipe: Recipe
     weights: Weights | None = None
@@ -103,41 +103,41 @@ def make_request(
     settings: Mapping[str, Any],
     dtype: str | None,
 ) -> Request:
-    """The request that options make; raises OptionError for those that do not go together."""
+    """The request of these options; raises OptionError for options that do not go together."""
     from netweight.merging.method import Base
     from netweight.merging.recipe.recipe import Recipe, build_recipe, read_recipe
     from netweight.merging.registry import find
 
     if recipe is not None:
-        given = {"--base": base, "--models": models, "--method": method, "--set": settings, "--dtype": dtype}
-        said = [name for name, value in given.items() if value]
-        said += ["--mode, --weights, --l2-norms and --from"] if weights is not None else []
-        if said:
+        others = {"--base": base, "--models": models, "--method": method, "--set": settings, "--dtype": dtype}
+        doubled = [name for name, value in others.items() if value]
+        doubled += ["--mode, --weights, --l2-norms and --from"] if weights is not None else []
+        if doubled:
             origin = recipe.origin if isinstance(recipe, Recipe) else str(recipe)
             raise OptionError(
-                f"{said[0]} and the recipe {printable(origin)}: the recipe says it already; leave one of the two out"
+                f"{doubled[0]} and the recipe {printable(origin)}: the recipe says it already; leave one of the two out"
             )
         return Request(recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe)))
     if not models:
         raise OptionError("a merge needs a recipe, or --base and --models; got neither")
-    found = find(_PLAIN if method is None else method)
-    if base is None and found.base is Base.REQUIRED:
-        raise OptionError(f"--base: {found.name} needs the model that the others were fine-tuned from, got none")
-    weighted = any(s.name == "weight" and s.per_model for s in found.settings)
+    chosen = find(_PLAIN if method is None else method)
+    if base is None and chosen.base is Base.REQUIRED:
+        raise OptionError(f"--base: {chosen.name} needs the model that the others were fine-tuned from, got none")
+    weighted = any(s.name == "weight" and s.per_model for s in chosen.settings)
     if not weighted or "weight" in settings:
         if weights is not None:
-            why = "is given by --set weight" if "weight" in settings else f"is not a setting of {found.name}"
+            why = "is given by --set weight" if "weight" in settings else f"is not a setting of {chosen.name}"
             raise OptionError(f"--mode, --weights, --l2-norms and --from: the weight {why}; leave the option out")
-        built = build_recipe(found.name, base, list(models), settings=settings, dtype=_dtype(dtype))
+        built = build_recipe(chosen.name, base, list(models), settings=settings, dtype=_dtype(dtype))
         return Request(built)
-    task_vectors = base is not None and found.base is not Base.UNUSED
+    task_vectors = base is not None and chosen.base is not Base.UNUSED
     weights = weights or Weights("exp" if task_vectors else "equal")
     if weights.explicit is None and not task_vectors and (weights.mode, weights.granularity) != ("equal", "global"):
-        why = f"{found.name} has none" if base is not None else "needs --base"
+        why = f"{chosen.name} has none" if base is not None else "needs --base"
         raise OptionError(f"--mode {weights.mode} weighs task vectors, and {why}; give --weights or --mode equal")
     _check(weights, base, models)
     equal = build_recipe(
-        found.name, base, list(models), weights=[1 / len(models)] * len(models), settings=settings, dtype=_dtype(dtype)
+        chosen.name, base, list(models), weights=[1 / len(models)] * len(models), settings=settings, dtype=_dtype(dtype)
     )
     return Request(equal, weights, dict(settings))
 

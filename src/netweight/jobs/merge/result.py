@@ -1,4 +1,4 @@
-"""What `merge` returns: where the model is, how its weights came about, and a row for each of its parameters."""
+"""The result of `merge`: the model's folder, the weights and their reasons, a row for each parameter."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Merged(Framed):
 
     @property
     def weights(self) -> Mapping[str, Any]:
-        """How the weights came about: mode, norms, cosines, weights; empty where a recipe gave them."""
-        found: Mapping[str, Any] = self.record["weights"] or {}
-        return found
+        """The weights and their reasons: mode, norms, cosines; empty where a recipe gave them."""
+        weights: Mapping[str, Any] = self.record["weights"] or {}
+        return weights
 
     @cached_property
     def frame(self) -> Frame:
@@ -73,7 +73,7 @@ class Merged(Framed):
         from netweight.output.result_file import write_file
         from netweight.output.table import write_json
 
-        write_file(Path(path), lambda place: write_json(place, self.to_dict()))
+        write_file(Path(path), lambda file: write_json(file, self.to_dict()))
 
     def __repr__(self) -> str:
         return f"<Merged into {str(self.output)!r}: {len(self.record['parameters'])} parameters>"
@@ -90,11 +90,11 @@ def weight_text(weight: float) -> str:
 
 def weighting_lines(weights: Mapping[str, Any]) -> list[str]:
     """One line a model: weight and norm; then the norm of the sum."""
-    found = []
+    lines = []
     for model in weights.get("models", ()):
         weight = "by parameter" if model["weight"] is None else weight_text(model["weight"])
         norm = "" if model["l2"] is None else f", L2 {model['l2']:.6g}"
-        found.append(f"{model['model']}: weight {weight}{norm}")
+        lines.append(f"{model['model']}: weight {weight}{norm}")
     if weights.get("merged_l2") is not None:
-        found.append(f"norm of the weighted sum of the task vectors: {weights['merged_l2']:.6g}")
-    return found
+        lines.append(f"norm of the weighted sum of the task vectors: {weights['merged_l2']:.6g}")
+    return lines

@@ -16,7 +16,7 @@ from netweight.params.role import Parameter
 if TYPE_CHECKING:
     from netweight.merging.recipe.recipe import Recipe, Source
 
-__all__ = ["Group", "Place", "Stacked", "make_groups", "place_slices", "place_whole", "uses_base"]
+__all__ = ["Group", "Origin", "Stacked", "make_groups", "origins_by_models", "origins_by_slices", "uses_base"]
 
 _NUMBER = re.compile(r"[0-9]{1,6}")
 
@@ -39,14 +39,14 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Place:
-    """One parameter of the output and where it comes from: `group` numbers the groups, `own` has the name in each of
+class Origin:
+    """Where one parameter of the output comes from: `group` numbers the groups, `own` has the name in each of
     its inputs, None where one lacks it.
 
     `reference`: (checkpoint, its name) that says shape and type, and stands in where an input lacks the parameter.
-    `allowed`: the shapes that the base has in this place, None where the reference is the base's own. `layer` is that
-    of the output's main stack, `depth` where gradients are read, 0 to 1, and 0 outside of
-    blocks. `parameter` is the reference's.
+    `allowed`: the shapes that the base has under this name, None where the reference is the base's own. `layer` is that
+    of the output's main stack, `depth` where gradients are read, 0 to 1, and 0 outside of blocks. `parameter` is the
+    reference's.
     """
 
     name: str
@@ -125,12 +125,12 @@ def _check_count(method: Method, models: Sequence[Source], where: str, *, with_b
     least, most = method.models
     if len(models) >= least and (most is None or len(models) <= most):
         return
-    wanted = f"at least {least}" if most is None else f"{least}" if least == most else f"{least} to {most}"
-    plural = "" if wanted == "1" or wanted == "at least 1" else "s"  # noqa: PLR1714 - reads better than a set
+    expected = f"at least {least}" if most is None else f"{least}" if least == most else f"{least} to {most}"
+    plural = "" if expected == "1" or expected == "at least 1" else "s"  # noqa: PLR1714 - reads better than a set
     beside = " besides the base model" if with_base else ""
     listed = f" ({', '.join(printable(s.model, 60) for s in models[:4])}{', ...' if len(models) > 4 else ''})"
     raise OptionError(
-        f"{where}: method {method.name} takes {wanted} model{plural}{beside}, got {len(models)}"
+        f"{where}: method {method.name} takes {expected} model{plural}{beside}, got {len(models)}"
         f"{listed if models else ''}"
     )
 
@@ -153,22 +153,22 @@ def _depth(layer: int, layers: int) -> float:
     return min(1.0, layer / (layers - 1)) if layers > 1 else 1.0
 
 
-def place_whole(group: Group, sides: Mapping[int, Side], anchor: Side) -> list[Place]:
-    """The places of a merge of whole models: the anchor's parameters in file order, aliases left out."""
+def origins_by_models(group: Group, sides: Mapping[int, Side], anchor: Side) -> list[Origin]:
+    """The origins of a merge of whole models: the anchor's parameters in file order, aliases left out."""
     counts: dict[str, int] = {"": anchor.layers}
     for p in anchor.parameters.values():
         if p.layer is not None and p.stack:
             counts[p.stack] = max(counts.get(p.stack, 0), p.layer + 1)
     inputs = [sides[number] for number in group.inputs]
-    places = []
+    origins = []
     for name, p in anchor.parameters.items():
         if name in anchor.aliases:
             continue
         depth = 0.0 if p.layer is None else _depth(p.layer, counts[p.stack])
         own = tuple(side.names.get(name) for side in inputs)
         layer = p.layer if not p.stack else None
-        places.append(Place(name, 0, own, (anchor.number, name), p, layer, depth))
-    return places
+        origins.append(Origin(name, 0, own, (anchor.number, name), p, layer, depth))
+    return origins
 
 
 def _behind(parameter: Parameter) -> bool:
@@ -206,20 +206,20 @@ def _split(name: str) -> tuple[str, str]:
     raise ValueError(msg)
 
 
-def place_slices(
+def origins_by_slices(
     groups: Sequence[Group], sides: Mapping[int, Side], anchor: Side
-) -> tuple[list[Place], list[tuple[str, int]]]:
-    """The places of a merge of slices; what stands before the blocks comes from the first slice's sources, what stands
+) -> tuple[list[Origin], list[tuple[str, int]]]:
+    """The origins of a merge of slices; what stands before the blocks comes from the first slice's sources, what stands
     behind them from the last one's.
 
-    Returns the places, and (name in the output, checkpoint) of parameters that all blocks of the anchor have, a slice's
-    first input lacks, and no block of that number in the anchor can stand in for. What no block of the anchor has gets
-    no place.
+    Returns the origins, and (name in the output, checkpoint) of parameters that all blocks of the anchor have, a
+    slice's first input lacks, and no block of that number in the anchor can stand in for. What no block of the anchor
+    has gets no origin.
     """
     stacks = {number: stack_of(side) for number, side in sides.items()}
-    blocks, lacking = _place_blocks(groups, sides, stacks, anchor)
-    before: list[Place] = []
-    after: list[Place] = []
+    blocks, lacking = _block_origins(groups, sides, stacks, anchor)
+    before: list[Origin] = []
+    after: list[Origin] = []
     begun = False
     last = len(groups) - 1
     for name, p in anchor.parameters.items():
@@ -233,39 +233,39 @@ def place_slices(
             first = own[0]
             reference = (anchor.number, name) if first is None else (group.inputs[0], first)
             allowed = None if reference[0] == anchor.number else frozenset({anchor.checkpoint[name].shape})
-            place = Place(name, at, own, reference, p, None, 0.0, allowed)
-            (after if begun else before).append(place)
+            origin = Origin(name, at, own, reference, p, None, 0.0, allowed)
+            (after if begun else before).append(origin)
     return [*before, *blocks, *after], lacking
 
 
-def _place_blocks(
+def _block_origins(
     groups: Sequence[Group], sides: Mapping[int, Side], stacks: Mapping[int, Stacked], anchor: Side
-) -> tuple[list[Place], list[tuple[str, int]]]:
+) -> tuple[list[Origin], list[tuple[str, int]]]:
     main = stacks[anchor.number]
     shapes: dict[str, set[Shape]] = {}
     for block in main.blocks.values():
         for tail, name in block.items():
             shapes.setdefault(tail, set()).add(anchor.checkpoint[name].shape)
     always = [tail for tail in shapes if all(tail in block for block in main.blocks.values())]
-    allowed = {tail: frozenset(found) for tail, found in shapes.items()}
-    places: list[Place] = []
+    allowed = {tail: frozenset(taken) for tail, taken in shapes.items()}
+    origins: list[Origin] = []
     lacking: list[tuple[str, int]] = []
     layer = 0
     for at, group in enumerate(groups):
         first = group.inputs[0]
         for step in range(group.layers):
-            found = [stacks[n].blocks.get(start + step) for n, start in zip(group.inputs, group.starts, strict=True)]
-            for number, start, there in zip(group.inputs, group.starts, found, strict=True):
+            taken = [stacks[n].blocks.get(start + step) for n, start in zip(group.inputs, group.starts, strict=True)]
+            for number, start, there in zip(group.inputs, group.starts, taken, strict=True):
                 if there is None:
                     raise InputError(
                         f"{sides[number].ref}: has no layer {start + step}, though it has later ones; expected every"
                         " layer of a slice"
                     )
-            lead = found[0] or {}
+            lead = taken[0] or {}
             source = group.starts[0] + step
             for tail in [*lead, *(tail for tail in always if tail not in lead)]:
                 name = ".".join(part for part in (main.head, str(layer), tail) if part)
-                own = tuple((block or {}).get(tail) for block in found)
+                own = tuple((block or {}).get(tail) for block in taken)
                 if tail not in shapes:
                     continue
                 if tail in lead:
@@ -278,6 +278,6 @@ def _place_blocks(
                 parameter = sides[reference[0]].parameters[reference[1]]
                 permitted = None if reference[0] == anchor.number else allowed[tail]
                 depth = _depth(step, group.layers)
-                places.append(Place(name, at, own, reference, parameter, layer, depth, permitted))
+                origins.append(Origin(name, at, own, reference, parameter, layer, depth, permitted))
             layer += 1
-    return places, lacking
+    return origins, lacking

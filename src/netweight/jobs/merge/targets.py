@@ -11,12 +11,12 @@ import xxhash
 
 from netweight.checkpoint.tensor import Checkpoint, Skipped
 from netweight.errors import InputError, OptionError, did_you_mean, printable
-from netweight.jobs.merge.config import describe
+from netweight.jobs.merge.config import plan_config
 from netweight.jobs.merge.drafts import Draft, Drafts
 from netweight.jobs.merge.faults import Faults
-from netweight.jobs.merge.leftovers import left_over
+from netweight.jobs.merge.leftovers import find_leftovers
 from netweight.jobs.merge.pairing import read_sides
-from netweight.jobs.merge.slices import Group, make_groups, place_slices, place_whole, uses_base
+from netweight.jobs.merge.slices import Group, make_groups, origins_by_models, origins_by_slices, uses_base
 from netweight.jobs.merge.vocabulary import VOCAB
 from netweight.merging.course import Subject, Value
 from netweight.merging.method import Method
@@ -82,12 +82,12 @@ def plan_merge(recipe: Recipe, checkpoints: Sequence[Checkpoint], options: PlanO
     plan = plan_with(method, resolve, recipe, checkpoints, options)
     for target in plan.targets:
         if target.subject is not None:
-            _try(method, recipe, target.subject)
+            _begin_course(method, recipe, target.subject)
     return plan
 
 
-def _try(method: Method, recipe: Recipe, subject: Subject) -> None:
-    """Begin the course, which raises OptionError for settings that do not go together."""
+def _begin_course(method: Method, recipe: Recipe, subject: Subject) -> None:
+    """Begin the course: it raises OptionError for settings that do not go together."""
     try:
         course = method.course(subject)
         with suppress(StopIteration):
@@ -100,7 +100,7 @@ def _try(method: Method, recipe: Recipe, subject: Subject) -> None:
 def plan_with(
     method: Method, resolve: Resolve, recipe: Recipe, checkpoints: Sequence[Checkpoint], options: PlanOptions
 ) -> MergePlan:
-    """`plan_merge` with the method given, and the function that finds its settings."""
+    """`plan_merge` with the method given, and the function that resolves its settings."""
     _check(options)
     references = recipe.references()
     numbers = {reference: number for number, reference in enumerate(references)}
@@ -113,9 +113,9 @@ def plan_with(
     faults = Faults()
     lenient = options.missing == "base"
     if recipe.models:
-        places = place_whole(groups[0], sides, anchor)
+        origins = origins_by_models(groups[0], sides, anchor)
     else:
-        places, lacking = place_slices(groups, sides, anchor)
+        origins, lacking = origins_by_slices(groups, sides, anchor)
         if lenient:
             faults.layers += [
                 f"'{printable(name)}' is missing in the layer of {sides[number].ref} that it would come from, and"
@@ -124,20 +124,20 @@ def plan_with(
             ]
         else:
             faults.missing += lacking
-    dropped, found = left_over(places, groups, sides, anchor, faults, keep_going=lenient)
-    notes += found
+    dropped, leftover_notes = find_leftovers(origins, groups, sides, anchor, faults, keep_going=lenient)
+    notes += leftover_notes
     drafts = Drafts(sides, anchor, groups, faults, vocab=options.vocab, stand_in=lenient)
-    made = [drafts.draft(place) for place in places]
+    drafted = [drafts.draft(origin) for origin in origins]
     faults.report(sides, anchor)
-    if not any(draft.merged for draft in made):
+    if not any(draft.merged for draft in drafted):
         raise InputError(f"{anchor.ref}: holds no float weights, so there is nothing to merge")
     base = uses_base(method, recipe)
     targets = tuple(
-        _target(draft, groups[draft.place.group], method, resolve, recipe, base=base, seed=options.seed)
-        for draft in made
+        _target(draft, groups[draft.origin.group], method, resolve, recipe, base=base, seed=options.seed)
+        for draft in drafted
     )
-    config, tokenizer_from, found = describe(checkpoints, sides, anchor, groups, targets)
-    notes += [*drafts.notes(), *found]
+    config, tokenizer_from, config_notes = plan_config(checkpoints, sides, anchor, groups, targets)
+    notes += [*drafts.notes(), *config_notes]
     return MergePlan(
         recipe, tuple(checkpoints), references, targets, config, 0, tokenizer_from, tuple(notes), tuple(dropped)
     )
@@ -154,25 +154,25 @@ def _check(options: PlanOptions) -> None:
 def _target(
     draft: Draft, group: Group, method: Method, resolve: Resolve, recipe: Recipe, *, base: bool, seed: int
 ) -> Target:
-    place = draft.place
+    origin = draft.origin
     first = draft.inputs[0].pieces[0].tensor.dtype
     if not draft.merged:
-        return Target(place.name, draft.shape, first, draft.inputs, None, None, place.layer)
+        return Target(origin.name, draft.shape, first, draft.inputs, None, None, origin.layer)
     dtype = recipe.out_dtype or recipe.dtype or first
     wide = any(p.tensor.dtype.name == "F64" for i in draft.inputs for p in i.pieces) or dtype.name == "F64"
     count = len(group.sources)
-    settings, each = resolve(
+    settings, model_settings = resolve(
         method,
         recipe,
         slice_number=group.number,
         sources=group.sources,
-        name=place.name,
-        depth=place.depth,
-        names=None if group.number is None else [own or place.name for own in place.own[len(place.own) - count :]],
+        name=origin.name,
+        depth=origin.depth,
+        names=None if group.number is None else [own or origin.name for own in origin.own[len(origin.own) - count :]],
     )
-    keys = tuple(_key(seed, at, place.name) for at in range(count))
-    subject = Subject(place.name, draft.shape, count, base, settings, each, keys, 64 if wide else 32)
-    return Target(place.name, draft.shape, dtype, draft.inputs, method.name, subject, place.layer)
+    keys = tuple(_key(seed, at, origin.name) for at in range(count))
+    subject = Subject(origin.name, draft.shape, count, base, settings, model_settings, keys, 64 if wide else 32)
+    return Target(origin.name, draft.shape, dtype, draft.inputs, method.name, subject, origin.layer)
 
 
 def _key(seed: int, model: int, name: str) -> int:

@@ -44,8 +44,8 @@ def pieces_of(tensor: Tensor, rows: int, pool: Sequence[Tensor]) -> tuple[Piece,
     have = min(tensor.shape[0], rows)
     pieces = [Piece(tensor, 0, have * width)] if have else []
     while have < rows:
-        other = next(t for t in pool if t.shape[0] > have)
-        stop = min(other.shape[0], rows)
-        pieces.append(Piece(other, have * width, (stop - have) * width))
+        donor = next(t for t in pool if t.shape[0] > have)
+        stop = min(donor.shape[0], rows)
+        pieces.append(Piece(donor, have * width, (stop - have) * width))
         have = stop
     return tuple(pieces) or (Piece(tensor, 0, 0),)

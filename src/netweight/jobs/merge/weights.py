@@ -1,4 +1,4 @@
-"""From task vectors to weights: their Gram matrices, measured or from a `delta` result, and what follows from them."""
+"""Weights from task vectors: by their Gram matrices, measured or from a `delta` result."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ Grams: TypeAlias = dict[str, F64Array]
 
 @dataclass(frozen=True)
 class Weighting:
-    """Which weights, and why. `weights`: a number for each model, or by parameter; `by_group`: by layer, where that is
-    the granularity; `norms` and `cosines` of the whole task vectors and `merged_norm` of their weighted sum, None where
-    nobody measured them; a cosine is None where a task vector is zero.
+    """The weights and their reasons. `weights`: a number for each model, or by parameter; `by_group`: by layer, where
+    that is the granularity; `norms` and `cosines` of the whole task vectors and `merged_norm` of their weighted sum,
+    None where they were not measured; a cosine is None where a task vector is zero.
     """
 
     weights: tuple[float, ...] | dict[str, tuple[float, ...]]
@@ -55,8 +55,8 @@ def difference_targets(targets: Iterable[Target]) -> list[Target]:
 
 
 def _gram_course() -> Course:
-    found = yield GramLook(differences=True)
-    return Measured(found)
+    gram = yield GramLook(differences=True)
+    return Measured(gram)
 
 
 def measure_grams(
@@ -69,16 +69,16 @@ def measure_grams(
     """Read base and models once and return the Gram matrices of `difference_targets(targets)`; what `record` has is
     not measured again.
     """
-    wanted = difference_targets(targets)
-    known = {t.name: record.done.get(f"gram {t.name}") for t in wanted}
-    grams: Grams = {name: np.asarray(kept["gram"], np.float64) for name, kept in known.items() if kept is not None}
-    rest = [t for t in wanted if t.name not in grams]
-    sizes = {t.name: sum(i.nbytes for i in t.inputs) for t in wanted}
-    with shown(progress, len(wanted), sum(sizes.values()), len(grams), sum(sizes[name] for name in grams)):
+    measured = difference_targets(targets)
+    known = {t.name: record.done.get(f"gram {t.name}") for t in measured}
+    grams: Grams = {name: np.asarray(entry["gram"], np.float64) for name, entry in known.items() if entry is not None}
+    rest = [t for t in measured if t.name not in grams]
+    sizes = {t.name: sum(i.nbytes for i in t.inputs) for t in measured}
+    with shown(progress, len(measured), sum(sizes.values()), len(grams), sum(sizes[name] for name in grams)):
         for finished in run_courses(rest, _course_of, executor, kernels, None, progress) if rest else ():
             grams[finished.target.name] = finished.value
             record.append(f"gram {finished.target.name}", {"gram": finished.value.tolist()})
-    return {t.name: grams[t.name] for t in wanted}
+    return {t.name: grams[t.name] for t in measured}
 
 
 def _course_of(_: Target) -> Course:
@@ -103,27 +103,27 @@ def read_grams(folder: Path, checkpoints: Sequence[Checkpoint], targets: Sequenc
         raise OptionError(
             f"--from {printable(str(folder))}: no result of delta can be read there: {error}; {again}"
         ) from None
-    held = [_files(entry) for entry in inputs]
-    wanted = [_files(identity(c)) for c in checkpoints]
-    if not held or held[0] != wanted[0]:
+    of_result = [_files(entry) for entry in inputs]
+    of_checkpoints = [_files(identity(c)) for c in checkpoints]
+    if not of_result or of_result[0] != of_checkpoints[0]:
         raise OptionError(f"--from {printable(str(folder))}: its base is not {printable(checkpoints[0].ref)}; {again}")
     order = []
-    for checkpoint, files in zip(checkpoints[1:], wanted[1:], strict=True):
-        if files not in held[1:]:
+    for checkpoint, files in zip(checkpoints[1:], of_checkpoints[1:], strict=True):
+        if files not in of_result[1:]:
             raise OptionError(f"--from {printable(str(folder))}: {printable(checkpoint.ref)} was not measured; {again}")
-        order.append(held[1:].index(files))
+        order.append(of_result[1:].index(files))
     names = table.column("model").unique().to_pylist()
     rows: dict[str, dict[int, Sequence[float]]] = {}
     for row in table.to_pylist():
         rows.setdefault(row["param"], {})[names.index(row["model"])] = row["gram"]
     grams: Grams = {}
     for target in difference_targets(targets):
-        found = rows.get(target.name, {})
-        if any(i not in found for i in order):
+        by_model = rows.get(target.name, {})
+        if any(i not in by_model for i in order):
             raise OptionError(
                 f"--from {printable(str(folder))}: it holds no norm of '{printable(target.name)}'; leave --from out"
             )
-        grams[target.name] = np.asarray([[found[i][j] for j in order] for i in order], np.float64)
+        grams[target.name] = np.asarray([[by_model[i][j] for j in order] for i in order], np.float64)
     return grams
 
 
@@ -141,9 +141,9 @@ def weigh(request: Weights, names: Sequence[str], targets: Sequence[Target], gra
         return _described(tuple(request.explicit), None, grams)
     mode, alpha, beta = request.mode, request.alpha, request.beta
     if request.norms is not None:
-        given = coefficients(mode, request.norms, alpha=alpha, beta=beta, names=names)
-        found = _described(given, None, grams)
-        return found if grams else Weighting(given, norms=tuple(request.norms))
+        weights = coefficients(mode, request.norms, alpha=alpha, beta=beta, names=names)
+        weighting = _described(weights, None, grams)
+        return weighting if grams else Weighting(weights, norms=tuple(request.norms))
     if grams is None:
         return Weighting(coefficients("equal", [1.0] * len(names), alpha=alpha, beta=beta, names=names))
     for name, square in zip(names, np.diagonal(np.sum(list(grams.values()), axis=0)), strict=True):
@@ -153,17 +153,19 @@ def weigh(request: Weights, names: Sequence[str], targets: Sequence[Target], gra
                 " `netweight scan` finds them; leave the model out, or give --weights"
             )
     groups = _groups(targets)
-    each = by_granularity(request.granularity, groups, grams, mode=mode, alpha=alpha, beta=beta, names=names)
+    by_parameter = by_granularity(request.granularity, groups, grams, mode=mode, alpha=alpha, beta=beta, names=names)
     if request.granularity == "global":
-        return _described(next(iter(each.values())), None, grams)
-    by_group = {groups[name]: weights for name, weights in each.items()} if request.granularity == "layer" else None
-    return _described(each, by_group, grams)
+        return _described(next(iter(by_parameter.values())), None, grams)
+    by_group = (
+        {groups[name]: weights for name, weights in by_parameter.items()} if request.granularity == "layer" else None
+    )
+    return _described(by_parameter, by_group, grams)
 
 
 def _groups(targets: Sequence[Target]) -> dict[str, str]:
     """{parameter: its layer's label, or its group outside of the layers}."""
-    found = classify_all({t.name: t.shape for t in targets})
-    return {name: p.layer_group or p.group for name, p in found.items()}
+    parameters = classify_all({t.name: t.shape for t in targets})
+    return {name: p.layer_group or p.group for name, p in parameters.items()}
 
 
 def _described(
@@ -174,27 +176,27 @@ def _described(
     if not grams:
         return Weighting(weights, by_group)
     total = np.sum(list(grams.values()), axis=0)
-    each = weights if isinstance(weights, dict) else dict.fromkeys(grams, weights)
-    square = sum(merged_norm(gram, each[name]) ** 2 for name, gram in grams.items())
+    by_parameter = weights if isinstance(weights, dict) else dict.fromkeys(grams, weights)
+    square = sum(merged_norm(gram, by_parameter[name]) ** 2 for name, gram in grams.items())
     angles = tuple(tuple(None if c != c else float(c) for c in row) for row in cosines(total))  # noqa: PLR0124 - NaN
     return Weighting(weights, by_group, norms_of(total), angles, float(square) ** 0.5)
 
 
 def weights_of(targets: Sequence[Target]) -> dict[str, tuple[float, ...]]:
-    """By parameter, the factors with which a plain sum of the task vectors enters: weight, over their sum where the
-    method divides by it, times lambda. Methods without weights give nothing.
+    """By parameter, the factors of the task vectors in their sum: weight, over the sum of weights where the
+    method divides by it, times lambda. Methods without weights have none.
     """
-    found = {}
+    factors = {}
     for target in difference_targets(targets):
         subject = target.subject
-        if subject is None or any("weight" not in each for each in subject.model_settings):
+        if subject is None or any("weight" not in settings for settings in subject.model_settings):
             continue
-        weights = [float(each["weight"]) for each in subject.model_settings]
+        weights = [float(settings["weight"]) for settings in subject.model_settings]
         scale = float(subject.settings.get("lambda", 1.0))
         if subject.settings.get("normalize") and sum(weights):
             scale /= sum(weights)
-        found[target.name] = tuple(scale * w for w in weights)
-    return found
+        factors[target.name] = tuple(scale * w for w in weights)
+    return factors
 
 
 def described(targets: Sequence[Target], grams: Grams) -> Weighting:

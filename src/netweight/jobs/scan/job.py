@@ -13,7 +13,7 @@ from netweight.checkpoint.announce import announce_parts
 from netweight.checkpoint.tensor import Skipped
 from netweight.errors import OptionError, printable
 from netweight.jobs.inputs import identity, locations
-from netweight.jobs.journalled import Record, interruptible, journalled, say_resuming
+from netweight.jobs.journalled import Record, interruptible, journalled, note_resumed
 from netweight.jobs.scan.plan import Options, Prepared, Reference, choose, prepare
 from netweight.run.executors import planned_executor
 from netweight.run.progress import Progress, Silent, compiling, shown
@@ -49,9 +49,8 @@ def scan(
     `methods`: measures, or "all" (default: basic_stats; for CSV output also spectral). `output`: a .json, .csv or
     .parquet file, put in place in one step at the end; `plots`: a folder for pictures, `plot_tensors`: globs of the
     matrices that are drawn one by one there (default: the four most telling). `resume` continues a run into `output`
-    that was stopped, and gives the same bytes. `model_id` and `revision` (default: the commit of a model of
-    the hub) are recorded. `executor` runs the tasks
-    (default: threads); `settings` are the fields of Options by name.
+    that was stopped, and gives the same bytes. `model_id` and `revision` (default: the commit of a model of the hub)
+    are recorded. `executor` runs the tasks (default: threads); `settings` are the fields of Options by name.
 
     A matrix whose bytes cannot be read is listed in the result's `failed`, and does not stop the others. Raises
     InputError and its kin before any data is read, ReadError where the file changes meanwhile.
@@ -85,19 +84,26 @@ def scan(
             left = f"stopped; {printable(str(target))} was not changed; run again with --resume to go on"
             with interruptible(lambda: left), journalled(file.journal_path, plan.digest, resume=resume) as record:
                 if resume:
-                    say_resuming(progress, len(record.done.keys() - {_STARTED}), plan.tensors, "matrices")
+                    note_resumed(progress, len(record.done.keys() - {_STARTED}), plan.tensors, "matrices")
                 began = _began(record, now)
                 result = _run(prepared, options, progress, record, executor, began, about)
             file.commit(lambda path: write_results(result, path))
         if plots is not None:
-            from netweight.jobs.scan.plots import write_plots
-            from netweight.output.folder import ResultFolder
-
-            with ResultFolder(Path(plots), locations([prepared.checkpoint]), "scan plots") as folder:
-                drawn = write_plots(result, prepared.subjects, folder.stage, plot_tensors)
-                for note in (*drawn, *folder.commit()):
-                    progress.note(note)
+            _draw(result, prepared, Path(plots), plot_tensors, progress)
         return result
+
+
+def _draw(
+    result: ScanResults, prepared: Prepared, plots: Path, plot_tensors: Sequence[str], progress: Progress
+) -> None:
+    """Put the pictures into the folder `plots` in one step."""
+    from netweight.jobs.scan.plots import write_plots
+    from netweight.output.folder import ResultFolder
+
+    with ResultFolder(plots, locations([prepared.checkpoint]), "scan plots") as folder:
+        notes = write_plots(result, prepared.subjects, folder.stage, plot_tensors)
+        for note in (*notes, *folder.commit()):
+            progress.note(note)
 
 
 def _began(record: Record, now: str) -> str:
@@ -116,7 +122,7 @@ def _run(
     began: str,
     about: dict[str, str | None],
 ) -> ScanResults:
-    """The measuring itself; what `record` has is not measured again."""
+    """Measure all matrices but those that `record` has."""
     from netweight.jobs.scan.result import ScanResults
     from netweight.kernels.choose import kernels_for
     from netweight.passes.scans import measure_subjects

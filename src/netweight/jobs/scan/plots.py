@@ -34,14 +34,14 @@ _WORST = 5
 
 def check_globs(names: Iterable[str], globs: Sequence[str]) -> None:
     """Raises OptionError where one of `globs` fits none of the `names`, or all of them too many."""
-    found = set()
+    named = set()
     for glob in globs:
         fitting = {name for name in names if fnmatchcase(name, glob)}
         if not fitting:
             raise OptionError(f"--plot-tensors {printable(glob)}: no matrix that is measured has such a name")
-        found |= fitting
-    if len(found) > _MOST:
-        raise OptionError(f"--plot-tensors: {len(found)} matrices are named; expected at most {_MOST}")
+        named |= fitting
+    if len(named) > _MOST:
+        raise OptionError(f"--plot-tensors: {len(named)} matrices are named; expected at most {_MOST}")
 
 
 def choose_tensors(result: ScanResults, globs: Sequence[str]) -> list[ScanRow]:
@@ -103,7 +103,7 @@ def write_plots(result: ScanResults, subjects: Sequence[Subject], folder: Path, 
     for number, row in enumerate(chosen, 1):
         stem = f"tensor_{number:02}_{re.sub(r'[^A-Za-z0-9._-]+', '_', row.name)[:80]}"
         try:
-            _one_by_one(folder / stem, row, described[row.name], scratch, names)
+            _draw_matrix(folder / stem, row, described[row.name], scratch, names)
         except ReadError as error:
             notes.append(f"{printable(row.name)}: not drawn: {error}")
     return notes
@@ -122,7 +122,7 @@ def _dashboard(path: Path, title: str, result: ScanResults, rows: Sequence[ScanR
             {
                 "condition_number": r.value("spectral.condition_number"),
                 "sqnr_db": r.value("quantization.sqnr_db"),
-                "sparsity": _first(r.value("sparsity.sparsity"), r.value("basic_stats.sparsity")),
+                "sparsity": _first_known(r.value("sparsity.sparsity"), r.value("basic_stats.sparsity")),
                 "rank_ratio": r.value("spectral.svd_90_percent_ratio"),
             },
         )
@@ -134,11 +134,11 @@ def _dashboard(path: Path, title: str, result: ScanResults, rows: Sequence[ScanR
     )
 
 
-def _first(*values: Any) -> Any:
+def _first_known(*values: Any) -> Any:
     return next((v for v in values if v is not None), None)
 
 
-def _one_by_one(stem: Path, row: ScanRow, subject: Subject, scratch: Scratch, names: set[str]) -> None:
+def _draw_matrix(stem: Path, row: ScanRow, subject: Subject, scratch: Scratch, names: set[str]) -> None:
     under = f"{row.parameter.role}, {' x '.join(map(str, (row.rows, row.cols)))}, {row.dtype}"
     matrix = subject.open()
     if names & {"basic_stats", "quantization", "sparsity"}:
@@ -149,8 +149,8 @@ def _one_by_one(stem: Path, row: ScanRow, subject: Subject, scratch: Scratch, na
         gather(matrix, scratch, frozenset(), sinks=(accumulator,))
         if accumulator.look_again():
             gather(matrix, scratch, frozenset(), sinks=(accumulator,))
-        found = accumulator.singular_values()
-        if found.values is not None:
+        singular = accumulator.singular_values()
+        if singular.values is not None:
             marks = {
                 label: int(value)
                 for label, field in (("90% rank", "svd_90_percent_rank"), ("actual rank", "actual_rank"))
@@ -160,7 +160,7 @@ def _one_by_one(stem: Path, row: ScanRow, subject: Subject, scratch: Scratch, na
             singular_spectrum(
                 stem.with_name(f"{stem.name}_spectrum.png"),
                 row.name,
-                found.values.tolist(),
+                singular.values.tolist(),
                 marks,
                 fit=fit if all(isinstance(v, float) and isfinite(v) for v in fit) else None,
                 under=under,

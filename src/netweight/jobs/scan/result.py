@@ -1,4 +1,4 @@
-"""What `scan` returns: a mapping of matrices to their measures, with the table, the files and the health behind it."""
+"""The result of `scan`: a mapping of matrices to their measures, with the table, the files and the health of them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from netweight.checkpoint.tensor import Skipped
 from netweight.columns import Column
 from netweight.errors import OptionError, printable
+from netweight.jobs.role_columns import ROLE_COLUMNS, role_cells
 from netweight.measures.health import assess
 from netweight.measures.registry import Measure
 from netweight.output.frame import Frame, Framed
@@ -42,10 +43,7 @@ PARAMETER_COLUMNS = (
     Column("cols", "", "columns of the matrix: the other dimensions flattened", "integer"),
     Column("dtype", "", "element type", "text"),
     Column("elements", "elements", "elements of the matrix", "integer"),
-    Column("layer", "", "number of its block, empty outside the blocks", "integer"),
-    Column("role", "", "what it is: q_proj, norm, embedding ...", "text"),
-    Column("group", "", "embed, lm_head, layer or other", "text"),
-    Column("part", "", "attn, mlp or norm", "text"),
+    *ROLE_COLUMNS,
     Column("expert", "", "number of the routed expert", "integer"),
 )
 """The first columns of the table; a column `measure.field` for every field of the measures follows."""
@@ -76,10 +74,10 @@ class ScanRow:
 
     def value(self, field: str) -> Any:
         """The cell of a column `measure.field` (or `measure.field.key`); None where it was not measured."""
-        found: Any = self.measures
+        value: Any = self.measures
         for key in _path(field):
-            found = found.get(key) if isinstance(found, Mapping) else None
-        return found
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return value
 
 
 def _path(field: str) -> list[str]:
@@ -141,7 +139,6 @@ class ScanResults(Framed, dict[str, dict[str, dict[str, Any]]]):
     def _table(self) -> Iterator[Row]:
         fields = [column.name for column in self.columns[len(PARAMETER_COLUMNS) :]]
         for row in self.rows:
-            p = row.parameter
             yield (
                 row.name,
                 list(row.shape),
@@ -149,11 +146,8 @@ class ScanResults(Framed, dict[str, dict[str, dict[str, Any]]]):
                 row.cols,
                 row.dtype,
                 row.elements,
-                p.layer,
-                p.role,
-                p.group,
-                p.part,
-                p.expert,
+                *role_cells(row.parameter),
+                row.parameter.expert,
                 *(finite(row.value(field)) for field in fields),
             )
 
@@ -165,8 +159,8 @@ class ScanResults(Framed, dict[str, dict[str, dict[str, Any]]]):
         """JSON-safe: NaN and infinities are None; what could not be measured, or is no weight of its own, has its
         reason under `skipped`. What options left out is not there: the attribute `skipped` has all.
         """
-        found: dict[str, Any] = {name: finite(measures) for name, measures in self.items()}
-        return found | {entry.name: {"skipped": entry.reason} for entry in self.skipped if not entry.asked}
+        measured: dict[str, Any] = {name: finite(measures) for name, measures in self.items()}
+        return measured | {entry.name: {"skipped": entry.reason} for entry in self.skipped if not entry.asked}
 
     def write(self, path: str | Path) -> None:
         """Write `path` as its suffix says (.json, .csv, .parquet), in one step; raises OptionError for another suffix,

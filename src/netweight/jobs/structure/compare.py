@@ -27,8 +27,8 @@ def needs_fingerprints(model: Analysed, base: Analysed) -> bool:
     return _filled(model) != _filled(base)
 
 
-def _filled(found: Analysed) -> set[LayerKey]:
-    return {(block.stack, block.index) for block in found.structure.blocks if block.total}
+def _filled(model: Analysed) -> set[LayerKey]:
+    return {(block.stack, block.index) for block in model.structure.blocks if block.total}
 
 
 def comparison_dict(
@@ -94,7 +94,7 @@ def comparison_dict(
 
 
 def _packed(model: Analysed, base: Analysed) -> list[str]:
-    """Where one of both is quantized: what is said of their elements is nothing of their parameters."""
+    """The note where only one of both is quantized: elements as stored are not parameters then."""
     if bool(model.structure.packed) == bool(base.structure.packed):
         return []
     which = printable(model.name if model.structure.packed else base.name)

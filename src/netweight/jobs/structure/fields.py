@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from netweight.jobs.structure.model import Analysed, Check, stamps, varying
+from netweight.jobs.structure.model import Analysed, Check, file_stamps, varying_widths
 from netweight.jobs.structure.slices import sliced_dimensions
 from netweight.params.block import Block
 from netweight.params.structure import Unplaced
@@ -20,44 +20,44 @@ _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 _MLP = ("gate_proj", "up_proj", "down_proj")
 
 
-def structure_dict(found: Analysed, *, count_tied_twice: bool = False, zeros: Zeros | None = None) -> dict[str, Any]:
+def structure_dict(model: Analysed, *, count_tied_twice: bool = False, zeros: Zeros | None = None) -> dict[str, Any]:
     """Everything known of one model, for JSON; counts are elements, tied weights once unless `count_tied_twice`."""
-    structure = found.structure
+    structure = model.structure
     entry = {
-        **_reference_fields(found, count_tied_twice=count_tied_twice),
-        "layers": [_layer(found, block, zeros) for block in structure.blocks],
-        **_further_counts(found, count_tied_twice=count_tied_twice),
-        "tied": _ties(found),
+        **_reference_fields(model, count_tied_twice=count_tied_twice),
+        "layers": [_layer(model, block, zeros) for block in structure.blocks],
+        **_further_counts(model, count_tied_twice=count_tied_twice),
+        "tied": _ties(model),
         "other": [_unplaced(row) for row in structure.unplaced],
-        "config": [_config_check(check) for check in found.checks],
-        "varying": varying(structure.blocks),
-        "experts_per_token": found.declared.experts_per_token,
+        "config": [_config_check(check) for check in model.checks],
+        "varying": varying_widths(structure.blocks),
+        "experts_per_token": model.declared.experts_per_token,
     }
-    if found.kind == "slicegpt":
-        entry["slicegpt"] = _slices(found)
+    if model.kind == "slicegpt":
+        entry["slicegpt"] = _slices(model)
     if zeros is not None:
         entry["zeros"] = zeros.to_dict(structure.total)
-    entry["notes"] = list(found.notes)
-    entry["not_weights"] = [{"name": row.name, "reason": row.reason} for row in found.skipped[:100]]
+    entry["notes"] = list(model.notes)
+    entry["not_weights"] = [{"name": row.name, "reason": row.reason} for row in model.skipped[:100]]
     entry["source"] = {
         "netweight": __version__,
-        "ref": found.checkpoint.ref,
+        "ref": model.checkpoint.ref,
         "count_tied_twice": count_tied_twice,
         "deep": zeros is not None,
-        "files": stamps(found.checkpoint),
+        "files": file_stamps(model.checkpoint),
     }
     return entry
 
 
-def _reference_fields(found: Analysed, *, count_tied_twice: bool) -> dict[str, Any]:
+def _reference_fields(model: Analysed, *, count_tied_twice: bool) -> dict[str, Any]:
     """The fields that the replaced tool has."""
-    structure = found.structure
+    structure = model.structure
     head = sum(structure.head.values())
     return {
-        "model_name": found.name,
+        "model_name": model.name,
         "total_params": structure.total + (structure.tied_twice if count_tied_twice else 0),
         "embedding_params": sum(structure.embeddings.values()),
-        "lm_head_params": head + (_absent_head(found) if count_tied_twice else 0),
+        "lm_head_params": head + (_absent_head(model) if count_tied_twice else 0),
         "layer_summary": {
             "num_layers": len(structure.blocks),
             "total_layer_params": structure.layer_parameters,
@@ -71,13 +71,13 @@ def _reference_fields(found: Analysed, *, count_tied_twice: bool) -> dict[str, A
     }
 
 
-def _further_counts(found: Analysed, *, count_tied_twice: bool) -> dict[str, Any]:
-    structure, active = found.structure, found.active
+def _further_counts(model: Analysed, *, count_tied_twice: bool) -> dict[str, Any]:
+    structure, active = model.structure, model.active
     extra = structure.tied_twice if count_tied_twice else 0
     return {
-        "model_type": found.kind,
-        "format": found.checkpoint.format,
-        "family": found.family,
+        "model_type": model.kind,
+        "format": model.checkpoint.format,
+        "family": model.family,
         "norm_params": sum(structure.norms.values()),
         "other_params": sum(structure.other.values()) + sum(structure.rotations.values()),
         "towers": structure.towers,
@@ -91,20 +91,20 @@ def _further_counts(found: Analysed, *, count_tied_twice: bool) -> dict[str, Any
     }
 
 
-def _ties(found: Analysed) -> dict[str, Any]:
-    structure = found.structure
+def _ties(model: Analysed) -> dict[str, Any]:
+    structure = model.structure
     return {
         "aliases": structure.tied,
         "head_is": structure.absent_head,
         "total_params_counted_twice": structure.total + structure.tied_twice,
-        "lm_head_params_counted_twice": sum(structure.head.values()) + _absent_head(found),
+        "lm_head_params_counted_twice": sum(structure.head.values()) + _absent_head(model),
     }
 
 
-def _absent_head(found: Analysed) -> int:
+def _absent_head(model: Analysed) -> int:
     """Elements of the head where it is not stored, being the embedding."""
-    absent = found.structure.absent_head
-    return 0 if absent is None else found.checkpoint[absent].size
+    absent = model.structure.absent_head
+    return 0 if absent is None else model.checkpoint[absent].size
 
 
 def _unplaced(row: Unplaced) -> dict[str, Any]:
@@ -122,13 +122,13 @@ def _config_check(check: Check) -> dict[str, Any]:
         "what": check.what,
         "key": check.key,
         "declared": check.declared,
-        "found": check.found[0] if len(check.found) == 1 else list(check.found),
+        "found": check.shown[0] if len(check.shown) == 1 else list(check.shown),
         "agrees": check.agrees,
     }
 
 
-def _layer(found: Analysed, block: Block, zeros: Zeros | None) -> dict[str, Any]:
-    attention_type, mlp_type, moe_type = found.types
+def _layer(model: Analysed, block: Block, zeros: Zeros | None) -> dict[str, Any]:
+    attention_type, mlp_type, moe_type = model.types
     attention = sum(block.attention.values())
     mlp: dict[str, Any] = {
         "type": (moe_type if block.experts else mlp_type) if block.mlp_total else None,
@@ -189,24 +189,24 @@ def _layer(found: Analysed, block: Block, zeros: Zeros | None) -> dict[str, Any]
     return layer
 
 
-def _parts(found: Mapping[str, int], first: tuple[str, ...]) -> dict[str, int]:
+def _parts(slots: Mapping[str, int], first: tuple[str, ...]) -> dict[str, int]:
     """The reference's fields always, 0 where a model has no such matrix of its own, then fused and other ones."""
-    return {slot: found.get(slot, 0) for slot in first} | {k: v for k, v in found.items() if k not in first}
+    return {slot: slots.get(slot, 0) for slot in first} | {k: v for k, v in slots.items() if k not in first}
 
 
-def _slices(found: Analysed) -> dict[str, Any]:
-    structure = found.structure
-    said = found.slices.said
-    kept = ("hidden_size", "layers_num", "do_slice_head", "parallel_blocks", "head_dimension", "const_dimension")
+def _slices(model: Analysed) -> dict[str, Any]:
+    structure = model.structure
+    declared = model.slices.entries
+    copied = ("hidden_size", "layers_num", "do_slice_head", "parallel_blocks", "head_dimension", "const_dimension")
     return {
-        "config_file": found.slices.path.name if found.slices.path is not None else None,
-        **{key: said[key] for key in kept if key in said and isinstance(said[key], int | bool | type(None))},
+        "config_file": model.slices.path.name if model.slices.path is not None else None,
+        **{key: declared[key] for key in copied if isinstance(declared.get(key, ""), int | bool | type(None))},
         "embedding_dimension": structure.sizes.get("hidden_size"),
         "rotation_params": structure.rotation_parameters,
         "total_params_with_rotation": structure.total,
         "total_params_without_rotation": structure.total - structure.rotation_parameters,
         "layers": [
-            {"layer_idx": block.index, **block.dimensions, "declared": sliced_dimensions(found.slices, block.index)}
+            {"layer_idx": block.index, **block.dimensions, "declared": sliced_dimensions(model.slices, block.index)}
             for block in structure.blocks
         ],
     }

@@ -43,7 +43,7 @@ def _write_lines(path: Path, value: Mapping[str, Any]) -> None:
     lines = []
     for key, field in value.items():
         if key == "layers" and field:
-            lines.append('  "layers": [\n' + ",\n".join(f"    {encode(each)}" for each in field) + "\n  ]")
+            lines.append('  "layers": [\n' + ",\n".join(f"    {encode(layer)}" for layer in field) + "\n  ]")
         else:
             lines.append(f"  {encode(key)}: {encode(field)}")
     text = "{\n" + ",\n".join(lines) + "\n}\n"
@@ -60,11 +60,11 @@ def has_analysis(folder: Path) -> bool:
 
 
 def read_earlier(folder: Path) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """(structure, comparison) that an earlier run left in `folder`, None where there is none; raises FormatError for
-    what is no JSON object, ReadError where it cannot be read.
+    """(structure, comparison) that an earlier run left in `folder`, None where missing; raises FormatError for
+    what is no JSON object, ReadError where a file cannot be read.
     """
-    found = [
+    earlier = [
         read_json_object(folder / name, _LARGEST) if (folder / name).is_file() else None
         for name in (STRUCTURE, COMPARISON)
     ]
-    return found[0], found[1]
+    return earlier[0], earlier[1]

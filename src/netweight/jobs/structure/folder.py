@@ -1,4 +1,4 @@
-"""The models in a folder: found, named and classified by their files' names; nothing is opened but JSON beside them."""
+"""Finds the models in a folder, names and classifies them by their files' names; opens nothing but JSON beside them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from netweight.checkpoint.folder import select
 from netweight.errors import FormatError, ModelNotFoundError, NetweightError, OptionError, printable
 from netweight.jobs.structure.slices import slice_config
 
-__all__ = ["ANALYSIS", "FoundModel", "find_models"]
+__all__ = ["ANALYSIS", "ModelEntry", "find_models"]
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 _OWN_FILES = ("model.safetensors", "model-0", "pytorch_model.bin", "pytorch_model-0", "pruned_model.bin")
@@ -22,7 +22,7 @@ ANALYSIS = "analysis"
 
 
 @dataclass(frozen=True)
-class FoundModel:
+class ModelEntry:
     """One entry of the folder: `kind` is "standard", "bin", "slicegpt" or "none"; `analysis` is where its own files go.
 
     `problem` says why it cannot be opened, or why there is no model; then `kind` is "none". `broken` tells the first
@@ -37,7 +37,7 @@ class FoundModel:
     broken: bool = False
 
 
-def find_models(models_dir: str | os.PathLike[str], leave_out: Path | None = None) -> list[FoundModel]:
+def find_models(models_dir: str | os.PathLike[str], leave_out: Path | None = None) -> list[ModelEntry]:
     """Everything in `models_dir`, by name: a folder of weights, one that holds such folders, or a file of weights.
 
     `leave_out` is a folder of results inside, unless it holds models. Links are followed, each place once. Raises
@@ -56,37 +56,37 @@ def find_models(models_dir: str | os.PathLike[str], leave_out: Path | None = Non
     seen = {_real(folder): name}
     if leave_out is not None and not _holds_models(leave_out):
         seen[_real(leave_out)] = ""
-    found: list[FoundModel] = []
+    models: list[ModelEntry] = []
     whole = _kind_of(folder) if _is_model(entries) else None
     if whole is not None:
-        found.append(FoundModel(name, folder, whole, folder / ANALYSIS))
+        models.append(ModelEntry(name, folder, whole, folder / ANALYSIS))
     for path in entries:
         if path.name.startswith(".") or path.name == ANALYSIS or path.name.endswith(f".{ANALYSIS}"):
             continue
-        found += _entry(path, seen, files=whole is None)
-    return _distinct(found)
+        models += _entry(path, seen, files=whole is None)
+    return _distinct(models)
 
 
-def _distinct(found: list[FoundModel]) -> list[FoundModel]:
+def _distinct(models: list[ModelEntry]) -> list[ModelEntry]:
     """Files that share a name with another entry keep their suffix: `a.bin` beside `a.pt` or the folder `a`."""
     while True:
-        counts = Counter(each.name for each in found)
-        same = [i for i, each in enumerate(found) if counts[each.name] > 1 and _stem_only(each)]
+        counts = Counter(model.name for model in models)
+        same = [i for i, model in enumerate(models) if counts[model.name] > 1 and _stem_only(model)]
         if not same:
-            return found
+            return models
         for i in same:
-            path = found[i].path
-            name = f"{found[i].name}{path.suffix}"
-            found[i] = replace(found[i], name=name, analysis=path.with_name(f"{path.name}.{ANALYSIS}"))
+            path = models[i].path
+            name = f"{models[i].name}{path.suffix}"
+            models[i] = replace(models[i], name=name, analysis=path.with_name(f"{path.name}.{ANALYSIS}"))
 
 
-def _stem_only(model: FoundModel) -> bool:
+def _stem_only(model: ModelEntry) -> bool:
     """Whether a file is called by its name without the suffix."""
     return model.analysis == model.path.with_name(f"{model.path.stem}.{ANALYSIS}")
 
 
 def _holds_models(folder: Path) -> bool:
-    return folder.is_dir() and any(each.kind != "none" for each in _below(folder, folder.name, {}, 0))
+    return folder.is_dir() and any(model.kind != "none" for model in _below(folder, folder.name, {}, 0))
 
 
 def _is_model(entries: list[Path]) -> bool:
@@ -98,7 +98,7 @@ def _real(path: Path) -> str:
     return os.path.realpath(path)
 
 
-def _entry(path: Path, seen: dict[str, str], *, files: bool) -> Iterator[FoundModel]:
+def _entry(path: Path, seen: dict[str, str], *, files: bool) -> Iterator[ModelEntry]:
     try:
         state = path.stat()
     except OSError as error:
@@ -113,26 +113,26 @@ def _entry(path: Path, seen: dict[str, str], *, files: bool) -> Iterator[FoundMo
         yield from _folder(path, path.name, seen)
 
 
-def _folder(path: Path, name: str, seen: dict[str, str]) -> Iterator[FoundModel]:
+def _folder(path: Path, name: str, seen: dict[str, str]) -> Iterator[ModelEntry]:
     """The models of one entry; a single one takes the entry's name and has its analysis there."""
     inside = list(_below(path, name, seen, 0))
-    models = [each for each in inside if each.kind != "none"]
+    models = [model for model in inside if model.kind != "none"]
     if len(models) == 1:
         only = models[0]
-        yield FoundModel(name, only.path, only.kind, path / ANALYSIS)
-        yield from (each for each in inside if each.broken)
-    elif models or any(each.broken for each in inside):
-        yield from (each for each in inside if each.kind != "none" or each.broken)
+        yield ModelEntry(name, only.path, only.kind, path / ANALYSIS)
+        yield from (model for model in inside if model.broken)
+    elif models or any(model.broken for model in inside):
+        yield from (model for model in inside if model.kind != "none" or model.broken)
     else:
         reason = inside[0].problem if len(inside) == 1 and inside[0].path == path else "no model files"
-        yield FoundModel(name, path, "none", path / ANALYSIS, reason)
+        yield ModelEntry(name, path, "none", path / ANALYSIS, reason)
 
 
-def _below(path: Path, name: str, seen: dict[str, str], depth: int) -> Iterator[FoundModel]:
+def _below(path: Path, name: str, seen: dict[str, str], depth: int) -> Iterator[ModelEntry]:
     real = _real(path)
     if real in seen:
         if seen[real]:
-            yield FoundModel(name, path, "none", path, f"the same folder as {printable(seen[real])}: left out")
+            yield ModelEntry(name, path, "none", path, f"the same folder as {printable(seen[real])}: left out")
         return
     seen[real] = name
     try:
@@ -146,12 +146,12 @@ def _below(path: Path, name: str, seen: dict[str, str], depth: int) -> Iterator[
         yield _broken(name, path, str(error))
         return
     if kind is not None:
-        yield FoundModel(name, path, kind, path / ANALYSIS)
+        yield ModelEntry(name, path, kind, path / ANALYSIS)
         return
     sliced = [
         p for e in entries if (p := Path(e.path)).suffix in _WEIGHTS[1:] and p.is_file() and slice_config([p]).path
     ]
-    yield from (_file(each, f"{name}/{each.stem}") for each in sliced)
+    yield from (_file(file, f"{name}/{file.stem}") for file in sliced)
     if not sliced and any(entry.name.endswith(_WEIGHTS) for entry in entries):
         try:
             select(path)
@@ -189,10 +189,10 @@ def _kind(files: tuple[Path, ...]) -> str:
     return "slicegpt" if slice_config(files).path is not None else "bin"
 
 
-def _file(path: Path, name: str) -> FoundModel:
-    return FoundModel(name, path, _kind((path,)), path.with_name(f"{path.stem}.{ANALYSIS}"))
+def _file(path: Path, name: str) -> ModelEntry:
+    return ModelEntry(name, path, _kind((path,)), path.with_name(f"{path.stem}.{ANALYSIS}"))
 
 
-def _broken(name: str, path: Path, why: str) -> FoundModel:
+def _broken(name: str, path: Path, why: str) -> ModelEntry:
     text = why if why.startswith(printable(str(path))[:20]) else f"{printable(str(path))}: {why}"
-    return FoundModel(name, path, "none", path / ANALYSIS, text, broken=True)
+    return ModelEntry(name, path, "none", path / ANALYSIS, text, broken=True)

@@ -15,8 +15,8 @@ from netweight.jobs.inputs import locations
 from netweight.jobs.structure.compare import comparison_dict, needs_fingerprints
 from netweight.jobs.structure.fields import structure_dict
 from netweight.jobs.structure.layers import Fingerprint, LayerKey, fingerprints
-from netweight.jobs.structure.model import Analysed, analyse, stamps
-from netweight.jobs.structure.rows import LAYER_COLUMNS, boil_down, layer_cells
+from netweight.jobs.structure.model import Analysed, analyse, file_stamps
+from netweight.jobs.structure.rows import LAYER_COLUMNS, layer_cells, summary_row
 from netweight.jobs.structure.text import summary_text
 from netweight.output.frame import Frame, Framed
 from netweight.run.progress import Progress, Silent
@@ -32,12 +32,10 @@ _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".tar")
 
 
 class ModelStructure(Framed):
-    """What `structure` returns: `structure` and `comparison` (None without a base) as their JSON files hold them."""
+    """The result of `structure`: `structure` and `comparison` (None without a base) as their JSON files hold them."""
 
-    def __init__(
-        self, structure: dict[str, Any], comparison: dict[str, Any] | None, inputs: Sequence[Path] = ()
-    ) -> None:
-        self.structure = structure
+    def __init__(self, fields: dict[str, Any], comparison: dict[str, Any] | None, inputs: Sequence[Path] = ()) -> None:
+        self.structure = fields
         self.comparison = comparison
         self._inputs = tuple(inputs)
 
@@ -56,8 +54,8 @@ class ModelStructure(Framed):
     def frame(self) -> Frame:
         """A row for each layer, and for each base layer that is gone."""
         name = self.structure["model_name"]
-        row = boil_down(self.structure, self.comparison, name)
-        return Frame(LAYER_COLUMNS, [layer_cells(name, each) for each in row.rows])
+        row = summary_row(self.structure, self.comparison, name)
+        return Frame(LAYER_COLUMNS, [layer_cells(name, layer) for layer in row.rows])
 
     @property
     def text(self) -> str:
@@ -77,32 +75,32 @@ class ModelStructure(Framed):
 
 
 class Base:
-    """The model that others are compared with, open for as long as they are; its layers' fingerprints are read once."""
+    """The model that others are compared with, open meanwhile; the fingerprints of its layers are read once."""
 
-    def __init__(self, found: Analysed, *, count_tied_twice: bool) -> None:
-        self.found = found
-        self.structure = structure_dict(found, count_tied_twice=count_tied_twice)
-        self.files = stamps(found.checkpoint)
+    def __init__(self, model: Analysed, *, count_tied_twice: bool) -> None:
+        self.model = model
+        self.structure = structure_dict(model, count_tied_twice=count_tied_twice)
+        self.files = file_stamps(model.checkpoint)
         self._lock = threading.Lock()
         self._prints: Mapping[LayerKey, Fingerprint] | None = None
 
     def fingerprints(self) -> Mapping[LayerKey, Fingerprint]:
-        """See `structure_layers.fingerprints`; read by whoever asks first. Any thread may ask. Raises ReadError."""
+        """`layers.fingerprints` of the base, read at the first call; any thread may call. Raises ReadError."""
         with self._lock:
             if self._prints is None:
-                self._prints = fingerprints(self.found)
+                self._prints = fingerprints(self.model)
             return self._prints
 
-    def compare(self, model: Analysed, structure: Mapping[str, Any]) -> dict[str, Any]:
-        """The comparison of `model` with this base, for JSON."""
-        prints = self.fingerprints() if needs_fingerprints(model, self.found) else None
-        entry = comparison_dict(model, self.found, prints, structure, self.structure)
-        entry["source"] = {"base_ref": self.found.checkpoint.ref, "base_files": self.files}
+    def compare(self, model: Analysed, pruned: Mapping[str, Any]) -> dict[str, Any]:
+        """The comparison of `model`, whose `structure_dict` is `pruned`, with this base, for JSON."""
+        prints = self.fingerprints() if needs_fingerprints(model, self.model) else None
+        entry = comparison_dict(model, self.model, prints, pruned, self.structure)
+        entry["source"] = {"base_ref": self.model.checkpoint.ref, "base_files": self.files}
         return entry
 
 
 def name_of(ref: Reference) -> str:
-    """What a model is called in the results: its folder's name, or its file's without the suffix."""
+    """The name of a model in the results: its folder's name, or its file's without the suffix."""
     path = Path(os.path.abspath(ref))  # noqa: PTH100 - resolve() would name what a link leads to
     name = path.name
     if name.endswith(_SUFFIXES) and path.is_file():
@@ -134,7 +132,7 @@ def structure(
             opened = stack.enter_context(open_checkpoint(base))
             original = Base(analyse(opened, name_of(base)), count_tied_twice=count_tied_twice)
         checkpoint = stack.enter_context(open_checkpoint(ref, download=deep and not remote))
-        made = describe(
+        described = describe(
             checkpoint,
             name_of(ref),
             original,
@@ -144,7 +142,7 @@ def structure(
             progress=progress,
         )
         inputs = locations([checkpoint, *([opened] if base is not None else [])])
-        return ModelStructure(made.structure, made.comparison, inputs)
+        return ModelStructure(described.structure, described.comparison, inputs)
 
 
 def workers_within(workers: int, memory: int | None) -> int:
@@ -163,12 +161,12 @@ def describe(
     progress: Progress | None = None,
 ) -> ModelStructure:
     """`structure` of an open checkpoint."""
-    head_size = base.found.head_size if base is not None else None
-    found = analyse(checkpoint, name, compare_tied=deep, head_size=head_size)
+    head_size = base.model.head_size if base is not None else None
+    model = analyse(checkpoint, name, compare_tied=deep, head_size=head_size)
     zeros: Zeros | None = None
     if deep:
         from netweight.jobs.structure.zeros import count_zeros
 
-        zeros = count_zeros(found, workers or os.cpu_count() or 1, progress or Silent())
-    entry = structure_dict(found, count_tied_twice=count_tied_twice, zeros=zeros)
-    return ModelStructure(entry, base.compare(found, entry) if base is not None else None)
+        zeros = count_zeros(model, workers or os.cpu_count() or 1, progress or Silent())
+    entry = structure_dict(model, count_tied_twice=count_tied_twice, zeros=zeros)
+    return ModelStructure(entry, base.compare(model, entry) if base is not None else None)

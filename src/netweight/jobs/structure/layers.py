@@ -1,4 +1,4 @@
-"""Which layer of the base each layer of a model is: by number where no layer is gone, else by what the layers hold."""
+"""Pairs the layers of a model with its base's: by number where no layer is gone, else by their contents."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ class LayerMatch:
 
 @dataclass(frozen=True)
 class LayerMatches:
-    """`matches` maps a model's layer to its base layer, None where there is none; `unknown` are those of them that
-    could be one all the same. `gone` are the base's layers that no layer of the model is.
+    """`matches` maps a model's layer to its base layer, None where there is none; `unknown` are those of the latter
+    that may be one all the same. `gone` are the base's layers that no layer of the model is.
     """
 
     matches: dict[LayerKey, LayerMatch | None]
@@ -60,14 +60,14 @@ class LayerMatches:
     notes: tuple[str, ...] = ()
 
 
-def fingerprints(found: Analysed) -> dict[LayerKey, Fingerprint]:
+def fingerprints(model: Analysed) -> dict[LayerKey, Fingerprint]:
     """A fingerprint of each layer that holds anything, by reading some 20 kB of each. Raises ReadError."""
-    wanted = {(block.stack, block.index) for block in found.structure.blocks if block.total}
+    filled = {(block.stack, block.index) for block in model.structure.blocks if block.total}
     tensors: dict[LayerKey, list[tuple[tuple[int, str], Tensor]]] = {}
-    for name, parameter in found.parameters.items():
-        if parameter.layer is None or parameter.kind != "weight" or (parameter.stack, parameter.layer) not in wanted:
+    for name, parameter in model.parameters.items():
+        if parameter.layer is None or parameter.kind != "weight" or (parameter.stack, parameter.layer) not in filled:
             continue
-        tensor = found.checkpoint[name]
+        tensor = model.checkpoint[name]
         if tensor.dtype.kind is not Kind.FLOAT or not tensor.size:
             continue
         tail = _tail(name, parameter.layer)
@@ -90,14 +90,14 @@ def _fingerprint(tensors: Sequence[tuple[str, Tensor]]) -> Fingerprint:
     samples = {}
     tells = False
     for tail, tensor in tensors:
-        taken = bytearray()
+        sample = bytearray()
         for window in range(_WINDOWS):
             count = min(_WINDOW, tensor.size)
             start = (tensor.size - count) * (2 * window + 1) // (2 * _WINDOWS)
             out = bytearray(count * tensor.dtype.bits // 8)
             tensor.read_into(start, memoryview(out))
-            taken += out
-        data = bytes(taken)
+            sample += out
+        data = bytes(sample)
         width = tensor.dtype.bits // 8
         tells = tells or data != data[:width] * (len(data) // width)
         digest.update(f"{tail}\0{tensor.dtype}\0{tensor.shape}\0".encode(errors="surrogatepass"))
@@ -117,59 +117,59 @@ def match_layers(model: Analysed, base: Analysed, base_prints: Mapping[LayerKey,
     theirs = [(block.stack, block.index) for block in base.structure.blocks if block.total]
     if base_prints is None or set(ours) == set(theirs):
         known = set(theirs)
-        matches = {key: LayerMatch(key, "name") if key in known else None for key in ours}
-        return LayerMatches(matches, tuple(key for key in theirs if key not in set(ours)))
+        by_name = {key: LayerMatch(key, "name") if key in known else None for key in ours}
+        return LayerMatches(by_name, tuple(key for key in theirs if key not in set(ours)))
     if max(len(ours), len(theirs)) > _MOST_LAYERS:
         note = f"more than {_MOST_LAYERS} layers: which of the base's they are was not looked for"
         return LayerMatches(dict.fromkeys(ours), (), tuple(ours), (note,))
-    found: dict[LayerKey, LayerMatch | None] = dict.fromkeys(ours)
+    matches: dict[LayerKey, LayerMatch | None] = dict.fromkeys(ours)
     prints = fingerprints(model)
-    counts = Counter(each.digest for each in base_prints.values())
-    by_digest = {each.digest: key for key, each in base_prints.items() if each.digest and counts[each.digest] == 1}
+    counts = Counter(p.digest for p in base_prints.values())
+    by_digest = {p.digest: key for key, p in base_prints.items() if p.digest and counts[p.digest] == 1}
     for key in ours:
         mine = prints.get(key)
         if mine is not None and mine.digest in by_digest:
-            found[key] = LayerMatch(by_digest[mine.digest], "content", 1.0)
-    telling = {key: each for key, each in base_prints.items() if each.digest is not None}
-    unclear = {key: prints[key] for key in ours if found[key] is None and key in prints and prints[key].digest}
+            matches[key] = LayerMatch(by_digest[mine.digest], "content", 1.0)
+    telling = {key: p for key, p in base_prints.items() if p.digest is not None}
+    unclear = {key: prints[key] for key in ours if matches[key] is None and key in prints and prints[key].digest}
     if unclear and telling:
-        found |= _nearest(unclear, telling)
-    _between(ours, theirs, found)
-    taken = {match.base for match in found.values() if match is not None}
-    gone = tuple(key for key in theirs if key not in taken)
-    could_be = _could_be(ours, theirs, found, gone)
+        matches |= _match_by_values(unclear, telling)
+    _fill_gaps(ours, theirs, matches)
+    matched = {match.base for match in matches.values() if match is not None}
+    gone = tuple(key for key in theirs if key not in matched)
+    could_be = _possible_matches(ours, theirs, matches, gone)
     unknown = tuple(key for key in ours if could_be.get(key))
     if not unknown:
-        return LayerMatches(found, gone)
+        return LayerMatches(matches, gone)
     note = (
         f"{len(unknown)} of {len(ours)} layers could not be told from their contents (all alike, or unlike any of"
         " the base): which of the base's layers they are, and which are gone, is not known for certain"
     )
     possible = set().union(*could_be.values())
-    return LayerMatches(found, tuple(key for key in gone if key not in possible), unknown, (note,))
+    return LayerMatches(matches, tuple(key for key in gone if key not in possible), unknown, (note,))
 
 
-def _could_be(
+def _possible_matches(
     ours: Sequence[LayerKey],
     theirs: Sequence[LayerKey],
-    found: Mapping[LayerKey, LayerMatch | None],
+    matches: Mapping[LayerKey, LayerMatch | None],
     free: Sequence[LayerKey],
 ) -> dict[LayerKey, set[LayerKey]]:
     """For each layer without a match those of `free` that it could be, as long as layers keep their order."""
-    place = {key: i for i, key in enumerate(theirs)}
+    position = {key: i for i, key in enumerate(theirs)}
     stacks = {stack for stack, _ in theirs}
     possible: dict[LayerKey, set[LayerKey]] = {}
     for at, key in enumerate(ours):
-        if found[key] is None:
-            before = [place[match.base] for other in ours[:at] if (match := found[other]) is not None]
-            after = [place[match.base] for other in ours[at:] if (match := found[other]) is not None]
+        if matches[key] is None:
+            before = [position[match.base] for neighbour in ours[:at] if (match := matches[neighbour]) is not None]
+            after = [position[match.base] for neighbour in ours[at:] if (match := matches[neighbour]) is not None]
             first, last = max(before, default=-1), min(after, default=len(theirs))
-            between = [each for each in free if first < place[each] < last]
-            possible[key] = {each for each in between if each[0] == key[0] or key[0] not in stacks}
+            between = [candidate for candidate in free if first < position[candidate] < last]
+            possible[key] = {candidate for candidate in between if candidate[0] == key[0] or key[0] not in stacks}
     return possible
 
 
-def _nearest(
+def _match_by_values(
     mine: Mapping[LayerKey, Fingerprint], theirs: Mapping[LayerKey, Fingerprint]
 ) -> dict[LayerKey, LayerMatch | None]:
     """The base layer whose sampled values point the same way, where one leads clearly."""
@@ -179,8 +179,8 @@ def _nearest(
     total = np.zeros((len(keys), len(base_keys)))
     seen = np.zeros_like(total)
     forms: dict[tuple[str, tuple[int, ...]], None] = {}
-    for each in mine.values():
-        forms |= {(tail, shape): None for tail, (_, shape, _) in each.samples.items()}
+    for fingerprint in mine.values():
+        forms |= {(tail, shape): None for tail, (_, shape, _) in fingerprint.samples.items()}
     for tail, shape in forms:
         rows = [i for i, key in enumerate(keys) if _has(mine[key], tail, shape)]
         columns = [j for j, key in enumerate(base_keys) if _has(theirs[key], tail, shape)]
@@ -194,14 +194,14 @@ def _nearest(
         total[at] += np.einsum("ik,jk->ij", _unit(left - middle), _unit(right - middle))
         seen[at] += 1
     score = np.divide(total, seen, out=np.full_like(total, -1.0), where=seen > 0)
-    found: dict[LayerKey, LayerMatch | None] = {}
+    matches: dict[LayerKey, LayerMatch | None] = {}
     for i, key in enumerate(keys):
         order = np.argsort(-score[i], kind="stable")
         best = float(score[i, order[0]])
         second = float(score[i, order[1]]) if len(order) > 1 else -1.0
         clear = best >= _ALIKE and best - second >= _AHEAD
-        found[key] = LayerMatch(base_keys[order[0]], "similar", round(best, 4)) if clear else None
-    return found
+        matches[key] = LayerMatch(base_keys[order[0]], "similar", round(best, 4)) if clear else None
+    return matches
 
 
 def _has(print_: Fingerprint, tail: str, shape: tuple[int, ...]) -> bool:
@@ -229,22 +229,24 @@ def _unit(rows: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dty
     return unit
 
 
-def _between(ours: Sequence[LayerKey], theirs: Sequence[LayerKey], found: dict[LayerKey, LayerMatch | None]) -> None:
+def _fill_gaps(
+    ours: Sequence[LayerKey], theirs: Sequence[LayerKey], matches: dict[LayerKey, LayerMatch | None]
+) -> None:
     """Fill runs of unknown layers where exactly as many base layers lie between their two certain neighbours."""
-    place = {key: i for i, key in enumerate(theirs)}
+    position = {key: i for i, key in enumerate(theirs)}
     at = 0
     while at < len(ours):
-        if found[ours[at]] is not None:
+        if matches[ours[at]] is not None:
             at += 1
             continue
         end = at
-        while end < len(ours) and found[ours[end]] is None:
+        while end < len(ours) and matches[ours[end]] is None:
             end += 1
-        before = found[ours[at - 1]] if at else None
-        after = found[ours[end]] if end < len(ours) else None
-        first = place[before.base] + 1 if before else 0
-        last = place[after.base] if after else len(theirs)
+        before = matches[ours[at - 1]] if at else None
+        after = matches[ours[end]] if end < len(ours) else None
+        first = position[before.base] + 1 if before else 0
+        last = position[after.base] if after else len(theirs)
         if (before or after) and last - first == end - at:
             for step in range(end - at):
-                found[ours[at + step]] = LayerMatch(theirs[first + step], "position")
+                matches[ours[at + step]] = LayerMatch(theirs[first + step], "position")
         at = end

@@ -1,4 +1,4 @@
-"""`structure_many`: a folder of models analysed several at a time, each kept when done, and gathered at the end."""
+"""`structure_many`: analyses a folder of models, several at a time, keeps each result when it is done, gathers all."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from netweight.jobs.structure.folder import find_models
 from netweight.jobs.structure.job import Base, name_of, workers_within
 from netweight.jobs.structure.member import Member, ModelResult
 from netweight.jobs.structure.model import analyse
-from netweight.jobs.structure.rows import LAYER_COLUMNS, SUMMARY_COLUMNS, ModelRow, boil_down, layer_cells
+from netweight.jobs.structure.rows import LAYER_COLUMNS, SUMMARY_COLUMNS, ModelRow, layer_cells, summary_row
 from netweight.output.folder import ResultFolder
 from netweight.output.frame import Frame, Framed
 from netweight.output.table import Row, write_csv, write_json, write_parquet
@@ -37,7 +37,7 @@ _KIND = "structures"  # of the gathered files, told from those of one model in t
 
 
 class Structures(Framed):
-    """What `structure_many` returns: `models` in the order of their names, and what they were compared with."""
+    """The result of `structure_many`: `models` in the order of their names, and what they were compared with."""
 
     def __init__(self, models_dir: str, base: Base | None, models: Sequence[ModelResult]) -> None:
         self.models_dir = models_dir
@@ -48,9 +48,9 @@ class Structures(Framed):
         self.base_row: ModelRow | None = None
         self.base_layers: tuple[tuple[str, int], ...] = ()
         if base is not None:
-            self.base_name, self.base_ref = base.found.name, base.found.checkpoint.ref
-            self.base_row = boil_down(base.structure, None, self.base_ref)
-            self.base_layers = tuple((block.stack, block.index) for block in base.found.structure.blocks)
+            self.base_name, self.base_ref = base.model.name, base.model.checkpoint.ref
+            self.base_row = summary_row(base.structure, None, self.base_ref)
+            self.base_layers = tuple((block.stack, block.index) for block in base.model.structure.blocks)
         else:
             self._take_base_from_models()
 
@@ -64,7 +64,7 @@ class Structures(Framed):
         if len({(row.base_name, row.base_ref, row.original) for row in rows}) != 1:
             return
         self.base_name, self.base_ref = rows[0].base_name, rows[0].base_ref
-        layers = {(each.stack, each.base_layer) for row in rows for each in row.rows if each.base_layer is not None}
+        layers = {(layer.stack, layer.base_layer) for row in rows for layer in row.rows if layer.base_layer is not None}
         self.base_layers = tuple(sorted(layers, key=lambda layer: (layer[0] == "decoder", *layer)))
 
     def to_dict(self) -> dict[str, Any]:
@@ -122,7 +122,7 @@ class Structures(Framed):
             "analysis": model.analysis,
         }
         if model.row is not None:
-            entry |= {each.name: getattr(model.row, each.name) for each in fields(model.row) if each.name != "rows"}
+            entry |= {field.name: getattr(model.row, field.name) for field in fields(model.row) if field.name != "rows"}
         return entry | {"error": model.error, "notes": list(model.notes)}
 
 
@@ -181,56 +181,65 @@ def structure_many(
             f"--merge-results only gathers earlier results: leave it out, or --{'reanalyze' if reanalyze else 'deep'}"
         )
     target = None if output_dir is None else Path(output_dir)
-    found = find_models(models_dir, target)
-    if not found:
+    models = find_models(models_dir, target)
+    if not models:
         raise OptionError(
             f"--models-dir {printable(str(models_dir))}: holds no folders and no weight files;"
             " give the folder of the models"
         )
     with ExitStack() as stack:
-        place = None
+        results_folder = None
         if target is not None:  # before any work: a place that cannot take results ends the run here
-            inputs = [model.path for model in found if model.kind != "none"]
-            place = stack.enter_context(ResultFolder(target, inputs, _KIND))
+            inputs = [model.path for model in models if model.kind != "none"]
+            results_folder = stack.enter_context(ResultFolder(target, inputs, _KIND))
         original = None
         if base is not None:
             opened = stack.enter_context(open_checkpoint(base))
             original = Base(analyse(opened, name_of(base)), count_tied_twice=count_tied_twice)
-        results: list[ModelResult | None] = [None] * len(found)
 
         def work(number: int) -> ModelResult:
-            member = Member(found[number], original, target, deep=deep, count_tied_twice=count_tied_twice)
+            member = Member(models[number], original, target, deep=deep, count_tied_twice=count_tied_twice)
             if merge_results:
                 return member.gather()
-            return member.without() if member.model.kind == "none" else member.analyse(again=reanalyze)
+            return member.unanalysed() if member.model.kind == "none" else member.analyse(again=reanalyze)
 
         at_a_time = workers_within(workers or min(_MOST_WORKERS, os.cpu_count() or 1), memory)
-        progress.start(len(found), len(found))
-        try:
-            for number, result in _in_threads(work, len(found), at_a_time):
-                results[number] = result
-                progress.advance(1, 1)
-        except KeyboardInterrupt:
-            raise Interrupted("stopped; the models that were done are kept; run again to go on") from None
-        finally:
-            progress.stop()
-        gathered = Structures(str(models_dir), original, [result for result in results if result is not None])
-        if place is not None:
-            write_many(gathered, place.stage)
-            for note in place.commit():
+        gathered = Structures(str(models_dir), original, _results(work, len(models), at_a_time, progress))
+        if results_folder is not None:
+            write_many(gathered, results_folder.stage)
+            for note in results_folder.commit():
                 progress.note(note)
-    failed = [model for model in gathered.models if model.status == "failed"]
-    if failed and all(model.row is None for model in gathered.models):
-        raise JobError(
-            f"{printable(str(models_dir))}: none of its {len(failed)} models could be analysed; the first:"
-            f" {printable(failed[0].name)}: {failed[0].error}"
-        )
+    _check_any_analysed(gathered)
     return gathered
 
 
+def _check_any_analysed(gathered: Structures) -> None:
+    failed = [model for model in gathered.models if model.status == "failed"]
+    if failed and all(model.row is None for model in gathered.models):
+        raise JobError(
+            f"{printable(gathered.models_dir)}: none of its {len(failed)} models could be analysed; the first:"
+            f" {printable(failed[0].name)}: {failed[0].error}"
+        )
+
+
+def _results(work: Callable[[int], ModelResult], count: int, workers: int, progress: Progress) -> list[ModelResult]:
+    """The results of models 0 to `count`, in their order."""
+    results: dict[int, ModelResult] = {}
+    progress.start(count, count)
+    try:
+        for number, result in _in_threads(work, count, workers):
+            results[number] = result
+            progress.advance(1, 1)
+    except KeyboardInterrupt:
+        raise Interrupted("stopped; the models that were done are kept; run again to go on") from None
+    finally:
+        progress.stop()
+    return [results[number] for number in range(count)]
+
+
 def _in_threads(work: Callable[[int], ModelResult], count: int, workers: int) -> Iterator[tuple[int, ModelResult]]:
-    """(number, result) as they are done. Most of the work holds the interpreter's lock, and is best left to keep it:
-    the executor of `run.threads` would hand it over every moment.
+    """(number, result) as they are done. Most of the work holds the interpreter's lock, and is faster if it keeps it:
+    the executor of `run.threads` would hand it over all the time.
     """
     with ThreadPoolExecutor(workers, thread_name_prefix="netweight") as pool:
         numbers = {pool.submit(work, number): number for number in range(count)}
@@ -300,15 +309,15 @@ def _by_part(row: Any) -> dict[str, int]:
 
 def _reductions(result: Structures) -> tuple[list[str], list[str], list[list[float | None]]]:
     """(names, labels of the base's layers, reduction ratios)."""
-    place = {key: i for i, key in enumerate(result.base_layers)}
+    column = {key: i for i, key in enumerate(result.base_layers)}
     names: list[str] = []
     cells: list[list[float | None]] = []
     for model in result.models:
         if model.row is None or model.row.original is None:
             continue
-        line: list[float | None] = [None] * len(place)
+        line: list[float | None] = [None] * len(column)
         for row in model.row.rows:
-            at = place.get((row.stack, row.base_layer)) if row.base_layer is not None else None
+            at = column.get((row.stack, row.base_layer)) if row.base_layer is not None else None
             if at is not None:
                 line[at] = row.reduction_ratio
         names.append(model.name)

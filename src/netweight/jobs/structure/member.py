@@ -9,10 +9,10 @@ from typing import Any
 from netweight.checkpoint.open import open_checkpoint
 from netweight.errors import NetweightError, printable
 from netweight.jobs.structure.files import has_analysis, read_earlier, write_model
-from netweight.jobs.structure.folder import ANALYSIS, FoundModel
+from netweight.jobs.structure.folder import ANALYSIS, ModelEntry
 from netweight.jobs.structure.job import Base, ModelStructure, describe
-from netweight.jobs.structure.model import stamps
-from netweight.jobs.structure.rows import ModelRow, boil_down
+from netweight.jobs.structure.model import file_stamps
+from netweight.jobs.structure.rows import ModelRow, summary_row
 from netweight.version import __version__
 
 __all__ = ["Member", "ModelResult"]
@@ -20,7 +20,7 @@ __all__ = ["Member", "ModelResult"]
 
 @dataclass(frozen=True)
 class ModelResult:
-    """What became of one entry: `status` is "analysed", "kept" (an earlier result still fits), "failed" or "skipped";
+    """The result of one entry: `status` is "analysed", "kept" (an earlier result still fits), "failed" or "skipped";
     `row` are its counts, None for the last two; `error` says why. `analysis` is where its own files are, and
     `elsewhere` why they are not in its own folder.
     """
@@ -38,30 +38,30 @@ class ModelResult:
 
 @dataclass(frozen=True)
 class Member:
-    """An entry with what is asked of it. `gathered` is the folder of the gathered results: the entry's own files go
+    """An entry and how it is analysed. `gathered` is the folder of the gathered results: the entry's own files go
     below it where its own folder cannot take them.
     """
 
-    model: FoundModel
+    model: ModelEntry
     base: Base | None
     gathered: Path | None
     deep: bool = False
     count_tied_twice: bool = False
 
     def gather(self) -> ModelResult:
-        """What an earlier run left, also where the weights are gone since."""
+        """The result of an earlier run, also where the weights are gone since."""
         model = self.model
-        place = next((each for each in self._places() if has_analysis(each)), None)
-        if place is None:
+        folder = next((candidate for candidate in self._places() if has_analysis(candidate)), None)
+        if folder is None:
             if model.kind == "none":
-                return self.without()
+                return self.unanalysed()
             return self._result("skipped", model.analysis, error="not analysed yet: nothing to gather")
         try:
-            structure, comparison = read_earlier(place)
-            row = boil_down(structure or {}, comparison, str(place))
+            structure, comparison = read_earlier(folder)
+            row = summary_row(structure or {}, comparison, str(folder))
         except (NetweightError, OSError) as error:
-            return self._result("failed", place, error=_line(error))
-        return self._result("kept", place, kind=_kind_said(structure, model.kind), row=row)
+            return self._result("failed", folder, error=_line(error))
+        return self._result("kept", folder, kind=_recorded_kind(structure, model.kind), row=row)
 
     def analyse(self, *, again: bool) -> ModelResult:
         """The model's structure, written where its files go; an earlier one that fits is kept, unless `again`."""
@@ -72,23 +72,24 @@ class Member:
                     now = {
                         "netweight": __version__,
                         "count_tied_twice": self.count_tied_twice,
-                        "files": stamps(checkpoint),
+                        "files": file_stamps(checkpoint),
                     }
-                    for place in self._places():
-                        if (kept := self._kept(place, now)) is not None:
-                            return kept
-                made = describe(
+                    for folder in self._places():
+                        if (earlier := self._earlier(folder, now)) is not None:
+                            return earlier
+                described = describe(
                     checkpoint, model.name, self.base, deep=self.deep, count_tied_twice=self.count_tied_twice, workers=1
                 )
-            kind = made.structure["model_type"]
-            row = boil_down(made.structure, made.comparison, str(model.analysis))
+            kind = described.structure["model_type"]
+            row = summary_row(described.structure, described.comparison, str(model.analysis))
         except (NetweightError, OSError) as error:
             return self._result("failed", model.analysis, kind=kind, error=_line(error))
-        notes: tuple[str, ...] = (*made.structure["notes"], *(made.comparison["notes"] if made.comparison else ()))
-        place, more, elsewhere = self._write(made)
-        return self._result("analysed", place, kind=kind, row=row, notes=(*notes, *more), elsewhere=elsewhere)
+        against_base = described.comparison["notes"] if described.comparison else ()
+        notes: tuple[str, ...] = (*described.structure["notes"], *against_base)
+        folder, more, elsewhere = self._write(described)
+        return self._result("analysed", folder, kind=kind, row=row, notes=(*notes, *more), elsewhere=elsewhere)
 
-    def without(self) -> ModelResult:
+    def unanalysed(self) -> ModelResult:
         """The result of an entry that is no model, or cannot be opened."""
         model = self.model
         return self._result(
@@ -102,26 +103,26 @@ class Member:
             places.append(self.gathered / self.model.name / ANALYSIS)
         return places
 
-    def _write(self, made: ModelStructure) -> tuple[Path, tuple[str, ...], str | None]:
+    def _write(self, described: ModelStructure) -> tuple[Path, tuple[str, ...], str | None]:
         """(where, notes, why not in the model's own folder)."""
         why = ""
-        for place in self._places():
+        for folder in self._places():
             try:
-                notes = write_model(place, made.structure, made.comparison)
+                notes = write_model(folder, described.structure, described.comparison)
             except (NetweightError, OSError) as error:
                 why = why or _line(error)
                 continue
             if not why:
-                return place, notes, None
-            elsewhere = f"its own files are in {place}: {why.removesuffix('; choose another output folder')}"
-            return place, (*notes, elsewhere), elsewhere
+                return folder, notes, None
+            elsewhere = f"its own files are in {folder}: {why.removesuffix('; choose another output folder')}"
+            return folder, (*notes, elsewhere), elsewhere
         elsewhere = f"its own files were not written: {why}"
         return self.model.analysis, (elsewhere,), elsewhere
 
-    def _kept(self, place: Path, now: dict[str, Any]) -> ModelResult | None:
-        """The earlier result in `place`, where it is of these very files, this base and these options."""
+    def _earlier(self, folder: Path, now: dict[str, Any]) -> ModelResult | None:
+        """The earlier result in `folder`, where it is of these very files, this base and these options."""
         try:
-            structure, comparison = read_earlier(place)
+            structure, comparison = read_earlier(folder)
         except (NetweightError, OSError):
             return None  # it is made anew
         source = structure.get("source") if structure else None
@@ -136,21 +137,21 @@ class Member:
             if not isinstance(against, dict) or against.get("base_files") != self.base.files:
                 return None
         try:
-            row = boil_down(structure, comparison if self.base is not None else None, str(place))
+            row = summary_row(structure, comparison if self.base is not None else None, str(folder))
         except NetweightError:
             return None  # it is made anew
-        said = [*structure.get("notes", ()), *(comparison.get("notes", ()) if self.base and comparison else ())]
-        notes = tuple(note for note in said if isinstance(note, str))
-        return self._result("kept", place, kind=_kind_said(structure, self.model.kind), row=row, notes=notes)
+        recorded = [*structure.get("notes", ()), *(comparison.get("notes", ()) if self.base and comparison else ())]
+        notes = tuple(note for note in recorded if isinstance(note, str))
+        return self._result("kept", folder, kind=_recorded_kind(structure, self.model.kind), row=row, notes=notes)
 
-    def _result(self, status: str, place: Path, *, kind: str | None = None, **more: Any) -> ModelResult:
+    def _result(self, status: str, folder: Path, *, kind: str | None = None, **more: Any) -> ModelResult:
         model = self.model
-        return ModelResult(model.name, str(model.path), kind or model.kind, status, str(place), **more)
+        return ModelResult(model.name, str(model.path), kind or model.kind, status, str(folder), **more)
 
 
-def _kind_said(structure: dict[str, Any] | None, kind: str) -> str:
-    said = structure.get("model_type") if structure else None
-    return said if said in {"standard", "bin", "slicegpt"} else kind
+def _recorded_kind(structure: dict[str, Any] | None, kind: str) -> str:
+    recorded = structure.get("model_type") if structure else None
+    return recorded if recorded in {"standard", "bin", "slicegpt"} else kind
 
 
 def _line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""One model opened, its parameters placed, and what config declares checked against what the file holds."""
+"""One model, analysed from its headers: its parameters placed, its config checked against its shapes."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ from netweight.params.role import Parameter, classify_all
 from netweight.params.structure import Structure, structure_of
 from netweight.params.tied import find_ties
 
-__all__ = ["Analysed", "Check", "analyse", "stamps", "varying"]
+__all__ = ["Analysed", "Check", "analyse", "file_stamps", "varying_widths"]
 
 _KINDS = {"safetensors": "standard"}
 
 
 @dataclass(frozen=True)
 class Check:
-    """A number that config declares and shapes show: `found` are the distinct values of the layers, in their order."""
+    """A number that config declares and shapes show: `shown` are the distinct values of the layers, in their order."""
 
     what: str
     key: str
     declared: int
-    found: tuple[int, ...]
+    shown: tuple[int, ...]
 
     @property
     def agrees(self) -> bool:
         """Whether every layer has what config declares."""
-        return all(value == self.declared for value in self.found)
+        return all(value == self.declared for value in self.shown)
 
-    def said(self) -> str:
+    def message(self) -> str:
         """The disagreement in a line."""
-        shown = ", ".join(str(value) for value in self.found[:6]) + (", ..." if len(self.found) > 6 else "")
-        return f"config.json says {self.key} = {self.declared}, the tensors have {shown}"
+        values = ", ".join(str(value) for value in self.shown[:6]) + (", ..." if len(self.shown) > 6 else "")
+        return f"config.json says {self.key} = {self.declared}, the tensors have {values}"
 
 
 @dataclass(frozen=True)
 class Analysed:
-    """What the headers of one checkpoint say. `kind` is "standard", "bin" or "slicegpt"; `parameters` are its names
-    read; `head_size` is that of the attention heads where anything tells it.
+    """The analysis of one checkpoint's headers. `kind` is "standard", "bin" or "slicegpt"; `parameters` are read from
+    its names; `head_size` is the width of an attention head, where anything tells it.
     """
 
     name: str
@@ -85,26 +85,26 @@ class Analysed:
         return self.structure.total - routed + used
 
 
-def stamps(checkpoint: Checkpoint) -> list[dict[str, Any]]:
-    """What tells in a later run that the files are still the same: sizes, times and header digests, and those
+def file_stamps(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    """What a later run compares to see that the files are the same: sizes, times and header digests, and those
     of config.json and SliceGPT's own.
     """
-    found: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     for file in checkpoint.files:
         entry: dict[str, Any] = {"name": Path(file.path).name, "size": file.size}
         entry["modified_ns" if file.stamp is None else "stamp"] = stamp_of(file)
-        found.append(entry | {"header_digest": file.digest})
+        entries.append(entry | {"header_digest": file.digest})
     files = [Path(file.path) for file in checkpoint.files if file.stamp is None]
     sliced = slice_config(files).path
     for beside in sorted({file.parent / "config.json" for file in files} | ({sliced} if sliced else set())):
         if beside.is_file():
             state = beside.stat()
-            found.append({"name": beside.name, "size": state.st_size, "modified_ns": state.st_mtime_ns})
-    return found
+            entries.append({"name": beside.name, "size": state.st_size, "modified_ns": state.st_mtime_ns})
+    return entries
 
 
 def analyse(checkpoint: Checkpoint, name: str, *, compare_tied: bool = False, head_size: int | None = None) -> Analysed:
-    """Place everything that `checkpoint` holds and check it against its config. Reads headers only.
+    """Place every parameter of `checkpoint` and check them against its config. Reads headers only.
 
     `compare_tied` reads head and embedding where config ties them and the file holds both. `head_size` is used where
     the model itself does not tell how wide a head is.
@@ -114,14 +114,14 @@ def analyse(checkpoint: Checkpoint, name: str, *, compare_tied: bool = False, he
     ties = find_ties(checkpoint, compare=compare_tied, parameters=parameters)
     sliced = any(parameter.slot == "rotation" for parameter in parameters.values())
     slices = slice_config([Path(f.path) for f in checkpoint.files if f.stamp is None]) if sliced else Slices()
-    said = declared(checkpoint.config)
-    if said.head_size is None:
+    config_says = declared(checkpoint.config)
+    if config_says.head_size is None:
         shown = _rotary_head_size(checkpoint, parameters)
         head_size = shown if shown is not None else head_size
-    structure = structure_of(tensors, parameters, ties, said, head_size)
-    checks = () if sliced else tuple(_checks(structure, said, _named_in(checkpoint.config)))
+    structure = structure_of(tensors, parameters, ties, config_says, head_size)
+    checks = () if sliced else tuple(_checks(structure, config_says, _config_keys(checkpoint.config)))
     notes = list(checkpoint.notes)
-    notes += [check.said() for check in checks if not check.agrees]
+    notes += [check.message() for check in checks if not check.agrees]
     if checkpoint.config_problem:
         notes.append(f"{checkpoint.config_problem}; heads and declared sizes are not known from it")
     notes += slice_notes(slices, structure.blocks) if sliced else []
@@ -147,8 +147,8 @@ def analyse(checkpoint: Checkpoint, name: str, *, compare_tied: bool = False, he
         types=block_types(named, checkpoint.config),
         parameters=parameters,
         structure=structure,
-        declared=said,
-        head_size=said.head_size if said.head_size is not None else head_size,
+        declared=config_says,
+        head_size=config_says.head_size if config_says.head_size is not None else head_size,
         checks=checks,
         slices=slices,
         notes=tuple(notes),
@@ -177,29 +177,29 @@ _NAMES = {
 """What some families call a number in config.json."""
 
 
-def _named_in(config: Mapping[str, Any] | None) -> dict[str, str]:
+def _config_keys(config: Mapping[str, Any] | None) -> dict[str, str]:
     """{the usual key: the one that this config has for it}."""
     text = config.get("text_config") if isinstance(config, Mapping) else None
     levels = [level for level in (text, config) if isinstance(level, Mapping)]
     return {
-        usual: next((key for key in (usual, *others) if any(level.get(key) for level in levels)), usual)
-        for usual, others in _NAMES.items()
+        usual: next((key for key in (usual, *further) if any(level.get(key) for level in levels)), usual)
+        for usual, further in _NAMES.items()
     }
 
 
-def _checks(structure: Structure, said: Declared, named: Mapping[str, str]) -> Iterable[Check]:
+def _checks(structure: Structure, config_says: Declared, named: Mapping[str, str]) -> Iterable[Check]:
     blocks = structure.blocks
     filled = [block for block in blocks if block.total]
     stacks = {block.stack for block in blocks}
     if stacks <= {""}:
-        if said.layers is not None and blocks:
-            extra = said.extra_layers if len(filled) == said.layers + said.extra_layers else 0
-            yield Check("layers", named["num_hidden_layers"], said.layers, (len(filled) - extra,))
+        if config_says.layers is not None and blocks:
+            extra = config_says.extra_layers if len(filled) == config_says.layers + config_says.extra_layers else 0
+            yield Check("layers", named["num_hidden_layers"], config_says.layers, (len(filled) - extra,))
     else:
-        for stack, count in said.stacks.items():
+        for stack, count in config_says.stacks.items():
             if stack in stacks:
-                found = sum(block.stack == stack for block in filled)
-                yield Check(f"{stack} layers", f"{stack} layers", count, (found,))
+                layers = sum(block.stack == stack for block in filled)
+                yield Check(f"{stack} layers", f"{stack} layers", count, (layers,))
     hidden = _distinct(block.dimensions.get("attention_input") for block in filled if not block.cross_attention)
     if not hidden and "hidden_size" in structure.sizes:
         hidden = (structure.sizes["hidden_size"],)
@@ -207,35 +207,35 @@ def _checks(structure: Structure, said: Declared, named: Mapping[str, str]) -> I
     experts = _distinct(b.experts.count for b in filled if b.experts and b.experts.routed)
     plain = _distinct(b.intermediate_size for b in filled)
     inside = _distinct(b.experts.intermediate_size for b in filled if b.experts and b.experts.routed)
-    for what, key, number, found_values in (
-        ("hidden_size", "hidden_size", said.hidden_size, hidden),
-        ("vocabulary", "vocab_size", said.vocabulary, vocabulary),
-        ("heads", "num_attention_heads", said.heads, _distinct(b.heads for b in filled)),
-        ("kv_heads", "num_key_value_heads", said.kv_heads, _distinct(b.kv_heads for b in filled)),
-        ("intermediate_size", "intermediate_size", said.intermediate_size, plain),
-        ("experts", "num_experts", said.experts, experts),
+    for quantity, key, number, values in (
+        ("hidden_size", "hidden_size", config_says.hidden_size, hidden),
+        ("vocabulary", "vocab_size", config_says.vocabulary, vocabulary),
+        ("heads", "num_attention_heads", config_says.heads, _distinct(b.heads for b in filled)),
+        ("kv_heads", "num_key_value_heads", config_says.kv_heads, _distinct(b.kv_heads for b in filled)),
+        ("intermediate_size", "intermediate_size", config_says.intermediate_size, plain),
+        ("experts", "num_experts", config_says.experts, experts),
         (
             "expert_size",
-            "moe_intermediate_size" if said.expert_size else "intermediate_size",
-            said.expert_size or said.intermediate_size,
+            "moe_intermediate_size" if config_says.expert_size else "intermediate_size",
+            config_says.expert_size or config_says.intermediate_size,
             inside,
         ),
     ):
-        if number is not None and found_values:
-            yield Check(what, named.get(key, key), number, found_values)
+        if number is not None and values:
+            yield Check(quantity, named.get(key, key), number, values)
 
 
 def _distinct(values: Iterable[int | None]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(value for value in values if value is not None))
 
 
-def varying(blocks: Sequence[Block]) -> dict[str, dict[str, list[int]]]:
-    """Widths that are not the same in every block: {width: {value: the blocks that have it}}, stacks aside."""
-    found: dict[str, dict[str, list[int]]] = {}
+def varying_widths(blocks: Sequence[Block]) -> dict[str, dict[str, list[int]]]:
+    """Widths that differ between blocks: {width: {value: numbers of the blocks that have it}}, each stack by itself."""
+    widths: dict[str, dict[str, list[int]]] = {}
     for block in blocks:
         for key, value in _widths(block).items():
-            found.setdefault(key, {}).setdefault(str(value), []).append(block.index)
-    return {key: values for key, values in found.items() if len(values) > 1}
+            widths.setdefault(key, {}).setdefault(str(value), []).append(block.index)
+    return {key: values for key, values in widths.items() if len(values) > 1}
 
 
 def _widths(block: Block) -> dict[str, Any]:

@@ -10,13 +10,13 @@ from netweight.columns import Column
 from netweight.errors import FormatError, printable
 from netweight.output.table import Row
 
-__all__ = ["LAYER_COLUMNS", "SUMMARY_COLUMNS", "LayerRow", "ModelRow", "boil_down"]
+__all__ = ["LAYER_COLUMNS", "SUMMARY_COLUMNS", "LayerRow", "ModelRow", "summary_row"]
 
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One layer of a model, or a base layer that is gone (`layer` None); counts are elements. `place` is the number of
-    the base's layer in the base's order, None where it is not known or there is no base.
+    """One layer of a model, or a base layer that is gone (`layer` None); counts are elements. `base_layer` is
+    the number of the base's layer, None where it is not known or there is no base.
     """
 
     stack: str
@@ -119,21 +119,21 @@ def layer_cells(name: str, row: LayerRow) -> Row:
     )  # fmt: skip
 
 
-def boil_down(structure: Mapping[str, Any], comparison: Mapping[str, Any] | None, where: str) -> ModelRow:
+def summary_row(structure: Mapping[str, Any], comparison: Mapping[str, Any] | None, where: str) -> ModelRow:
     """The rows of one model from its JSON, also from files of the tool that netweight replaces (fewer fields).
 
     Raises FormatError, naming `where`, where a field is missing or of another type.
     """
     try:
-        return _boil_down(structure, comparison)
+        return _summary_row(structure, comparison)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        what = f"no field {error}" if isinstance(error, KeyError) else f"a field of the wrong type ({error})"
+        fault = f"no field {error}" if isinstance(error, KeyError) else f"a field of the wrong type ({error})"
         raise FormatError(
-            f"{printable(where)}: is no structure analysis: {printable(what)}; run again with --reanalyze"
+            f"{printable(where)}: is no structure analysis: {printable(fault)}; run again with --reanalyze"
         ) from None
 
 
-def _boil_down(structure: Mapping[str, Any], comparison: Mapping[str, Any] | None) -> ModelRow:
+def _summary_row(structure: Mapping[str, Any], comparison: Mapping[str, Any] | None) -> ModelRow:
     summary = structure["layer_summary"]
     totals = comparison["total_params"] if comparison else {}
     config = structure.get("config", [])
@@ -182,7 +182,7 @@ def _rows(layers: list[dict[str, Any]], comparison: Mapping[str, Any] | None) ->
     rows = []
     for layer in layers:
         if layer["is_zero_layer"] and comparison:
-            continue  # it stands below, as a layer of the base that is gone
+            continue  # it follows below, as a layer of the base that is gone
         key = layer.get("stack", ""), layer["layer_idx"]
         match = by_layer.get(key)
         attention, mlp = layer["attention"], layer["mlp"]

@@ -1,4 +1,4 @@
-"""SliceGPT's own description of a model: the JSON beside its state dict, and the widths that its tensors show."""
+"""SliceGPT's description of a model: the JSON beside its state dict, checked against the widths of its tensors."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _MOST_SAID = 8
 
 @dataclass(frozen=True)
 class Slices:
-    """`path` is the JSON file (None where old outputs have none), `said` what it holds, `problem` why it could not be
+    """`path` is the JSON file (None where old outputs have none), `entries` its values, `problem` why it could not be
     read.
     """
 
     path: Path | None = None
-    said: Mapping[str, Any] = field(default_factory=dict)
+    entries: Mapping[str, Any] = field(default_factory=dict)
     problem: str | None = None
 
 
@@ -67,13 +67,13 @@ def slice_config(files: Sequence[Path]) -> Slices:
 
 def sliced_dimensions(slices: Slices, index: int) -> dict[str, int]:
     """The widths that the JSON declares for one layer."""
-    found = {}
+    widths = {}
     for key, name in _PER_LAYER.items():
-        table = slices.said.get(name)
+        table = slices.entries.get(name)
         width = table.get(str(index)) if isinstance(table, Mapping) else None
         if isinstance(width, int) and not isinstance(width, bool) and width > 0:
-            found[key] = width
-    return found
+            widths[key] = width
+    return widths
 
 
 def slice_notes(slices: Slices, blocks: Sequence[Block]) -> list[str]:
@@ -90,7 +90,7 @@ def slice_notes(slices: Slices, blocks: Sequence[Block]) -> list[str]:
                 notes.append(
                     f"{slices.path.name} says {_PER_LAYER[key]}[{block.index}] = {width}, the tensors have {shown}"
                 )
-    layers = slices.said.get("layers_num")
+    layers = slices.entries.get("layers_num")
     if isinstance(layers, int) and not isinstance(layers, bool) and layers != len(blocks):
         notes.append(f"{slices.path.name} says layers_num = {layers}, the names of the tensors count {len(blocks)}")
     more = len(notes) - _MOST_SAID

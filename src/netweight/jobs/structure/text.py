@@ -87,10 +87,10 @@ def _layers(structure: Mapping[str, Any]) -> list[str]:
         stack = layer.get("stack", "")
         attention = layer["attention"]
         cross = layer.get("cross_attention", {}).get("total", 0)
-        heads = f"{_or(attention['num_heads'])}/{_or(attention['num_kv_heads'])}"
+        heads = f"{_dashed(attention['num_heads'])}/{_dashed(attention['num_kv_heads'])}"
         inner = layer["mlp"]["intermediate_size"] or layer["mlp"].get("experts", {}).get("intermediate_size")
         count = layer["mlp"].get("experts", {}).get("count")
-        shown = f"{count} x {_or(inner)}" if count else _or(inner)
+        shown = f"{count} x {_dashed(inner)}" if count else _dashed(inner)
         form = (layer["total"], attention["total"] + cross, layer["mlp"]["total"], layer["norm"], heads, shown)
         last = runs[-1] if runs else None
         if last and last[0] == form and last[1] == stack and layer["layer_idx"] == last[2][-1] + 1:
@@ -105,7 +105,7 @@ def _layers(structure: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _or(value: int | None) -> str:
+def _dashed(value: int | None) -> str:
     return "-" if value is None else str(value)
 
 
@@ -126,13 +126,13 @@ def _comparison(comparison: Mapping[str, Any]) -> list[str]:
     changed = [row for row in comparison["layers"] if row["total"]["reduced"] and not row["is_zero_layer"]]
     runs: dict[str, list[int | str]] = {}
     for row in changed:
-        said = (
+        reductions = (
             f"{_reduced(row['total'])}; attention {_reduced(row['attention']['total'])};"
             f" mlp {_reduced(row['mlp']['total'])}"
         )
         label = f"{row['stack']}.{row['layer_idx']}" if "stack" in row else row["layer_idx"]
-        runs.setdefault(said, []).append(label)
-    lines += [f"  layer {spans(labels)}: {said}" for said, labels in list(runs.items())[:_LISTED]]
+        runs.setdefault(reductions, []).append(label)
+    lines += [f"  layer {spans(labels)}: {reductions}" for reductions, labels in list(runs.items())[:_LISTED]]
     if len(runs) > _LISTED:
         lines.append(f"  and {sum(map(len, list(runs.values())[_LISTED:]))} more layers in model_comparison.json")
     return lines
@@ -140,23 +140,23 @@ def _comparison(comparison: Mapping[str, Any]) -> list[str]:
 
 def spans(labels: Iterable[int | str]) -> str:
     """Numbers of layers in a line, runs of them as `3-7`; labels of a stack as they are."""
-    found: list[str] = []
+    parts: list[str] = []
     run: list[int] = []
     for label in [*labels, None]:
         if isinstance(label, int) and run and label == run[-1] + 1:
             run.append(label)
             continue
         if run:
-            found.append(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}")
+            parts.append(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}")
         run = [label] if isinstance(label, int) else []
         if isinstance(label, str):
-            found.append(printable(label))
-    return ", ".join(found)
+            parts.append(printable(label))
+    return ", ".join(parts)
 
 
 def _slices(slices: Mapping[str, Any]) -> list[str]:
     whole, turned = slices["total_params_without_rotation"], slices["rotation_params"]
-    width = _or(slices["embedding_dimension"])
+    width = _dashed(slices["embedding_dimension"])
     lines = [f"SliceGPT: {whole:,} parameters and {turned:,} in shortcut_Q matrices; embedding width {width}"]
     keys = ("attention_input", "attention_output", "mlp_input", "mlp_output")
     runs: list[tuple[str, list[int]]] = []

@@ -19,7 +19,7 @@ __all__ = ["TensorZeros", "Zeros", "count_zeros"]
 
 _TASK = 1 << 24  # elements of a task
 _BLOCK = 1 << 18  # elements at a time: their bytes stay in the cache
-_WIDEST = 1 << 22  # columns that are followed
+_WIDEST = 1 << 22  # columns whose zeros are counted at most
 _NO_ZERO = frozenset({"F8_E8M0"})  # powers of two: the format has no zero
 _ONE_ZERO = frozenset({"F8_E4M3FNUZ", "F8_E5M2FNUZ"})  # no negative zero: its pattern is NaN
 
@@ -40,7 +40,7 @@ class TensorZeros:
 
 @dataclass(frozen=True)
 class Zeros:
-    """What was counted; `skipped` are (name, reason) of what could not be."""
+    """Zeros by tensor; `skipped` are (name, reason) of tensors whose zeros could not be counted."""
 
     tensors: tuple[TensorZeros, ...]
     skipped: tuple[tuple[str, str], ...]
@@ -86,14 +86,14 @@ class _Task:
     columns: int
 
 
-def count_zeros(found: Analysed, workers: int, progress: Progress) -> Zeros:
-    """Read every weight of `found` (ties once, no buffers) and count; raises ReadError."""
+def count_zeros(model: Analysed, workers: int, progress: Progress) -> Zeros:
+    """Read every weight of `model` (ties once, no buffers) and count; raises ReadError."""
     tensors: list[tuple[Tensor, tuple[str, int] | None]] = []
     skipped = []
-    for name, parameter in found.parameters.items():
-        if name in found.structure.tied or parameter.buffer:
+    for name, parameter in model.parameters.items():
+        if name in model.structure.tied or parameter.buffer:
             continue
-        tensor = found.checkpoint[name]
+        tensor = model.checkpoint[name]
         key = None if parameter.layer is None else (parameter.stack, parameter.layer)
         if tensor.dtype.kind is not Kind.FLOAT or tensor.dtype.name in _NO_ZERO:
             skipped.append((name, f"{tensor.dtype}: a zero of the model is not a zero here"))
@@ -117,7 +117,7 @@ def count_zeros(found: Analysed, workers: int, progress: Progress) -> Zeros:
             progress.advance(int(last), (task.stop - task.start) * task.tensor.dtype.bits // 8)
     finally:
         progress.stop()
-    found.checkpoint.check_unchanged()
+    model.checkpoint.check_unchanged()
     return Zeros(
         tuple(
             TensorZeros(

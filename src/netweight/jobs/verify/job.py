@@ -49,12 +49,12 @@ class _Comparison:
     def write(self, name: str, offset: int, data: memoryview) -> int:
         """How many elements differ."""
         tensor = self.stored[name]
-        found = bytearray(len(data))
-        tensor.read_into(offset * 8 // tensor.dtype.bits, memoryview(found))
-        if found == data:
+        stored = bytearray(len(data))
+        tensor.read_into(offset * 8 // tensor.dtype.bits, memoryview(stored))
+        if stored == data:
             return 0
         width = max(1, tensor.dtype.bits // 8)
-        unequal = np.frombuffer(found, np.uint8) != np.frombuffer(data, np.uint8)
+        unequal = np.frombuffer(stored, np.uint8) != np.frombuffer(data, np.uint8)
         return int(np.count_nonzero(unequal.reshape(-1, width).any(axis=1)))
 
     def settle(self, name: str) -> None:
@@ -80,13 +80,13 @@ def verify(
     """Compute the parameters of the folder `merged` (those that the globs let through; all) from the inputs that its
     record names, and compare them with its files, bit for bit.
 
-    Inputs are looked for under their absolute paths, then as they lay to `merged` when it was made, then from the
+    Inputs are looked for under their absolute paths, then relative to `merged` as when it was made, then from the
     current folder; `moved` maps a reference to where it is now. `remote`: read inputs that are models of a hub by
     ranges (default: bring them into the hub's cache). `device` and `multi_gpu` as for merge: the bits of what a GPU has
     merged are those of a GPU of its kind. `executor_name` and `ray_address` as in the options of a merge.
 
-    Raises FormatError where the record is not one of a merge, ModelNotFoundError where an input is not to be found, or
-    is another model than then.
+    Raises FormatError where the record is not one of a merge, ModelNotFoundError where an input cannot be found, or is
+    not the model that was merged.
     """
     from netweight.merging.recipe.recipe import parse_recipe
 
@@ -109,10 +109,10 @@ def verify(
             **record["options"],
         )
         prepared = prepare(Request(recipe), options, stack, places)
-        _same_inputs(record, prepared.plan.checkpoints)
-        wanted = _wanted(prepared.plan.targets, folder, include, exclude)
-        verdicts = {t.name: v for t in wanted if (v := _unlike(t, stored)) is not None}
-        rest = [t for t in wanted if t.name not in verdicts]
+        _check_inputs(record, prepared.plan.checkpoints)
+        selected = _selected(prepared.plan.targets, folder, include, exclude)
+        verdicts = {t.name: v for t in selected if (v := _mismatch(t, stored)) is not None}
+        rest = [t for t in selected if t.name not in verdicts]
         kernels = merge_kernels(prepared, progress)
         _note_device(record.get("device"), prepared.choice, progress)
         prepare_kernels(prepared.plan, kernels, progress)
@@ -120,24 +120,24 @@ def verify(
         if executor is None:
             executor = stack.enter_context(planned_executor(options, prepared.workers, prepared.memory))
         with shown(progress, len(rest), sum(i.nbytes for t in rest for i in t.inputs)):
-            for one in run_courses(rest, course_of, executor, kernels, comparison, progress):
-                name = one.target.name
-                verdicts[name] = _verdict(one, record["parameters"].get(name), prepared.plan.checkpoints)
+            for finished in run_courses(rest, course_of, executor, kernels, comparison, progress):
+                name = finished.target.name
+                verdicts[name] = _verdict(finished, record["parameters"].get(name), prepared.plan.checkpoints)
         for checkpoint in (stored, *prepared.plan.checkpoints):
             checkpoint.check_unchanged()
         planned = {t.name for t in prepared.plan.targets}
         extra = [Verdict(name, "not of the recipe") for name in stored if name not in planned]
-        listed = [verdicts[t.name] for t in wanted] + extra
+        listed = [verdicts[t.name] for t in selected] + extra
         return Verified(folder, listed, len(planned), prepared.choice.name, device_notes(kernels))
 
 
-def _wanted(targets: Sequence[Target], folder: Path, include: Sequence[str], exclude: Sequence[str]) -> list[Target]:
+def _selected(targets: Sequence[Target], folder: Path, include: Sequence[str], exclude: Sequence[str]) -> list[Target]:
     """The targets that the globs let through; raises OptionError where there are none."""
-    wanted = [t for t in targets if unwanted_reason(t.name, include, exclude) is None]
-    if not wanted:
+    selected = [t for t in targets if unwanted_reason(t.name, include, exclude) is None]
+    if not selected:
         hint = did_you_mean(include[0] if include else "", [t.name for t in targets][:2000])
         raise OptionError(f"no parameter of {printable(str(folder))} is left by --include and --exclude{hint}")
-    return wanted
+    return selected
 
 
 def _note_device(merged_on: Any, choice: Choice, progress: Progress) -> None:
@@ -151,68 +151,68 @@ def _note_device(merged_on: Any, choice: Choice, progress: Progress) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Noted:
-    """What the record says of a parameter: the digests of its bytes and of its inputs' bytes, None where not known."""
+class _RecordedDigests:
+    """The record's digests of a parameter's bytes and of its inputs' bytes, None where not known."""
 
     digest: str | None
     inputs: tuple[str | None, ...]
 
 
-def _kept(found: dict[str, Any]) -> Any:
-    """A record of many parameters holds much that is not needed here: of each parameter, and each of its inputs, the
-    digests are kept.
+def _digests_only(entry: dict[str, Any]) -> Any:
+    """Reduces a parameter's entry, and each of its inputs', to its digests: a record of many parameters is large, and
+    nothing else of it is needed here.
     """
-    if "digest" not in found:
-        return found
-    digest = found["digest"] if isinstance(found["digest"], str) else None
-    if "inputs" not in found:
-        return _Noted(digest, ())
-    inputs = found["inputs"] if isinstance(found["inputs"], list) else []
-    return _Noted(digest, tuple(i.digest if isinstance(i, _Noted) else None for i in inputs))
+    if "digest" not in entry:
+        return entry
+    digest = entry["digest"] if isinstance(entry["digest"], str) else None
+    if "inputs" not in entry:
+        return _RecordedDigests(digest, ())
+    inputs = entry["inputs"] if isinstance(entry["inputs"], list) else []
+    return _RecordedDigests(digest, tuple(i.digest if isinstance(i, _RecordedDigests) else None for i in inputs))
 
 
 def _record(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
-    shown = printable(str(path), 300)
+    label = printable(str(path), 300)
     if not os.path.lexists(path):
-        raise ModelNotFoundError(f"{shown}: there is no such file; verify needs a folder that `netweight merge` made")
-    record = _read(path, shown)
+        raise ModelNotFoundError(f"{label}: there is no such file; verify needs a folder that `netweight merge` made")
+    record = _read(path, label)
     kinds = {"recipe": str, "options": dict, "inputs": list, "parameters": dict}
     if not isinstance(record, dict) or not all(isinstance(record.get(key), kind) for key, kind in kinds.items()):
-        raise FormatError(f"{shown}: not the record of a merge: recipe, options, inputs or parameters are missing")
+        raise FormatError(f"{label}: not the record of a merge: recipe, options, inputs or parameters are missing")
     if record.get("schema") != SCHEMA:
         raise FormatError(
-            f"{shown}: schema {printable(str(record.get('schema')), 60)}, this version knows {SCHEMA}; use the version"
+            f"{label}: schema {printable(str(record.get('schema')), 60)}, this version knows {SCHEMA}; use the version"
             f" of netweight that made it, {printable(str(record.get('netweight')), 60)}"
         )
-    if not _are_options(record["options"]):
-        raise FormatError(f"{shown}: its options are none of a merge: {printable(str(record['options']))}; merge again")
+    if not _are_merge_options(record["options"]):
+        raise FormatError(f"{label}: its options are none of a merge: {printable(str(record['options']))}; merge again")
     return record
 
 
-def _read(path: Path, shown: str) -> Any:
+def _read(path: Path, label: str) -> Any:
     source = open_local(path)
     if source.size > _LARGEST:
-        raise FormatError(f"{shown}: {source.size} bytes: larger than any record of a merge")
+        raise FormatError(f"{label}: {source.size} bytes: larger than any record of a merge")
     data = bytearray(source.size)
     source.read_into(0, memoryview(data))
     source.close()
     try:
         text = data.decode()
         del data  # both at once would be much for a large record
-        return json.loads(text, object_hook=_kept)
+        return json.loads(text, object_hook=_digests_only)
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{shown}: not the record of a merge: {printable(str(error))}; merge again") from None
+        raise FormatError(f"{label}: not the record of a merge: {printable(str(error))}; merge again") from None
 
 
-def _are_options(given: Mapping[str, Any]) -> bool:
+def _are_merge_options(options: Mapping[str, Any]) -> bool:
     return (
-        given.keys() == {"vocab", "missing", "seed", "max_shard_size"}
-        and given["vocab"] in (None, *VOCAB)
-        and given["missing"] in MISSING
-        and type(given["seed"]) is int
-        and type(given["max_shard_size"]) is int
-        and given["max_shard_size"] > 0
+        options.keys() == {"vocab", "missing", "seed", "max_shard_size"}
+        and options["vocab"] in (None, *VOCAB)
+        and options["missing"] in MISSING
+        and type(options["seed"]) is int
+        and type(options["max_shard_size"]) is int
+        and options["max_shard_size"] > 0
     )
 
 
@@ -232,22 +232,22 @@ def _places(
             f"{printable(str(folder / RECORD), 300)}: expected {len(references)} inputs, as the recipe has, got"
             f" {len(entries)}; merge again"
         )
-    found = {}
+    paths = {}
     for ref, entry in zip(references, entries, strict=True):
         near = str(folder / entry["path"]) if isinstance(entry.get("path"), str) else ref
-        known = [moved[ref]] if ref in moved else [ref, near] if Path(ref).is_absolute() else [near, ref]
-        place = next((place for place in known if os.path.exists(place)), None)  # noqa: PTH110 - never raises
-        if place is None and ref not in moved and isinstance(entry.get("revision"), str):
-            place = at_commit(ref, entry["revision"])
-        if place is None and ref not in moved:
+        candidates = [moved[ref]] if ref in moved else [ref, near] if Path(ref).is_absolute() else [near, ref]
+        path = next((path for path in candidates if os.path.exists(path)), None)  # noqa: PTH110 - never raises
+        if path is None and ref not in moved and isinstance(entry.get("revision"), str):
+            path = at_commit(ref, entry["revision"])
+        if path is None and ref not in moved:
             raise ModelNotFoundError(
                 f"{printable(ref)}: the input is not where it was; say where it is: --moved {printable(ref)}=FOLDER"
             )
-        found[ref] = place or moved[ref]
-    return found
+        paths[ref] = path or moved[ref]
+    return paths
 
 
-def _same_inputs(record: Mapping[str, Any], checkpoints: Sequence[Checkpoint]) -> None:
+def _check_inputs(record: Mapping[str, Any], checkpoints: Sequence[Checkpoint]) -> None:
     for entry, checkpoint in zip(record["inputs"], checkpoints, strict=True):
         if entry.get("files") != identity(checkpoint)["files"]:
             raise ModelNotFoundError(
@@ -256,8 +256,8 @@ def _same_inputs(record: Mapping[str, Any], checkpoints: Sequence[Checkpoint]) -
             )
 
 
-def _unlike(target: Target, stored: Checkpoint) -> Verdict | None:
-    """Where the stored tensor cannot be compared."""
+def _mismatch(target: Target, stored: Checkpoint) -> Verdict | None:
+    """The verdict where the stored tensor cannot be compared."""
     if target.name not in stored:
         return Verdict(target.name, "missing")
     tensor = stored[target.name]
@@ -271,17 +271,17 @@ def _unlike(target: Target, stored: Checkpoint) -> Verdict | None:
     return None
 
 
-def _verdict(one: Finished, noted: Any, checkpoints: Sequence[Checkpoint]) -> Verdict:
-    """What the comparison says, and what the digests of the record say of its cause."""
-    name, differing = one.target.name, one.differing
-    noted = noted if isinstance(noted, _Noted) else _Noted(None, ())
+def _verdict(finished: Finished, recorded: Any, checkpoints: Sequence[Checkpoint]) -> Verdict:
+    """The verdict of the comparison, with its cause from the digests of the record."""
+    name, differing = finished.target.name, finished.differing
+    recorded = recorded if isinstance(recorded, _RecordedDigests) else _RecordedDigests(None, ())
     if not differing:
-        if noted.digest == one.digest:
+        if recorded.digest == finished.digest:
             return Verdict(name, "same")
         return Verdict(name, "differs", 0, "the file is what the recipe gives, but the record has another digest")
-    if noted.digest == one.digest:
+    if recorded.digest == finished.digest:
         return Verdict(name, "differs", differing, "the merged file was changed after the merge")
-    for source, before, now in zip(one.target.inputs, noted.inputs, one.inputs, strict=False):
+    for source, before, now in zip(finished.target.inputs, recorded.inputs, finished.inputs, strict=False):
         if before is not None and now is not None and before != now:
             ref = printable(checkpoints[source.model].ref)
             return Verdict(name, "differs", differing, f"the input {ref} was changed after the merge, or is another")

@@ -1,4 +1,4 @@
-"""What `verify` returns: a verdict on each parameter."""
+"""The result of `verify`: a verdict on each parameter."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """On one parameter: `verdict` is "same", "differs", "missing" (from the file) or "not of the recipe" (only there);
-    `differing` counts elements whose bits differ.
+    """The verdict on one parameter: `verdict` is "same", "differs", "missing" (from the file) or "not of the recipe"
+    (only there); `differing` counts elements whose bits differ.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Verified(Framed):
 
     @property
     def good(self) -> bool:
-        """Whether all that was looked at is what the recipe gives."""
+        """Whether every compared parameter is what the recipe gives."""
         return all(v.verdict == "same" for v in self.verdicts)
 
     @cached_property
@@ -82,7 +82,7 @@ class Verified(Framed):
         from netweight.output.result_file import write_file
         from netweight.output.table import write_json
 
-        write_file(Path(path), lambda place: write_json(place, self.to_dict()))
+        write_file(Path(path), lambda file: write_json(file, self.to_dict()))
 
     def __repr__(self) -> str:
         same = sum(v.verdict == "same" for v in self.verdicts)

@@ -1,4 +1,4 @@
-"""Which tensor is the token embedding, and which the output that goes with it: by role, from headers alone."""
+"""Finds the token embedding of a model and its output head: by role, from headers alone."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from netweight.params.align import unwanted_reason
 from netweight.params.role import Parameter, classify_all
 from netweight.params.tied import find_ties
 
-__all__ = ["Place", "find_embedding"]
+__all__ = ["TokenEmbedding", "find_embedding"]
 
 
 @dataclass(frozen=True)
-class Place:
-    """The embedding [rows, cols], its name's reading, and the output head: a tensor to compare, or why there is none.
+class TokenEmbedding:
+    """The embedding [rows, cols], its parameter, and the output head: a tensor to compare, or why there is none.
 
     `others`: further token embeddings, which were not taken.
     """
@@ -30,9 +30,9 @@ class Place:
     others: tuple[str, ...] = ()
 
 
-def find_embedding(checkpoint: Checkpoint, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Place:
-    """The largest token embedding of the main stack, of the tensors that the globs leave; a position embedding never is
-    one. Where the globs leave a single matrix of another role, it is taken at the user's word.
+def find_embedding(checkpoint: Checkpoint, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> TokenEmbedding:
+    """The largest token embedding of the main stack, of the tensors that the globs leave; a position embedding is
+    none. Where the globs leave a single matrix of another role, that is taken.
 
     Raises InputError where there is none, or where its elements are no floats.
     """
@@ -42,21 +42,22 @@ def find_embedding(checkpoint: Checkpoint, include: Sequence[str] = (), exclude:
         for name, tensor in checkpoint.items()
         if len(tensor.shape) == 2 and unwanted_reason(name, include, exclude) is None
     ]
-    found = [p for p in matrices if _is_token_embedding(p)]
-    if not found and include:
-        found = [p for p in matrices if p.slot != "position_embedding" and p.kind == "weight"]
-        if len(found) > 1:
+    candidates = [p for p in matrices if _is_token_embedding(p)]
+    if not candidates and include:
+        candidates = [p for p in matrices if p.slot != "position_embedding" and p.kind == "weight"]
+        if len(candidates) > 1:
             raise InputError(
-                f"{printable(checkpoint.ref)}: --include leaves {len(found)} matrices and none is a token embedding by"
-                f" its name ({', '.join(printable(p.name, 60) for p in found[:3])} ...); name one of them"
+                f"{printable(checkpoint.ref)}: --include leaves {len(candidates)} matrices and none is a token"
+                f" embedding by its name ({', '.join(printable(p.name, 60) for p in candidates[:3])} ...); name one of"
+                " them"
             )
-    if not found:
+    if not candidates:
         raise InputError(
             f"{printable(checkpoint.ref)}: no token embedding among {len(checkpoint)} tensors: expected a matrix such"
             " as model.embed_tokens.weight or transformer.wte.weight; name it with --include"
         )
     chosen = max(
-        found,
+        candidates,
         # Gemma's second table, with a part for every layer in each row, is the larger one
         key=lambda p: (not p.stack and p.layer is None, "per_layer" not in p.name, checkpoint[p.name].size),
     )
@@ -67,8 +68,8 @@ def find_embedding(checkpoint: Checkpoint, include: Sequence[str] = (), exclude:
             " embedding has no rows to compare; use the model that it was made of"
         )
     head, output = _head(checkpoint, parameters, chosen)
-    others = tuple(p.name for p in found if p is not chosen)
-    return Place(tensor, chosen, head, output, others)
+    others = tuple(p.name for p in candidates if p is not chosen)
+    return TokenEmbedding(tensor, chosen, head, output, others)
 
 
 def _is_token_embedding(p: Parameter) -> bool:
