@@ -82,9 +82,9 @@ def __getattr__(name: str) -> Any:
     if name in _JOBS:
         from importlib import import_module  # noqa: PLC0415
 
-        found = getattr(import_module(f"netweight.{_JOBS[name]}"), name)
-        globals()[name] = found
-        return found
+        job = getattr(import_module(f"netweight.{_JOBS[name]}"), name)
+        globals()[name] = job
+        return job
     msg = f"module 'netweight' has no attribute {name!r}"
     raise AttributeError(msg)
 

@@ -52,8 +52,8 @@ class DType:
         if self.numpy_name.startswith("ml_dtypes."):
             import ml_dtypes  # noqa: PLC0415
 
-            found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, self.numpy_name.removeprefix("ml_dtypes.")))
-            return found
+            element_type: np.dtype[Any] = np.dtype(getattr(ml_dtypes, self.numpy_name.removeprefix("ml_dtypes.")))
+            return element_type
         return np.dtype(self.numpy_name)
 
 

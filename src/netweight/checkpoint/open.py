@@ -41,13 +41,13 @@ def open_checkpoint(ref: str | os.PathLike[str], *, download: bool = False) -> C
         raise ModelNotFoundError("the model reference is empty; expected a folder or a file")
     path = Path(name)
     try:
-        found = path.stat()
+        state = path.stat()
     except (OSError, ValueError) as problem:
         return _open_elsewhere(name, problem, download=download)
     if path.is_dir():
         return _open_selection(name, select(path), path)
     place = LocalPlace(path.parent)
-    if name.endswith(".index.json") and found.st_size:
+    if name.endswith(".index.json") and state.st_size:
         return _open_selection(name, select_index(place, path.name), path)
     # opened as it is named, wherever a link leads: it is the user's own word
     return _open_selection(name, Selection(place, (path.name,)), path, [open_local(path)])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +21,7 @@ from netweight.cli.options import (
 )
 from netweight.errors import OptionError, printable
 from netweight.views.compare import show_comparison, show_plan
+from netweight.views.text import print_json
 
 if TYPE_CHECKING:
     from netweight.jobs.compare.plan import Prepared
@@ -94,8 +93,7 @@ def compare(
         return
     result = measure(a, b, methods=methods, output=output, options=options, progress=progress_for(output_format))
     if output_format == "json":
-        json.dump(result.to_dict(), sys.stdout, indent=2, allow_nan=False, ensure_ascii=True)
-        click.echo()
+        print_json(result.to_dict())
     elif output_format == "human":
         show_comparison(result, top_changes=rest["top_changes"], verbose=rest["verbose"])
         if output is not None:
@@ -106,10 +104,10 @@ def compare(
 
 def _references(models: tuple[str, ...], model1: str | None, model2: str | None) -> tuple[str, str]:
     named = [ref for ref in (model1, model2) if ref is not None]
-    found = [*models, *named] if not models or not named else []
-    if len(found) != 2:
+    models_given = [*models, *named] if not models or not named else []
+    if len(models_given) != 2:
         raise OptionError("compare takes two models, A and B: folders or files; see `netweight compare --help`")
-    return found[0], found[1]
+    return models_given[0], models_given[1]
 
 
 def _show_plan(prepared: Prepared, output_format: str, *, verbose: bool) -> None:
@@ -117,7 +115,7 @@ def _show_plan(prepared: Prepared, output_format: str, *, verbose: bool) -> None
         show_plan(prepared, verbose=verbose)
     elif output_format == "json":
         pairing = prepared.pairing
-        found = {
+        planned = {
             **prepared.plan.to_dict(),
             "bytes_to_read": prepared.nbytes,
             "methods": list(prepared.methods),
@@ -130,5 +128,4 @@ def _show_plan(prepared: Prepared, output_format: str, *, verbose: bool) -> None
             "skipped": [{"name": s.name, "reason": s.reason} for s in pairing.skipped],
             "notes": list(prepared.notes),
         }
-        json.dump(found, sys.stdout, indent=2, ensure_ascii=True)
-        click.echo()
+        print_json(planned)

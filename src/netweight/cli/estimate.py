@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 
 from netweight.cli.options import SpaceSeparated, device_options, format_option, parse_size
+from netweight.views.text import print_json
 
 __all__ = ["estimate"]
 
@@ -37,6 +37,6 @@ def estimate(model: str, output_format: str, **rest: Any) -> None:
         click.echo("running the job on made models (a first run also compiles its loops)", err=True)
     result = forecast(model, **rest)
     if output_format == "json":
-        click.echo(json.dumps(result.to_dict(), indent=2, allow_nan=False))
+        print_json(result.to_dict())
     elif output_format == "human":
         show_estimate(result)

@@ -46,9 +46,9 @@ def parse_size(text: str, option: str = "--memory") -> int:
 
     Raises OptionError for anything else, and for less than one byte.
     """
-    found = _SIZE.fullmatch(text.strip())
-    if found:
-        number, prefix, binary = found.groups()
+    match = _SIZE.fullmatch(text.strip())
+    if match:
+        number, prefix, binary = match.groups()
         decimal = text.strip().lower().endswith("b") and not binary
         size = int(float(number) * (1000 if decimal else 1024) ** _POWERS[prefix.lower()])
         if size >= 1:

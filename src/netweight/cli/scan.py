@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -25,10 +24,9 @@ from netweight.cli.options import (
 )
 from netweight.errors import OptionError, printable
 from netweight.measures.registry import SCANNED, find
-from netweight.views.text import human_bytes
+from netweight.views.text import print_json
 
 if TYPE_CHECKING:
-    from netweight.jobs.scan.plan import Prepared
     from netweight.jobs.scan.result import ScanResults
 
 __all__ = ["scan"]
@@ -110,13 +108,13 @@ def scan(model: str | None, named: str | None, output_format: str, **rest: Any) 
         methods = ("basic_stats", "spectral")
     if rest["dry_run"]:
         from netweight.jobs.scan.result import check_output
+        from netweight.views.scan import show_plan
 
         if rest["output"]:
             check_output(rest["output"])
         with ExitStack() as stack:
-            _show_plan(
-                prepare(ref, choose(methods, rest["output"]), options, stack), output_format, verbose=rest["verbose"]
-            )
+            prepared = prepare(ref, choose(methods, rest["output"]), options, stack)
+            show_plan(prepared, output_format, verbose=rest["verbose"])
         return
     result = measure(
         ref,
@@ -144,11 +142,10 @@ def _device(name: str, *, no_gpu: bool) -> str:
 
 def _show(result: ScanResults, output_format: str, **rest: Any) -> None:
     if output_format == "json":
-        found = result.to_dict()
+        content = result.to_dict()
         if rest["health"]:
-            found = {"health": result.health().to_dict(), "parameters": found}
-        json.dump(found, sys.stdout, indent=2, allow_nan=False, ensure_ascii=True)
-        click.echo()
+            content = {"health": result.health().to_dict(), "parameters": content}
+        print_json(content)
     elif output_format == "csv":
         from netweight.jobs.scan.result import print_csv
 
@@ -167,32 +164,3 @@ def _show(result: ScanResults, output_format: str, **rest: Any) -> None:
         for place in (rest["output"], rest["plots"]):
             if place:
                 click.echo(f"written to {printable(place)}")
-
-
-def _show_plan(prepared: Prepared, output_format: str, *, verbose: bool) -> None:
-    from netweight.views.short_names import left_out_lines
-
-    plan = prepared.plan
-    if output_format == "json":
-        skipped = [{"name": s.name, "reason": s.reason} for s in prepared.skipped]
-        tasks = [{"param": t.name, "elements": t.stop, "bytes": t.nbytes} for t in plan.tasks]
-        found = {**plan.to_dict(), "tasks": tasks, "skipped": skipped, "notes": list(prepared.notes)}
-        json.dump(found, sys.stdout, indent=2, ensure_ascii=True)
-        click.echo()
-    elif output_format == "human":
-        click.echo(f"model      {printable(prepared.checkpoint.ref)}")
-        click.echo(f"measures   {', '.join(m.name for m in prepared.measures)}")
-        click.echo(f"matrices   {plan.tensors} to measure, {plan.skipped} tensors left out")
-        click.echo(f"to read    {human_bytes(plan.nbytes)}")
-        click.echo(f"memory     about {human_bytes(plan.memory)} with {plan.workers} workers")
-        click.echo(f"device     {plan.device}: {plan.device_reason}")
-        if verbose:
-            for task in plan.tasks:
-                click.echo(f"  {printable(task.name)}  {human_bytes(task.nbytes)}")
-        for line in left_out_lines(prepared.skipped, verbose=verbose):
-            click.echo(line)
-        for note in prepared.notes:
-            click.echo(f"note: {printable(note, 400)}")
-        click.echo("nothing was read or written; leave out --dry-run to run it")
-    elif output_format == "csv":
-        raise OptionError("--dry-run has no CSV form; use --format human or json")

@@ -47,14 +47,14 @@ COLUMNS = (
 def flag(values: Values) -> str:
     """What to know of a matrix's statistics: empty, non-finite, nothing finite, overflow; "" for nothing."""
     m = values.moments
-    found = []
+    flags = []
     if not values.n:
-        found.append("empty")
+        flags.append("empty")
     elif values.n_nan or values.n_inf:
-        found.append("non-finite" if m.n else "nothing finite")
+        flags.append("non-finite" if m.n else "nothing finite")
     if m.n and not all(isfinite(v) for v in (m.square_sum, m.l1, m.m3, m.m4)):
-        found.append("overflow")
-    return " ".join(found)
+        flags.append("overflow")
+    return " ".join(flags)
 
 
 def share(count: int, n: int) -> float:

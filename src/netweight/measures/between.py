@@ -15,17 +15,17 @@ __all__ = ["between_columns", "derive_between"]
 
 def between_columns(methods: Sequence[str]) -> tuple[Column, ...]:
     """The columns that `derive_between` yields for these methods."""
-    found = []
+    columns = []
     for method in methods:
         compared = find(method).compared
         for name in compared:
             field, how = _parted(name)
             doc = f"{field} of b / that of a" if how == "ratio" else f"{field} of b - that of a"
-            found.append(Column(name, "", doc, "number"))
+            columns.append(Column(name, "", doc, "number"))
         if compared:
             doc = "why some of these are not known; empty where all are"
-            found.append(Column(f"{method}_diff_reason", "", doc, "text"))
-    return tuple(found)
+            columns.append(Column(f"{method}_diff_reason", "", doc, "text"))
+    return tuple(columns)
 
 
 def derive_between(sides: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def derive_between(sides: Sequence[Mapping[str, Any]], methods: Sequence[str]) -
 
     NaN where either is not known or the two have no ratio (0 / 0, inf / inf), with the reason beside it.
     """
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for method in methods:
         compared = find(method).compared
         if not compared:
@@ -43,9 +43,9 @@ def derive_between(sides: Sequence[Mapping[str, Any]], methods: Sequence[str]) -
         for name in compared:
             field, how = _parted(name)
             row[name] = _between(number_of(a, field), number_of(b, field), how)
-        found |= row
-        found[f"{method}_diff_reason"] = _why(row, a, b)
-    return found
+        fields |= row
+        fields[f"{method}_diff_reason"] = _why(row, a, b)
+    return fields
 
 
 def _parted(name: str) -> tuple[str, str]:

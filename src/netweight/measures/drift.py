@@ -37,31 +37,31 @@ COLUMNS = (
 )
 
 
-def _flag(found: Distribution) -> str:
+def _flag(differences: Distribution) -> str:
     flags = []
-    if found.n == 0:
+    if differences.n == 0:
         flags.append("empty")
-    elif found.n_nan or found.n_inf:
-        flags.append("non-finite" if found.moments.n else "nothing finite")
-    m = found.moments
+    elif differences.n_nan or differences.n_inf:
+        flags.append("non-finite" if differences.moments.n else "nothing finite")
+    m = differences.moments
     if m.n and not all(isfinite(v) for v in (m.square_sum, m.l1, m.m3, m.m4)):
         flags.append("overflow")
     return " ".join(flags)
 
 
-def derive(found: Distribution, base_l2: float) -> dict[str, Any]:
+def derive(differences: Distribution, base_l2: float) -> dict[str, Any]:
     """{column: value} of one parameter; None where nothing is defined (no finite value, a base of norm 0, overflow)."""
-    m = found.moments
+    m = differences.moments
     shape = {"mean": m.average, "std": m.std, "skew": m.skew, "kurtosis_excess": m.kurtosis_excess}
     row: dict[str, Any] = {"l2": m.l2, "l1": m.l1, "maxabs": m.maxabs, **shape}
-    row |= dict(zip(QUANTILES, found.quantiles or (None,) * len(QUANTILES), strict=True))
+    row |= dict(zip(QUANTILES, differences.quantiles or (None,) * len(QUANTILES), strict=True))
     row |= {
         "relative_l2": m.l2 / base_l2 if base_l2 and isfinite(base_l2) else None,
         "base_l2": base_l2,
-        "unchanged_percentage": 100 * found.n_zero / found.n if found.n else None,
-        "n_nan": found.n_nan,
-        "n_inf": found.n_inf,
-        "flag": _flag(found),
+        "unchanged_percentage": 100 * differences.n_zero / differences.n if differences.n else None,
+        "n_nan": differences.n_nan,
+        "n_inf": differences.n_inf,
+        "flag": _flag(differences),
     }
     return {k: None if isinstance(v, float) and not isfinite(v) else v for k, v in row.items()}
 

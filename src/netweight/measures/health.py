@@ -97,10 +97,10 @@ class Health:
 
     def worst(self) -> dict[str, Level]:
         """{parameter: the worst level found in it}."""
-        found: dict[str, Level] = {}
+        worst: dict[str, Level] = {}
         for finding in self.findings:  # worst first
-            found.setdefault(finding.parameter, finding.level)
-        return found
+            worst.setdefault(finding.parameter, finding.level)
+        return worst
 
     def to_dict(self) -> dict[str, Any]:
         """JSON without NaN and infinities: an infinite value is null, with `singular` true for a singular matrix."""
@@ -152,12 +152,12 @@ def assess(rows: Sequence[tuple[str, Measures]], shapes: Mapping[str, tuple[int,
             unknown[_spectrum_reason(measures)] += 1
         judged += bool(values)
         judged_keys |= values.keys()
-        found = [finding for key, value in values.items() if (finding := _finding(name, key, value)) is not None]
-        findings += found
+        own = [finding for key, value in values.items() if (finding := _finding(name, key, value)) is not None]
+        findings += own
         if matrix:
             elements = float(shape[0] * shape[1]) if shape is not None else 1.0
             weight += elements
-            lost += elements * max((_PENALTY[finding.level] for finding in found), default=0.0)
+            lost += elements * max((_PENALTY[finding.level] for finding in own), default=0.0)
     score = (100.0 - lost / weight if weight else 100.0) if judged else None
     if score is not None and any(finding.check == "non_finite" for finding in findings):
         score = min(score, _BROKEN_CAP)
@@ -182,15 +182,15 @@ def topics(findings: Iterable[Finding]) -> tuple[Topic, ...]:
     grouped: dict[tuple[Level, str], list[Finding]] = {}
     for finding in findings:
         grouped.setdefault((finding.level, finding.what), []).append(finding)
-    found = []
+    topics_of_kind = []
     for (level, what), members in grouped.items():
         patterns: dict[str, int] = {}
         for member in members:
             pattern = _pattern(member.parameter)
             patterns[pattern] = patterns.get(pattern, 0) + 1
         ordered = tuple(sorted(patterns.items(), key=lambda item: -item[1]))
-        found.append(Topic(level, what, members[0].check, max(members, key=_badness), len(members), ordered))
-    return tuple(found)
+        topics_of_kind.append(Topic(level, what, members[0].check, max(members, key=_badness), len(members), ordered))
+    return tuple(topics_of_kind)
 
 
 def number(measures: Measures, measure: str, field: str) -> float | None:

@@ -17,8 +17,9 @@ class Measure:
 
     `needs` names the statistics that must be gathered; `derive` makes {field: value} of them. The rest is for measures
     of a scan. `takes`: which of "values", "channels" and "spectrum" `derive` is given, in order. `compared`: what
-    `compare` says of two models, each a column with `_diff` (b - a) or `_ratio` (b / a) behind its name. `shown`: the
-    columns that a terminal shows where no view has a form for this measure; empty: the first column of numbers.
+    `compare` says of two models, each a column with `_diff` (b - a) or `_ratio` (b / a) behind its name. `axes`: pairs
+    of fields, one of rows and one of columns, which change places where a matrix is measured as a transpose. `shown`:
+    the columns that a terminal shows where no view has a form for this measure; empty: the first column of numbers.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Measure:
     derive: Callable[..., Mapping[str, Any]]
     takes: tuple[str, ...] = ()
     compared: tuple[str, ...] = ()
+    axes: tuple[tuple[str, str], ...] = ()
     shown: tuple[str, ...] = ()
 
     def shown_columns(self) -> tuple[str, ...]:

@@ -123,8 +123,8 @@ def derive(values: Values, channels: Channels) -> dict[str, Any]:
     sums = values.int8 or _NO_SUMS
     mean_abs = m.l1 / m.n if m.n else nan
     relative, sqnr = _ratios(sums.error_square, m.square_sum)
-    found = values.outside
-    outliers, extremes = (found.count, found.extreme_count) if found else (0, 0)
+    outside = values.outside
+    outliers, extremes = (outside.count, outside.extreme_count) if outside else (0, 0)
     row = {
         "abs_max": m.maxabs if m.n else nan,
         "dynamic_range": m.maxabs / mean_abs if mean_abs else nan,
@@ -139,10 +139,10 @@ def derive(values: Values, channels: Channels) -> dict[str, Any]:
         "outlier_count": outliers,
         "extreme_outlier_percentage": percentage(extremes, m.n),
         "extreme_outlier_count": extremes,
-        "outlier_low": found.low if found else nan,
-        "outlier_high": found.high if found else nan,
-        "extreme_outlier_low": found.extreme_low if found else nan,
-        "extreme_outlier_high": found.extreme_high if found else nan,
+        "outlier_low": outside.low if outside else nan,
+        "outlier_high": outside.high if outside else nan,
+        "extreme_outlier_low": outside.extreme_low if outside else nan,
+        "extreme_outlier_high": outside.extreme_high if outside else nan,
     }
     for name, field, _ in _GROUPS:
         error = getattr(channels, field) if m.n else nan

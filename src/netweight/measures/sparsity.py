@@ -78,6 +78,7 @@ MEASURE = Measure(
     columns=COLUMNS,
     derive=derive,
     takes=("values", "channels"),
+    axes=(("dead_rows", "dead_columns"), ("dead_rows_percentage", "dead_columns_percentage")),
     compared=(
         "sparsity_diff",
         "dead_rows_diff",

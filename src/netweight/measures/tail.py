@@ -120,23 +120,23 @@ def _fit(ascending: F64Array, long: int, short: int) -> dict[str, Any]:
     if not isfinite(fitted[-1]):
         return {"tail_reason": "eigenvalues beyond float64"}
     # of eigenvalues near the largest, by Gram matrix or QR: see the errors of kernels/cpu/spectrum.py
-    found = fit_tail(fitted, gamma(4 * (long + short)))
-    if found is None:
+    fit = fit_tail(fitted, gamma(4 * (long + short)))
+    if fit is None:
         return {"tail_reason": "the eigenvalues do not differ"}
     largest = float(ascending[-1])
     # by the largest: lambda^alpha alone leaves the range of float64 where alpha is in the hundreds
-    scaled = found.alpha * np.log(ascending[ascending > 0] / largest)
-    log_alpha_norm = found.alpha * log10(largest) + log10(float(np.exp(scaled).sum()))
+    scaled = fit.alpha * np.log(ascending[ascending > 0] / largest)
+    log_alpha_norm = fit.alpha * log10(largest) + log10(float(np.exp(scaled).sum()))
     return {
-        "alpha": found.alpha,
-        "D": found.distance,
-        "sigma": found.sigma,
-        "xmin": found.xmin,
+        "alpha": fit.alpha,
+        "D": fit.distance,
+        "sigma": fit.sigma,
+        "xmin": fit.xmin,
         "xmax": largest,
-        "num_pl_spikes": int(np.count_nonzero(ascending >= found.xmin)),
-        "alpha_weighted": found.alpha * log10(largest),
+        "num_pl_spikes": int(np.count_nonzero(ascending >= fit.xmin)),
+        "alpha_weighted": fit.alpha * log10(largest),
         "log_alpha_norm": log_alpha_norm,
-        "warning": _warning(found.alpha),
+        "warning": _warning(fit.alpha),
         "tail_reason": "",
     }
 

@@ -98,29 +98,17 @@ def structure_of(
     tell it, as from the base of a pruned model.
     """
     tensors = {name: tensor for name, tensor in held.items() if name not in ties.aliases}
+    weights = {name: tensor for name, tensor in tensors.items() if not parameters[name].buffer}
+    kinds = {name: parameters[name].kind for name in weights}
+    floats = {name for name, tensor in weights.items() if tensor.dtype.kind is Kind.FLOAT}
     sizes = find_sizes(tensors, parameters)
     mains = _main_stacks(parameters.values())
     builders: dict[tuple[str, int], BlockBuilder] = {}
     places: dict[str, dict[str, int]] = {place: {} for place in ("embeddings", "head", "norms", "other", "rotations")}
-    towers: dict[str, dict[str, int]] = {}
-    layers_of_towers: dict[str, set[int]] = {}
     unplaced: dict[tuple[str, str], list[int | str]] = {}
-    trainable = biases = buffers = packed = 0
-    for name, tensor in tensors.items():
+    for name, tensor in weights.items():
         parameter = parameters[name]
-        if parameter.buffer:
-            buffers += tensor.size
-            continue
-        if tensor.dtype.kind is Kind.FLOAT and parameter.kind != "quantization":
-            trainable += tensor.size
-        elif parameter.kind != "quantization":
-            packed += 1
-        biases += tensor.size if parameter.kind == "bias" else 0
         if parameter.stack not in mains:
-            tower = towers.setdefault(parameter.stack, {"num_layers": 0, "parameters": 0})
-            tower["parameters"] += tensor.size
-            if parameter.layer is not None:
-                layers_of_towers.setdefault(parameter.stack, set()).add(parameter.layer)
             place = parameter.stack
         elif parameter.layer is not None:
             key = (parameter.stack, parameter.layer)
@@ -132,20 +120,16 @@ def structure_of(
             places[place][key_in] = places[place].get(key_in, 0) + tensor.size
         if not parameter.slot:
             _note_unplaced(unplaced, name, place, tensor)
-    for stack, numbers in layers_of_towers.items():
-        towers[stack]["num_layers"] = len(numbers)
     blocks, missing = _in_order(builders, mains, declared)
     size_of_head = head_size if declared.head_size is None else declared.head_size
-    twice = sum(held[alias].size for alias in ties.aliases)
-    if ties.absent is not None:
-        twice += held[ties.absent].size
+    repeated = [*ties.aliases, *([ties.absent] if ties.absent is not None else [])]
     return Structure(
         embeddings=places["embeddings"],
         head=places["head"],
         blocks=tuple(builder.finish(declared, size_of_head) for builder in blocks),
         norms=places["norms"],
         other=places["other"],
-        towers=towers,
+        towers=_towers(weights, parameters, mains),
         rotations=places["rotations"],
         unplaced=tuple(
             Unplaced(pattern, place, int(count), int(size), str(example))
@@ -153,15 +137,33 @@ def structure_of(
         ),
         tied=ties.aliases,
         absent_head=ties.absent,
-        tied_twice=twice,
-        trainable=trainable,
-        biases=biases,
-        buffers=buffers,
+        tied_twice=sum(held[name].size for name in repeated),
+        trainable=sum(weights[name].size for name in floats if kinds[name] != "quantization"),
+        biases=sum(tensor.size for name, tensor in weights.items() if kinds[name] == "bias"),
+        buffers=sum(tensor.size for name, tensor in tensors.items() if name not in weights),
         bytes=sum(tensor.nbytes for tensor in tensors.values()),
-        packed=packed,
+        packed=sum(name not in floats and kinds[name] != "quantization" for name in weights),
         sizes={"hidden_size": sizes.hidden, "vocabulary": sizes.vocabulary} if sizes.hidden else {},
         missing_layers=missing,
     )
+
+
+def _towers(
+    weights: Mapping[str, Tensor], parameters: Mapping[str, Parameter], mains: tuple[str, ...]
+) -> dict[str, dict[str, int]]:
+    """The stacks beside the main ones: how many layers and elements each has."""
+    towers: dict[str, dict[str, int]] = {}
+    layers: dict[str, set[int]] = {}
+    for name, tensor in weights.items():
+        stack, layer = parameters[name].stack, parameters[name].layer
+        if stack in mains:
+            continue
+        tower = towers.setdefault(stack, {"num_layers": 0, "parameters": 0})
+        tower["parameters"] += tensor.size
+        if layer is not None:
+            layers.setdefault(stack, set()).add(layer)
+            tower["num_layers"] = len(layers[stack])
+    return towers
 
 
 def _main_stacks(parameters: Iterable[Parameter]) -> tuple[str, ...]:

@@ -130,26 +130,21 @@ class _SubjectMeasurer(FarWork):
         if self.far:
             announce_parts([(subject.tensor, subject.part)])
         try:
-            return _oriented(
-                measure_matrix(subject.open(), self._measures, self._own.scratch, leading=self._leading),
-                transposed=subject.part.transposed,
-            )
+            measured = measure_matrix(subject.open(), self._measures, self._own.scratch, leading=self._leading)
+            return _as_stored(measured, self._measures, transposed=subject.part.transposed)
         except ReadError as error:
             return Skipped(subject.name, str(error))
 
 
-def _oriented(measured: dict[str, dict[str, Any]], *, transposed: bool) -> dict[str, dict[str, Any]]:
-    """Rows and columns as they are stored, where the matrix that was measured is a transpose."""
-    if not transposed or "sparsity" not in measured:
-        return measured
-    opposite = {"rows": "columns", "columns": "rows"}
-    fields = measured["sparsity"]
-    swapped = {
-        key: fields[f"dead_{opposite[key.split('_')[1]]}{key.removeprefix('dead_' + key.split('_')[1])}"]
-        for key in fields
-        if key.startswith(("dead_rows", "dead_columns"))
-    }
-    return {**measured, "sparsity": fields | swapped}
+def _as_stored(
+    measured: dict[str, dict[str, Any]], measures: Sequence[Measure], *, transposed: bool
+) -> dict[str, dict[str, Any]]:
+    """The fields of rows and columns as these are stored, where the matrix that was measured is a transpose."""
+    for measure in measures if transposed else ():
+        fields = measured[measure.name]
+        for rows, columns in measure.axes:
+            fields[rows], fields[columns] = fields[columns], fields[rows]
+    return measured
 
 
 def _name(load: Load) -> str:

@@ -126,9 +126,9 @@ def _most_changed(result: Comparison, console: Console, top: int) -> None:
 
     from netweight.jobs.compare.result import find_most_changed_layers
 
-    found = [entry for entry in find_most_changed_layers(result, top) if entry[1] > 0]
+    changed = [entry for entry in find_most_changed_layers(result, top) if entry[1] > 0]
     click.echo()
-    if not found:
+    if not changed:
         distance = result.totals["l2_distance"]
         # a permutation of the weights keeps mean, spread and norm
         click.echo("no parameter changed in mean, spread or norm" if distance > 0 else _unchanged(result))
@@ -138,7 +138,7 @@ def _most_changed(result: Comparison, console: Console, top: int) -> None:
     wide = console.width >= _WIDE
     for name in ("score", "of norm", "cosine", "same", *(("norm B/A", "largest", "signs") if wide else ())):
         table.add_column(name, justify="right", no_wrap=True)
-    for name, score, m in found:
+    for name, score, m in changed:
         more = (
             _number(_value(m, "l2_norm_ratio"), 4),
             _number(_value(m, "max_absolute_difference"), 3),
@@ -169,17 +169,18 @@ def _between(result: Comparison, console: Console, top: int) -> None:
     from netweight.jobs.compare.result import find_most_changed_layers
 
     matrices = {p.name for p in result.parameters if len(p.shape or ()) > 1}
-    found = [entry for entry in find_most_changed_layers(result, len(result.parameters)) if entry[0] in matrices][:top]
+    ranked = find_most_changed_layers(result, len(result.parameters))
+    changed = [entry for entry in ranked if entry[0] in matrices][:top]
     for method in result.methods:
         shown = _SHOWN.get(method) or [(name, name) for name in find(method).compared[:_COMPARED]]
-        if not shown or not found:
+        if not shown or not changed:
             continue
         click.echo()
         table = Table(box=None, pad_edge=False, header_style="bold")
         table.add_column(f"{method}, from A to B", overflow="fold", ratio=1, min_width=16)
         for heading, _ in shown:
             table.add_column(heading, justify="right", no_wrap=True)
-        for name, _, m in found:
+        for name, _, m in changed:
             table.add_row(printable(name), *(_step(_value(m, field), field) for _, field in shown))
         print_trimmed(console, table)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from netweight.errors import printable
-from netweight.views.text import human_bytes, human_count
+from netweight.views.text import human_bytes, human_count, print_notes
 
 if TYPE_CHECKING:
     from netweight.jobs.estimate.job import Estimate
@@ -29,8 +29,7 @@ def show_estimate(result: Estimate) -> None:
         if rate:
             each = f"{human_count(amount)}{unit} at {human_count(round(rate))}{unit}/s"
             click.echo(f"        + {_clock(amount / rate)} for {each}")
-    for note in result.notes:
-        click.echo(f"note: {printable(note, 400)}")
+    print_notes(result.notes)
 
 
 def _clock(seconds: float) -> str:

@@ -7,22 +7,26 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from netweight.errors import printable
+import click
+
+from netweight.errors import OptionError, printable
 from netweight.jobs.scan.result import assess_rows
 from netweight.measures.health import SCORING, number, topics
 from netweight.measures.health_checks import LEVELS, Level, judge
 from netweight.views.console import print_trimmed, stdout_console
 from netweight.views.scan_layers import LEVEL_STYLES, numbers, show_layers, small
 from netweight.views.short_names import cells, left_out_lines, shorten_names
+from netweight.views.text import human_bytes, print_json, print_notes
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from netweight.checkpoint.tensor import Skipped
+    from netweight.jobs.scan.plan import Prepared
     from netweight.jobs.scan.result import ScanRow
     from netweight.measures.health import Finding, Health, Topic
 
-__all__ = ["show_health", "show_scan"]
+__all__ = ["show_health", "show_plan", "show_scan"]
 
 _PATTERNS = 3
 _NARROWEST_NAME = 16
@@ -64,6 +68,31 @@ def show_scan(
         if skipped or notes:
             console.print()
         show_health(health, verbose=verbose)
+
+
+def show_plan(prepared: Prepared, output_format: str, *, verbose: bool) -> None:
+    """Print what a scan would read, for --dry-run; raises OptionError for CSV."""
+    plan = prepared.plan
+    if output_format == "json":
+        skipped = [{"name": s.name, "reason": s.reason} for s in prepared.skipped]
+        tasks = [{"param": t.name, "elements": t.stop, "bytes": t.nbytes} for t in plan.tasks]
+        print_json({**plan.to_dict(), "tasks": tasks, "skipped": skipped, "notes": list(prepared.notes)})
+    elif output_format == "human":
+        click.echo(f"model      {printable(prepared.checkpoint.ref)}")
+        click.echo(f"measures   {', '.join(m.name for m in prepared.measures)}")
+        click.echo(f"matrices   {plan.tensors} to measure, {plan.skipped} tensors left out")
+        click.echo(f"to read    {human_bytes(plan.nbytes)}")
+        click.echo(f"memory     about {human_bytes(plan.memory)} with {plan.workers} workers")
+        click.echo(f"device     {plan.device}: {plan.device_reason}")
+        if verbose:
+            for task in plan.tasks:
+                click.echo(f"  {printable(task.name)}  {human_bytes(task.nbytes)}")
+        for line in left_out_lines(prepared.skipped, verbose=verbose):
+            click.echo(line)
+        print_notes(prepared.notes)
+        click.echo("nothing was read or written; leave out --dry-run to run it")
+    elif output_format == "csv":
+        raise OptionError("--dry-run has no CSV form; use --format human or json")
 
 
 def show_health(health: Health, *, verbose: bool = False) -> None:

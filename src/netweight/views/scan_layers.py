@@ -60,30 +60,30 @@ class _Column:
 
 @dataclass(frozen=True)
 class _Line:
-    """A line under a heading: `found` is None for one without numbers; `note` runs over all columns."""
+    """A line under a heading: `values` is None for one without numbers; `note` runs over all columns."""
 
     label: str
     shape: str = ""
-    found: Numbers | None = None
+    values: Numbers | None = None
     level: Level | None = None
     note: str = ""
 
 
 def numbers(row: ScanRow) -> dict[str, float]:
     """The numbers of a matrix that were measured and are defined; `sparsity` is a share of 1."""
-    found = {key: v for key, (m, field) in _FIELDS.items() if (v := number(row.measures, m, field)) is not None}
+    values = {key: v for key, (m, field) in _FIELDS.items() if (v := number(row.measures, m, field)) is not None}
     for measure in ("basic_stats", "sparsity"):
         share = number(row.measures, measure, "sparsity")
         if share is not None:
-            found["sparsity"] = share
+            values["sparsity"] = share
             break
     if row.measures.get("spectral", {}).get("singular") is True:
-        found["condition"] = math.inf
+        values["condition"] = math.inf
     for measure in row.measures:
         for field in () if measure in _FORMED else find(measure).shown_columns():
             if (v := number(row.measures, measure, field)) is not None:
-                found[f"{measure}.{field}"] = v
-    return found
+                values[f"{measure}.{field}"] = v
+    return values
 
 
 def shape_text(row: ScanRow) -> str:
@@ -112,16 +112,16 @@ def show_layers(
     from rich.text import Text
 
     sections = [(heading, list(_lines(members, worst, gap, verbose=verbose))) for heading, members in _sections(rows)]
-    lines = [line for _, found in sections for line in found]
-    known = dict.fromkeys(key for line in lines for key in line.found or ())
+    lines = [line for _, section in sections for line in section]
+    known = dict.fromkeys(key for line in lines for key in line.values or ())
     further = [_Column(key, _plain(key, 3), _plain(key, 2), needed=False) for key in known if "." in key]
-    columns = [c for c in (*_COLUMNS, *further) if any(line.found and c.wide(line.found) for line in lines)]
+    columns = [c for c in (*_COLUMNS, *further) if any(line.values and c.wide(line.values) for line in lines)]
     label = max(
         [cells(heading) for heading, _ in sections] + [cells(line.label) + 2 for line in lines if not line.note]
     )
     shape = max((len(line.shape) for line in lines), default=0)
     layout = _layout(columns, lines, console.width - 2 - label - shape)
-    for heading, found in sections:
+    for heading, section in sections:
         text = Text()
         text.append(_padded(heading, label + 2), style="bold")
         if layout is not None:
@@ -130,7 +130,7 @@ def show_layers(
                 text.append(" " * layout.gap + title.rjust(width), style="dim")
         text.rstrip()
         console.print(text, soft_wrap=True)
-        for line in found:
+        for line in section:
             if line.note:
                 print_trimmed(console, Text(f"  {line.label} {line.note}", style="dim"))
             else:
@@ -150,13 +150,13 @@ class _Layout:
 
 def _layout(columns: Sequence[_Column], lines: Sequence[_Line], room: int) -> _Layout | None:
     """The widest form that fits `room` columns, with as many of the optional columns; None where none fits."""
-    known = [line.found for line in lines if line.found is not None]
+    known = [line.values for line in lines if line.values is not None]
     for wide, gap in ((True, 2), (False, 2), (False, 1)):
         chosen: list[tuple[str, Callable[[Numbers], str]]] = []
         widths: list[int] = []
         for column in sorted(columns, key=lambda c: not c.needed):
             form = column.wide if wide else column.narrow
-            width = max([len(column.title), *(len(form(found)) for found in known)])
+            width = max([len(column.title), *(len(form(values)) for values in known)])
             if not column.needed and sum(widths) + width + gap * (len(widths) + 2) > room:
                 continue
             chosen.append((column.title, form))
@@ -179,16 +179,16 @@ def _print_line(
     text.append(_padded(line.label, label))
     gap = layout.gap if layout is not None else 1
     text.append(" " * gap + line.shape.rjust(shape))
-    if line.found is not None and layout is not None:
+    if line.values is not None and layout is not None:
         for (_, form), width in zip(layout.columns, layout.widths, strict=True):
-            text.append(" " * gap + (form(line.found) or "-").rjust(width))
+            text.append(" " * gap + (form(line.values) or "-").rjust(width))
     text.rstrip()
     if layout is None:
         print_trimmed(console, text)
     else:
         console.print(text, soft_wrap=True)
-    if line.found is not None and layout is None:
-        said = [f"{c.title} {c.narrow(line.found)}" for c in columns if c.needed and c.narrow(line.found)]
+    if line.values is not None and layout is None:
+        said = [f"{c.title} {c.narrow(line.values)}" for c in columns if c.needed and c.narrow(line.values)]
         for part in _wrapped(said, console.width - 4):
             print_trimmed(console, Text(f"    {part}"))
 
@@ -219,13 +219,13 @@ def _sections(rows: Sequence[ScanRow]) -> list[tuple[str, list[ScanRow]]]:
             outside.append(row)
         else:
             groups.setdefault((stacks.index(row.parameter.stack), layer), []).append(row)
-    found = []
+    sections = []
     for (stack, layer), members in sorted(groups.items()):
         name = shorten_names([printable(stacks[stack])], 14, "..")[0]
-        found.append((f"{name} layer {layer}".strip(), members))
+        sections.append((f"{name} layer {layer}".strip(), members))
     if outside:
-        found.append(("outside", outside))
-    return found
+        sections.append(("outside", outside))
+    return sections
 
 
 def _lines(rows: Sequence[ScanRow], worst: Mapping[str, Level], gap: str, *, verbose: bool) -> Iterator[_Line]:
@@ -270,10 +270,10 @@ def _ordered(rows: Sequence[ScanRow]) -> list[ScanRow]:
 def _expert_slot(row: ScanRow) -> str | None:
     """Which projection of an expert this is; None for everything else."""
     p = row.parameter
-    found = _EXPERT.search(row.name) if p.role == "moe_expert" else None
-    if found is None and p.expert is None:
+    match = _EXPERT.search(row.name) if p.role == "moe_expert" else None
+    if match is None and p.expert is None:
         return None
-    return printable((found[2] if found else None) or p.slot or p.role, _LONGEST_LABEL)
+    return printable((match[2] if match else None) or p.slot or p.role, _LONGEST_LABEL)
 
 
 def _labels(rows: Sequence[ScanRow], gap: str) -> list[str]:
@@ -285,10 +285,10 @@ def _labels(rows: Sequence[ScanRow], gap: str) -> list[str]:
 
 def _label(row: ScanRow) -> str:
     p = row.parameter
-    found = _EXPERT.search(row.name)
-    if p.role == "moe_expert" or (found is not None and found[2]):
-        number = p.expert if found is None else int(found[1])
-        return "" if number is None else f"{_expert_slot(row)}[{number}]"
+    match = _EXPERT.search(row.name)
+    if p.role == "moe_expert" or (match is not None and match[2]):
+        expert = p.expert if match is None else int(match[1])
+        return "" if expert is None else f"{_expert_slot(row)}[{expert}]"
     return "" if p.role in {"other", "bias", "norm"} else p.role
 
 
@@ -304,14 +304,14 @@ def _tail(row: ScanRow) -> str:
 
 
 def _condensed(rows: Sequence[ScanRow], worst: Mapping[str, Level], gap: str) -> Iterator[_Line]:
-    found = [numbers(row) for row in rows]
+    values = [numbers(row) for row in rows]
     levels = [worst[row.name] for row in rows if row.name in worst]
     level = next((level for level in ("critical", "warning", "info") if level in levels), None)
     slot = shorten_names([_expert_slot(rows[0]) or ""], _LONGEST_LABEL - 7, gap)[0]
     yield _Line(f"{slot} x{len(rows)}", shape_text(rows[0]), None, level)
-    keys = dict.fromkeys(key for one in found for key in one)
+    keys = dict.fromkeys(key for one in values for key in one)
     for label, of in (("min", min), ("median", statistics.median), ("max", max)):
-        yield _Line(f"  {label}", "", {key: of([one[key] for one in found if key in one]) for key in keys})
+        yield _Line(f"  {label}", "", {key: of([one[key] for one in values if key in one]) for key in keys})
 
 
 def _vectors(rows: Sequence[ScanRow]) -> _Line:
@@ -319,11 +319,11 @@ def _vectors(rows: Sequence[ScanRow]) -> _Line:
     for row in rows:
         kinds[row.parameter.role] = kinds.get(row.parameter.role, 0) + 1
     label = ", ".join(f"{count} {role}" for role, count in kinds.items())
-    found = [numbers(row) for row in rows]
+    values = [numbers(row) for row in rows]
     said = []
     for key in ("mean", "std"):
-        values = [one[key] for one in found if key in one]
-        ends = dict.fromkeys(small(of(values), 2) for of in (min, max)) if values else ()
+        known = [one[key] for one in values if key in one]
+        ends = dict.fromkeys(small(of(known), 2) for of in (min, max)) if known else ()
         said += [f"{key} {' to '.join(ends)}"] if ends else []
     word = "vector" if len(rows) == 1 else "vectors"
     return _Line(label, note=f"{word}: {', '.join(said)}" if said else word)
@@ -335,44 +335,44 @@ def _percent(part: float, full: float, digits: int) -> str:
     return f"{min(share, 100 - 10**-digits) if part < full else share:.{digits}f}%"
 
 
-def _rank(found: Numbers, pattern: str, digits: int) -> str:
-    if "rank" not in found or not found.get("full"):
+def _rank(values: Numbers, pattern: str, digits: int) -> str:
+    if "rank" not in values or not values.get("full"):
         return ""
-    share = _percent(found["rank"], found["full"], digits)
-    return pattern.format(f"{found['rank']:.0f}/{found['full']:.0f}", share)
+    share = _percent(values["rank"], values["full"], digits)
+    return pattern.format(f"{values['rank']:.0f}/{values['full']:.0f}", share)
 
 
-def _ninety(found: Numbers, pattern: str, digits: int) -> str:
-    if "ninety" not in found:
+def _ninety(values: Numbers, pattern: str, digits: int) -> str:
+    if "ninety" not in values:
         # of a matrix of which nothing is known, or of any
-        return f">={found['at_least']:.0f}" if found.get("at_least", 0) > 1 else ""
-    if not found.get("full"):
-        return f"{found['ninety']:.0f}"
-    return pattern.format(f"{found['ninety']:.0f}", _percent(found["ninety"], found["full"], digits))
+        return f">={values['at_least']:.0f}" if values.get("at_least", 0) > 1 else ""
+    if not values.get("full"):
+        return f"{values['ninety']:.0f}"
+    return pattern.format(f"{values['ninety']:.0f}", _percent(values["ninety"], values["full"], digits))
 
 
-def _sparsity(found: Numbers) -> str:
-    share = found.get("sparsity")
+def _sparsity(values: Numbers) -> str:
+    share = values.get("sparsity")
     if share is None:
         return ""
     return "<0.01%" if 0 < share < 0.00005 else _percent(share, 1.0, 2)
 
 
 def _plain(key: str, digits: int) -> Callable[[Numbers], str]:
-    return lambda found: small(found[key], digits) if key in found else ""
+    return lambda values: small(values[key], digits) if key in values else ""
 
 
-def _condition(found: Numbers) -> str:
-    value = found.get("condition")
+def _condition(values: Numbers) -> str:
+    value = values.get("condition")
     return "" if value is None else "singular" if math.isinf(value) else small(value)
 
 
-def _sqnr(found: Numbers) -> str:
-    return f"{found['sqnr']:.1f}" if "sqnr" in found else ""
+def _sqnr(values: Numbers) -> str:
+    return f"{values['sqnr']:.1f}" if "sqnr" in values else ""
 
 
-def _alpha(found: Numbers) -> str:
-    return f"{found['alpha']:.2f}" if "alpha" in found else ""
+def _alpha(values: Numbers) -> str:
+    return f"{values['alpha']:.2f}" if "alpha" in values else ""
 
 
 _COLUMNS = (

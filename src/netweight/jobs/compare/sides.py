@@ -94,16 +94,16 @@ def measure_sides(
         else:
             scanned.setdefault(name, {}).setdefault(label, [{}, {}])[side] = measured
         progress.advance(1, subject.nbytes)
-    found = {}
+    fields = {}
     for name, matrices in scanned.items():
         if "" in matrices:
-            found[name] = derive_between(matrices[""], methods)
+            fields[name] = derive_between(matrices[""], methods)
             continue
         parts = {label: derive_between(matrices[label], methods) for label in sorted(matrices, key=_numbered)}
         reason = f"a stack of {len(parts)} matrices: see `matrices`"
         unknown = derive_between(({}, {}), methods)
-        found[name] = {k: reason if k.endswith("_reason") else v for k, v in unknown.items()} | {"matrices": parts}
-    return found, failed
+        fields[name] = {k: reason if k.endswith("_reason") else v for k, v in unknown.items()} | {"matrices": parts}
+    return fields, failed
 
 
 def _numbered(label: str) -> tuple[int, str]:

@@ -84,41 +84,43 @@ def plan_work(request: Request, stack: ExitStack, output: str = "") -> Work:
         recipe, models = (None, models) if is_model else (request.ref, request.models)
         given = {"base": request.base, "method": " ".join(request.methods) or None, "dtype": None}
         asked = make_request(recipe, models=models, weights=None, settings={}, **given)
-        found = plan.prepare(asked, options, stack)
-        run, opened = partial(job.merge_request, asked, output, options=options), tuple(found.plan.checkpoints)
-        sizes = (found.read * (1 + found.measures), found.workers, found.memory, found.choice.name, found.plan.notes)
-        return Work(run, opened, *sizes, found.written, recipe=None if found.measures else asked.recipe)
+        prepared = plan.prepare(asked, options, stack)
+        run, opened = partial(job.merge_request, asked, output, options=options), tuple(prepared.plan.checkpoints)
+        read = prepared.read * (1 + prepared.measures)
+        sizes = (read, prepared.workers, prepared.memory, prepared.choice.name, prepared.plan.notes)
+        return Work(run, opened, *sizes, prepared.written, recipe=None if prepared.measures else asked.recipe)
     if request.job == "scan":
         measures = plan.choose(request.methods or None, None)
-        found = plan.prepare(request.ref, measures, options, stack)
+        prepared = plan.prepare(request.ref, measures, options, stack)
         run = partial(job.scan, request.ref, methods=[m.name for m in measures], options=options)
-        return _of_plan(run, found, (found.checkpoint,), found.plan.nbytes, found)
+        return _of_plan(run, prepared, (prepared.checkpoint,), prepared.plan.nbytes, prepared)
     if request.job == "delta":
-        found = plan.prepare(request.base, models, options, stack)
+        prepared = plan.prepare(request.base, models, options, stack)
         run = partial(job.delta, request.base, models, output or None, options=options)
-        return _of_plan(run, found, (found.base, *found.models), found.plan.nbytes, None)
+        return _of_plan(run, prepared, (prepared.base, *prepared.models), prepared.plan.nbytes, None)
     if request.job == "compare":
         methods = plan.choose(request.methods or (plan.ALWAYS,))
-        found = plan.prepare(*models, methods, options, stack)
+        prepared = plan.prepare(*models, methods, options, stack)
         run = partial(job.compare, *models, methods=methods, options=options)
-        return _of_plan(run, found, (found.a, found.b), found.nbytes, found.sides)
+        return _of_plan(run, prepared, (prepared.a, prepared.b), prepared.nbytes, prepared.sides)
     plan.require_sklearn()
-    found = plan.prepare(request.ref, options, stack)
+    prepared = plan.prepare(request.ref, options, stack)
     run = partial(job.embeddings, request.ref, options=options)
-    read, (rows, cols) = found.place.tensor.nbytes, found.place.tensor.shape
-    looks = 60 * found.sampled + rows  # for each k, at most: 3 fits to the sample by 20 iterations, one look at all
+    read, (rows, cols) = prepared.embedding.tensor.nbytes, prepared.embedding.tensor.shape
+    looks = 60 * prepared.sampled + rows  # for each k, at most: 3 fits to the sample by 20 iterations, one look at all
     flops = cols * looks * (options.max_k * (options.max_k + 1) - 2)  # 2 rows cols k a look, for every k from 2 on
     flops += 2 * cols * min(rows, 5_000) ** 2  # distances for silhouettes
-    return Work(run, (found.checkpoint,), read, found.workers, found.memory, "cpu", found.notes, 0, flops, cols)
+    planned = (prepared.workers, prepared.memory, "cpu", prepared.notes)
+    return Work(run, (prepared.checkpoint,), read, *planned, 0, flops, cols)
 
 
-def _of_plan(run: Any, found: Any, opened: tuple[Checkpoint, ...], read: int, scanned: Any) -> Work:
+def _of_plan(run: Any, prepared: Any, opened: tuple[Checkpoint, ...], read: int, scanned: Any) -> Work:
     """`scanned` has the loads and measures of a scan, where there is one."""
     measures = scanned.measures if scanned is not None else ()
     heavy = tuple(m.name for m in measures if "spectrum" in m.needs)
     shapes: list[Any] = [load.subject.part.stored_shape for load in scanned.loads] if heavy else []
     flops, side = round(sum(map(spectral_effort, shapes))), min(max(shapes, key=spectral_effort, default=(0,)))
-    sizes = (read, found.plan.workers, found.plan.memory, found.plan.device, found.notes, 0, flops, side)
+    sizes = (read, prepared.plan.workers, prepared.plan.memory, prepared.plan.device, prepared.notes, 0, flops, side)
     return Work(run, opened, *sizes, tuple(m.name for m in measures if m.name not in heavy), heavy)
 
 
