@@ -47,7 +47,6 @@ def _load(
     raw: Array,
     kind: int,
     first: int,
-    half: Array,
     eighths: Array,
     out: Array,
     bits: Array,
@@ -56,7 +55,7 @@ def _load(
     extremes: Array,
 ) -> None:
     """Widen, with zeros for what is not finite; extremes[:2] as `_magnitude_extremes` leaves it."""
-    widen(raw, kind, first, half, eighths, out)
+    widen(raw, kind, first, None, eighths, out)
     _magnitude_extremes(bits, sign, extremes)
     if extremes[1] >= limit[0]:
         _drop(bits, sign, limit)
@@ -93,7 +92,6 @@ def sweep(
     whole: bool,  # noqa: FBT001
     last: bool,  # noqa: FBT001
     length: int,
-    half: Array,
     eighths: Array,
     held: Array,
     held_bits: Array,
@@ -129,7 +127,7 @@ def sweep(
                 at = start if keep else 0
                 wide = held[at : at + n]
                 bits = held_bits[at : at + n]
-                _load(raw, kind, r * cols + start, half, eighths, wide, bits, sign, limit, extremes)
+                _load(raw, kind, r * cols + start, eighths, wide, bits, sign, limit, extremes)
                 row[0] = max(row[0], np.float64(sizes[1]))
                 counts[1] += n // 4
                 if extremes[0] == 0:
@@ -151,7 +149,7 @@ def sweep(
                 wide = held[at : at + n]
                 if not (keep and first_reading):
                     bits = held_bits[at : at + n]
-                    _load(raw, kind, r * cols + start, half, eighths, wide, bits, sign, limit, extremes)
+                    _load(raw, kind, r * cols + start, eighths, wide, bits, sign, limit, extremes)
                 row[1] += int8(wide, rate[0]) if fits else int8_exact(wide, largest)
             if whole or last:
                 resolution = 4.0 * 127.0 * (epsilon if fits else 2.0**-52)

@@ -37,7 +37,6 @@ class CpuChannels:
         self._dtype, self._cols, self._vector = dtype, cols, rows == 1
         largest = {32: 0xFF << 23, 64: 0x7FF << 52}[width]
         self._fixed = (
-            np.zeros(0, np.float32),  # float16 is computed
             eighth_tables(),
             self._room[width],
             self._room[width].view(unsigned),

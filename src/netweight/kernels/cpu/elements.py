@@ -28,9 +28,9 @@ __all__ = [
     "eighth_tables",
     "half_table",
     "look_up",
+    "native_rows",
     "number_of_bfloat16",
     "numbers_of",
-    "rows_of_bytes",
     "widen",
     "widen_bfloat16",
     "widen_half",
@@ -48,6 +48,8 @@ KINDS = {
     **{d.name: FLOAT8 + i for i, d in enumerate(_EIGHTHS)},
 }
 """The number of each element type in compiled loops, by its name."""
+
+_PATTERNS = {8: np.uint8, 16: np.uint16}
 
 TILE = 1024
 """Elements that are widened at a time, so that they stay in the first cache."""
@@ -112,19 +114,19 @@ def copy(values: Array, out: Array) -> None:
 
 
 @compiled_exactly
-def widen(raw: Array, kind: int, first: int, half: Array, eighths: Array, out: Array) -> None:
+def widen(raw: Array, kind: int, first: int, half: Array | None, eighths: Array, out: Array) -> None:
     """out [n] = the elements from `first` of the bytes `raw`, in out's type; tables as above.
 
-    Without a half table ([0]) float16 is computed, which is faster but where a table of its size stays in the cache.
+    Where `half` is None, float16 is computed: the table would push what else is at work out of the cache.
     """
     n = len(out)
     if kind == BFLOAT16:
         widen_bfloat16(raw.view(np.uint16)[first : first + n], out)
     elif kind == FLOAT16:
-        if len(half):
-            look_up(raw.view(np.uint16)[first : first + n], half, out)
-        else:
+        if half is None:
             widen_half(raw.view(np.uint16)[first : first + n], out)
+        else:
+            look_up(raw.view(np.uint16)[first : first + n], half, out)
     elif kind == FLOAT32:
         copy(raw.view(np.float32)[first : first + n], out)
     elif kind == FLOAT64:
@@ -162,19 +164,36 @@ def _numbers_of_row(row: Any, half: Any, room: Any) -> Any:  # noqa: ARG001
 
 
 @compiled_exactly
-def _widen_rows(raw: Array, kind: int, first: int, half: Array, eighths: Array, out: Array) -> None:
+def _widen_rows_of_bfloat16(native: Array, first: int, out: Array) -> None:
     for r in range(len(out)):
-        widen(raw[r], kind, first, half, eighths, out[r])
+        widen_bfloat16(native[r, first : first + out.shape[1]], out[r])
 
 
-def rows_of_bytes(block: U8Array, dtype: DType, cols: int) -> U8Array:
-    """Bytes of whole rows as [rows, bytes], aligned as `widen_rows` wants them."""
-    aligned = block.view(dtype.to_numpy()).flags.aligned
-    return (block if aligned else block.copy()).reshape(-1, dtype.nbytes(cols))
+@compiled_exactly
+def _look_up_rows(native: Array, first: int, table: Array, out: Array) -> None:
+    for r in range(len(out)):
+        look_up(native[r, first : first + out.shape[1]], table, out[r])
 
 
-def widen_rows(raw: U8Array, dtype: DType, first: int, out: F64Array) -> None:
-    """out [rows, w] = the elements of `rows_of_bytes` from column `first`."""
-    if raw.shape[1] == dtype.nbytes(out.shape[1]):  # whole rows, which may be short, are one long row
-        raw, out = raw.reshape(1, -1), out.reshape(1, -1)
-    _widen_rows(raw, KINDS[dtype.name], first, half_table(), eighth_tables(), out)
+@compiled_exactly
+def _copy_rows(native: Array, first: int, out: Array) -> None:
+    for r in range(len(out)):
+        copy(native[r, first : first + out.shape[1]], out[r])
+
+
+def native_rows(block: U8Array, dtype: DType, cols: int) -> Array:
+    """Bytes of whole rows as [rows, cols], as `widen_rows` takes them: 8- and 16-bit elements by their bits."""
+    native = block.view(_PATTERNS.get(dtype.bits) or dtype.to_numpy()).reshape(-1, cols)
+    return native if native.flags.aligned else native.copy()
+
+
+def widen_rows(native: Array, dtype: DType, first: int, out: F64Array) -> None:
+    """out [rows, w] = the elements of `native_rows` from column `first`."""
+    if native.shape == out.shape:  # whole rows, which may be short, are one long row
+        native, out = native.reshape(1, -1), out.reshape(1, -1)
+    if dtype.name == "BF16":
+        _widen_rows_of_bfloat16(native, first, out)
+    elif dtype.bits in _PATTERNS:
+        _look_up_rows(native, first, numbers_of_patterns(dtype), out)
+    else:
+        _copy_rows(native, first, out)

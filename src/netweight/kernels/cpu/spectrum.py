@@ -15,7 +15,7 @@ import numpy as np
 from netweight.dtypes import DType
 from netweight.kernels.arrays import F64Array, U8Array
 from netweight.kernels.cpu import lapack
-from netweight.kernels.cpu.elements import rows_of_bytes, widen_rows
+from netweight.kernels.cpu.elements import native_rows, widen_rows
 from netweight.kernels.cpu.grams import ScaledGram
 from netweight.kernels.cpu.lanczos import largest, worth_it
 from netweight.kernels.spectrum import SMALL, SingularValues
@@ -92,7 +92,7 @@ class CpuSpectrum:
         if self._wide:
             self._held[first * self._row_bytes : first * self._row_bytes + size] = block[:size]
             return
-        whole = rows_of_bytes(block[:size], self._dtype, self._width)
+        whole = native_rows(block[:size], self._dtype, self._width)
         panel = self._panel.reshape(-1, self._width)
         taken = 0
         while taken < len(whole):
@@ -145,7 +145,7 @@ class CpuSpectrum:
 
     def _strips(self) -> Iterator[F64Array]:
         """The held rows, widened in strips of columns [rows, w]; each one is valid until the next."""
-        held = rows_of_bytes(self._held, self._dtype, self._width)
+        held = native_rows(self._held, self._dtype, self._width)
         for first in range(0, self._width, self._step):
             width = min(self._step, self._width - first)
             strip = self._panel[: self._short * width].reshape(self._short, width)
