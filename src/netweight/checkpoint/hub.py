@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub: found in its cache, listed at one commit, or fetched into the cache.
+"""Models of the Hugging Face hub: taken from its cache, listed at one commit, or fetched into the cache.
 
 All requests go through `huggingface_hub`, which reads HF_ENDPOINT, HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE and HF_TOKEN.
 It is loaded when a hub is asked for something.

@@ -293,12 +293,12 @@ class _Machine:
         self.unpack("<Q")  # a hint for buffered readers
 
 
-def _pairs(given: Any) -> list[tuple[Any, Any]]:
-    if isinstance(given, Mapped):
-        return list(given.pairs)
-    if not isinstance(given, (list, tuple)):
+def _pairs(entries: Any) -> list[tuple[Any, Any]]:
+    if isinstance(entries, Mapped):
+        return list(entries.pairs)
+    if not isinstance(entries, (list, tuple)):
         return []
-    return [(entry[0], entry[1]) for entry in given if isinstance(entry, (list, tuple)) and len(entry) == 2]
+    return [(entry[0], entry[1]) for entry in entries if isinstance(entry, (list, tuple)) and len(entry) == 2]
 
 
 _HANDLERS: dict[bytes, Callable[[_Machine], None]] = {

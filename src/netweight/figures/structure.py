@@ -115,8 +115,8 @@ def reduction_by_layer(
             canvas.text(MARGIN, 0.22, "no model was compared", 9)
         for i, (label, row) in enumerate(zip(labels, ratios, strict=False)):
             canvas.text(left - 0.06, top - (i + 0.5) * step, label, size, align="right")
-            for begin, stop, look in _runs(row):
-                canvas.rectangle(left + begin * across, top - (i + 1) * step, (stop - begin) * across, step, *look)
+            for begin, stop, style in _runs(row):
+                canvas.rectangle(left + begin * across, top - (i + 1) * step, (stop - begin) * across, step, *style)
         bottom = top - max(1, shown) * step
         frame = [(left, top), (left + side, top), (left + side, bottom), (left, bottom)]
         for start, end in zip(frame, [*frame[1:], frame[0]], strict=True):
@@ -130,12 +130,12 @@ def reduction_by_layer(
         canvas.text(left + side / 2, bottom - 0.32, "layer of the base", 8, align="centre")
         cells = [ratio for row in ratios[:shown] for ratio in row]
         at = MARGIN
-        for word, look, there in (
+        for word, style, there in (
             ("not known", (UNDEFINED, "////"), None in cells),
             ("grew", (SKY, None), any(ratio is not None and ratio < 0 for ratio in cells)),
         ):
             if there:
-                canvas.rectangle(at, 0.16, 0.14, 0.12, *look)
+                canvas.rectangle(at, 0.16, 0.14, 0.12, *style)
                 canvas.text(at + 0.2, 0.22, word, 8)
                 at += 0.4 + text_width(word, 8)
         _scale(canvas, left + side + 0.2, top - 1.3, 1.3)
@@ -172,7 +172,7 @@ def _colour(ratio: float) -> str:
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
-def _look(ratio: float | None) -> tuple[str, str | None]:
+def _style(ratio: float | None) -> tuple[str, str | None]:
     """(colour, hatch) of a cell."""
     if ratio is None:
         return UNDEFINED, "////"
@@ -180,13 +180,13 @@ def _look(ratio: float | None) -> tuple[str, str | None]:
 
 
 def _runs(row: Sequence[float | None]) -> Iterator[tuple[int, int, tuple[str, str | None]]]:
-    """(first, end, look) of neighbouring cells that look alike; white ones are the paper."""
-    looks = [_look(ratio) for ratio in row]
+    """(first, end, style) of neighbouring cells of one style; white ones are left out."""
+    styles = [_style(ratio) for ratio in row]
     first = 0
-    for at in range(1, len(looks) + 1):
-        if at == len(looks) or looks[at] != looks[first]:
-            if looks[first] != (_colour(0.0), None):
-                yield first, at, looks[first]
+    for at in range(1, len(styles) + 1):
+        if at == len(styles) or styles[at] != styles[first]:
+            if styles[first] != (_colour(0.0), None):
+                yield first, at, styles[first]
             first = at
 
 

@@ -169,7 +169,7 @@ class ResultFolder:
         new.add(MANIFEST)
         if self._sync:
             sync_tree(self.stage)
-        self._place(own, new, others)
+        self._put(own, new, others)
         self._committed = True
         try:
             if self._sync:
@@ -277,7 +277,7 @@ class ResultFolder:
                 self._unfinished.touch()
             raise
 
-    def _place(self, own: set[str], new: set[str], others: Mapping[str, list[str]]) -> None:
+    def _put(self, own: set[str], new: set[str], others: Mapping[str, list[str]]) -> None:
         if not self.target.exists():
             with self._handing_over():
                 self.stage.rename(self.target)

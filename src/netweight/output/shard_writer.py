@@ -67,7 +67,7 @@ class ShardWriter:
         Raises JobError where the disk refuses, ValueError where the bytes leave the tensor.
         """
         view = memoryview(data).cast("B")
-        number, position = self._place(name, offset, len(view))
+        number, position = self._span(name, offset, len(view))
         with self._failures(number, "written"):
             if self._flusher is not None:
                 self._flusher.check()
@@ -79,7 +79,7 @@ class ShardWriter:
     def read(self, name: str, offset: int, out: memoryview) -> None:
         """Fill `out` with what is in the file from byte `offset` of tensor `name`; raises as `write`."""
         view = out.cast("B")
-        number, position = self._place(name, offset, len(view))
+        number, position = self._span(name, offset, len(view))
         with self._failures(number, "read"), self._descriptor(number) as descriptor:
             read_at(descriptor, view, position)
 
@@ -140,7 +140,7 @@ class ShardWriter:
                 f"{_bytes(free + freed)} are free; make room, or choose another output folder"
             )
 
-    def _place(self, name: str, offset: int, size: int) -> tuple[int, int]:
+    def _span(self, name: str, offset: int, size: int) -> tuple[int, int]:
         number, start, nbytes = self._spans[name]
         if offset < 0 or offset + size > nbytes:
             raise ValueError(f"{printable(name)}: bytes {offset} to {offset + size} of a tensor of {nbytes} bytes")
