@@ -14,12 +14,10 @@ from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from netweight.dtypes import DType
+    from netweight.kernels.arrays import Array
     from netweight.kernels.merging import MergeKernels
 
-    Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 __all__ = ["Copy", "Course", "Look", "Measured", "NativeLook", "NativeWrite", "Subject", "Value", "Write"]
 __all__ += ["without_looks"]

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+
+from netweight.kernels.arrays import Array, F64Array
 
 if TYPE_CHECKING:
     from netweight.dtypes import DType
     from netweight.kernels.merging import MergeKernels
 
 __all__ = ["ColumnGramLook", "GramLook", "channel_products", "symmetric"]
-
-Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
-F64Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass(frozen=True)

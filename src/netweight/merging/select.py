@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 
+from netweight.kernels.arrays import Array
 from netweight.kernels.packing import Packed, pack, unpack
 from netweight.merging.course import Look, Subject
 from netweight.statistics.order import bin_of, bits_to_values
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Score", "count_of", "select_magnitudes", "select_scores"]
 
-Array: TypeAlias = np.ndarray[Any, Any]
 Prefixes: TypeAlias = tuple[tuple[int, ...], ...]
 
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from math import fsum
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from netweight.errors import OptionError, printable
+from netweight.kernels.arrays import Array
 from netweight.kernels.merging import Trim
 from netweight.kernels.protocol import CHUNK
 from netweight.merging.course import Copy, Look, Subject
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["DENSITY", "INT8_MASK", "LAMBDA", "RESCALE_BY_SUMS", "WEIGHT", "TrimmedSum"]
 __all__ += ["keep_all", "keep_between", "keep_nothing", "normalize", "rescaled", "sum_of"]
 
-Array: TypeAlias = np.ndarray[Any, Any]
 
 WEIGHT = Setting("weight", "How much this model's task vector counts; may be negative.", per_model=True)
 DENSITY = Setting(

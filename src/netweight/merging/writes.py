@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import fsum
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from netweight.kernels.arrays import Array, F64Array
 from netweight.merging.course import Copy
 from netweight.merging.grams import channel_products, symmetric
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ColumnCombine", "Combine", "RowCombine", "Rule", "combination", "snapped"]
 
-Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
-F64Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 Rule: TypeAlias = Callable[[F64Array], F64Array]
 """From Gram matrices float64 [channels, n, n] to coefficients float64 [channels, n]."""
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from netweight.checkpoint.tensor import read_elements
 from netweight.dtypes import DTYPES, DType
+from netweight.kernels.arrays import Array
 from netweight.merging.target import Input, Target
 from netweight.run.plan import STRETCH
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["BLOCK", "BlockReader", "stretches_of", "working_bytes"]
 
-Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 BLOCK = 1 << 16
 """Elements that are computed at a time; a multiple of the kernels' CHUNK."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import xxhash
 
+from netweight.kernels.arrays import Array
 from netweight.kernels.finite import count_nonfinite
 from netweight.merging.course import Copy, Look, NativeLook, NativeWrite, Write
 from netweight.merging.target import Target, prefetch
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from netweight.kernels.merging import MergeKernels
 
 __all__ = ["Sink", "Step", "StepWorker", "Written", "tensor_digest"]
-
-Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 
 class Sink(Protocol):

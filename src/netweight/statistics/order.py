@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from netweight.kernels.arrays import Array
+
 __all__ = [
     "Rank",
     "bin_of",
@@ -31,7 +33,6 @@ __all__ = [
     "step_down",
 ]
 
-Array = np.ndarray[Any, Any]
 _SIGN = 0x8000
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from netweight.kernels.arrays import Array
 from netweight.statistics.rounding_error import gamma
 
 __all__ = ["Partition"]
 
-Array = np.ndarray[Any, Any]
 
 _NOTHING = 1e-13  # of the whole sum of squares: at least so much counts as left by rounding
 

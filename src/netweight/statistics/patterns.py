@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 
 from netweight.dtypes import DTYPES, DType, Kind
-from netweight.kernels.arrays import U64Array
+from netweight.kernels.arrays import Array, U64Array
 from netweight.statistics.moments import Moments
 from netweight.statistics.order import quantiles_of_counts
 
 __all__ = ["PatternHistogram"]
-
-Array = np.ndarray[Any, Any]
 
 
 @cache

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from netweight.kernels.arrays import U8Array, U32Array, U64Array
+from netweight.kernels.arrays import Array, U8Array, U32Array, U64Array
 from netweight.kernels.protocol import DifferencePartial, Window
 from netweight.kernels.values import LookPartial
 from netweight.statistics import order
@@ -40,8 +39,6 @@ __all__ = ["LastReading", "Readings"]
 
 _HELD = 1 << 21  # residual values that are kept in memory, at most
 _SIGN = 0x8000
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)

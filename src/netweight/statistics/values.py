@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from netweight.kernels.arrays import U64Array
+from netweight.kernels.arrays import Array, U64Array
 from netweight.statistics.difference import PROBABILITIES
 from netweight.statistics.moments import Moments
 from netweight.statistics.order import quantiles_of_counts
@@ -35,7 +34,6 @@ __all__ = [
     "thresholds_of",
 ]
 
-Array = np.ndarray[Any, Any]
 
 MOMENTS, QUANTILES, ABS_QUANTILES = "values.moments", "values.quantiles", "values.abs_quantiles"
 COUNTS, SPARSITY, OUTSIDE, INT8 = "values.counts", "values.sparsity", "values.outside", "values.int8"

@@ -5,18 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from netweight.jobs.embeddings.rows import Rows, distances_to
 from netweight.jobs.embeddings.search import partitions
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from netweight.kernels.arrays import Array
     from netweight.run.execute import Executor
     from netweight.statistics.partition import Partition
 
-    Array = np.ndarray[Any, Any]
 
 __all__ = ["MOST_ITERATIONS", "Clusters", "Plane", "Silhouettes", "fit_rows", "plane_of", "silhouettes"]
 

@@ -10,11 +10,9 @@ from netweight.checkpoint.tensor import Tensor
 from netweight.jobs.embeddings.rows import Rows, Stretch, measure_rows, run_in_order
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from netweight.kernels.arrays import Array
     from netweight.run.execute import Executor
 
-    Array = np.ndarray[Any, Any]
 
 __all__ = ["Agreement", "measure_agreement"]
 

@@ -20,11 +20,8 @@ from netweight.output.frame import Frame, Framed
 from netweight.run.memory import available_cores
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from netweight.run.execute import Executor
 
-    Array = np.ndarray[Any, Any]
 
 __all__ = ["COLUMNS", "Neighbour", "Neighbours", "nearest_tokens"]
 

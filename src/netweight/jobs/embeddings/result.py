@@ -18,15 +18,13 @@ from netweight.output.table import Row, write_csv, write_json, write_parquet
 from netweight.version import __version__
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from netweight.jobs.embeddings.fit import Plane, Silhouettes
     from netweight.jobs.embeddings.heads import Agreement
     from netweight.jobs.embeddings.search import Choice
     from netweight.jobs.embeddings.unused import Untrained
     from netweight.jobs.scan.result import ScanResults
+    from netweight.kernels.arrays import Array
 
-    Array = np.ndarray[Any, Any]
 
 __all__ = ["CLUSTER_COLUMNS", "SCAN_ROW", "Cluster", "CurvePoint", "Embeddings", "Representative", "write_embeddings"]
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from netweight.checkpoint.tensor import Tensor, read_elements
 from netweight.errors import OptionError
 from netweight.source.held import HeldBytes
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from netweight.kernels.arrays import Array
     from netweight.run.execute import Executor
 
-    Array = np.ndarray[Any, Any]
 
 __all__ = ["MeasuredRows", "Rows", "Stretch", "distances_to", "held_in_memory", "measure_rows", "run_in_order"]
 

@@ -9,17 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from netweight.jobs.embeddings.rows import Rows, Stretch, run_in_order
 from netweight.statistics.partition import Partition
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from netweight.kernels.arrays import Array
     from netweight.run.execute import Executor
 
-    Array = np.ndarray[Any, Any]
 
 T = TypeVar("T")
 

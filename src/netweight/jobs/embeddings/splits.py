@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from netweight.jobs.embeddings.search import BREAK, Fit, contrasts, fit_from, pop
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from netweight.kernels.arrays import Array
     from netweight.run.execute import Executor
 
-    Array = np.ndarray[Any, Any]
 
 __all__ = ["refit_breaks"]
 

@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING, Any
 from netweight.jobs.embeddings.rows import Rows, Stretch, distances_to, run_in_order
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from netweight.kernels.arrays import Array
     from netweight.run.execute import Executor
 
-    Array = np.ndarray[Any, Any]
 
 __all__ = ["RULE", "Untrained", "find_untrained"]
 

@@ -13,15 +13,13 @@ from netweight.jobs.inputs import identity, locations
 from netweight.run.progress import Progress, compiling
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from netweight.jobs.embeddings.fit import Clusters
     from netweight.jobs.embeddings.plan import Options, Prepared
     from netweight.jobs.embeddings.result import Cluster, CurvePoint, Embeddings
     from netweight.jobs.embeddings.search import Choice
+    from netweight.kernels.arrays import Array
     from netweight.run.execute import Executor
 
-    Array = np.ndarray[Any, Any]
 
 __all__ = ["cluster_embedding"]
 

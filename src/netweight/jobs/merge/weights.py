@@ -15,6 +15,7 @@ from netweight.errors import OptionError, printable
 from netweight.jobs.inputs import identity
 from netweight.jobs.journalled import Record
 from netweight.jobs.merge.request import Weights
+from netweight.kernels.arrays import F64Array
 from netweight.merging.coefficients import by_granularity, coefficients, cosines, merged_norm, norms_of
 from netweight.merging.course import Course, Measured
 from netweight.merging.grams import GramLook
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Weighting", "described", "difference_targets", "measure_grams", "read_grams", "weigh", "weights_of"]
 
-F64Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 Grams: TypeAlias = dict[str, F64Array]
 """By parameter: float64 [models, models], the inner products of the task vectors."""
 

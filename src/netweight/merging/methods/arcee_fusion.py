@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from netweight.kernels.arrays import Array
 from netweight.merging.course import Copy, Course, Subject
 from netweight.merging.method import Base, Method
 from netweight.merging.select import select_scores
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["METHODS", "row_divergences"]
 
-Array: TypeAlias = np.ndarray[Any, Any]
 _QUARTILES = (0.25, 0.5, 0.75)
 _SMALL = 1e-2
 

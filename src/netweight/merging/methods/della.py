@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from netweight.errors import OptionError, printable
+from netweight.kernels.arrays import Array
 from netweight.kernels.merging import Trim
 from netweight.merging.course import Copy, Course, Subject, Write, without_looks
 from netweight.merging.method import Base, Method, Setting
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["METHODS"]
 
-Array: TypeAlias = np.ndarray[Any, Any]
 
 _EPSILON = Setting(
     "epsilon",

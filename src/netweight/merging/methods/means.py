@@ -15,10 +15,10 @@ are not finite.
 from __future__ import annotations
 
 from math import fsum, pi, sqrt
-from typing import Any, TypeAlias
 
 import numpy as np
 
+from netweight.kernels.arrays import F64Array
 from netweight.merging.course import Copy, Course, Subject, without_looks
 from netweight.merging.grams import GramLook
 from netweight.merging.method import Base, Method, Setting
@@ -29,7 +29,6 @@ from netweight.statistics.rounding_error import cosine_error
 
 __all__ = ["METHODS", "sphere_mean"]
 
-F64Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
 _SHORTEST = 1e-8
 

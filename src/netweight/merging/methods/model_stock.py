@@ -9,10 +9,10 @@ apart. A zero task vector is at right angles to the others (c = 0). Where the ta
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, TypeAlias
 
 import numpy as np
 
+from netweight.kernels.arrays import F64Array
 from netweight.merging.course import Course, Subject, without_looks
 from netweight.merging.grams import GramLook
 from netweight.merging.method import Base, Method, Setting
@@ -21,7 +21,6 @@ from netweight.statistics.rounding_error import cosine_error
 
 __all__ = ["METHODS", "stock_ratio"]
 
-F64Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
 _CANCEL = 5e-4
 _NEAR_ONE = 1e-12

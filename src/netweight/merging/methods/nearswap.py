@@ -13,8 +13,8 @@ from netweight.merging.course import Copy, Course, Subject, without_looks
 from netweight.merging.method import Base, Method, Setting
 
 if TYPE_CHECKING:
+    from netweight.kernels.arrays import Array
     from netweight.kernels.merging import MergeKernels
-    from netweight.merging.course import Array
 
 __all__ = ["METHODS"]
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import fsum, inf, isnan
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from netweight.kernels.arrays import Array
 from netweight.kernels.protocol import CHUNK
 from netweight.merging.course import Copy, Course, Subject
 from netweight.merging.method import Base, Method, Setting
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from netweight.kernels.merging import MergeKernels
 
 __all__ = ["METHODS"]
-
-Array: TypeAlias = np.ndarray[Any, Any]
 
 
 _STEP = 2 * CHUNK  # elements at a time: all that lies between stays in the cache

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from functools import partial
 from math import inf, pi
-from typing import Any, TypeAlias
 
 import numpy as np
 
+from netweight.kernels.arrays import F64Array
 from netweight.merging.course import Copy, Course, Subject, without_looks
 from netweight.merging.grams import ColumnGramLook, GramLook
 from netweight.merging.method import Base, Method, Setting
@@ -24,7 +24,6 @@ from netweight.statistics.rounding_error import cosine_error
 
 __all__ = ["METHODS", "OPPOSITE", "slerp_coefficients"]
 
-F64Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
 OPPOSITE = -0.9995
 """Vectors of a lower cosine are opposite: no arc between them is better than others."""
