@@ -61,7 +61,7 @@ from netweight.merging.writes import combination
 def _course(subject):
     yield from ()
     step = float(subject.settings["step"])
-    count = len(subject.each)
+    count = len(subject.model_settings)
     return combination((1 - step, *[step / count] * count), total=1.0, base=True)
 
 

@@ -244,9 +244,9 @@ def test_ctrl_c_leaves_nothing_running(models, tmp_path):
     journal = tmp_path / ".out.netweight-run" / "journal.jsonl"
     program = (
         "import time; from netweight.passes import differences as d; from netweight.cli.main import main\n"
-        "usual = d._Pass.take\n"
+        "usual = d._ReadingSchedule.take\n"
         "def slow(self, look, found): time.sleep(0.2); return usual(self, look, found)\n"
-        "d._Pass.take = slow; main()"
+        "d._ReadingSchedule.take = slow; main()"
     )
     started = subprocess.Popen(
         [sys.executable, "-c", program, "delta", "--base", "base", "--models", "tune1", "--outdir", out,
