@@ -50,7 +50,7 @@ def test_the_human_view_fits_80_columns(models, capsys, monkeypatch, job) -> Non
     monkeypatch.chdir(models)
     run(*LINES[job], "--job", job, "--workers", 1)
     shown = capsys.readouterr()
-    assert shown.err == "running the job on made models (a first run also compiles its loops)\n"
+    assert shown.err == "note: running the job on made models; a first run also compiles its loops\n"
     assert max(map(len, shown.out.splitlines())) <= 80
     assert shown.out.startswith(f"job     {job} on cpu, workers: 1\nmodels  ")
     assert re.search(r"^time    about .*: [1-9]\.\d s to start$", shown.out, re.MULTILINE)
@@ -72,7 +72,7 @@ def test_times_as_people_say_them(models, capsys) -> None:
 def test_json_has_its_fields_and_quiet_says_nothing(models, capsys) -> None:
     run(models / "base", "--format", "json", "--device", "cpu")
     shown = capsys.readouterr()
-    assert shown.err == ""
+    assert shown.err == "note: running the job on made models; a first run also compiles its loops\n"
     found = json.loads(shown.out)
     assert list(found) == [
         "job", "models", "bytes_to_read", "bytes_to_write", "flops", "workers", "memory", "device", "start",
@@ -100,3 +100,11 @@ def test_mistakes_are_one_line(models, capsys, args, said) -> None:
     assert shown.out == ""
     (line,) = shown.err.splitlines()
     assert said in line
+
+
+def test_bad_input_is_one_line(models, capsys) -> None:
+    for words in ((models / "nothing",), (models / "base", "--job", "fo")):
+        run(*words, code=2)
+        shown = capsys.readouterr()
+        assert (shown.out, shown.err.count("\n")) == ("", 1)
+        assert shown.err.startswith("error: ")

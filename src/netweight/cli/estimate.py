@@ -30,12 +30,11 @@ def estimate(model: str, output_format: str, **rest: Any) -> None:
     the FLOPs at rates that are measured now: the job runs on made models of some 100 MB. NAME is scan, delta, compare,
     merge, structure, embeddings or info; what is merged may be a recipe.
     """
+    from netweight.cli.progress.bar import progress_for
     from netweight.jobs.estimate.job import estimate as forecast
     from netweight.views.estimate import show_estimate
 
-    if output_format == "human":
-        click.echo("running the job on made models (a first run also compiles its loops)", err=True)
-    result = forecast(model, **rest)
+    result = forecast(model, progress=progress_for(output_format), **rest)
     if output_format == "json":
         print_json(result.to_dict())
     elif output_format == "human":

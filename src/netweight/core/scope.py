@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from netweight.jobs.inputs import Reference
 from netweight.run.devices import check_device
 
 if TYPE_CHECKING:
@@ -13,8 +14,6 @@ if TYPE_CHECKING:
     from netweight.jobs.scan.result import ScanResults
 
 __all__ = ["Scope"]
-
-Reference = str | os.PathLike[str]
 
 
 class Scope:

@@ -11,7 +11,22 @@ from netweight.checkpoint.tensor import Checkpoint, CheckpointFile
 from netweight.errors import printable
 from netweight.source.remote import KEPT, PIECE, READ_AHEAD
 
-__all__ = ["far_bytes", "globs", "identity", "locations", "notes_of", "path_of", "references", "stamp_of", "stamps"]
+__all__ = [
+    "Reference",
+    "far_bytes",
+    "globs",
+    "identity",
+    "locations",
+    "notes_of",
+    "path_of",
+    "references",
+    "stamp_of",
+    "stamps",
+]
+
+
+Reference = str | os.PathLike[str]
+"""A model as it is named: a path, an id of the hub, a URL."""
 
 
 def identity(checkpoint: Checkpoint) -> dict[str, Any]:

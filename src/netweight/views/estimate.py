@@ -27,8 +27,8 @@ def show_estimate(result: Estimate) -> None:
     click.echo(f"time    about {_clock(result.seconds)}: {_clock(result.start)} to start")
     for amount, rate, unit in rates:
         if rate:
-            each = f"{human_count(amount)}{unit} at {human_count(round(rate))}{unit}/s"
-            click.echo(f"        + {_clock(amount / rate)} for {each}")
+            speed = human_count(round(rate))
+            click.echo(f"        + {_clock(amount / rate)} for {human_count(amount)}{unit} at {speed}{unit}/s")
     print_notes(result.notes)
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from netweight.checkpoint.announce import announce_tensors
 from netweight.checkpoint.tensor import Skipped
 from netweight.errors import printable
-from netweight.jobs.compare.plan import Options, Prepared, Reference, prepare
+from netweight.jobs.compare.plan import Options, Prepared, prepare
 from netweight.jobs.compare.scans import compare_results
-from netweight.jobs.inputs import identity, locations
+from netweight.jobs.inputs import Reference, identity, locations
 from netweight.jobs.journalled import interruptible
 from netweight.params.pairing import Pair
 from netweight.run.executors import planned_executor

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.tensor import Checkpoint
-from netweight.jobs.inputs import far_bytes, notes_of, stamps
+from netweight.jobs.inputs import Reference, far_bytes, notes_of, stamps
 from netweight.jobs.run_options import RunOptions
 from netweight.measures import registry
 from netweight.params.pairing import Pair, Pairing, pair_up
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from netweight.jobs.compare.sides import Sides
 
 __all__ = ["ALWAYS", "Options", "Prepared", "choose", "prepare"]
-
-Reference = str | os.PathLike[str]
 
 ALWAYS = "basic_stats"
 """The method that is always there: the weights side by side. The others are the measures of a scan."""

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from netweight.checkpoint.announce import announce_tensors
 from netweight.errors import printable
-from netweight.jobs.delta.plan import Options, Prepared, Reference, prepare
+from netweight.jobs.delta.plan import Options, Prepared, prepare
+from netweight.jobs.inputs import Reference
 from netweight.jobs.journalled import Record, interruptible, journalled, note_resumed
 from netweight.params.align import Aligned
 from netweight.run.executors import planned_executor

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.tensor import Checkpoint
 from netweight.errors import OptionError, printable
 from netweight.jobs.delta.names import model_names
-from netweight.jobs.inputs import far_bytes, identity, locations, path_of, references, stamps
+from netweight.jobs.inputs import Reference, far_bytes, identity, locations, path_of, references, stamps
 from netweight.jobs.run_options import RunOptions
 from netweight.params.align import Alignment, align
 from netweight.run.devices import Choice, choose_for
@@ -24,8 +23,6 @@ from netweight.run.spread import all_kernels, kernels_on
 from netweight.version import __version__
 
 __all__ = ["Options", "Prepared", "prepare"]
-
-Reference = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)

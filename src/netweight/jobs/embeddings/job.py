@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from netweight.errors import printable
-from netweight.jobs.embeddings.plan import Options, Reference, prepare, require_sklearn
-from netweight.jobs.inputs import locations
+from netweight.jobs.embeddings.plan import Options, prepare, require_sklearn
+from netweight.jobs.inputs import Reference, locations
 from netweight.jobs.journalled import interruptible
 from netweight.run.progress import Progress, Silent
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,13 +12,11 @@ from netweight.errors import InputError, JobError, OptionError, printable
 from netweight.jobs.embeddings.rows import Rows
 from netweight.jobs.embeddings.token_embedding import TokenEmbedding, find_embedding
 from netweight.jobs.embeddings.tokens import Tokens, open_tokens
-from netweight.jobs.inputs import far_bytes, globs
+from netweight.jobs.inputs import Reference, far_bytes, globs
 from netweight.run.devices import without_gpu
 from netweight.run.memory import FLOOR, available_cores, default_budget, mebibytes
 
 __all__ = ["Options", "Prepared", "prepare", "require_sklearn"]
-
-Reference = str | os.PathLike[str]
 
 _LIBRARIES = 160 << 20  # bytes that scikit-learn takes beside those of FLOOR
 

@@ -12,11 +12,10 @@ from typing import Any
 from netweight.errors import printable
 from netweight.jobs.estimate.plan import Request, plan_work
 from netweight.jobs.estimate.rates import measure
-from netweight.jobs.inputs import globs, references
+from netweight.jobs.inputs import Reference, globs, references
+from netweight.run.progress import Progress, Silent
 
 __all__ = ["Estimate", "estimate"]
-
-Reference = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -56,13 +55,13 @@ def estimate(
     multi_gpu: bool = False,
     workers: int | None = None,
     memory: int | None = None,
+    progress: Progress | None = None,
 ) -> Estimate:
     """What `job` (a name of JOBS) would take for the model `ref`: bytes, FLOPs, memory, seconds on this machine.
 
-    `methods`: those of `scan` and `compare`, or the one method of a merge. `delta` and `merge`: `ref` and `models` are
-    the models, `base` is what they were fine-tuned from; for a merge `ref` may also be a recipe. `compare`: with the
-    one of `models`. `structure`: perhaps `deep`. The others mean what they mean for the job. Headers are read, and at
-    most 256 MiB; the job runs on made models of some 100 MB. Raises what it raises before it reads data, and ReadError.
+    `methods`: of `scan` and `compare`, or the one of a merge. `delta` and `merge`: `ref` and `models` come from `base`;
+    for a merge `ref` may be a recipe. `compare`: with the one of `models`. Headers are read, and at most 256 MiB; the
+    job runs on made models of some 100 MB. Raises what the job raises before it reads data, and ReadError.
     """
     settings = {"device": device, "multi_gpu": multi_gpu, "workers": workers, "memory": memory}
     names = tuple(os.fspath(model) for model in references(models))
@@ -71,12 +70,13 @@ def estimate(
         begun = time.perf_counter()
         work = plan_work(given, stack)
         opening = time.perf_counter() - begun
+        (progress or Silent()).note("running the job on made models; a first run also compiles its loops")
         start, through, files, flops = measure(given, work)
-        far = [c.ref for c in work.checkpoints if c.location is None and work.read]
-        notes = (*work.notes, *(f"{printable(ref)}: the time of the network is not in it" for ref in far))
+    far = [c.ref for c in work.checkpoints if c.location is None and work.read]
+    notes = (*work.notes, *(f"{printable(ref)}: the time of the network is not in it" for ref in far))
     moved = work.read + work.written
     streaming = max(moved / through, work.read / files)
-    seconds = opening + start + streaming + work.flops / flops
     sizes = (work.read, work.written, work.flops, work.workers, work.memory, work.device)
     rates = (opening + start, moved / streaming if streaming else None, flops if work.flops else None)
-    return Estimate(job, tuple(c.ref for c in work.checkpoints), *sizes, *rates, seconds, notes)
+    refs, seconds = tuple(c.ref for c in work.checkpoints), opening + start + streaming + work.flops / flops
+    return Estimate(job, refs, *sizes, *rates, seconds, notes)

@@ -80,9 +80,9 @@ def _write(folder: Path, work: Work, shape: tuple[int, int], tensors: int) -> li
     for number, checkpoint in enumerate(work.checkpoints):
         floats = [tensor for tensor in checkpoint.values() if tensor.dtype.kind is Kind.FLOAT]
         dtype = max(floats, key=lambda tensor: tensor.nbytes).dtype if floats else DTYPES["F32"]
-        place = folder / str(number)
-        place.mkdir()
-        write_safetensors(place / "model.safetensors", dict.fromkeys(names, values.astype(dtype.to_numpy())))
+        (folder / str(number)).mkdir()
+        tensors_of = dict.fromkeys(names, values.astype(dtype.to_numpy()))
+        write_safetensors(folder / str(number) / "model.safetensors", tensors_of)
         values += random.standard_normal(shape, dtype=np.float32) * np.float32(3e-4)
     return [str(folder / str(number)) for number in range(len(work.checkpoints))]
 

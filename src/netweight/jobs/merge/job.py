@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from netweight.errors import InputError, OutputError, printable
+from netweight.jobs.inputs import Reference
 from netweight.jobs.journalled import Record, interruptible, journalled, note_resumed
-from netweight.jobs.merge.plan import Prepared, Reference, course_of, merge_kernels, prepare, prepare_kernels
+from netweight.jobs.merge.plan import Prepared, course_of, merge_kernels, prepare, prepare_kernels
 from netweight.jobs.merge.request import Options, Request, Weights, make_request
 from netweight.run.executors import planned_executor
 from netweight.run.progress import Progress, Silent, shown

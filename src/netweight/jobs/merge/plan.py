@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Prepared", "prepare"]
 
-Reference = str | os.PathLike[str]
-
 
 @dataclass(frozen=True)
 class Prepared:

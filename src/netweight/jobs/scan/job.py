@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from netweight.checkpoint.announce import announce_parts
 from netweight.checkpoint.tensor import Skipped
 from netweight.errors import OptionError, printable
-from netweight.jobs.inputs import identity, locations
+from netweight.jobs.inputs import Reference, identity, locations
 from netweight.jobs.journalled import Record, interruptible, journalled, note_resumed
-from netweight.jobs.scan.plan import Options, Prepared, Reference, choose, prepare
+from netweight.jobs.scan.plan import Options, Prepared, choose, prepare
 from netweight.run.executors import planned_executor
 from netweight.run.progress import Progress, Silent, compiling, shown
 from netweight.run.spread import device_notes, kernels_on

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.tensor import Checkpoint, Skipped
 from netweight.errors import OptionError
-from netweight.jobs.inputs import far_bytes, notes_of, stamps
+from netweight.jobs.inputs import Reference, far_bytes, notes_of, stamps
 from netweight.jobs.run_options import RunOptions
 from netweight.measures import registry
 from netweight.measures.registry import Measure
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from netweight.passes.subjects import Subject
 
 __all__ = ["DEFAULT", "Options", "Prepared", "choose", "prepare"]
-
-Reference = str | os.PathLike[str]
 
 DEFAULT = ("basic_stats",)
 

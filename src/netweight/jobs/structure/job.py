@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from netweight.checkpoint.open import open_checkpoint
-from netweight.jobs.inputs import locations
+from netweight.jobs.inputs import Reference, locations
 from netweight.jobs.structure.compare import comparison_dict, needs_fingerprints
 from netweight.jobs.structure.fields import structure_dict
 from netweight.jobs.structure.layers import Fingerprint, LayerKey, fingerprints
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from netweight.jobs.structure.zeros import Zeros
 
 __all__ = ["Base", "ModelStructure", "name_of", "structure", "workers_within"]
-
-Reference = str | os.PathLike[str]
 _PER_WORKER = 64 << 20  # bytes: a large model's header, or blocks of data
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".tar")
 

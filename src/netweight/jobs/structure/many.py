@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from netweight.checkpoint.open import open_checkpoint
 from netweight.errors import Interrupted, JobError, OptionError, printable
+from netweight.jobs.inputs import Reference
 from netweight.jobs.structure.folder import find_models
 from netweight.jobs.structure.job import Base, name_of, workers_within
 from netweight.jobs.structure.member import Member, ModelResult
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from netweight.jobs.structure.member import ModelResult
 
 __all__ = ["Structures", "structure_many", "summary_cells", "write_many"]
-
-Reference = str | os.PathLike[str]
 
 _MOST_WORKERS = 8
 _KIND = "structures"  # of the gathered files, told from those of one model in the same folder
