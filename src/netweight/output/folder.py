@@ -83,6 +83,8 @@ class ResultFolder:
         """Check the target without making anything there; raises OutputError as entering would."""
         with self._refusals():
             self.target = self._given.resolve()
+            if self.target.is_symlink():  # a loop of links, which Python 3.13 and later resolve to a link of it
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
             self._check()
 
     def discard(self) -> None:
