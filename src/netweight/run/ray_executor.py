@@ -184,16 +184,20 @@ class RayExecutor:
         again: deque[_Errand[T]],
         flying: dict[Any, tuple[_Member, _Errand[T]]],
     ) -> None:
-        """Give every worker one task, then every worker the next."""
+        """Give every worker one task, then every worker the next. A task that has lost a worker is tried alone, so that
+        a further loss is its own.
+        """
         for depth in range(AHEAD):
             for member in self._crew:
-                if not member.ready or len(member.flying) > depth:
+                if not member.ready or len(member.flying) > depth or any(flying[ref][1].lost for ref in member.flying):
                     continue
                 if not again:
                     task = next_task()
                     if task is None:
                         return
                     again.append(_Errand(task))
+                if again[0].lost and member.flying:
+                    continue
                 errand = again.popleft()
                 blob = _pickled(errand.task)
                 self.moved += len(blob)
