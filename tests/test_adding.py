@@ -87,7 +87,8 @@ from math import prod
 from netweight.checkpoint.byte_stream import digest_of, stream_of
 from netweight.checkpoint.part import Part
 from netweight.checkpoint.reader import Reader
-from netweight.checkpoint.tensor import CheckpointFile, Tensor
+from netweight.checkpoint.tensor import CheckpointFile
+from netweight.checkpoint.tensors.stored import StoredTensor
 from netweight.dtypes import DTYPES
 
 
@@ -101,7 +102,7 @@ def _read(source):
     header = digest_of(source, 0, at)
     tensors = {}
     for name, shape in json.loads(stream.read(at - 12)).items():
-        tensors[name] = Tensor(name, tuple(shape), DTYPES["F32"], source, at)
+        tensors[name] = StoredTensor(name, tuple(shape), DTYPES["F32"], source, at)
         at += 4 * prod(shape)
     return Part("toy", source, CheckpointFile(source.name, source.size, header), tensors)
 

@@ -7,7 +7,7 @@ import pytest
 from task_vectors import beside_progress, normal, save, strict_json, tuned
 from task_vectors import netweight as program
 
-from netweight.checkpoint.tensor import Tensor
+from netweight.checkpoint.tensors.stored import StoredTensor
 from netweight.cli.main import main
 
 LONG = "model.layers.11.self_attn.q_proj.weight"
@@ -38,7 +38,7 @@ def run(capsys, *args):
 
 @pytest.fixture
 def no_data(monkeypatch):
-    monkeypatch.setattr(Tensor, "read_into", lambda *_: pytest.fail("tensor data was read"))
+    monkeypatch.setattr(StoredTensor, "read_into", lambda *_: pytest.fail("tensor data was read"))
 
 
 @pytest.fixture
@@ -141,14 +141,14 @@ def test_nan_at_the_same_place_is_not_identical(tmp_path, capsys, narrow):
 
 @pytest.mark.parametrize("form", ["human", "json", "quiet"])
 def test_an_unreadable_tensor_fails_the_command(models, capsys, monkeypatch, form):
-    read = Tensor.read_into
+    read = StoredTensor.read_into
 
     def failing(self, start, out):
         if self.name == LONG:
             raise OSError(5, "Input/output error")
         read(self, start, out)
 
-    monkeypatch.setattr(Tensor, "read_into", failing)
+    monkeypatch.setattr(StoredTensor, "read_into", failing)
     code, out, err = run(capsys, "compare", models / "a", models / "b", "--format", form)
     assert code == 1
     assert form == "quiet" or "Input/output error" in out

@@ -9,7 +9,7 @@ import pytest
 from task_vectors import beside_progress, normal, save, strict_json, tree, tuned
 from task_vectors import netweight as program
 
-from netweight.checkpoint.tensor import Tensor
+from netweight.checkpoint.tensors.stored import StoredTensor
 from netweight.cli.main import main
 
 
@@ -38,7 +38,7 @@ def arguments(models, *names):
 
 @pytest.fixture
 def no_data(monkeypatch):
-    monkeypatch.setattr(Tensor, "read_into", lambda *_: pytest.fail("tensor data was read"))
+    monkeypatch.setattr(StoredTensor, "read_into", lambda *_: pytest.fail("tensor data was read"))
 
 
 def test_dry_run_for_people(models, capsys, no_data, tmp_path, monkeypatch):

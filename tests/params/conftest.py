@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from netweight.checkpoint.tensor import Checkpoint, Tensor
+from netweight.checkpoint.tensor import Checkpoint
+from netweight.checkpoint.tensors.stored import StoredTensor
 from netweight.dtypes import DTYPES
 
 
@@ -34,7 +35,7 @@ def make() -> Callable[..., Checkpoint]:
         made = {}
         for name, what in tensors.items():
             dtype, shape = what if what and isinstance(what[0], str) else ("F32", what)
-            made[name] = Tensor(name, tuple(shape), DTYPES[dtype], NoBytes(), 0)
+            made[name] = StoredTensor(name, tuple(shape), DTYPES[dtype], NoBytes(), 0)
         return Checkpoint(ref, made, format="safetensors", files=(), **more)
 
     return build

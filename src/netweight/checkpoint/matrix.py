@@ -83,6 +83,12 @@ class Part:
         return sum(map(len, self.row_runs)), sum(map(len, self.col_runs))
 
     @property
+    def matrix_shape(self) -> tuple[int, int]:
+        """Rows and columns of the matrix."""
+        rows, cols = self.stored_shape
+        return (cols, rows) if self.transposed else (rows, cols)
+
+    @property
     def size(self) -> int:
         """Elements of the matrix."""
         rows, cols = self.stored_shape

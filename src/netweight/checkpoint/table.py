@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 
 from netweight.checkpoint.tensor import Tensor
+from netweight.checkpoint.tensors.stored import StoredTensor
 from netweight.dtypes import DTYPES
 from netweight.source.protocol import Source
 
@@ -69,7 +70,7 @@ class TensorTable(Mapping[str, Tensor]):
         row = self._rows[name]
         kind = self._kinds[row]
         dtype = DTYPES[self._of.dtype(kind)]
-        return Tensor(name, self._of.shape(kind), dtype, self._source, self._offsets[row])
+        return StoredTensor(name, self._of.shape(kind), dtype, self._source, self._offsets[row])
 
     def __contains__(self, name: object) -> bool:
         return name in self._rows

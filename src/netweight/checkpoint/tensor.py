@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from netweight.checkpoint.place import Place
-from netweight.checkpoint.strided import read_strided, span_of, swap_bytes
 from netweight.dtypes import DType
 from netweight.errors import ReadError, printable
 from netweight.source.protocol import Source
@@ -18,25 +18,28 @@ from netweight.source.protocol import Source
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Checkpoint", "CheckpointFile", "Skipped", "Tensor", "read_elements"]
+__all__ = ["Checkpoint", "CheckpointFile", "Skipped", "Stretch", "Tensor", "read_elements"]
+
+
+class Stretch(NamedTuple):
+    """Bytes of one file: `size` from `offset`."""
+
+    source: Source
+    offset: int
+    size: int
 
 
 @dataclass(frozen=True)
-class Tensor:
-    """One tensor of a checkpoint, its data still in the file.
+class Tensor(ABC):
+    """One tensor of a checkpoint, its data still in its files: what every kind of tensor answers.
 
-    `offset` is where element 0 lies in `source`, in bytes; `strides` are in elements, None for C order.
-    `storage` names the storage that several tensors may share (torch), None where nothing can be shared.
+    A tensor is a frozen value: it pickles by what it is made of, and any thread may read it, in bounded memory. The
+    kinds are in `checkpoint/tensors`; they nest.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: DType
-    source: Source = field(repr=False)
-    offset: int
-    strides: tuple[int, ...] | None = None
-    storage: str | None = None
-    byteorder: str = "little"
 
     @property
     def size(self) -> int:
@@ -48,37 +51,50 @@ class Tensor:
         """Bytes of the elements, as if stored in C order."""
         return -(-self.size * self.dtype.bits // 8)
 
+    @property
+    def stored(self) -> str:
+        """How it is stored, such as `BF16`; its element type, unless its kind says more."""
+        return self.dtype.name
+
+    @property
+    def scratch(self) -> int:
+        """Bytes that a thread holds to read it, beside what it fills."""
+        return 0
+
+    @property
+    @abstractmethod
+    def where(self) -> str:
+        """The file that it lies in, for messages; the first where there are several."""
+
+    @property
+    @abstractmethod
+    def parts(self) -> tuple[Tensor, ...]:
+        """The tensors of files that it is made of, each once."""
+
+    @abstractmethod
+    def bytes_of(self, start: int, count: int) -> Iterator[Stretch]:
+        """The bytes that elements `start` to `start + count` are read from, in the order of reading."""
+
+    @abstractmethod
     def read_into(self, start: int, out: memoryview) -> None:
         """Fill `out` with elements from `start` (C order, little-endian, counted flat). Any thread may call it.
 
         `out` is a writable contiguous byte view whose length is a whole number of elements; raises ReadError where the
-        file ends early, ValueError where the range leaves the tensor. Packed types are read whole bytes at a time.
+        file ends early, ValueError where the range leaves the tensor.
         """
-        bits = self.dtype.bits
-        count, rest = divmod(len(out) * 8, bits)
-        if rest or start * bits % 8 or start < 0 or start + count > self.size:
+
+    def count_in(self, start: int, out: memoryview) -> int:
+        """How many elements `out` takes; raises ValueError where those from `start` leave the tensor."""
+        count, rest = divmod(len(out) * 8, self.dtype.bits)
+        if rest or start * self.dtype.bits % 8 or start < 0 or start + count > self.size:
             msg = f"{self.name}: {len(out)} bytes from element {start}, of {self.size} elements of {self.dtype}"
             raise ValueError(msg)
-        if not count:
-            return
-        if self.strides is None:
-            self.source.read_into(self.offset + start * bits // 8, out)
-        else:
-            read_strided(self.source, self.offset, bits // 8, self.shape, self.strides, start, out)
-        if self.byteorder == "big":
-            swap_bytes(out, self.dtype)
+        return count
 
     def prefetch(self, start: int, count: int) -> None:
         """Hint that `count` elements from `start` are wanted soon; returns at once."""
-        count = min(count, self.size - start)
-        if count <= 0:
-            return
-        if self.strides is None:
-            first, last = start, start + count
-        else:
-            first, last = 0, span_of(self.shape, self.strides)
-        bits = self.dtype.bits
-        self.source.prefetch(self.offset + first * bits // 8, -(-(last - first) * bits // 8))
+        for source, offset, size in self.bytes_of(start, min(count, self.size - start)):
+            source.prefetch(offset, size)
 
     def read(self) -> np.ndarray[Any, np.dtype[Any]]:
         """The whole tensor as a new numpy array of `dtype.to_numpy()`; raises TypeError for packed types."""
@@ -198,6 +214,6 @@ def read_elements(tensor: Tensor, start: int, out: memoryview, *, resumable: boo
     except (OSError, ValueError) as error:
         then = ", then run again with --resume" if resumable else ""
         raise ReadError(
-            f"{printable(tensor.source.name)}: tensor {printable(tensor.name)!r} could not be read at element {start}:"
+            f"{printable(tensor.where)}: tensor {printable(tensor.name)!r} could not be read at element {start}:"
             f" {error}; check the file and the disk{then}"
         ) from error

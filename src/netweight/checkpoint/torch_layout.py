@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from netweight.checkpoint.part import Part
 from netweight.checkpoint.strided import is_c_order, span_of
-from netweight.checkpoint.tensor import CheckpointFile, Skipped, Tensor
+from netweight.checkpoint.tensor import CheckpointFile, Skipped
+from netweight.checkpoint.tensors.stored import StoredTensor
 from netweight.checkpoint.torch_nodes import View
 from netweight.checkpoint.unwrap import Unwrapped
 from netweight.errors import FormatError, printable
@@ -44,7 +45,7 @@ def build_part(
     """
     where = printable(source.name)
     regions: dict[str, Region] = {}
-    placed: list[Tensor] = []
+    placed: list[StoredTensor] = []
     skipped = list(unwrapped.skipped)
     for name, view in unwrapped.tensors.items():
         key = view.storage.key
@@ -78,7 +79,7 @@ def build_part(
     )
 
 
-def _tensor(where: str, name: str, view: View, region: Region, source: Source, byteorder: str) -> Tensor:
+def _tensor(where: str, name: str, view: View, region: Region, source: Source, byteorder: str) -> StoredTensor:
     itemsize = view.dtype.bits // 8
     storage = view.storage
     shift = storage.shift * (storage.dtype.bits // 8 if storage.dtype else 1)
@@ -91,7 +92,7 @@ def _tensor(where: str, name: str, view: View, region: Region, source: Source, b
             f"{list(view.strides)} of {view.dtype} reach byte {needed} of its storage, which has {max(0, room)}; "
             "the file is damaged"
         )
-    return Tensor(
+    return StoredTensor(
         name,
         view.shape,
         view.dtype,
@@ -103,7 +104,7 @@ def _tensor(where: str, name: str, view: View, region: Region, source: Source, b
     )
 
 
-def _sharing(tensors: list[Tensor]) -> tuple[dict[str, str], int]:
+def _sharing(tensors: list[StoredTensor]) -> tuple[dict[str, str], int]:
     """Aliases of the same view, and how many tensors overlap others without being aliases."""
     first: dict[_ViewKey, str] = {}
     shared: dict[str, str] = {}
@@ -126,12 +127,12 @@ def _sharing(tensors: list[Tensor]) -> tuple[dict[str, str], int]:
     return shared, overlapping
 
 
-def _extent(tensor: Tensor) -> tuple[int, int]:
+def _extent(tensor: StoredTensor) -> tuple[int, int]:
     span = tensor.size if tensor.strides is None else span_of(tensor.shape, tensor.strides)
     return tensor.offset, tensor.offset + span * tensor.dtype.bits // 8
 
 
-def _hidden(tensors: list[Tensor], regions: dict[str, Region]) -> int:
+def _hidden(tensors: list[StoredTensor], regions: dict[str, Region]) -> int:
     """Bytes of the used storages that lie outside every tensor's extent."""
     extents: dict[str, list[tuple[int, int]]] = {key: [] for key in regions}
     for tensor in tensors:

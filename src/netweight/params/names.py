@@ -13,6 +13,7 @@ __all__ = [
     "AUDIO_PLACES",
     "BIASES",
     "BUFFERS",
+    "DERIVED",
     "EMBEDDINGS",
     "EXPERT_PLACES",
     "FEED_FORWARD",
@@ -23,6 +24,7 @@ __all__ = [
     "OUTPUTS",
     "PROJECTOR_PLACES",
     "QUANTIZATION",
+    "RUNNING",
     "SIBLINGS",
     "STATE_SPACE_PLACES",
     "TRANSPARENT",
@@ -151,11 +153,18 @@ QUANTIZATION = _words(
 )
 """What stands beside a quantized weight."""
 
-BUFFERS = _words(
+DERIVED = _words(
     "inv_freq original_inv_freq masked_bias position_ids causal_mask attn_mask mask tril freqs_cis freqs_cos freqs_sin"
-    " freqs cos_cached sin_cached alibi num_batches_tracked running_mean running_var relative_position_index"
-    " e_score_correction_bias"
+    " freqs cos_cached sin_cached alibi num_batches_tracked relative_position_index"
 )
+"""What the model's code computes: masks, frequencies, positions, counters."""
+
+RUNNING = _words("running_mean running_var")
+"""Statistics that training gathers."""
+
+BUFFERS = DERIVED | RUNNING | _words("e_score_correction_bias")
+"""What modules register as buffers."""
+
 TRANSPARENT = _words(
     "linear layer layers base_layer module e_score_correction default original_module modules_to_save self norms"
     " weights dense proj projection conv wrapped_module _fsdp_wrapped_module _checkpoint_wrapped_module"

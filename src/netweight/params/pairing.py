@@ -1,29 +1,50 @@
-"""The parameters of two models side by side: by name, none of them the base of the other."""
+"""The parameters of two models side by side, or of a base and its fine-tunes: what is paired, what is not and why, and
+the share of each side that is.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
+from typing import NamedTuple
 
 from netweight.checkpoint.tensor import Checkpoint, Skipped, Tensor
 from netweight.dtypes import Kind
 from netweight.errors import InputError, OptionError, did_you_mean, printable
-from netweight.params.align import dtype_reason, nothing_matches, unwanted_reason
-from netweight.params.prefix import find_prefixes
-from netweight.params.role import Parameter, classify_all
-from netweight.params.tied import tied
+from netweight.params.matching import Match, match
+from netweight.params.model import Model
+from netweight.params.role import Parameter
+from netweight.params.selection import dtype_reason, examples, nothing_matches, unwanted_reason
+from netweight.params.tied import find_ties
 
-__all__ = ["Pair", "Pairing", "pair_up"]
+__all__ = ["Aligned", "Alignment", "Coverage", "Pair", "Pairing", "align", "pair_up"]
+
+
+class Coverage(NamedTuple):
+    """The share of each side's parameters that is compared, 0 to 1 by elements: of what is learned or gathered in
+    training, tied weights as often as they are counted.
+    """
+
+    a: float
+    b: float
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left out on either side."""
+        return self.a == self.b == 1.0
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One parameter that both models name: `parameter` by A's name, and why it cannot be compared ("" where it can)."""
+    """One parameter that both models hold: `parameter` by A's name, `b` in A's layout under the name that `name_b`
+    says, and why they cannot be compared ("" where they can).
+    """
 
     parameter: Parameter
     a: Tensor
     b: Tensor
+    name_b: str
     reason: str = ""
 
     @property
@@ -34,15 +55,135 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairing:
-    """`pairs` in A's file order; the names on one side only, in file order; `skipped`: names left out on purpose, with
-    the reason; `notes`: findings worth a line.
+    """`pairs` in A's file order; the names on one side only, in file order, or of some of a tensor's matrices;
+    `skipped`: names left out on purpose, with the reason; `left_out`: all that is not compared, A's before B's;
+    `notes`: findings worth a line.
     """
 
     pairs: tuple[Pair, ...]
     only_in_a: tuple[str, ...]
     only_in_b: tuple[str, ...]
     skipped: tuple[Skipped, ...]
+    left_out: tuple[Skipped, ...]
+    coverage: Coverage
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """One parameter of the base, and the same one in each model (None where a model has none that can be used)."""
+
+    name: str
+    parameter: Parameter
+    base: Tensor
+    models: tuple[Tensor | None, ...]
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """`parameters` in the base's file order; for each model, `skipped` lists what is not measured, and why, and
+    `coverage` says the shares of base and model that are; `notes` are findings.
+    """
+
+    parameters: tuple[Aligned, ...]
+    skipped: tuple[tuple[Skipped, ...], ...]
+    coverage: tuple[Coverage, ...]
+    notes: tuple[str, ...] = ()
+
+
+class Side(NamedTuple):
+    """One of two models as messages call it: `label` within a sentence, `ref` where it is named."""
+
+    model: Model
+    label: str
+    ref: str
+    ties: Mapping[str, str]
+    unwanted: Mapping[str, str]
+
+    def counted(self) -> int:
+        """Elements of all its parameters."""
+        parameters = self.model.parameters
+        return sum(
+            tensor.size
+            for name, tensor in self.model.tensors.items()
+            if name not in self.ties and parameters[name].state != "derived"
+        )
+
+
+def _pair(a: Side, b: Side, found: Match) -> Pairing:
+    """Every tensor of both sides in its place."""
+    pairs: list[Pair] = []
+    only: tuple[list[str], list[str]] = ([], [])
+    skipped: list[Skipped] = []
+    left_out: list[Skipped] = []
+    compared = 0
+
+    def leave_out(name: str, reason: str, *, asked: bool = False, chosen: bool = True) -> None:
+        left_out.append(Skipped(name, reason, asked=asked))
+        if chosen:
+            skipped.append(left_out[-1])
+
+    def tied(ties: Mapping[str, str], name: str) -> None:
+        leave_out(name, f"tied to {printable(ties[name])}: counted once")
+
+    for name, tensor in a.model.tensors.items():
+        own = found.sources.get(name)
+        if name in a.unwanted:
+            leave_out(name, a.unwanted[name], asked=True)
+        elif name in a.ties and (own is None or _one_parameter(own, found.sources.get(a.ties[name]), b.ties)):
+            tied(a.ties, name)
+        elif own is None:
+            why = found.unmade.get(name)
+            leave_out(name, f"missing in {b.ref}{f': {why}' if why else ''}", chosen=False)
+            only[0].append(name)
+        else:
+            other = found.tensors[name]
+            reason = _unusable(tensor, other, a.label, b.label)
+            pairs.append(Pair(a.model.parameters[name], tensor, other, own[0], reason))
+            if reason:
+                leave_out(name, reason, chosen=False)
+            elif a.model.parameters[name].state != "derived":
+                compared += tensor.size
+    for name in b.model.tensors:
+        if name not in found.left:
+            continue
+        if name in b.unwanted:
+            leave_out(name, b.unwanted[name], asked=True)
+        elif name in b.ties:
+            tied(b.ties, name)
+        else:
+            for part in found.left[name]:
+                leave_out(part, f"missing in {a.ref}", chosen=False)
+                only[1].append(part)
+    shares = (compared / total if (total := side.counted()) else 1.0 for side in (a, b))
+    notes = (found.prefix_note((a.label, b.label)), found.layout_note(b.label))
+    return Pairing(
+        tuple(pairs),
+        tuple(only[0]),
+        tuple(only[1]),
+        tuple(skipped),
+        tuple(left_out),
+        Coverage(*shares),
+        tuple(note for note in notes if note),
+    )
+
+
+def _one_parameter(first: Sequence[str], second: Sequence[str] | None, ties: Mapping[str, str]) -> bool:
+    """Whether two names of one checkpoint are one parameter there."""
+    return second is not None and [ties.get(n, n) for n in first] == [ties.get(n, n) for n in second]
+
+
+def _unusable(a: Tensor, b: Tensor, label_a: str, label_b: str) -> str:
+    for label, dtype in ((label_a, a.dtype), (label_b, b.dtype)):
+        if dtype.kind is not Kind.FLOAT:
+            return f"{dtype_reason(dtype)} (in {label})"
+    if a.shape != b.shape:
+        return f"shape {list(a.shape)} in {label_a}, {list(b.shape)} in {label_b}"
+    return ""
+
+
+def _unwanted(model: Model, include: Sequence[str], exclude: Sequence[str]) -> dict[str, str]:
+    return {name: reason for name in model.tensors if (reason := unwanted_reason(name, include, exclude))}
 
 
 def pair_up(
@@ -53,79 +194,106 @@ def pair_up(
     exclude: Sequence[str] = (),
     count_tied_twice: bool = False,
 ) -> Pairing:
-    """Pair the parameters of two models by name, from headers alone; `include` and `exclude` are globs on the names.
+    """Pair the parameters of two models, none of them the base of the other, from headers alone; `include` and
+    `exclude` are globs on the names.
 
-    Tied weights count once unless `count_tied_twice`. Names that differ by a wrapper's prefix alone are matched without
-    it. Notes tell of such a prefix, and of models that differ in depth. Raises InputError where they
-    share no name, OptionError where the globs leave none.
+    Tied weights count once unless `count_tied_twice`. Notes tell of prefixes and layouts in which the models differ,
+    and of depths. Raises InputError where they share no parameter, OptionError where the globs leave none.
     """
-    one, other = (classify_all({name: tensor.shape for name, tensor in side.items()}) for side in (a, b))
-    wanted = [name for name in a if unwanted_reason(name, include, exclude) is None]
-    wanted_b = [name for name in b if unwanted_reason(name, include, exclude) is None]
-    if (include or exclude) and len(a) and not wanted and not wanted_b:
+    first, second = Model(a), Model(b)
+    one, other = (
+        Side(
+            model,
+            label,
+            label,
+            {} if count_tied_twice else find_ties(model.checkpoint, parameters=model.parameters).aliases,
+            _unwanted(model, include, exclude),
+        )
+        for model, label in ((first, "A"), (second, "B"))
+    )
+    if (include or exclude) and len(a) and all(len(s.unwanted) == len(s.model.tensors) for s in (one, other)):
         raise OptionError(nothing_matches(a, include, exclude))
-    names, notes = _matched(a, b)
-    if not names:
-        raise InputError(_adapter(a, one) or _adapter(b, other) or _nothing_shared(a, b))
-    ties_a, ties_b = ({} if count_tied_twice else tied(side) for side in (a, b))
-    pairs: list[Pair] = []
-    only_in_a: list[str] = []
-    skipped: list[Skipped] = []
-    for name, tensor in a.items():
-        twin = names.get(name)
-        reason = unwanted_reason(name, include, exclude)
-        if reason is not None:
-            skipped.append(Skipped(name, reason, asked=True))
-        elif name in ties_a and (twin is None or _one_parameter(twin, names.get(ties_a[name]), ties_b)):
-            skipped.append(Skipped(name, f"tied to {printable(ties_a[name])}: counted once"))
-        elif twin is None:
-            only_in_a.append(name)
-        else:
-            pairs.append(Pair(one[name], tensor, b[twin], _unusable(tensor, b[twin])))
-    only_in_b: list[str] = []
-    paired = set(names.values())
-    for name in b:
-        if name in paired:
-            continue
-        reason = unwanted_reason(name, include, exclude)
-        if reason is not None:
-            skipped.append(Skipped(name, reason, asked=True))
-        elif name in ties_b:
-            skipped.append(Skipped(name, f"tied to {printable(ties_b[name])}: counted once"))
-        else:
-            only_in_b.append(name)
-    depths = _depths(one, other)
-    return Pairing(
-        tuple(pairs), tuple(only_in_a), tuple(only_in_b), tuple(skipped), (*notes, *([depths] if depths else []))
+    found = match(first, second)
+    if not found.tensors:
+        raise InputError(_adapter(first) or _adapter(second) or _nothing_shared(a, b))
+    pairing = _pair(one, other, found)
+    depths = _depths(first.parameters, second.parameters)
+    return replace(pairing, notes=(*pairing.notes, depths)) if depths else pairing
+
+
+def align(
+    base: Checkpoint,
+    models: Sequence[Checkpoint],
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    count_tied_twice: bool = False,
+    compare_tied: bool = False,
+) -> Alignment:
+    """Pair the parameters of `base` with those of each model, reading headers only.
+
+    A tensor is usable where base and model hold it with one shape and float dtypes (which may differ). `include` and
+    `exclude` are globs on the base's names, in exact case. Tied weights count once unless `count_tied_twice`;
+    `compare_tied` also reads data to find heads that repeat the embedding (see `find_ties`).
+
+    Raises InputError where a model shares no usable parameter with the base, OptionError where no name passes the
+    globs.
+    """
+    anchor = Model(base)
+    unwanted = _unwanted(anchor, include, exclude)
+    if base and len(unwanted) == len(base):
+        raise OptionError(nothing_matches(base, include, exclude))
+    others = [Model(model) for model in models]
+    found = [match(anchor, other) for other in others]
+
+    def ties(model: Model) -> dict[str, str]:
+        if count_tied_twice:
+            return {}
+        return find_ties(model.checkpoint, compare=compare_tied, parameters=model.parameters).aliases
+
+    base_ties = _rooted(ties(anchor), [matched.sources for matched in found])
+    one = Side(anchor, "the base", f"base {printable(base.ref)}", base_ties, unwanted)
+    columns: list[dict[str, Tensor]] = []
+    pairings: list[Pairing] = []
+    notes: list[str] = []
+    for other, matched in zip(others, found, strict=True):
+        ref = printable(other.checkpoint.ref)
+        pairing = _pair(one, Side(other, "the model", ref, ties(other), {}), matched)
+        column = {pair.name: pair.b for pair in pairing.pairs if not pair.reason}
+        notes += [f"{ref}: {note}" for note in pairing.notes]
+        if not column:
+            raise InputError(_nothing_usable(base, other.checkpoint, pairing.left_out, matched.sources))
+        wanted = len(base) - len(unwanted)
+        repeated = sum(1 for entry in pairing.skipped if entry.reason.startswith("tied to ") and entry.name in base)
+        if 2 * len(column) < wanted - repeated:
+            notes.append(
+                f"{ref}: only {len(column)} of {wanted} parameters of {printable(base.ref)} could be compared; is that"
+                " the model it was fine-tuned from?"
+            )
+        columns.append(column)
+        pairings.append(pairing)
+    return Alignment(
+        parameters=tuple(
+            Aligned(name, anchor.parameters[name], tensor, tuple(column.get(name) for column in columns))
+            for name, tensor in anchor.tensors.items()
+            if any(name in column for column in columns)
+        ),
+        skipped=tuple(pairing.left_out for pairing in pairings),
+        coverage=tuple(pairing.coverage for pairing in pairings),
+        notes=tuple(notes),
     )
 
 
-def _matched(a: Checkpoint, b: Checkpoint) -> tuple[dict[str, str], list[str]]:
-    """{A's name: B's name}, and a note where a prefix was ignored."""
-    exact = {name: name for name in a if name in b}
-    if 2 * len(exact) >= min(len(a), len(b)):
-        return exact, []
-    prefixes = find_prefixes(list(a), list(b))
-    if prefixes is None or len(prefixes.pairs) <= len(exact):
-        return exact, []
-    sides = [
-        f"the prefix '{printable(prefix)}' passed over in {label}" if prefix else f"no prefix in {label}"
-        for prefix, label in ((prefixes.base, "A"), (prefixes.model, "B"))
-    ]
-    return prefixes.pairs, [f"names matched with {' and '.join(sides)}"]
-
-
-def _one_parameter(first: str, second: str | None, ties: Mapping[str, str]) -> bool:
-    return second is not None and ties.get(first, first) == ties.get(second, second)
-
-
-def _unusable(a: Tensor, b: Tensor) -> str:
-    for label, dtype in (("A", a.dtype), ("B", b.dtype)):
-        if dtype.kind is not Kind.FLOAT:
-            return f"{dtype_reason(dtype)} (in {label})"
-    if a.shape != b.shape:
-        return f"shape {list(a.shape)} in A, {list(b.shape)} in B"
-    return ""
+def _rooted(ties: Mapping[str, str], matched: Sequence[Mapping[str, object]]) -> dict[str, str]:
+    """`ties` with each parameter kept under the name that most models have, so that all of them meet in one row."""
+    members: dict[str, list[str]] = {}
+    for alias, name in ties.items():
+        members.setdefault(name, [name]).append(alias)
+    rooted: dict[str, str] = {}
+    for group in members.values():
+        kept = max(group, key=lambda name: sum(name in names for names in matched))
+        rooted |= {name: kept for name in group if name != kept}
+    return rooted
 
 
 def _depths(a: Mapping[str, Parameter], b: Mapping[str, Parameter]) -> str | None:
@@ -145,24 +313,33 @@ def _depths(a: Mapping[str, Parameter], b: Mapping[str, Parameter]) -> str | Non
     return f"{'; '.join(differing)}: aligned by name, layer by layer from the first" if differing else None
 
 
-def _adapter(side: Checkpoint, parameters: Mapping[str, Parameter]) -> str | None:
+def _nothing_usable(
+    base: Checkpoint, model: Checkpoint, left_out: Sequence[Skipped], names: Mapping[str, object]
+) -> str:
+    who = f"{printable(model.ref)} and the base {printable(base.ref)}"
+    advice = "give the model that it was fine-tuned from as --base"
+    chosen = ("excluded by", "not matched by", "tied to")
+    first = next((e for e in left_out if e.name in names and not e.reason.startswith(chosen)), None)
+    if first is not None:
+        return f"{who} share names but no usable parameter: '{printable(first.name)}': {first.reason}; {advice}"
+    if names:
+        return f"{who} share no parameter that --include and --exclude let through; widen the globs"
+    return f"{who} share no parameter: {examples(base)} against {examples(model)}; {advice}"
+
+
+def _adapter(model: Model) -> str | None:
     """What to say where a side holds nothing but an adapter's tensors."""
-    if not parameters or any(p.kind != "adapter" for p in parameters.values()):
+    if not model.parameters or any(p.kind != "adapter" for p in model.parameters.values()):
         return None
     return (
-        f"{printable(side.ref)} is an adapter (LoRA or its kin), not a model: it holds {_examples(side)};"
-        " merge it into its base, and give the result"
+        f"{printable(model.checkpoint.ref)} is an adapter (LoRA or its kin), not a model: it holds"
+        f" {examples(model.checkpoint)}; merge it into its base, and give the result"
     )
 
 
 def _nothing_shared(a: Checkpoint, b: Checkpoint) -> str:
     hint = did_you_mean(next(iter(a)), islice(b, 2000)) if len(a) else ""
     return (
-        f"{printable(a.ref)} and {printable(b.ref)} share no parameter: {_examples(a)} against {_examples(b)}{hint};"
+        f"{printable(a.ref)} and {printable(b.ref)} share no parameter: {examples(a)} against {examples(b)}{hint};"
         " give two models of one family"
     )
-
-
-def _examples(checkpoint: Checkpoint) -> str:
-    shown = [f"'{printable(name, 60)}'" for name in islice(checkpoint, 2)]
-    return ", ".join(shown) if shown else "no tensors"

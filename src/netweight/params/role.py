@@ -59,6 +59,16 @@ class Parameter:
         return self.kind == "buffer"
 
     @property
+    def state(self) -> str:
+        """How its values come about: "learned", "running" (statistics that training gathers), or "derived" (computed by
+        the model's code).
+        """
+        last = self.name.rpartition(".")[2].lower()
+        if self.kind != "buffer" or (last in words.BUFFERS and last not in words.DERIVED | words.RUNNING):
+            return "learned"
+        return "running" if last in words.RUNNING else "derived"
+
+    @property
     def layer_group(self) -> str | None:
         """`layer_N` in the main stack, `STACK.layer_N` in another one, None outside the blocks."""
         if self.layer is None:

@@ -20,7 +20,7 @@ from netweight.dtypes import DType
 from netweight.kernels.arrays import U8Array, U32Array, U64Array
 from netweight.kernels.packing import Packed, pack, unpack
 from netweight.kernels.protocol import DifferencePartial, Kernels
-from netweight.params.align import Aligned
+from netweight.params.pairing import Aligned
 from netweight.passes.far_work import FarWork
 from netweight.run.execute import Executor
 from netweight.run.plan import PlannedTask, largest_first, stretches

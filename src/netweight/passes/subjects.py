@@ -9,9 +9,9 @@ from netweight.checkpoint.matrix import Matrix, Part, matrix_name, open_matrix
 from netweight.checkpoint.tensor import Checkpoint, Skipped, Tensor
 from netweight.dtypes import Kind
 from netweight.errors import OptionError, printable
-from netweight.params.align import dtype_reason, nothing_matches, unwanted_reason
-from netweight.params.fused import layout_of, pieces
+from netweight.params.layouts.fused import layout_of, pieces
 from netweight.params.role import Parameter, classify_all
+from netweight.params.selection import dtype_reason, nothing_matches, unwanted_reason
 from netweight.params.tied import tied
 
 __all__ = ["Subject", "find_subjects"]

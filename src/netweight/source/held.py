@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from netweight.source.protocol import Source
 
 __all__ = ["HeldBytes"]
 
 
 class HeldBytes:
-    """The bytes `held` under a `name`; `origin` is the source they were read from, which is checked for changes."""
+    """The bytes `held` under a `name`; `origins` are the sources they were read from, which are checked for changes."""
 
-    def __init__(self, held: memoryview, name: str, origin: Source | None = None) -> None:
+    def __init__(self, held: memoryview, name: str, origins: Sequence[Source] = ()) -> None:
         self._held = held
         self._name = name
-        self._origin = origin
+        self._origins = origins
 
     @property
     def name(self) -> str:
@@ -34,8 +36,8 @@ class HeldBytes:
 
     def check_unchanged(self) -> None:
         """See Source."""
-        if self._origin is not None:
-            self._origin.check_unchanged()
+        for origin in self._origins:
+            origin.check_unchanged()
 
     def close(self) -> None:
         """See Source."""

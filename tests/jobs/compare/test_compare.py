@@ -14,7 +14,7 @@ import pytest
 from task_vectors import difference, normal, save, strict_json, tuned
 
 import netweight
-from netweight.checkpoint.tensor import Tensor
+from netweight.checkpoint.tensors.stored import StoredTensor
 from netweight.errors import InputError, ModelNotFoundError, OptionError, OutputError
 from netweight.jobs.compare.scans import compare_results
 from netweight.run import plan
@@ -224,14 +224,14 @@ def test_any_number_of_workers_gives_the_same_bytes(large, tmp_path, monkeypatch
 def test_one_unreadable_tensor_does_not_stop_the_others(large, monkeypatch, workers):
     monkeypatch.setattr(plan, "STRETCH", 1 << 14)
     ref_a, ref_b, _, _ = large
-    read = Tensor.read_into
+    read = StoredTensor.read_into
 
     def failing(self, start, out):
         if self.name == "big" and start >= 1 << 15:
             raise OSError(5, "Input/output error")
         read(self, start, out)
 
-    monkeypatch.setattr(Tensor, "read_into", failing)
+    monkeypatch.setattr(StoredTensor, "read_into", failing)
     found = netweight.compare(ref_a, ref_b, workers=workers)
     assert [s.name for s in found.failed] == ["big"]
     assert "tensor 'big' could not be read at element" in found.failed[0].reason
@@ -299,7 +299,7 @@ def test_the_result_as_an_object(pair):
     ],
 )
 def test_bad_input(pair, monkeypatch, make, error, said):
-    monkeypatch.setattr(Tensor, "read_into", lambda *_: pytest.fail("tensor data was read"))
+    monkeypatch.setattr(StoredTensor, "read_into", lambda *_: pytest.fail("tensor data was read"))
     with pytest.raises(error) as raised:
         make(*pair[:2])
     assert said in str(raised.value)
@@ -438,7 +438,7 @@ def test_one_unreadable_side_of_a_spectrum(pair, monkeypatch):
     """The weights were compared, then the second reading fails: what is known is kept, and the rest says why."""
     ref_a, ref_b, a, _ = pair
     name = "model.layers.0.mlp.up_proj.weight"
-    read, seen = Tensor.read_into, []
+    read, seen = StoredTensor.read_into, []
 
     def failing(self, start, out):
         if self.name == name and self.source.name.startswith(str(ref_b)):
@@ -447,7 +447,7 @@ def test_one_unreadable_side_of_a_spectrum(pair, monkeypatch):
                 raise OSError(5, "Input/output error")
         read(self, start, out)
 
-    monkeypatch.setattr(Tensor, "read_into", failing)
+    monkeypatch.setattr(StoredTensor, "read_into", failing)
     found = netweight.compare(ref_a, ref_b, methods=["spectral"], workers=1)
     metrics = found["layer_comparisons"][name]
     assert metrics["comparable"]

@@ -81,13 +81,13 @@ def test_a_read_only_folder(models, tmp_path):
 def test_a_read_only_folder_is_found_before_any_data_is_read(models, tmp_path, monkeypatch):
     """As root there are no read-only folders: the system's answer is put in its place."""
     import netweight
-    from netweight.checkpoint.tensor import Tensor
+    from netweight.checkpoint.tensors.stored import StoredTensor
     from netweight.errors import OutputError
 
     (tmp_path / "out").mkdir()
     real = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: False if mode & os.W_OK else real(path, mode))
-    monkeypatch.setattr(Tensor, "read_into", lambda *_: pytest.fail("tensor data was read"))
+    monkeypatch.setattr(StoredTensor, "read_into", lambda *_: pytest.fail("tensor data was read"))
     with pytest.raises(OutputError, match="out: cannot take results: it is read-only; choose another output folder"):
         netweight.delta(models / "base", [models / "tuned"], tmp_path / "out")
 

@@ -10,7 +10,7 @@ from task_vectors import check_row, normal, read_cosines, read_rows, save, stric
 from task_vectors import netweight as program
 
 import netweight
-from netweight.checkpoint.tensor import Tensor
+from netweight.checkpoint.tensors.stored import StoredTensor
 from netweight.errors import InputError, NetweightError, OptionError
 
 
@@ -147,7 +147,7 @@ def test_another_architecture(tmp_path, monkeypatch):
     save(tmp_path / "bent", {"model.layers.0.mlp.up_proj.weight": normal((4, 5))})
     (tmp_path / "none").mkdir()
     (tmp_path / "text.safetensors").write_text("no weights")
-    monkeypatch.setattr(Tensor, "read_into", lambda *_: pytest.fail("tensor data was read"))
+    monkeypatch.setattr(StoredTensor, "read_into", lambda *_: pytest.fail("tensor data was read"))
     for base, model, said in [
         ("base", "other", "share no parameter: 'model.layers.0.mlp.up_proj.weight' against 'transformer.h.0.attn"),
         ("other", "base", "share no parameter: "),

@@ -12,7 +12,8 @@ from merge_models import BF16, LINEAR, TASK, Bench, by_name, check_inputs, llama
 from slowness import slowness
 
 from netweight.checkpoint.open import open_checkpoint
-from netweight.checkpoint.tensor import Checkpoint, Skipped, Tensor
+from netweight.checkpoint.tensor import Checkpoint, Skipped
+from netweight.checkpoint.tensors.stored import StoredTensor
 from netweight.dtypes import DTYPES
 from netweight.errors import InputError, OptionError
 from netweight.jobs.merge.targets import PlanOptions, plan_merge, plan_with
@@ -283,7 +284,7 @@ def test_ten_thousand_tensors_of_eight_models():
     checkpoints = [
         Checkpoint(
             name,
-            {n: Tensor(n, shape, DTYPES["BF16"], source, 0) for n, shape in shapes.items()},
+            {n: StoredTensor(n, shape, DTYPES["BF16"], source, 0) for n, shape in shapes.items()},
             format="safetensors",
             files=(),
             config=llama_config(layers=100, rows=100),

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from pruned_models import GATHERED, LAYER, LAYERS, OUTSIDE, contents, every_kind, llama, run, save, without
 
-from netweight.checkpoint.tensor import Tensor
+from netweight.checkpoint.tensors.stored import StoredTensor
 from netweight.errors import Interrupted, JobError, ModelNotFoundError, OptionError, OutputError
 from netweight.jobs.structure.job import structure
 from netweight.jobs.structure.many import structure_many
@@ -169,13 +169,13 @@ def test_an_interrupted_run_keeps_what_is_done(
 def test_headers_only(tmp_path: Path, models: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensor data is read where layers were removed, and nowhere else."""
     read = []
-    real = Tensor.read_into
+    real = StoredTensor.read_into
 
-    def spy(self: Tensor, start: int, out: memoryview) -> None:
+    def spy(self: StoredTensor, start: int, out: memoryview) -> None:
         read.append((self.name, len(out)))
         real(self, start, out)
 
-    monkeypatch.setattr(Tensor, "read_into", spy)
+    monkeypatch.setattr(StoredTensor, "read_into", spy)
     shutil.rmtree(models / "ShortGPT_remove_2")
     structure_many(models, base)
     assert read == []

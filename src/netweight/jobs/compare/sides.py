@@ -11,7 +11,7 @@ from netweight.checkpoint.tensor import Checkpoint, Skipped, Tensor
 from netweight.kernels.protocol import Kernels
 from netweight.measures.between import derive_between
 from netweight.measures.registry import Measure, find
-from netweight.params.fused import Layout, layout_of, pieces
+from netweight.params.layouts.fused import Layout, layout_of, pieces
 from netweight.params.pairing import Pair
 from netweight.params.role import Parameter
 from netweight.passes.matrices import scratch_bytes

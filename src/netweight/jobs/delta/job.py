@@ -16,7 +16,7 @@ from netweight.errors import printable
 from netweight.jobs.delta.plan import Options, Prepared, prepare
 from netweight.jobs.inputs import Reference
 from netweight.jobs.journalled import Record, interruptible, journalled, note_resumed
-from netweight.params.align import Aligned
+from netweight.params.pairing import Aligned
 from netweight.run.executors import planned_executor
 from netweight.run.progress import Progress, Silent, compiling, shown
 from netweight.run.spread import DeviceKernels, device_notes, kernels_on, prepare_on

@@ -14,7 +14,7 @@ from netweight.errors import OptionError, printable
 from netweight.jobs.delta.names import model_names
 from netweight.jobs.inputs import Reference, far_bytes, identity, locations, path_of, references, stamps
 from netweight.jobs.run_options import RunOptions
-from netweight.params.align import Alignment, align
+from netweight.params.pairing import Alignment, align
 from netweight.run.devices import Choice, choose_for
 from netweight.run.executors import plan_workers
 from netweight.run.memory import FLOOR

@@ -17,7 +17,7 @@ from netweight.jobs.role_columns import ROLE_COLUMNS, role_cells
 from netweight.measures import drift
 from netweight.output.frame import Frame, Framed
 from netweight.output.table import Row, json_number, write_csv, write_json, write_parquet
-from netweight.params.align import Aligned
+from netweight.params.pairing import Aligned
 
 __all__ = ["RESERVED", "Delta", "ModelDelta", "ParameterDelta", "write_delta"]
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from netweight.checkpoint.tensor import Tensor, read_elements
+from netweight.checkpoint.tensors.stored import StoredTensor
 from netweight.errors import OptionError
 from netweight.source.held import HeldBytes
 
@@ -142,8 +143,8 @@ def held_in_memory(tensor: Tensor) -> Tensor:
             tensor.prefetch(first + step, step)
             width = tensor.dtype.bits // 8
             read_elements(tensor, first, view[first * width : min(first + step, tensor.size) * width])
-    source = HeldBytes(memoryview(held), tensor.source.name, tensor.source)
-    return replace(tensor, source=source, offset=0, strides=None, storage=None, byteorder="little")
+    origins = tuple({id(s.source): s.source for s in tensor.bytes_of(0, tensor.size)}.values())
+    return StoredTensor(tensor.name, tensor.shape, tensor.dtype, HeldBytes(memoryview(held), tensor.where, origins), 0)
 
 
 def run_in_order(rows: Rows, work: Callable[[Stretch], R], executor: Executor) -> Iterator[R]:

@@ -9,8 +9,8 @@ from netweight.checkpoint.tensor import Checkpoint, Tensor
 from netweight.dtypes import Kind
 from netweight.errors import InputError, printable
 from netweight.jobs.embeddings.heads import Agreement
-from netweight.params.align import unwanted_reason
 from netweight.params.role import Parameter, classify_all
+from netweight.params.selection import unwanted_reason
 from netweight.params.tied import find_ties
 
 __all__ = ["TokenEmbedding", "find_embedding"]

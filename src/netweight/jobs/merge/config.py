@@ -9,7 +9,7 @@ from netweight.checkpoint.tensor import Checkpoint
 from netweight.dtypes import DType, Kind
 from netweight.errors import printable
 from netweight.jobs.merge.layering import Layering, edit_layers
-from netweight.jobs.merge.pairing import Side, is_head, ties_head, token_embedding
+from netweight.jobs.merge.sides import Side, is_head, ties_head, token_embedding
 from netweight.merging.target import Target
 from netweight.params.architecture import config_numbers
 from netweight.params.role import classify_all
@@ -46,7 +46,9 @@ def plan_config(
     tokenizer_from = 0
     if rows is not None and own_rows is not None and rows != own_rows:
         fitting = [
-            n for n, side in sides.items() if (e := side.get(embedding or "")) is not None and e.shape[0] == rows
+            n
+            for n, side in sides.items()
+            if (e := side.tensors.get(embedding or "")) is not None and e.shape[0] == rows
         ]
         tokenizer_from = min(fitting, default=0)
         if tokenizer_from:

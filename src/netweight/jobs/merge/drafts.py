@@ -14,7 +14,7 @@ from netweight.merging.target import Input, Piece
 
 if TYPE_CHECKING:
     from netweight.jobs.merge.faults import Faults
-    from netweight.jobs.merge.pairing import Side
+    from netweight.jobs.merge.sides import Side
     from netweight.jobs.merge.slices import Group, Origin
 
 __all__ = ["Draft", "Drafts"]
@@ -58,8 +58,7 @@ class Drafts:
 
     def draft(self, origin: Origin) -> Draft:
         """The inputs of one parameter. Raises InputError for a type that no safetensors file can hold."""
-        number, name = origin.reference
-        reference = self._sides[number].checkpoint[name]
+        number, reference = origin.reference
         if origin.name == "__metadata__":
             raise InputError(
                 f"{self._sides[number].ref}: a tensor is named '__metadata__', which safetensors files keep for"
@@ -71,7 +70,7 @@ class Drafts:
         tensors: list[tuple[int, Tensor]] = []
         for side, own in zip(group.inputs, origin.own, strict=True):
             if own is not None:
-                tensors.append((side, self._sides[side].checkpoint[own]))
+                tensors.append((side, own))
             else:
                 tensors.append((number, reference))
                 if self._stand_in:
@@ -85,7 +84,7 @@ class Drafts:
                     f" {self._sides[number].ref}; expected float weights"
                 )
         vocabulary = (origin.layer is None or self._whole) and spans_vocabulary(origin.parameter)
-        if vocabulary and origin.name in self._anchor.names:
+        if vocabulary and origin.name in self._anchor.tensors:
             return self._with_rows(origin, tensors)
         shape = reference.shape
         if origin.allowed is not None and shape not in origin.allowed:
@@ -104,21 +103,20 @@ class Drafts:
         )
 
     def _copied(self, origin: Origin, reference: Tensor) -> Draft:
-        number, name = origin.reference
+        number, _ = origin.reference
+        what = f"'{printable(reference.name)}' is {reference.dtype}"
         if reference.dtype.name == "C128":
             raise InputError(
-                f"{self._sides[number].ref}: '{printable(name)}' is {reference.dtype}, which safetensors files cannot"
-                " hold; convert it to C64 first"
+                f"{self._sides[number].ref}: {what}, which safetensors files cannot hold; convert it to C64 first"
             )
         known = origin.parameter.kind == "weight" and origin.parameter.role != "other"
         group = self._groups[origin.group]
-        for side, own in zip(group.inputs, origin.own, strict=True):
-            if own is not None:
-                tensor = self._sides[side].checkpoint[own]
+        for side, tensor in zip(group.inputs, origin.own, strict=True):
+            if tensor is not None:
                 if known and tensor.dtype.kind is Kind.FLOAT:
                     self._faults.types.append(
-                        f"'{printable(name)}' is {reference.dtype} in {self._sides[number].ref} and {tensor.dtype} in"
-                        f" {self._sides[side].ref}; expected float weights"
+                        f"{what} in {self._sides[number].ref} and {tensor.dtype} in {self._sides[side].ref}; expected"
+                        " float weights"
                     )
                     break
                 if (tensor.shape, tensor.dtype) != (reference.shape, reference.dtype):
@@ -141,7 +139,7 @@ class Drafts:
                     f"'{printable(origin.name)}' has {base.shape[0]} rows in {self._anchor.ref} and {tensor.shape[0]}"
                     f" in {self._sides[side].ref}"
                 )
-        held = [self._sides[number].get(origin.name) for number in self._pool]
+        held = [self._sides[number].tensors.get(origin.name) for number in self._pool]
         pool = [t for t in held if t is not None and same_but_rows(base.shape, t.shape) and t.dtype.kind is Kind.FLOAT]
         if not fitting or not pool:
             return Draft(origin, base.shape, tuple(_whole(side, tensor) for side, tensor in tensors), merged=True)

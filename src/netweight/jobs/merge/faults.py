@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from netweight.errors import InputError, printable
-from netweight.jobs.merge.pairing import Side
+from netweight.jobs.merge.sides import Side
 
 __all__ = ["Faults"]
 

@@ -8,7 +8,7 @@ from netweight.checkpoint.tensor import Skipped
 from netweight.dtypes import Kind
 from netweight.errors import printable
 from netweight.jobs.merge.faults import Faults
-from netweight.jobs.merge.pairing import Side, is_head
+from netweight.jobs.merge.sides import Side, is_head
 from netweight.jobs.merge.slices import Group, Origin
 
 __all__ = ["find_leftovers"]
@@ -26,19 +26,20 @@ def find_leftovers(
     """Unused tensors with their reasons, and notes. Weights that the anchor lacks are faults, unless `keep_going`."""
     used: dict[int, set[str]] = {number: set() for number in sides}
     for origin in origins:
-        used[origin.reference[0]].add(origin.reference[1])
-        for number, own in zip(groups[origin.group].inputs, origin.own, strict=True):
-            if own is not None:
-                used[number].add(own)
+        held = zip(groups[origin.group].inputs, origin.own, strict=True)
+        for number, tensor in (origin.reference, *held):
+            if tensor is not None:
+                used[number].update(part.name for part in tensor.parts)
     layers = _layers_used(groups, sides)
     dropped: list[Skipped] = []
     notes: list[str] = []
     for number, side in sides.items():
-        paired = set(side.names.values())
+        paired = {part.name for tensor in side.tensors.values() for part in tensor.parts}
         heads: list[str] = []
         repeats = _repeats(side, anchor, used[number])
         for name, p in side.parameters.items():
-            if name in used[number]:
+            parts = side.left.get(name, ())
+            if name in used[number] and (not parts or parts == (name,)):
                 continue
             inside = layers is not None and p.layer is not None and not p.stack
             if inside and layers is not None and p.layer not in layers[number]:
@@ -60,9 +61,9 @@ def find_leftovers(
             elif keep_going:
                 reason = f"not in {anchor.ref} (in {side.ref}; --missing base)"
             else:
-                faults.extra.append((name, number))
+                faults.extra += [(part, number) for part in parts or (name,)]
                 continue
-            dropped.append(Skipped(name, reason))
+            dropped += [Skipped(part, reason) for part in parts or (name,)]
         if heads:
             notes.append(
                 f"{side.ref}: has a head of its own, '{printable(heads[0])}', and {anchor.ref} ties its head to the"

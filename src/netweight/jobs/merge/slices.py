@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from netweight.checkpoint.tensor import Tensor
 from netweight.errors import InputError, OptionError, printable
-from netweight.jobs.merge.pairing import Side
+from netweight.jobs.merge.sides import Side, Stacked, stack_of
 from netweight.merging.method import Base, Method
-from netweight.params.names import LAYER_LISTS
 from netweight.params.role import Parameter
 
 if TYPE_CHECKING:
     from netweight.merging.recipe.recipe import Recipe, Source
 
-__all__ = ["Group", "Origin", "Stacked", "make_groups", "origins_by_models", "origins_by_slices", "uses_base"]
-
-_NUMBER = re.compile(r"[0-9]{1,6}")
+__all__ = ["Group", "Origin", "make_groups", "origins_by_models", "origins_by_slices", "uses_base"]
 
 Shape = tuple[int, ...]
 
@@ -40,10 +37,10 @@ class Group:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where one parameter of the output comes from: `group` numbers the groups, `own` has the name in each of
-    its inputs, None where one lacks it.
+    """Where one parameter of the output comes from: `group` numbers the groups, `own` has the tensor of each of its
+    inputs, None where one lacks it.
 
-    `reference`: (checkpoint, its name) that says shape and type, and stands in where an input lacks the parameter.
+    `reference`: (checkpoint, its tensor) that says shape and type, and stands in where an input lacks the parameter.
     `allowed`: the shapes that the base has under this name, None where the reference is the base's own. `layer` is that
     of the output's main stack, `depth` where gradients are read, 0 to 1, and 0 outside of blocks. `parameter` is the
     reference's.
@@ -51,22 +48,12 @@ class Origin:
 
     name: str
     group: int
-    own: tuple[str | None, ...]
-    reference: tuple[int, str]
+    own: tuple[Tensor | None, ...]
+    reference: tuple[int, Tensor]
     parameter: Parameter
     layer: int | None
     depth: float
     allowed: frozenset[Shape] | None = None
-
-
-@dataclass(frozen=True)
-class Stacked:
-    """The blocks of a main stack: `head` is what stands before the number; `blocks` {layer: {what stands behind it:
-    the name}}.
-    """
-
-    head: str
-    blocks: dict[int, dict[str, str]]
 
 
 def uses_base(method: Method, recipe: Recipe) -> bool:
@@ -165,9 +152,9 @@ def origins_by_models(group: Group, sides: Mapping[int, Side], anchor: Side) -> 
         if name in anchor.aliases:
             continue
         depth = 0.0 if p.layer is None else _depth(p.layer, counts[p.stack])
-        own = tuple(side.names.get(name) for side in inputs)
+        own = tuple(side.tensors.get(name) for side in inputs)
         layer = p.layer if not p.stack else None
-        origins.append(Origin(name, 0, own, (anchor.number, name), p, layer, depth))
+        origins.append(Origin(name, 0, own, (anchor.number, anchor.tensors[name]), p, layer, depth))
     return origins
 
 
@@ -176,34 +163,6 @@ def _behind(parameter: Parameter) -> bool:
     return parameter.group == "lm_head" or (
         parameter.part == "norm" and parameter.group != "embed" and not parameter.stack
     )
-
-
-def stack_of(side: Side) -> Stacked:
-    """The main stack's blocks. Raises InputError where two names are one parameter of one layer."""
-    head = ""
-    blocks: dict[int, dict[str, str]] = {}
-    for name, p in side.parameters.items():
-        if p.layer is None or p.stack:
-            continue
-        head, tail = _split(name)
-        block = blocks.setdefault(p.layer, {})
-        if tail in block:
-            raise InputError(
-                f"{side.ref}: '{printable(block[tail])}' and '{printable(name)}' are both of layer {p.layer}; expected"
-                " one name for each parameter of a layer"
-            )
-        block[tail] = name
-    return Stacked(head, blocks)
-
-
-def _split(name: str) -> tuple[str, str]:
-    """What stands before and behind the number of a layer: behind the first list of blocks, as `classify` reads it."""
-    segments = name.split(".")
-    for at in range(1, len(segments)):
-        if segments[at - 1].lower() in LAYER_LISTS and _NUMBER.fullmatch(segments[at]):
-            return ".".join(segments[:at]), ".".join(segments[at + 1 :])
-    msg = f"{name!r} was read as part of a layer, and has no list of layers"
-    raise ValueError(msg)
 
 
 def origins_by_slices(
@@ -216,8 +175,8 @@ def origins_by_slices(
     slice's first input lacks, and no block of that number in the anchor can stand in for. What no block of the anchor
     has gets no origin.
     """
-    stacks = {number: stack_of(side) for number, side in sides.items()}
-    blocks, lacking = _block_origins(groups, sides, stacks, anchor)
+    main = stack_of(anchor.model)
+    blocks, lacking = _block_origins(groups, sides, main, anchor)
     before: list[Origin] = []
     after: list[Origin] = []
     begun = False
@@ -229,32 +188,44 @@ def origins_by_slices(
             behind = _behind(p)
             at = last if behind else 0
             group = groups[at]
-            own = tuple(sides[number].names.get(name) for number in group.inputs)
+            own = tuple(sides[number].tensors.get(name) for number in group.inputs)
             first = own[0]
-            reference = (anchor.number, name) if first is None else (group.inputs[0], first)
+            reference = (anchor.number, anchor.tensors[name]) if first is None else (group.inputs[0], first)
             allowed = None if reference[0] == anchor.number else frozenset({anchor.checkpoint[name].shape})
             origin = Origin(name, at, own, reference, p, None, 0.0, allowed)
             (after if begun else before).append(origin)
     return [*before, *blocks, *after], lacking
 
 
+def _blocks(side: Side, main: Stacked, tails: Collection[str]) -> dict[int, dict[str, Tensor]]:
+    """{layer: {the anchor's tail: the side's tensor}}, in the side's file order."""
+    order = {name: number for number, name in enumerate(side.parameters)}
+    blocks = {}
+    for layer in {p.layer for p in side.parameters.values() if p.layer is not None and not p.stack}:
+        block = {tail: held for tail in tails if (held := side.tensors.get(main.name(layer, tail))) is not None}
+        blocks[layer] = dict(sorted(block.items(), key=lambda item: order[item[1].parts[0].name]))
+    return blocks
+
+
 def _block_origins(
-    groups: Sequence[Group], sides: Mapping[int, Side], stacks: Mapping[int, Stacked], anchor: Side
+    groups: Sequence[Group], sides: Mapping[int, Side], main: Stacked, anchor: Side
 ) -> tuple[list[Origin], list[tuple[str, int]]]:
-    main = stacks[anchor.number]
     shapes: dict[str, set[Shape]] = {}
+    parameters: dict[str, Parameter] = {}
     for block in main.blocks.values():
-        for tail, name in block.items():
-            shapes.setdefault(tail, set()).add(anchor.checkpoint[name].shape)
+        for tail, tensor in block.items():
+            shapes.setdefault(tail, set()).add(tensor.shape)
+            parameters.setdefault(tail, anchor.parameters[tensor.name])
     always = [tail for tail in shapes if all(tail in block for block in main.blocks.values())]
     allowed = {tail: frozenset(taken) for tail, taken in shapes.items()}
+    stacks = {number: _blocks(side, main, shapes) for number, side in sides.items()}
     origins: list[Origin] = []
     lacking: list[tuple[str, int]] = []
     layer = 0
     for at, group in enumerate(groups):
         first = group.inputs[0]
         for step in range(group.layers):
-            taken = [stacks[n].blocks.get(start + step) for n, start in zip(group.inputs, group.starts, strict=True)]
+            taken = [stacks[n].get(start + step) for n, start in zip(group.inputs, group.starts, strict=True)]
             for number, start, there in zip(group.inputs, group.starts, taken, strict=True):
                 if there is None:
                     raise InputError(
@@ -264,10 +235,8 @@ def _block_origins(
             lead = taken[0] or {}
             source = group.starts[0] + step
             for tail in [*lead, *(tail for tail in always if tail not in lead)]:
-                name = ".".join(part for part in (main.head, str(layer), tail) if part)
+                name = main.name(layer, tail)
                 own = tuple((block or {}).get(tail) for block in taken)
-                if tail not in shapes:
-                    continue
                 if tail in lead:
                     reference = (first, lead[tail])
                 elif tail in main.blocks.get(source, {}):
@@ -275,7 +244,7 @@ def _block_origins(
                 else:
                     lacking.append((name, first))
                     continue
-                parameter = sides[reference[0]].parameters[reference[1]]
+                parameter = replace(parameters[tail], name=reference[1].name, layer=source)
                 permitted = None if reference[0] == anchor.number else allowed[tail]
                 depth = _depth(step, group.layers)
                 origins.append(Origin(name, at, own, reference, parameter, layer, depth, permitted))

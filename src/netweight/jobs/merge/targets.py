@@ -15,7 +15,7 @@ from netweight.jobs.merge.config import plan_config
 from netweight.jobs.merge.drafts import Draft, Drafts
 from netweight.jobs.merge.faults import Faults
 from netweight.jobs.merge.leftovers import find_leftovers
-from netweight.jobs.merge.pairing import read_sides
+from netweight.jobs.merge.sides import read_sides
 from netweight.jobs.merge.slices import Group, make_groups, origins_by_models, origins_by_slices, uses_base
 from netweight.jobs.merge.vocabulary import VOCAB
 from netweight.merging.course import Subject, Value
@@ -107,7 +107,9 @@ def plan_with(
     used = dict.fromkeys(numbers[source.model] for _, source in recipe.sources())
     anchor_number = 0 if uses_base(method, recipe) else next(iter(used))
     used = {anchor_number: None} | used
-    sides, notes = read_sides({number: checkpoints[number] for number in used}, anchor_number)
+    sides, notes = read_sides(
+        {number: checkpoints[number] for number in used}, anchor_number, by_layers=not recipe.models
+    )
     anchor = sides[anchor_number]
     groups = make_groups(recipe, method, sides, numbers)
     faults = Faults()
@@ -168,7 +170,9 @@ def _target(
         sources=group.sources,
         name=origin.name,
         depth=origin.depth,
-        names=None if group.number is None else [own or origin.name for own in origin.own[len(origin.own) - count :]],
+        names=None
+        if group.number is None
+        else [own.name if own else origin.name for own in origin.own[len(origin.own) - count :]],
     )
     keys = tuple(_key(seed, at, origin.name) for at in range(count))
     subject = Subject(origin.name, draft.shape, count, base, settings, model_settings, keys, 64 if wide else 32)

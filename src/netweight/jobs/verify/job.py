@@ -23,7 +23,7 @@ from netweight.jobs.merge.request import Options, Request
 from netweight.jobs.merge.targets import MISSING
 from netweight.jobs.merge.vocabulary import VOCAB
 from netweight.jobs.verify.result import Verdict, Verified
-from netweight.params.align import unwanted_reason
+from netweight.params.selection import unwanted_reason
 from netweight.passes.merges import Finished, run_courses
 from netweight.run.executors import planned_executor
 from netweight.run.progress import Progress, Silent, shown

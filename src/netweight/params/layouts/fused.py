@@ -14,9 +14,9 @@ from typing import Any
 from netweight.checkpoint.matrix import Part, whole
 from netweight.params.architecture import config_numbers
 from netweight.params.families import family
-from netweight.params.role import Parameter
+from netweight.params.role import Parameter, classify
 
-__all__ = ["Layout", "Piece", "layout_of", "pieces"]
+__all__ = ["Layout", "NamedPart", "Piece", "canonical_parts", "layout_of", "pieces"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Piece:
 class Layout:
     """What a checkpoint's fused tensors are cut by. `conv1d`: 2-D weights of GPT-2 are stored [in, out].
 
-    `grouped`: a Falcon of the new architecture; `single`: one key and value head for all queries.
+    `grouped`: a Falcon of the new architecture; `single`: one key and value head for all queries. `hidden`: the model's
+    width, by which a stack of experts tells how it is turned.
     """
 
     family: str
@@ -42,6 +43,15 @@ class Layout:
     conv1d: bool = False
     grouped: bool = False
     single: bool = False
+    hidden: int | None = None
+
+
+@dataclass(frozen=True)
+class NamedPart:
+    """A matrix inside a tensor, under the canonical name of a tensor that holds nothing else."""
+
+    name: str
+    part: Part
 
 
 _CONSECUTIVE = frozenset(
@@ -49,25 +59,15 @@ _CONSECUTIVE = frozenset(
 )
 _BY_HEAD = frozenset({"gpt-neox", "bloom"})
 _BY_GROUP = frozenset({"internlm2", "megatron"})
-_GATE_FIRST = frozenset(
-    {
-        "phi3",
-        "glm4",
-        "granite",
-        "granite-moe",
-        "mixtral",
-        "olmoe",
-        "qwen2-moe",
-        "qwen3-moe",
-        "qwen3-next",
-        "qwen3.5-moe",
-        "deepseek-v2",
-        "deepseek-v3",
-    }
-)
+_GATE_FIRST = frozenset({
+    "phi3", "glm4", "granite", "granite-moe", "mixtral", "olmoe", "phimoe", "jamba", "qwen2-moe", "qwen3-moe",
+    "qwen3-next", "qwen3.5-moe", "deepseek-v2", "deepseek-v3", "deepseek_v32", "afmoe", "cohere2_moe", "dots1",
+    "ernie4_5_moe", "exaone_moe", "flex_olmo", "glm4_moe_lite", "glm4v_moe", "glm_moe_dsa", "hunyuan_v1_moe",
+    "lfm2_moe", "longcat_flash", "minimax", "minimax_m2", "qwen3_omni_moe", "solar_open",
+})  # fmt: skip
 """Families whose fused gate_up holds all gate rows, then all up rows."""
 _STORED_IN_OUT = frozenset({"gpt-oss", "llama4"})
-"""Families whose fused experts are stored [experts, in, out]."""
+"""Families whose fused experts are stored [experts, in, out], unless shapes say otherwise."""
 _CONV1D = frozenset({"c_attn", "c_proj", "c_fc"})
 
 
@@ -97,6 +97,7 @@ def layout_of(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any] |
         conv1d,
         grouped=grouped,
         single=single,
+        hidden=hidden,
     )
 
 
@@ -104,11 +105,9 @@ def pieces(parameter: Parameter, shape: tuple[int, ...], layout: Layout) -> tupl
     """The matrices of one tensor: itself (or each of its experts), then the parts that config tells apart."""
     if parameter.kind == "weight" and parameter.role == "moe_expert" and parameter.expert is None and len(shape) == 3:
         return _experts(parameter, shape, layout)
-    itself = whole(shape)
     if len(shape) != 2 or parameter.kind != "weight":
-        return (Piece(itself, parameter.role),)
-    if layout.conv1d and parameter.name.split(".")[-2:-1] and parameter.name.split(".")[-2] in _CONV1D:
-        itself = replace(itself, transposed=True)
+        return (Piece(whole(shape), parameter.role),)
+    itself = _matrix(parameter, shape, layout)
     matrices = [Piece(itself, parameter.role)]
     outputs = itself.stored_shape[int(itself.transposed)]
     for label, runs in _split(parameter, outputs, layout):
@@ -116,25 +115,101 @@ def pieces(parameter: Parameter, shape: tuple[int, ...], layout: Layout) -> tupl
     return tuple(matrices)
 
 
+def _matrix(parameter: Parameter, shape: tuple[int, ...], layout: Layout) -> Part:
+    """A weight as a matrix [out, in]."""
+    itself = whole(shape)
+    conv1d = layout.conv1d and parameter.name.split(".")[-2:-1] and parameter.name.split(".")[-2] in _CONV1D
+    return replace(itself, transposed=True) if conv1d else itself
+
+
 def _experts(parameter: Parameter, shape: tuple[int, ...], layout: Layout) -> tuple[Piece, ...]:
     experts, rows, cols = shape
     matrices = []
-    transposed = layout.family in _STORED_IN_OUT
-    outputs = cols if transposed else rows
+    transposed = _stored_in_out(parameter.slot, rows, cols, layout)
+    halves = _halves(cols if transposed else rows, layout) if parameter.slot == "gate_up" else []
     for e in range(experts):
         one = Part(str(e), e * rows * cols, rows, cols, (range(rows),), (range(cols),), transposed)
         matrices.append(Piece(one, "moe_expert"))
-        if parameter.slot == "gate_up" and outputs % 2 == 0:
-            half = outputs // 2
-            if layout.family == "gpt-oss":  # gate and up take turns
-                gate, up = range(0, outputs, 2), range(1, outputs, 2)
-            elif layout.family in _GATE_FIRST or layout.family == "llama4":
-                gate, up = range(half), range(half, outputs)
-            else:
-                continue
-            matrices.append(Piece(_cut(one, f"{e}.gate_proj", (gate,)), "moe_expert", fused=True))
-            matrices.append(Piece(_cut(one, f"{e}.up_proj", (up,)), "moe_expert", fused=True))
+        for role, runs in halves:
+            matrices.append(Piece(_cut(one, f"{e}.{role}", runs), "moe_expert", fused=True))
     return tuple(matrices)
+
+
+def _stored_in_out(slot: str, rows: int, cols: int, layout: Layout) -> bool:
+    """Whether a stack of experts holds [in, out] matrices: by the model's width, or by the family where both sides of
+    the matrix have that width, or none.
+    """
+    turned, straight = (cols, rows) if slot == "down_proj" else (rows, cols)  # the side that is the model's width
+    if (turned == layout.hidden) != (straight == layout.hidden):
+        return turned == layout.hidden
+    return layout.family in _STORED_IN_OUT
+
+
+def _halves(outputs: int, layout: Layout) -> list[tuple[str, tuple[range, ...]]]:
+    """(role, the output rows) of gate and up in an expert that holds both; none where it is not known for certain."""
+    half = outputs // 2
+    if outputs % 2:
+        return []
+    if layout.family == "gpt-oss":  # gate and up take turns
+        return [("gate_proj", (range(0, outputs, 2),)), ("up_proj", (range(1, outputs, 2),))]
+    if layout.family in _GATE_FIRST or layout.family == "llama4":
+        return [("gate_proj", (range(half),)), ("up_proj", (range(half, outputs),))]
+    return []
+
+
+def canonical_parts(name: str, shape: tuple[int, ...], layout: Layout) -> tuple[NamedPart, ...]:
+    """The matrices that a tensor with the canonical `name` holds, under the names of their own that other layouts give
+    them: experts of a stack, q, k and v, gate and up, of weights and of biases. Empty where it holds one, or where what
+    it holds is not known for certain.
+    """
+    parameter = classify(name, shape)
+    if parameter.kind not in {"weight", "bias"} or not shape or not all(shape):
+        return ()
+    words = name.split(".")
+    leaf = "bias" if parameter.kind == "bias" else "weight"
+    if words[-1] == leaf:
+        words.pop()
+    words[-1] = words[-1].removesuffix("_bias")
+    head, last = ".".join(words[:-1]), words[-1]
+    if parameter.expert is None and head.endswith(".experts") and len(shape) == (2 if leaf == "bias" else 3):
+        return _named_experts(head, last, leaf, parameter, shape, layout)
+    if parameter.expert is not None and parameter.slot == "gate_up" and len(shape) <= 2:
+        itself = whole(shape)
+        outputs = shape[0]
+        halves = _halves(outputs, layout)
+    elif len(shape) == 2 and leaf == "weight":
+        itself = _matrix(parameter, shape, layout)
+        halves = _split(parameter, itself.stored_shape[int(itself.transposed)], layout)
+    elif len(shape) == 1 and leaf == "bias":
+        itself = whole(shape)
+        halves = _split(replace(parameter, role=parameter.slot), shape[0], layout)
+    else:
+        return ()
+    return tuple(NamedPart(f"{head}.{role}.{leaf}", _cut_side(itself, leaf, runs)) for role, runs in halves)
+
+
+def _named_experts(
+    head: str, last: str, leaf: str, parameter: Parameter, shape: tuple[int, ...], layout: Layout
+) -> tuple[NamedPart, ...]:
+    if leaf == "bias":
+        experts, outputs = shape
+        rows, cols, transposed = 1, outputs, False
+    else:
+        experts, rows, cols = shape
+        transposed = _stored_in_out(parameter.slot, rows, cols, layout)
+        outputs = cols if transposed else rows
+    halves = _halves(outputs, layout) if parameter.slot == "gate_up" else []
+    named = []
+    for e in range(experts):
+        one = Part("", e * rows * cols, rows, cols, (range(rows),), (range(cols),), transposed)
+        for role, runs in halves or [(last, (range(outputs),))]:
+            named.append(NamedPart(f"{head}.{e}.{role}.{leaf}", _cut_side(one, leaf, runs)))
+    return tuple(named)
+
+
+def _cut_side(part: Part, leaf: str, outputs: tuple[range, ...]) -> Part:
+    """Some outputs of a matrix, or of a bias, which is one row."""
+    return replace(part, col_runs=outputs) if leaf == "bias" else _cut(part, "", outputs)
 
 
 def _split(parameter: Parameter, outputs: int, layout: Layout) -> list[tuple[str, tuple[range, ...]]]:

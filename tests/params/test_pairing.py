@@ -6,8 +6,8 @@ import pytest
 
 from netweight.checkpoint.tensor import Checkpoint, Skipped
 from netweight.errors import InputError, OptionError
-from netweight.params.align import align
-from netweight.params.prefix import find_prefixes
+from netweight.params.layouts.prefix import find_prefixes
+from netweight.params.pairing import align
 
 Make = Callable[..., Checkpoint]
 NAMES = {
@@ -90,13 +90,13 @@ def test_globs(make: Make) -> None:
     assert len(found.parameters) == 3
     assert found.skipped == (
         (
-            Skipped("model.norm.weight", "excluded by --exclude *norm*"),
-            Skipped("lm_head.weight", "excluded by --exclude lm_*"),
+            Skipped("model.norm.weight", "excluded by --exclude *norm*", asked=True),
+            Skipped("lm_head.weight", "excluded by --exclude lm_*", asked=True),
         ),
     )
     found = align(base, [model], include=["*q_proj*", "lm_head.weight"])
     assert [p.name for p in found.parameters] == ["model.layers.0.self_attn.q_proj.weight", "lm_head.weight"]
-    assert found.skipped[0][0] == Skipped("model.embed_tokens.weight", "not matched by --include")
+    assert found.skipped[0][0] == Skipped("model.embed_tokens.weight", "not matched by --include", asked=True)
     assert found.notes == ()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from netweight.params.fused import layout_of, pieces
+from netweight.params.layouts.fused import layout_of, pieces
 from netweight.params.role import classify
 
 HIDDEN, HEADS, SIZE = 12, 6, 2

@@ -1,0 +1,229 @@
+"""A tensor whose elements lie elsewhere: slices, stacks and transposes of others, put together block by block.
+
+A stack of experts is such a tensor where a file has them one by one, and one expert where the file has the stack; so
+are q, k and v of a fused projection, and the fused one of the three.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from netweight.checkpoint.tensor import Stretch, Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["Placed", "RearrangedTensor"]
+
+_ROWS = 1 << 20  # bytes of rows that are put together at a time
+_SLAB = 8 << 20  # bytes of a transposed piece that a thread keeps: its neighbouring rows are read together
+_SLABS = 4  # such slabs that a thread keeps
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """Where a rectangle of a tensor comes from: element (i, j) of `rows` x `cols` is element `start + i * row_step +
+    j * col_step` of `tensor`, counted flat. Steps are positive; one of them is 1 as a rule.
+    """
+
+    rows: range
+    cols: range
+    tensor: Tensor
+    start: int
+    row_step: int
+    col_step: int
+
+
+class _Band(NamedTuple):
+    """Neighbouring rows, `first` to `stop`, and the pieces that fill them."""
+
+    first: int
+    stop: int
+    pieces: tuple[Placed, ...]
+
+
+@dataclass(frozen=True)
+class RearrangedTensor(Tensor):
+    """Elements of other tensors of one type, of whole bytes each. `placed` are rectangles of the matrix [size / width,
+    width] that this tensor is, row-major; together they cover it once.
+    """
+
+    width: int
+    placed: tuple[Placed, ...]
+
+    @property
+    def where(self) -> str:
+        """See Tensor."""
+        return self.placed[0].tensor.where
+
+    @property
+    def stored(self) -> str:
+        """See Tensor."""
+        return self.placed[0].tensor.stored
+
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """See Tensor."""
+        return tuple({part.name: part for piece in self.placed for part in piece.tensor.parts}.values())
+
+    @property
+    def scratch(self) -> int:
+        """See Tensor."""
+        inner = max(piece.tensor.scratch for piece in self.placed)
+        rows = 3 * max(_ROWS, self.width * self.dtype.bits // 8)
+        slabs = _SLABS * _SLAB if any(piece.col_step != 1 for piece in self.placed) else 0
+        return inner + rows + slabs
+
+    @cached_property
+    def _bands(self) -> tuple[_Band, ...]:
+        bands: list[_Band] = []
+        for piece in sorted(self.placed, key=lambda piece: piece.rows.start):
+            if bands and piece.rows.start < bands[-1].stop:
+                first, stop, pieces = bands[-1]
+                bands[-1] = _Band(first, max(stop, piece.rows[-1] + 1), (*pieces, piece))
+            else:
+                bands.append(_Band(piece.rows.start, piece.rows[-1] + 1, (piece,)))
+        return tuple(bands)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what follows from the rest."""
+        return {key: value for key, value in self.__dict__.items() if key != "_bands"}
+
+    def _overlapping(self, first: int, stop: int) -> Iterator[tuple[int, int, _Band]]:
+        """(first row, row behind the last, their band) of rows `first` to `stop`."""
+        at = bisect_right(self._bands, first, key=lambda band: band.first) - 1
+        while first < stop:
+            band = self._bands[at]
+            yield first, min(stop, band.stop), band
+            first, at = band.stop, at + 1
+
+    def bytes_of(self, start: int, count: int) -> Iterator[Stretch]:
+        """See Tensor; of what is transposed, all of it."""
+        if count <= 0:
+            return
+        for first, stop, band in self._overlapping(start // self.width, -(-(start + count) // self.width)):
+            for piece in band.pieces:
+                at = range(len(piece.rows)) if piece.col_step != 1 else _within(piece.rows, first, stop)
+                if len(at):
+                    span = (len(at) - 1) * piece.row_step + (len(piece.cols) - 1) * piece.col_step + 1
+                    yield from piece.tensor.bytes_of(piece.start + at.start * piece.row_step, span)
+
+    def read_into(self, start: int, out: memoryview) -> None:
+        """See Tensor."""
+        count = self.count_in(start, out)
+        item = self.dtype.bits // 8
+        done = 0
+        while done < count:
+            row, into = divmod(start + done, self.width)
+            first, stop, band = next(self._overlapping(row, row + 1 + (into + count - done - 1) // self.width))
+            most = (stop - first) * self.width - into
+            take = min(count - done, most)
+            view = out[done * item : (done + take) * item]
+            if not self._read_straight(band, row, into, view):
+                take = self._read_rows(band, row, into, view)
+            done += take
+
+    def _read_straight(self, band: _Band, row: int, into: int, out: memoryview) -> bool:
+        """Fill `out` from one piece that has these elements one after the other; False where none has."""
+        if len(band.pieces) != 1:
+            return False
+        (piece,) = band.pieces
+        if piece.rows.step != 1 or piece.cols != range(self.width) or piece.col_step != 1:
+            return False
+        if piece.row_step != self.width and into + len(out) * 8 // self.dtype.bits > self.width:
+            return False
+        piece.tensor.read_into(piece.start + (row - piece.rows.start) * piece.row_step + into, out)
+        return True
+
+    def _read_rows(self, band: _Band, row: int, into: int, out: memoryview) -> int:
+        """Put whole rows together, and copy from element `into` of the first what `out` takes; returns how many."""
+        import numpy as np  # noqa: PLC0415 - headers are read without numpy
+
+        item = self.dtype.bits // 8
+        wanted = len(out) // item
+        rows = max(1, min(-(-(into + wanted) // self.width), _ROWS // (self.width * item)))
+        take = min(wanted, rows * self.width - into)
+        cell = f"u{item}" if item <= 8 else f"V{item}"
+        target = np.frombuffer(out, cell)[:take]
+        whole = into == 0 and take == rows * self.width
+        matrix = (target if whole else np.empty(rows * self.width, cell)).reshape(rows, self.width)
+        for piece in band.pieces:
+            at = _within(piece.rows, row, row + rows)
+            if len(at):
+                lines = slice(piece.rows[at.start] - row, None, piece.rows.step)
+                cells = matrix[lines, piece.cols.start : piece.cols.stop : piece.cols.step]
+                (_fill_rows if piece.col_step == 1 else _fill_transposed)(piece, at, cells[: len(at)])
+        if not whole:
+            target[:] = matrix.reshape(-1)[into : into + take]
+        return take
+
+
+def _within(rows: range, first: int, stop: int) -> range:
+    """The positions in `rows` of those from `first` to `stop`."""
+    before = max(0, -(-(first - rows.start) // rows.step))
+    return range(before, min(len(rows), max(before, -(-(stop - rows.start) // rows.step))))
+
+
+def _fill_rows(piece: Placed, at: range, cells: np.ndarray[Any, Any]) -> None:
+    """Fill `cells` with the piece's rows `at`, whose elements lie side by side."""
+    import numpy as np  # noqa: PLC0415
+
+    item, count = cells.dtype.itemsize, len(piece.cols)
+    if piece.row_step <= 2 * count:  # in one read with what lies between
+        span = (len(at) - 1) * piece.row_step + count
+        room = np.empty(len(at) * piece.row_step, cells.dtype)
+        piece.tensor.read_into(piece.start + at.start * piece.row_step, room[:span].view(np.uint8).data)
+        cells[:] = room.reshape(len(at), piece.row_step)[:, :count]
+        return
+    room = np.empty(count, cells.dtype)
+    for line, i in enumerate(at):
+        straight = cells[line].strides == (item,)
+        row = cells[line] if straight else room
+        piece.tensor.read_into(piece.start + i * piece.row_step, row.view(np.uint8).data)
+        if not straight:
+            cells[line] = room
+
+
+def _fill_transposed(piece: Placed, at: range, cells: np.ndarray[Any, Any]) -> None:
+    """Fill `cells` with the piece's rows `at`, whose elements lie `col_step` apart."""
+    per_slab = max(1, _SLAB // (len(piece.cols) * piece.row_step * cells.dtype.itemsize))
+    for number in range(at.start // per_slab, -(-at.stop // per_slab)):
+        slab = _kept.slab(piece, number, per_slab, cells.dtype)
+        first, stop = max(at.start, number * per_slab), min(at.stop, (number + 1) * per_slab)
+        cells[first - at.start : stop - at.start] = slab[first - number * per_slab : stop - number * per_slab]
+
+
+class _Kept(threading.local):
+    """The slabs that a thread has read last: neighbouring rows of a transposed piece share every read."""
+
+    def __init__(self) -> None:
+        self._slabs: OrderedDict[tuple[int, int], tuple[Placed, np.ndarray[Any, Any]]] = OrderedDict()
+
+    def slab(self, piece: Placed, number: int, rows: int, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+        """Rows `number * rows` and those that follow, [rows, columns of the piece]."""
+        key = (id(piece), number)
+        held = self._slabs.pop(key, None)
+        if held is None or held[0] is not piece:
+            held = piece, _read_slab(piece, range(number * rows, min((number + 1) * rows, len(piece.rows))), dtype)
+            while len(self._slabs) >= _SLABS:
+                self._slabs.popitem(last=False)
+        self._slabs[key] = held
+        return held[1]
+
+
+_kept = _Kept()
+
+
+def _read_slab(piece: Placed, at: range, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    import numpy as np  # noqa: PLC0415
+
+    across = np.empty((len(piece.cols), (len(at) - 1) * piece.row_step + 1), dtype)
+    for j, line in enumerate(across):
+        piece.tensor.read_into(piece.start + at.start * piece.row_step + j * piece.col_step, line.view(np.uint8).data)
+    return across[:, :: piece.row_step].T.copy()
