@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from netweight.checkpoint import Checkpoint, Skipped, Tensor
-from netweight.checkpoint import open_checkpoint as open  # noqa: A004 - netweight.open, as tarfile.open
 from netweight.errors import NetweightError
+from netweight.params.opening import open_model as open  # noqa: A004 - netweight.open, as tarfile.open
 from netweight.version import __version__
 
 if TYPE_CHECKING:

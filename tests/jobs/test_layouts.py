@@ -182,18 +182,6 @@ def test_a_model_in_many_files_and_another_type(tmp_path, folders):
         close(dict(enumerate(one)), dict(enumerate(other)))
 
 
-def test_a_head_that_repeats_the_embedding(tmp_path, folders):
-    """A tied head that one layout writes out and another leaves away is no parameter of its own."""
-    state = stored("paligemma", "5")
-    head = state["model.language_model.embed_tokens.weight"].clone()
-    written = write(tmp_path / "m", "paligemma", "5", state | {"lm_head.weight": head})
-    for pair in ((folders("paligemma", "4.51"), written), (written, folders("paligemma", "4.51"))):
-        result = compare(*pair)
-        assert result["only_in_model1"] == [] == result["only_in_model2"]
-        assert result.totals["identical_percentage"] == 100
-        assert tuple(result.coverage) == (1.0, 1.0)
-
-
 def bert(seed=0, scale=0.0):
     """The tensors of a BERT's body under their names of today; norms of the base are 1, as before training."""
     random = torch.Generator().manual_seed(7)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -50,11 +51,6 @@ class Tensor(ABC):
     def nbytes(self) -> int:
         """Bytes of the elements, as if stored in C order."""
         return -(-self.size * self.dtype.bits // 8)
-
-    @property
-    def stored(self) -> str:
-        """How it is stored, such as `BF16`; its element type, unless its kind says more."""
-        return self.dtype.name
 
     @property
     def scratch(self) -> int:
@@ -185,6 +181,12 @@ class Checkpoint(Mapping[str, Tensor]):
 
     def __repr__(self) -> str:
         return f"<Checkpoint {self.ref!r}: {len(self)} tensors, {self.format}>"
+
+    def with_tensors(self, tensors: Mapping[str, Tensor], shared: Mapping[str, str]) -> Checkpoint:
+        """The same files with other tensors, made of theirs."""
+        other = copy(self)
+        other._tensors, other.shared = tensors, dict(shared)
+        return other
 
     def check_unchanged(self) -> None:
         """Raises ReadError where a file is no longer the one that was opened."""

@@ -4,7 +4,7 @@ the share of each side that is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import NamedTuple
@@ -34,6 +34,10 @@ class Coverage(NamedTuple):
         """Whether nothing is left out on either side."""
         return self.a == self.b == 1.0
 
+    def without(self, share: Coverage) -> Coverage:
+        """What is left where this share could not be read."""
+        return Coverage(self.a - share.a, self.b - share.b)
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -57,7 +61,7 @@ class Pair:
 class Pairing:
     """`pairs` in A's file order; the names on one side only, in file order, or of some of a tensor's matrices;
     `skipped`: names left out on purpose, with the reason; `left_out`: all that is not compared, A's before B's;
-    `notes`: findings worth a line.
+    `counted`: elements of each side's parameters; `notes`: findings worth a line.
     """
 
     pairs: tuple[Pair, ...]
@@ -65,8 +69,18 @@ class Pairing:
     only_in_b: tuple[str, ...]
     skipped: tuple[Skipped, ...]
     left_out: tuple[Skipped, ...]
-    coverage: Coverage
+    counted: tuple[int, int]
     notes: tuple[str, ...]
+
+    @property
+    def coverage(self) -> Coverage:
+        """The share of each side that is compared."""
+        return self.share_of(pair for pair in self.pairs if not pair.reason)
+
+    def share_of(self, pairs: Iterable[Pair]) -> Coverage:
+        """The share of each side that these pairs are."""
+        held = sum(pair.a.size for pair in pairs if pair.parameter.state != "derived")
+        return Coverage(*(held / total if total else 1.0 for total in self.counted))
 
 
 @dataclass(frozen=True)
@@ -116,7 +130,6 @@ def _pair(a: Side, b: Side, found: Match) -> Pairing:
     only: tuple[list[str], list[str]] = ([], [])
     skipped: list[Skipped] = []
     left_out: list[Skipped] = []
-    compared = 0
 
     def leave_out(name: str, reason: str, *, asked: bool = False, chosen: bool = True) -> None:
         left_out.append(Skipped(name, reason, asked=asked))
@@ -142,8 +155,6 @@ def _pair(a: Side, b: Side, found: Match) -> Pairing:
             pairs.append(Pair(a.model.parameters[name], tensor, other, own[0], reason))
             if reason:
                 leave_out(name, reason, chosen=False)
-            elif a.model.parameters[name].state != "derived":
-                compared += tensor.size
     for name in b.model.tensors:
         if name not in found.left:
             continue
@@ -155,7 +166,6 @@ def _pair(a: Side, b: Side, found: Match) -> Pairing:
             for part in found.left[name]:
                 leave_out(part, f"missing in {a.ref}", chosen=False)
                 only[1].append(part)
-    shares = (compared / total if (total := side.counted()) else 1.0 for side in (a, b))
     notes = (found.prefix_note((a.label, b.label)), found.layout_note(b.label))
     return Pairing(
         tuple(pairs),
@@ -163,7 +173,7 @@ def _pair(a: Side, b: Side, found: Match) -> Pairing:
         tuple(only[1]),
         tuple(skipped),
         tuple(left_out),
-        Coverage(*shares),
+        (a.counted(), b.counted()),
         tuple(note for note in notes if note),
     )
 

@@ -28,7 +28,7 @@ from netweight.run.progress import Progress
 from netweight.run.spread import DeviceKernels, run_on, several_devices
 from netweight.statistics.difference import DifferenceStatistics, Settled, narrowed
 
-__all__ = ["FirstReading", "SecondReading", "measure_differences", "plan_tasks"]
+__all__ = ["FirstReading", "SecondReading", "measure_differences", "plan_tasks", "scratch_bytes"]
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,11 @@ def plan_tasks(parameters: Sequence[Aligned]) -> tuple[PlannedTask, ...]:
         for number, (start, stop) in enumerate(stretches(aligned.base.size)):
             tasks.append(PlannedTask(aligned.name, number, start, stop, (stop - start) * bits // 8))
     return tuple(tasks)
+
+
+def scratch_bytes(parameters: Sequence[Aligned]) -> int:
+    """Memory that one worker takes beside its kernels' buffers, for tensors that are put together as they are read."""
+    return max((sum(t.scratch for t in _tensors(a) if t is not None) for a in parameters), default=0)
 
 
 class _StretchReader(FarWork):

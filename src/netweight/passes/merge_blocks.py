@@ -52,7 +52,8 @@ def working_bytes(targets: Sequence[Target]) -> int:
         native = _NATIVE_BYTES * BLOCK * (rows + 1)
         # counts of 16 bits under two prefixes: those of the stretch under way, and of one that waits to be merged
         looks = 2 * 2 * target.subject.models * 65536 * 8
-        most = max(most, max(wide, native) + looks)
+        scratch = sum({id(p.tensor): p.tensor.scratch for i in target.inputs for p in i.pieces}.values())
+        most = max(most, max(wide, native) + looks + scratch)
     return most + 2 * _COPIED
 
 

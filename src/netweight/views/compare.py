@@ -13,13 +13,14 @@ from netweight.errors import printable
 from netweight.measures.registry import find
 from netweight.views.console import print_trimmed, stdout_console
 from netweight.views.short_names import left_out_lines
-from netweight.views.text import human_bytes, human_count
+from netweight.views.text import human_bytes, human_count, share
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from netweight.jobs.compare.plan import Prepared
     from netweight.jobs.compare.result import Comparison
+    from netweight.params.pairing import Coverage
 
 __all__ = ["show_comparison", "show_plan"]
 
@@ -46,6 +47,7 @@ _SHOWN = {
 def show_plan(prepared: Prepared, *, verbose: bool) -> None:
     """What a dry run says."""
     plan, pairing = prepared.plan, prepared.pairing
+    _share_line(pairing.coverage)
     click.echo(f"A          {printable(prepared.a.ref)}")
     click.echo(f"B          {printable(prepared.b.ref)}")
     click.echo(f"methods    {', '.join(prepared.methods)}")
@@ -71,6 +73,7 @@ def show_plan(prepared: Prepared, *, verbose: bool) -> None:
 def show_comparison(result: Comparison, *, top_changes: int, verbose: bool = False) -> None:
     """Print the result for people."""
     console = stdout_console()
+    _share_line(result.coverage)
     _summary(result, console)
     if top_changes:
         _most_changed(result, console, top_changes)
@@ -89,12 +92,31 @@ def show_comparison(result: Comparison, *, top_changes: int, verbose: bool = Fal
         click.echo(f"note: {printable(note, 400)}")
 
 
+def _share_line(coverage: Coverage | None) -> None:
+    """The line that says how much was compared, where it is not all of both models."""
+    if coverage is not None and not coverage.complete:
+        click.echo(
+            f"{share(coverage.a)} of A's parameters and {share(coverage.b)} of B's are compared; the numbers are of"
+            " these alone"
+        )
+
+
+def _compared(result: Comparison) -> str:
+    """How many parameters and values; of how many, where that is all that the models have."""
+    t = result.totals
+    number, values = t["parameters"], f"{human_count(t['elements'])} values"
+    if result.coverage is None or result.coverage.complete:
+        return f"{number} of {len(result.parameters)} parameters, {values}"
+    held = len(result.parameters) + len(result["only_in_model1"])
+    return f"{number} of A's {held} parameters, {values}; {len(result['only_in_model2'])} more in B alone"
+
+
 def _summary(result: Comparison, console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
     t = result.totals
-    share = t["relative_l2_distance"]
+    of_norm = t["relative_l2_distance"]
     values = (
         f"{_percent(t['identical_percentage'])} identical,"
         f" {_percent(t['significant_change_percentage'])} changed by more than 1%,"
@@ -103,10 +125,10 @@ def _summary(result: Comparison, console: Console) -> None:
     rows = [
         ("A", printable(result.refs[0])),
         ("B", printable(result.refs[1])),
-        ("compared", f"{t['parameters']} of {len(result.parameters)} parameters, {human_count(t['elements'])} values"),
+        ("compared", _compared(result)),
         (
             "l2 distance",
-            _number(t["l2_distance"]) + (f", {_percent(100 * share)} of A's norm" if not isnan(share) else ""),
+            _number(t["l2_distance"]) + (f", {_percent(100 * of_norm)} of A's norm" if not isnan(of_norm) else ""),
         ),
         ("cosine", _cosine(t["cosine_similarity"])),
         ("norm ratio", _number(t["l2_norm_ratio"])),

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from netweight.errors import printable
 from netweight.views.console import plain_console, plain_table
-from netweight.views.text import human_bytes, print_json, print_notes
+from netweight.views.text import human_bytes, print_json, print_notes, share
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from netweight.jobs.delta.plan import Prepared
     from netweight.jobs.delta.result import Delta
+    from netweight.params.pairing import Coverage
 
 __all__ = ["show_delta", "show_plan"]
 
@@ -33,6 +35,7 @@ def show_plan(prepared: Prepared, output_format: str, *, verbose: bool) -> None:
         fields = {**plan.to_dict(), "tasks": tasks, "skipped": skipped, "notes": list(prepared.notes)}
         print_json(fields)
     elif output_format == "human":
+        _show_shares(prepared.names, prepared.alignment.coverage)
         click.echo(f"base       {printable(prepared.base.ref)}")
         for name, model in zip(prepared.names, prepared.models, strict=True):
             click.echo(f"model      {printable(model.ref)} as {printable(name)}")
@@ -49,6 +52,16 @@ def show_plan(prepared: Prepared, output_format: str, *, verbose: bool) -> None:
         click.echo("nothing was read or written; leave out --dry-run to run it")
 
 
+def _show_shares(names: Sequence[str], coverage: Sequence[Coverage]) -> None:
+    """A line for each model that is measured in part; none where all of it is, and of the base."""
+    for name, shares in zip(names, coverage, strict=True):
+        if not shares.complete:
+            click.echo(
+                f"{share(shares.a)} of the base's parameters and {share(shares.b)} of {printable(name)}'s are measured;"
+                " the numbers are of these alone"
+            )
+
+
 def _show_skipped(names: Any, skipped: Any, *, verbose: bool) -> None:
     for name, entries in zip(names, skipped, strict=True):
         shown = entries if verbose else entries[:_LISTED]
@@ -61,6 +74,7 @@ def _show_skipped(names: Any, skipped: Any, *, verbose: bool) -> None:
 def show_delta(result: Delta, outdir: str, *, verbose: bool = False) -> None:
     """Print the tables for people."""
     console = plain_console()
+    _show_shares([m.name for m in result.models], result.coverage)
     _show_models(result, console)
     if len(result.models) > 1:
         _show_cosines(result, console)

@@ -10,7 +10,7 @@ import click
 
 from netweight.errors import printable
 
-__all__ = ["human_bytes", "human_count", "one_line", "print_json", "print_more", "print_notes"]
+__all__ = ["human_bytes", "human_count", "one_line", "print_json", "print_more", "print_notes", "share"]
 
 _STEPS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -25,6 +25,11 @@ def print_notes(notes: Iterable[str]) -> None:
     """Print a line for each note."""
     for note in notes:
         click.echo(f"note: {printable(note, 400)}")
+
+
+def share(part: float) -> str:
+    """A share in per cent, three figures; 100% only where it is all."""
+    return f"{100 * part:.3g}%" if part == 1 or part < 0.9995 else ">99.9%"
 
 
 def print_more(hidden: int, kind: str = "", indent: str = "") -> None:

@@ -63,11 +63,6 @@ class RearrangedTensor(Tensor):
         return self.placed[0].tensor.where
 
     @property
-    def stored(self) -> str:
-        """See Tensor."""
-        return self.placed[0].tensor.stored
-
-    @property
     def parts(self) -> tuple[Tensor, ...]:
         """See Tensor."""
         return tuple({part.name: part for piece in self.placed for part in piece.tensor.parts}.values())

@@ -108,6 +108,7 @@ def _run(prepared: Prepared, progress: Progress, executor: Executor) -> Comparis
         notes=(*prepared.notes, *device_notes(kernels), *device_notes(sides_kernels)),
         inputs=[identity(c) for c in (prepared.a, prepared.b)],
         device=prepared.plan.device,
+        coverage=prepared.pairing.coverage.without(prepared.pairing.share_of(p for p in pairs if p.name in failed)),
     )
 
 
@@ -141,7 +142,7 @@ def _entry(pair: Pair, statistics: PairStatistics | None, failure: Skipped | Non
         metrics = {**find("change").derive(statistics), **between}
     return ParameterComparison(
         pair.parameter,
-        pair.b.name,
+        pair.name_b,
         metrics,
         statistics,
         pair.a.shape,

@@ -75,14 +75,11 @@ def prepare(a: Reference, b: Reference, methods: str | Sequence[str], options: O
 
     chosen = choose(methods)
     first, second = (stack.enter_context(open_checkpoint(ref, download=not options.remote)) for ref in (a, b))
-    pairing = pair_up(
-        first,
-        second,
-        **options.selection,
-    )
+    pairing = pair_up(first, second, **options.selection)
     tasks = plan_pairs(pairing.pairs)
     by_pairs = on_sides = choose_for(options, "statistics")
     scratch = max(kernels.pairs().nbytes for kernels in all_kernels(kernels_on(by_pairs, kernels_for)))
+    scratch += max((p.b.scratch for p in pairing.pairs), default=0)
     sides = None
     if len(chosen) > 1:
         from netweight.jobs.compare.sides import plan_sides
@@ -92,7 +89,7 @@ def prepare(a: Reference, b: Reference, methods: str | Sequence[str], options: O
         every = all_kernels(kernels_on(on_sides, kernels_for))
         planned = [plan_sides(first, second, pairing.pairs, chosen, kernels) for kernels in every]
         sides = planned[0]
-        scratch = max(scratch, *(p.scratch for p in planned))
+        scratch = max(scratch, *(p.scratch + max(pair.b.scratch for pair in pairing.pairs) for p in planned))
     largest = sides.largest if sides is not None else 0
     choice = on_sides if on_sides.gpu else by_pairs
     fixed = choice.libraries + far_bytes((first, second))

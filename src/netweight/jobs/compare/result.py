@@ -19,6 +19,7 @@ from netweight.measures.between import between_columns
 from netweight.measures.change import COLUMNS, change_score, is_adapted, is_frozen
 from netweight.output.frame import Frame, Framed
 from netweight.output.table import Row, write_csv, write_json, write_parquet
+from netweight.params.pairing import Coverage
 from netweight.params.role import Parameter
 from netweight.statistics.pairs import PairStatistics
 
@@ -72,7 +73,8 @@ class Comparison(Framed, dict[str, Any]):
     layer_0 ...: sums}) over what was compared; `identical`, `frozen` and `adapted`: names of parameters whose every
     value is finite and the same, whose norm is within 1%, and beyond 10% (measures.change); `skipped`: what was left
     out, with its reason; `failed`: those whose bytes could not be read; `notes`: findings worth a line; `inputs`: the
-    identity of the files; `device`: where it was computed.
+    identity of the files; `device`: where it was computed; `coverage`: the shares of A's parameters and of B's that
+    were compared, None where only summary numbers are known.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Comparison(Framed, dict[str, Any]):
         notes: Sequence[str] = (),
         inputs: Sequence[Mapping[str, Any]] = (),
         device: str = "cpu",
+        coverage: Coverage | None = None,
     ) -> None:
         super().__init__(
             common_layers=[p.name for p in parameters],
@@ -104,6 +107,7 @@ class Comparison(Framed, dict[str, Any]):
         self.notes = tuple(notes)
         self.inputs = tuple(inputs)
         self.device = device
+        self.coverage = coverage
         measured = [(p, p.metrics) for p in parameters if p.metrics["comparable"]]
         # NaN at one place of both may hide different bits, and NaN on one side a change: neither counts as the same
         self.identical = tuple(p.name for p, m in measured if m["identical_percentage"] == 100 and not m["n_nonfinite"])
@@ -153,6 +157,8 @@ class Comparison(Framed, dict[str, Any]):
             "notes": list(self.notes),
             "inputs": list(self.inputs),
         }
+        if self.coverage is not None and not self.coverage.complete:
+            fields["compared_share"] = {"model1": self.coverage.a, "model2": self.coverage.b}
         return {key: finite(value) for key, value in fields.items()}
 
     def write(self, path: str | Path) -> None:

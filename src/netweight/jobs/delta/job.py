@@ -98,6 +98,7 @@ def _run(prepared: Prepared, progress: Progress, record: Record, executor: Execu
         [m.ref for m in prepared.models],
         [measured[a.name] for a in parameters],
         prepared.alignment.skipped,
+        prepared.alignment.coverage,
         (*prepared.notes, *device_notes(kernels)),
         prepared.inputs(),
         device=plan.device,

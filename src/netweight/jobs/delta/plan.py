@@ -59,19 +59,16 @@ def prepare(base: Reference, models: Reference | Sequence[Reference], options: O
     """
     from netweight.jobs.delta.result import RESERVED
     from netweight.kernels.choose import kernels_for
-    from netweight.passes.differences import plan_tasks
+    from netweight.passes.differences import plan_tasks, scratch_bytes
 
     if not references(models):
         raise OptionError("--models: expected one or more fine-tuned models, got none")
     choice = choose_for(options, "statistics")
     named = (base, *references(models))
     opened = [stack.enter_context(open_checkpoint(ref, download=not options.remote)) for ref in named]
-    alignment = align(
-        opened[0],
-        opened[1:],
-        **options.selection,
-    )
+    alignment = align(opened[0], opened[1:], **options.selection)
     per_worker = max(kernels.working_bytes(len(named) - 1) for kernels in all_kernels(kernels_on(choice, kernels_for)))
+    per_worker += scratch_bytes(alignment.parameters)
     fixed = FLOOR + choice.libraries + far_bytes(opened)
     workers, memory = plan_workers(choice.fitted(options), per_worker, fixed)
     tasks = plan_tasks(alignment.parameters)

@@ -17,7 +17,7 @@ from netweight.jobs.role_columns import ROLE_COLUMNS, role_cells
 from netweight.measures import drift
 from netweight.output.frame import Frame, Framed
 from netweight.output.table import Row, json_number, write_csv, write_json, write_parquet
-from netweight.params.pairing import Aligned
+from netweight.params.pairing import Aligned, Coverage
 
 __all__ = ["RESERVED", "Delta", "ModelDelta", "ParameterDelta", "write_delta"]
 
@@ -53,12 +53,15 @@ class ParameterDelta:
 
 @dataclass(frozen=True)
 class ModelDelta:
-    """One model's sums: `summary` is what summary.json holds."""
+    """One model's sums: `summary` is what summary.json holds; `coverage` the shares of the base's parameters and of the
+    model's that were measured.
+    """
 
     name: str
     ref: str
     summary: dict[str, Any]
     skipped: tuple[Skipped, ...]
+    coverage: Coverage
 
 
 def _sums(rows: Sequence[tuple[ParameterDelta, Mapping[str, Any]]]) -> dict[str, Any]:
@@ -117,6 +120,7 @@ class Delta(Framed):
         refs: Sequence[str],
         parameters: Sequence[ParameterDelta],
         skipped: Sequence[tuple[Skipped, ...]],
+        coverage: Sequence[Coverage],
         notes: Sequence[str],
         inputs: Sequence[Mapping[str, Any]],
         device: str = "cpu",
@@ -127,7 +131,7 @@ class Delta(Framed):
         self.notes = tuple(notes)
         self.inputs = tuple(inputs)
         self.models = tuple(
-            ModelDelta(name, ref, self._summary(i, name, ref, skipped[i]), skipped[i])
+            ModelDelta(name, ref, self._summary(i, name, ref, skipped[i], coverage[i]), skipped[i], coverage[i])
             for i, (name, ref) in enumerate(zip(names, refs, strict=True))
         )
         self.cosines = self._cosines()
@@ -140,7 +144,14 @@ class Delta(Framed):
     def _measured(self, model: int) -> list[tuple[ParameterDelta, Mapping[str, Any]]]:
         return [(p, row) for p in self.parameters if (row := p.rows[model]) is not None]
 
-    def _summary(self, model: int, name: str, ref: str, skipped: Sequence[Skipped]) -> dict[str, Any]:
+    @property
+    def coverage(self) -> tuple[Coverage, ...]:
+        """The shares of base and model that were measured, by model."""
+        return tuple(model.coverage for model in self.models)
+
+    def _summary(
+        self, model: int, name: str, ref: str, skipped: Sequence[Skipped], coverage: Coverage
+    ) -> dict[str, Any]:
         rows = self._measured(model)
         total = _sums(rows)
         summary = {
@@ -160,6 +171,8 @@ class Delta(Framed):
             "model_ref": ref,
             "base_ref": self.base,
         }
+        if not coverage.complete:
+            summary["measured_share"] = {"base": coverage.a, "model": coverage.b}
         if total["l2"] is None:
             summary["reason"] = "sums of squares beyond the range of float64: see `flagged`"
         return summary

@@ -28,9 +28,9 @@ class Side:
 
     `tensors` are those that stand for the output's parameters, by the output's names and in its layout, with the
     embedding in the place of a head that is tied to it and not stored; `left` is what of its own tensors none of them
-    takes (see Match). `layers` counts the blocks of the main stack. `absent`: the embedding that serves as the head,
-    where none is stored. `aliases` maps tensors that are left out to the ones that they repeat (only of the model that
-    the output is named after).
+    takes (see Match); `across`: some of them have another name or layout there. `layers` counts the blocks of the main
+    stack. `absent`: the embedding that serves as the head, where none is stored. `aliases` maps tensors that are left
+    out to the ones that they repeat (only of the model that the output is named after).
     """
 
     number: int
@@ -38,6 +38,7 @@ class Side:
     tensors: Mapping[str, Tensor]
     layers: int
     left: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    across: bool = False
     absent: str | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
 
@@ -90,7 +91,8 @@ def read_sides(
             notes += [f"{printable(checkpoint.ref)}: {note}"] if note else []
         tensors, tie_notes = _with_ties(base, model, found.tensors)
         notes += tie_notes
-        sides[number] = Side(number, model, tensors, layers, found.left, model.ties.absent)
+        across = bool(found.across)
+        sides[number] = Side(number, model, tensors, layers, found.left, across, model.ties.absent)
     return sides, notes
 
 
@@ -121,7 +123,7 @@ def _anchor(number: int, model: Model) -> tuple[Side, list[str]]:
     if not model.checkpoint:
         raise InputError(f"{printable(model.checkpoint.ref)}: holds no tensors, so there is nothing to merge")
     aliases, notes = _aliases(model.checkpoint, model.parameters)
-    return Side(number, model, model.tensors, _layers(model), {}, model.ties.absent, aliases), notes
+    return Side(number, model, model.tensors, _layers(model), absent=model.ties.absent, aliases=aliases), notes
 
 
 def _stretched(anchor: Side, layers: int) -> Model:

@@ -198,12 +198,16 @@ def origins_by_slices(
 
 
 def _blocks(side: Side, main: Stacked, tails: Collection[str]) -> dict[int, dict[str, Tensor]]:
-    """{layer: {the anchor's tail: the side's tensor}}, in the side's file order."""
+    """{layer: {the anchor's tail: the side's tensor}}, in the side's file order; in that of `tails` where the side has
+    another layout.
+    """
     order = {name: number for number, name in enumerate(side.parameters)}
     blocks = {}
     for layer in {p.layer for p in side.parameters.values() if p.layer is not None and not p.stack}:
         block = {tail: held for tail in tails if (held := side.tensors.get(main.name(layer, tail))) is not None}
-        blocks[layer] = dict(sorted(block.items(), key=lambda item: order[item[1].parts[0].name]))
+        if not side.across:
+            block = dict(sorted(block.items(), key=lambda item: order[item[1].name]))
+        blocks[layer] = block
     return blocks
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from netweight.errors import printable
 from netweight.jobs.structure.layers import Fingerprint, LayerKey, LayerMatch, match_layers
-from netweight.jobs.structure.model import Analysed
+from netweight.jobs.structure.model import Analysed, one_by_one
 from netweight.params.block import Block
 
 __all__ = ["comparison_dict", "needs_fingerprints", "reduction"]
+
+_FUSED = frozenset({"qkv", "kv_proj", "gate_up"})
 
 
 def reduction(original: int, pruned: int) -> dict[str, Any]:
@@ -42,6 +45,7 @@ def comparison_dict(
     layers were removed or added. Raises ReadError.
     """
     matched = match_layers(model, base, base_prints)
+    model, base = _in_one_layout(model, base)
     blocks = {(block.stack, block.index): block for block in model.structure.blocks}
     of_base: dict[LayerKey, tuple[LayerKey, LayerMatch]] = {}
     added = []
@@ -91,6 +95,17 @@ def comparison_dict(
     entry["unknown_layers"] = [_label(key) for key in matched.unknown]
     entry["notes"] = [*matched.notes, *_packed(model, base)]
     return entry
+
+
+def _in_one_layout(model: Analysed, base: Analysed) -> tuple[Analysed, Analysed]:
+    """Both as they are; with projections one by one where only one of them has fused ones."""
+    fused = [
+        {slot for block in side.structure.blocks for slot in (*block.attention, *block.mlp)} & _FUSED
+        for side in (model, base)
+    ]
+    if fused[0] == fused[1]:
+        return model, base
+    return replace(model, structure=one_by_one(model)), replace(base, structure=one_by_one(base))
 
 
 def _packed(model: Analysed, base: Analysed) -> list[str]:

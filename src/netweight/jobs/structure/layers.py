@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from netweight.checkpoint.tensor import Tensor
 from netweight.dtypes import Kind
 from netweight.jobs.structure.model import Analysed
+from netweight.params.role import classify
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,20 +62,24 @@ class LayerMatches:
 
 
 def fingerprints(model: Analysed) -> dict[LayerKey, Fingerprint]:
-    """A fingerprint of each layer that holds anything, by reading some 20 kB of each. Raises ReadError."""
+    """A fingerprint of each layer that holds anything, by reading some 20 kB of each: of its matrices one by one, so
+    that it is the same in every layout. Raises ReadError.
+    """
     filled = {(block.stack, block.index) for block in model.structure.blocks if block.total}
-    tensors: dict[LayerKey, list[tuple[tuple[int, str], Tensor]]] = {}
+    inside: dict[LayerKey, list[tuple[int, str, str]]] = {}
     for name, parameter in model.parameters.items():
-        if parameter.layer is None or parameter.kind != "weight" or (parameter.stack, parameter.layer) not in filled:
+        tensor, layer = model.model.tensors[name], parameter.layer
+        if layer is None or parameter.kind != "weight" or (parameter.stack, layer) not in filled:
             continue
-        tensor = model.checkpoint[name]
         if tensor.dtype.kind is not Kind.FLOAT or not tensor.size:
             continue
-        tail = _tail(name, parameter.layer)
-        tensors.setdefault((parameter.stack, parameter.layer), []).append(((parameter.expert or 0, tail), tensor))
+        inside.setdefault((parameter.stack, layer), []).extend(
+            (classify(part.name).expert or 0, _tail(part.name, layer), part.name)
+            for part in model.model.named_parts(name)
+        )
     return {
-        key: _fingerprint([(order[1], tensor) for order, tensor in sorted(entries, key=lambda e: e[0])[:_TENSORS]])
-        for key, entries in tensors.items()
+        key: _fingerprint([(tail, model.model[name][0]) for _, tail, name in sorted(entries)[:_TENSORS]])
+        for key, entries in inside.items()
     }
 
 

@@ -15,11 +15,12 @@ from netweight.params.block import Block
 from netweight.params.block_types import BlockTypes, block_types
 from netweight.params.declared import Declared, declared
 from netweight.params.families import family
+from netweight.params.model import Model
 from netweight.params.role import Parameter, classify_all
 from netweight.params.structure import Structure, structure_of
-from netweight.params.tied import find_ties
+from netweight.params.tied import Ties, find_ties
 
-__all__ = ["Analysed", "Check", "analyse", "file_stamps", "varying_widths"]
+__all__ = ["Analysed", "Check", "analyse", "file_stamps", "one_by_one", "varying_widths"]
 
 _KINDS = {"safetensors": "standard"}
 
@@ -46,16 +47,15 @@ class Check:
 
 @dataclass(frozen=True)
 class Analysed:
-    """The analysis of one checkpoint's headers. `kind` is "standard", "bin" or "slicegpt"; `parameters` are read from
-    its names; `head_size` is the width of an attention head, where anything tells it.
+    """The analysis of one model's headers. `kind` is "standard", "bin" or "slicegpt"; `head_size` is the width of an
+    attention head, where anything tells it.
     """
 
     name: str
-    checkpoint: Checkpoint
+    model: Model
     kind: str
     family: str
     types: BlockTypes
-    parameters: dict[str, Parameter]
     structure: Structure
     declared: Declared
     head_size: int | None
@@ -63,6 +63,16 @@ class Analysed:
     slices: Slices
     notes: tuple[str, ...]
     skipped: tuple[Skipped, ...]
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Its tensors under its own names."""
+        return self.model.checkpoint
+
+    @property
+    def parameters(self) -> dict[str, Parameter]:
+        """What its own names say."""
+        return self.model.parameters
 
     @property
     def active(self) -> int | None:
@@ -109,8 +119,8 @@ def analyse(checkpoint: Checkpoint, name: str, *, compare_tied: bool = False, he
     `compare_tied` reads head and embedding where config ties them and the file holds both. `head_size` is used where
     the model itself does not tell how wide a head is.
     """
-    tensors = dict(checkpoint.items())  # once: a large table makes each tensor when it is asked for
-    parameters = classify_all({key: tensor.shape for key, tensor in tensors.items()})
+    model = Model(checkpoint)
+    parameters = model.parameters
     ties = find_ties(checkpoint, compare=compare_tied, parameters=parameters)
     sliced = any(parameter.slot == "rotation" for parameter in parameters.values())
     slices = slice_config([Path(f.path) for f in checkpoint.files if f.stamp is None]) if sliced else Slices()
@@ -118,7 +128,7 @@ def analyse(checkpoint: Checkpoint, name: str, *, compare_tied: bool = False, he
     if config_says.head_size is None:
         shown = _rotary_head_size(checkpoint, parameters)
         head_size = shown if shown is not None else head_size
-    structure = structure_of(tensors, parameters, ties, config_says, head_size)
+    structure = structure_of(model.tensors, parameters, ties, config_says, head_size)
     checks = () if sliced else tuple(_checks(structure, config_says, _config_keys(checkpoint.config)))
     notes = list(checkpoint.notes)
     notes += [check.message() for check in checks if not check.agrees]
@@ -141,11 +151,10 @@ def analyse(checkpoint: Checkpoint, name: str, *, compare_tied: bool = False, he
     named = family(checkpoint, checkpoint.config)
     return Analysed(
         name=name,
-        checkpoint=checkpoint,
+        model=model,
         kind=kind,
         family=named,
         types=block_types(named, checkpoint.config),
-        parameters=parameters,
         structure=structure,
         declared=config_says,
         head_size=config_says.head_size if config_says.head_size is not None else head_size,
@@ -154,6 +163,16 @@ def analyse(checkpoint: Checkpoint, name: str, *, compare_tied: bool = False, he
         notes=tuple(notes),
         skipped=checkpoint.skipped,
     )
+
+
+def one_by_one(analysed: Analysed) -> Structure:
+    """The places of a model's parameters with its projections and experts one by one, under canonical names."""
+    model, structure = analysed.model, analysed.structure
+    tensors = {name: tensor for name, (tensor, _) in model.items()}
+    parameters = classify_all({name: tensor.shape for name, tensor in tensors.items()})
+    tied = {model.canonical[alias]: model.canonical[name] for alias, name in structure.tied.items()}
+    absent = None if structure.absent_head is None else model.canonical[structure.absent_head]
+    return structure_of(tensors, parameters, Ties(tied, absent), analysed.declared, analysed.head_size)
 
 
 def _rotary_head_size(checkpoint: Checkpoint, parameters: dict[str, Parameter]) -> int | None:

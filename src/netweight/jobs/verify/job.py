@@ -15,6 +15,7 @@ import numpy as np
 from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.reference import at_commit
 from netweight.checkpoint.tensor import Checkpoint, Tensor
+from netweight.checkpoint.tensors.stored import StoredTensor
 from netweight.errors import FormatError, ModelNotFoundError, OptionError, did_you_mean, printable
 from netweight.jobs.inputs import globs, identity
 from netweight.jobs.merge.plan import course_of, merge_kernels, prepare, prepare_kernels
@@ -23,14 +24,18 @@ from netweight.jobs.merge.request import Options, Request
 from netweight.jobs.merge.targets import MISSING
 from netweight.jobs.merge.vocabulary import VOCAB
 from netweight.jobs.verify.result import Verdict, Verified
+from netweight.params.matching import Match, match
+from netweight.params.model import Model
 from netweight.params.selection import unwanted_reason
 from netweight.passes.merges import Finished, run_courses
 from netweight.run.executors import planned_executor
 from netweight.run.progress import Progress, Silent, shown
 from netweight.run.spread import device_notes
+from netweight.source.held import HeldBytes
 from netweight.source.local import open_local
 
 if TYPE_CHECKING:
+    from netweight.jobs.merge.targets import MergePlan
     from netweight.merging.target import Target
     from netweight.run.devices import Choice
     from netweight.run.execute import Executor
@@ -111,12 +116,13 @@ def verify(
         prepared = prepare(Request(recipe), options, stack, places)
         _check_inputs(record, prepared.plan.checkpoints)
         selected = _selected(prepared.plan.targets, folder, include, exclude)
-        verdicts = {t.name: v for t in selected if (v := _mismatch(t, stored)) is not None}
+        found = _held(prepared.plan, stored)
+        verdicts = {t.name: v for t in selected if (v := _mismatch(t, found.tensors.get(t.name))) is not None}
         rest = [t for t in selected if t.name not in verdicts]
         kernels = merge_kernels(prepared, progress)
         _note_device(record.get("device"), prepared.choice, progress)
         prepare_kernels(prepared.plan, kernels, progress)
-        comparison = _Comparison({t.name: stored[t.name] for t in rest})
+        comparison = _Comparison({t.name: found.tensors[t.name] for t in rest})
         if executor is None:
             executor = stack.enter_context(planned_executor(options, prepared.workers, prepared.memory))
         with shown(progress, len(rest), sum(i.nbytes for t in rest for i in t.inputs)):
@@ -125,10 +131,19 @@ def verify(
                 verdicts[name] = _verdict(finished, record["parameters"].get(name), prepared.plan.checkpoints)
         for checkpoint in (stored, *prepared.plan.checkpoints):
             checkpoint.check_unchanged()
-        planned = {t.name for t in prepared.plan.targets}
-        extra = [Verdict(name, "not of the recipe") for name in stored if name not in planned]
+        extra = [Verdict(part, "not of the recipe") for parts in found.left.values() for part in parts]
         listed = [verdicts[t.name] for t in selected] + extra
-        return Verified(folder, listed, len(planned), prepared.choice.name, device_notes(kernels))
+        notes = [note for note in (found.layout_note("the folder"),) if note]
+        count = len(prepared.plan.targets)
+        return Verified(folder, listed, count, prepared.choice.name, (*notes, *device_notes(kernels)))
+
+
+def _held(plan: MergePlan, stored: Checkpoint) -> Match:
+    """The tensors of the folder that are the plan's: under their names, or as another program has saved them since."""
+    nothing = HeldBytes(memoryview(b""), "the plan")
+    tensors = {t.name: StoredTensor(t.name, t.shape, t.dtype, nothing, 0) for t in plan.targets}
+    planned = Checkpoint("the plan", tensors, format="plan", files=(), config=plan.config)
+    return match(Model(planned), Model(stored))
 
 
 def _selected(targets: Sequence[Target], folder: Path, include: Sequence[str], exclude: Sequence[str]) -> list[Target]:
@@ -256,17 +271,16 @@ def _check_inputs(record: Mapping[str, Any], checkpoints: Sequence[Checkpoint]) 
             )
 
 
-def _mismatch(target: Target, stored: Checkpoint) -> Verdict | None:
+def _mismatch(target: Target, stored: Tensor | None) -> Verdict | None:
     """The verdict where the stored tensor cannot be compared."""
-    if target.name not in stored:
+    if stored is None:
         return Verdict(target.name, "missing")
-    tensor = stored[target.name]
-    if (tensor.shape, tensor.dtype) != (target.shape, target.dtype):
+    if (stored.shape, stored.dtype) != (target.shape, target.dtype):
         return Verdict(
             target.name,
             "differs",
             target.size,
-            f"stored as {tensor.dtype} {list(tensor.shape)}, the recipe gives {target.dtype} {list(target.shape)}",
+            f"stored as {stored.dtype} {list(stored.shape)}, the recipe gives {target.dtype} {list(target.shape)}",
         )
     return None
 

@@ -36,7 +36,7 @@ ROWS = (
     Rename(r"\.weight_v$", ".parametrizations.weight.original1"),
     # models with a language model and other towers, before and after transformers 4.52
     Rename(r"^language_model\.lm_head\.", "lm_head."),
-    Rename(r"^language_model\.(?:model\.)?", "model.language_model."),
+    Rename(r"^(?:model\.)?language_model\.(?:model\.)*", "model.language_model."),
     Rename(r"^(vision_tower|vision_model|audio_tower|multi_modal_projector|image_newline|visual)\b", r"model.\1"),
     Rename(r"^model\.vision_tower\.vision_model\.", "model.vision_tower."),
     Rename(r"^model\.(layers|embed_tokens|norm)\.", r"model.language_model.\1.", beside="visual"),
@@ -45,7 +45,7 @@ ROWS = (
     Rename(r"\.block_sparse_moe\.output_linear\.weight$", ".mlp.experts.down_proj"),
     Rename(r"\.block_sparse_moe\.router\.layer\.", ".mlp.gate."),
     Rename(r"\.block_sparse_moe\.", ".mlp."),
-    Rename(r"\.mlp\.router\.", ".mlp.gate."),
+    Rename(r"\.mlp\.router\.(?:linear\.)?", ".mlp.gate."),
     Rename(r"\.experts\.#\.w1\.", ".experts.#.gate_proj."),
     Rename(r"\.experts\.#\.w3\.", ".experts.#.up_proj."),
     Rename(r"\.experts\.#\.w2\.", ".experts.#.down_proj."),
