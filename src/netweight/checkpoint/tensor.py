@@ -185,7 +185,7 @@ class Checkpoint(Mapping[str, Tensor]):
     def with_tensors(self, tensors: Mapping[str, Tensor], shared: Mapping[str, str]) -> Checkpoint:
         """The same files with other tensors, made of theirs."""
         other = copy(self)
-        other._tensors, other.shared = tensors, dict(shared)
+        other._tensors, other.shared = tensors, dict(shared)  # noqa: SLF001 - its own
         return other
 
     def check_unchanged(self) -> None:
