@@ -152,7 +152,8 @@ def _pair(a: Side, b: Side, found: Match) -> Pairing:
         else:
             other = found.tensors[name]
             reason = _unusable(tensor, other, a.label, b.label)
-            pairs.append(Pair(a.model.parameters[name], tensor, other, own[0], reason))
+            more = f" and {len(own) - 1} more" if len(own) > 1 else ""
+            pairs.append(Pair(a.model.parameters[name], tensor, other, own[0] + more, reason))
             if reason:
                 leave_out(name, reason, chosen=False)
     for name in b.model.tensors:

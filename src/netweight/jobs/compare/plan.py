@@ -78,8 +78,8 @@ def prepare(a: Reference, b: Reference, methods: str | Sequence[str], options: O
     pairing = pair_up(first, second, **options.selection)
     tasks = plan_pairs(pairing.pairs)
     by_pairs = on_sides = choose_for(options, "statistics")
-    scratch = max(kernels.pairs().nbytes for kernels in all_kernels(kernels_on(by_pairs, kernels_for)))
-    scratch += max((p.b.scratch for p in pairing.pairs), default=0)
+    held = max((p.b.scratch for p in pairing.pairs), default=0)
+    scratch = held + max(kernels.pairs().nbytes for kernels in all_kernels(kernels_on(by_pairs, kernels_for)))
     sides = None
     if len(chosen) > 1:
         from netweight.jobs.compare.sides import plan_sides
@@ -87,9 +87,9 @@ def prepare(a: Reference, b: Reference, methods: str | Sequence[str], options: O
         effort = _effort(pairing.pairs, chosen)
         on_sides = choose_for(options, "spectra" if effort else "statistics", effort)
         every = all_kernels(kernels_on(on_sides, kernels_for))
-        planned = [plan_sides(first, second, pairing.pairs, chosen, kernels) for kernels in every]
+        planned = [plan_sides(first, pairing.pairs, chosen, kernels) for kernels in every]
         sides = planned[0]
-        scratch = max(scratch, *(p.scratch + max(pair.b.scratch for pair in pairing.pairs) for p in planned))
+        scratch = max(scratch, *(p.scratch + held for p in planned))
     largest = sides.largest if sides is not None else 0
     choice = on_sides if on_sides.gpu else by_pairs
     fixed = choice.libraries + far_bytes((first, second))

@@ -46,16 +46,18 @@ class Sides:
         return max((load.memory for load in self.loads), default=0)
 
 
-def plan_sides(a: Checkpoint, b: Checkpoint, pairs: Sequence[Pair], methods: Sequence[str], kernels: Kernels) -> Sides:
-    """The matrices of all pairs that can be compared; experts in one tensor are told apart."""
+def plan_sides(a: Checkpoint, pairs: Sequence[Pair], methods: Sequence[str], kernels: Kernels) -> Sides:
+    """The matrices of all pairs that can be compared, of both sides in A's layout; experts in one tensor are told
+    apart.
+    """
     measures = tuple(find(name) for name in methods if name != "basic_stats")
-    layouts = [layout_of({n: t.shape for n, t in side.items()}, side.config) for side in (a, b)]
+    layout = layout_of({name: tensor.shape for name, tensor in a.items()}, a.config)
     subjects: list[Subject] = []
     places: dict[int, tuple[str, str, int]] = {}
     for pair in pairs:
         if pair.reason:
             continue
-        for side, (tensor, layout) in enumerate(zip((pair.a, pair.b), layouts, strict=True)):
+        for side, tensor in enumerate((pair.a, pair.b)):
             for subject in _subjects(pair.parameter, tensor, layout):
                 subjects.append(subject)
                 places[id(subject)] = (pair.name, subject.part.label, side)

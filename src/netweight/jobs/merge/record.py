@@ -178,4 +178,5 @@ def _parameters(prepared: Prepared, finished: Sequence[Finished]) -> dict[str, A
 
 
 def _names(source: Input) -> list[str]:
-    return list(dict.fromkeys(piece.tensor.name for piece in source.pieces))
+    """The input's own names."""
+    return list(dict.fromkeys(part.name for piece in source.pieces for part in piece.tensor.parts))
