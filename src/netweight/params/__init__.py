@@ -1,1 +1,1 @@
-"""What a parameter is, from its name: layer, role, group, family; ties, fused parts, and the pairing of models."""
+"""What a parameter is, from its name: layer, role, group, family; ties, layouts, and the pairing of models."""
