@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.tensor import Checkpoint
-from netweight.params.tied import Ties, find_ties, tied
+from netweight.params.tied import Ties, find_ties
 
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 BOTH = {EMBED: (8, 4), HEAD: (8, 4)}
@@ -18,8 +18,8 @@ Make = Callable[..., Checkpoint]
 
 
 def test_shared_storage(make: Make) -> None:
-    assert tied(make("m", BOTH, shared={HEAD: EMBED})) == {HEAD: EMBED}
-    assert tied(make("m", {EMBED: (8, 4)}, shared={HEAD: EMBED})) == {}
+    assert find_ties(make("m", BOTH, shared={HEAD: EMBED})).aliases == {HEAD: EMBED}
+    assert find_ties(make("m", {EMBED: (8, 4)}, shared={HEAD: EMBED})).aliases == {}
 
 
 @pytest.mark.parametrize(
@@ -99,5 +99,5 @@ def test_comparing_reads_the_data(tmp_path: Path, at: int | None) -> None:
     save_file({EMBED: embed, HEAD: head}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text('{"model_type": "llama", "tie_word_embeddings": true}')
     with open_checkpoint(tmp_path) as checkpoint:
-        assert tied(checkpoint) == {}
+        assert find_ties(checkpoint).aliases == {}
         assert tied(checkpoint, compare=True) == ({HEAD: EMBED} if at is None else {})

@@ -92,7 +92,7 @@ def _by_name(anchor: Model, model: Model) -> tuple[dict[str, str], tuple[str, st
     plain = find_prefixes(list(a), list(b))
     if plain is not None and len(plain.pairs) > len(exact):
         with_keys = _with_keys(plain.pairs, keys, plain)
-        if len(with_keys) >= len(best[0]):
+        if len(plain.pairs) >= len(best[0]) or len(with_keys) > len(best[0]):
             best = with_keys, (plain.base, plain.model)
     if 2 * len(best[0]) < min(len(a), len(b)):
         by_key = [{key: name for name, key in side.items()} for side in keys]

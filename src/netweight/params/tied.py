@@ -10,7 +10,7 @@ from netweight.checkpoint.tensor import Checkpoint, Tensor
 from netweight.params.families import MODEL_TYPES
 from netweight.params.role import Parameter, classify_all
 
-__all__ = ["TIED_BY_DEFAULT", "Ties", "find_ties", "tied"]
+__all__ = ["TIED_BY_DEFAULT", "Ties", "find_ties", "token_embedding"]
 
 TIED_BY_DEFAULT: dict[str, bool] = {
     family: is_tied
@@ -53,11 +53,6 @@ class Ties:
     stored_twice: tuple[tuple[str, str], ...] = ()
 
 
-def tied(checkpoint: Checkpoint, *, compare: bool = False) -> dict[str, str]:
-    """{alias: the name that it repeats}; see `find_ties`."""
-    return find_ties(checkpoint, compare=compare).aliases
-
-
 def find_ties(
     checkpoint: Checkpoint, *, compare: bool = False, parameters: Mapping[str, Parameter] | None = None
 ) -> Ties:
@@ -69,7 +64,7 @@ def find_ties(
     aliases = {alias: name for alias, name in checkpoint.shared.items() if alias in checkpoint and name in checkpoint}
     if parameters is None:
         parameters = classify_all({name: tensor.shape for name, tensor in checkpoint.items()})
-    embedding = _token_embedding(parameters, checkpoint)
+    embedding = token_embedding(checkpoint, parameters)
     if embedding is None or not _config_ties(checkpoint.config):
         return Ties(aliases)
     heads = [p.name for p in parameters.values() if p.slot == "lm_head" and p.role == "output" and p.layer is None]
@@ -95,7 +90,7 @@ def find_ties(
     return Ties(aliases, stored_twice=tuple(twice))
 
 
-def _token_embedding(parameters: Mapping[str, Parameter], checkpoint: Checkpoint) -> str | None:
+def token_embedding(checkpoint: Checkpoint, parameters: Mapping[str, Parameter]) -> str | None:
     """The largest matrix of token embeddings outside the blocks and outside other towers. Gemma's second table, whose
     rows have a part for every layer, is larger, and tied to nothing.
     """

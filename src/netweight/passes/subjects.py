@@ -9,10 +9,10 @@ from netweight.checkpoint.matrix import Matrix, Part, matrix_name, open_matrix
 from netweight.checkpoint.tensor import Checkpoint, Skipped, Tensor
 from netweight.dtypes import Kind
 from netweight.errors import OptionError, printable
-from netweight.params.layouts.fused import layout_of, pieces
-from netweight.params.role import Parameter, classify_all
+from netweight.params.layouts.fused import pieces
+from netweight.params.model import Model
+from netweight.params.role import Parameter
 from netweight.params.selection import dtype_reason, nothing_matches, unwanted_reason
-from netweight.params.tied import tied
 
 __all__ = ["Subject", "find_subjects"]
 
@@ -73,14 +73,13 @@ def find_subjects(
     projections inside fused ones. Experts in one tensor are always separate. Raises OptionError where the globs leave
     nothing.
     """
-    shapes = {name: tensor.shape for name, tensor in checkpoint.items()}
-    parameters = classify_all(shapes)
-    layout = layout_of(shapes, checkpoint.config)
-    ties = {} if count_tied_twice else tied(checkpoint)
+    model = Model(checkpoint)
+    parameters = model.parameters
+    ties = {} if count_tied_twice else model.ties.aliases
     subjects: list[Subject] = []
     skipped = list(checkpoint.skipped)
     chosen_away = 0
-    for name, tensor in checkpoint.items():
+    for name, tensor in model.tensors.items():
         unwanted = unwanted_reason(name, include, exclude)
         chosen_away += unwanted is not None
         reason = unwanted or _reason(parameters[name], tensor, ties)
@@ -89,7 +88,7 @@ def find_subjects(
             continue
         parts = [
             Subject(replace(parameters[name], name=matrix_name(tensor, p.part), role=p.role), tensor, p.part, p.fused)
-            for p in pieces(parameters[name], tensor.shape, layout)
+            for p in pieces(parameters[name], tensor.shape, model.layout)
             if split or not p.fused
         ]
         if weights_only:

@@ -108,7 +108,8 @@ def _compared(result: Comparison) -> str:
     if result.coverage is None or result.coverage.complete:
         return f"{number} of {len(result.parameters)} parameters, {values}"
     held = len(result.parameters) + len(result["only_in_model1"])
-    return f"{number} of A's {held} parameters, {values}; {len(result['only_in_model2'])} more in B alone"
+    alone = len(result["only_in_model2"])
+    return f"{number} of A's {held} parameters, {values}{f'; {alone} more in B alone' if alone else ''}"
 
 
 def _summary(result: Comparison, console: Console) -> None:

@@ -9,9 +9,9 @@ from netweight.checkpoint.tensor import Checkpoint, Tensor
 from netweight.dtypes import Kind
 from netweight.errors import InputError, printable
 from netweight.jobs.embeddings.heads import Agreement
-from netweight.params.role import Parameter, classify_all
+from netweight.params.model import Model
+from netweight.params.role import Parameter
 from netweight.params.selection import unwanted_reason
-from netweight.params.tied import find_ties
 
 __all__ = ["TokenEmbedding", "find_embedding"]
 
@@ -36,10 +36,11 @@ def find_embedding(checkpoint: Checkpoint, include: Sequence[str] = (), exclude:
 
     Raises InputError where there is none, or where its elements are no floats.
     """
-    parameters = classify_all({name: tensor.shape for name, tensor in checkpoint.items()})
+    model = Model(checkpoint)
+    parameters = model.parameters
     matrices = [
         parameters[name]
-        for name, tensor in checkpoint.items()
+        for name, tensor in model.tensors.items()
         if len(tensor.shape) == 2 and unwanted_reason(name, include, exclude) is None
     ]
     candidates = [p for p in matrices if _is_token_embedding(p)]
@@ -67,7 +68,7 @@ def find_embedding(checkpoint: Checkpoint, include: Sequence[str] = (), exclude:
             f"{printable(checkpoint.ref)}: {printable(chosen.name)} holds {tensor.dtype}, expected floats: a quantized"
             " embedding has no rows to compare; use the model that it was made of"
         )
-    head, output = _head(checkpoint, parameters, chosen)
+    head, output = _head(model, chosen)
     others = tuple(p.name for p in candidates if p is not chosen)
     return TokenEmbedding(tensor, chosen, head, output, others)
 
@@ -76,21 +77,19 @@ def _is_token_embedding(p: Parameter) -> bool:
     return p.role == "embedding" and p.slot == "token_embedding" and p.kind == "weight"
 
 
-def _head(
-    checkpoint: Checkpoint, parameters: dict[str, Parameter], embedding: Parameter
-) -> tuple[Tensor | None, Agreement]:
-    ties = find_ties(checkpoint, parameters=parameters)
-    heads = [p for p in parameters.values() if p.slot == "lm_head" and p.role == "output" and p.layer is None]
+def _head(model: Model, embedding: Parameter) -> tuple[Tensor | None, Agreement]:
+    ties = model.ties
+    heads = [p for p in model.parameters.values() if p.slot == "lm_head" and p.role == "output" and p.layer is None]
     for head in heads:
         if head.kind != "weight":
             continue
         name = head.name
         if ties.aliases.get(name, name) == ties.aliases.get(embedding.name, embedding.name):
             return None, Agreement("tied", name, f"{name} and {embedding.name} are one storage")
-        tensor = checkpoint[name]
+        tensor = model.tensors[name]
         if tensor.dtype.kind is not Kind.FLOAT or len(tensor.shape) != 2:
             return None, Agreement("none", name, f"{name} is no matrix of floats")
-        if tensor.shape[1] != checkpoint[embedding.name].shape[1]:
+        if tensor.shape[1] != model.tensors[embedding.name].shape[1]:
             return None, Agreement("none", name, f"{name} has {tensor.shape[1]} columns, the embedding has others")
         return tensor, Agreement("compared", name, "")
     if ties.absent is not None:

@@ -13,8 +13,8 @@ from netweight.errors import printable
 from netweight.jobs.info.tree import Branch, grow
 from netweight.params.architecture import describe
 from netweight.params.families import family
-from netweight.params.role import ROLES, classify_all
-from netweight.params.tied import find_ties
+from netweight.params.model import Model
+from netweight.params.role import ROLES
 
 __all__ = ["DtypeRow", "FileRow", "Info", "RoleRow", "info"]
 
@@ -104,9 +104,8 @@ def info(ref: str | os.PathLike[str], *, count_tied_twice: bool = False, tree: b
 
 
 def _describe(checkpoint: Checkpoint, *, count_tied_twice: bool, tree: bool) -> Info:
-    tensors = dict(checkpoint.items())  # once: a large table makes each tensor when it is asked for
-    parameters = classify_all({name: tensor.shape for name, tensor in tensors.items()})
-    ties = find_ties(checkpoint, parameters=parameters)
+    model = Model(checkpoint)
+    tensors, parameters, ties = model.tensors, model.parameters, model.ties
     counted = [tensor for name, tensor in tensors.items() if count_tied_twice or name not in ties.aliases]
     placed = [(BUFFER if parameters[t.name].buffer else parameters[t.name].role, t) for t in counted]
     notes = list(checkpoint.notes)

@@ -9,10 +9,11 @@ from netweight.checkpoint.tensor import Checkpoint
 from netweight.dtypes import DType, Kind
 from netweight.errors import printable
 from netweight.jobs.merge.layering import Layering, edit_layers
-from netweight.jobs.merge.sides import Side, is_head, ties_head, token_embedding
+from netweight.jobs.merge.sides import Side, is_head, ties_head
 from netweight.merging.target import Target
 from netweight.params.architecture import config_numbers
-from netweight.params.role import classify_all
+from netweight.params.model import Model
+from netweight.params.tied import token_embedding
 
 if TYPE_CHECKING:
     from netweight.jobs.merge.slices import Group
@@ -36,8 +37,7 @@ def plan_config(
     """
     notes = []
     owner = checkpoints[0]
-    shapes_of_owner = {name: tensor.shape for name, tensor in owner.items()}
-    parameters = sides[0].parameters if 0 in sides else classify_all(shapes_of_owner)
+    parameters = sides[0].parameters if 0 in sides else Model(owner).parameters
     shapes = {t.name: t.shape for t in targets}
     embedding = token_embedding(anchor.checkpoint, anchor.parameters)
     rows = shapes[embedding][0] if embedding in shapes else None

@@ -26,8 +26,10 @@ class Faults:
         """Raise InputError for the first kind of fault that there is; nothing where there is none."""
         if self.missing:
             name, number = self.missing[0]
+            why = sides[number].unmade.get(name)
             raise InputError(
-                f"'{printable(name)}'{_more(self.missing)} is missing in {sides[number].ref}; expected all parameters"
+                f"'{printable(name)}'{_more(self.missing)} is missing in {sides[number].ref}"
+                f"{f' ({why})' if why else ''}; expected all parameters"
                 f" of {anchor.ref} in every model: leave the model out, or give --missing base, which takes the base's"
                 " values for what a model lacks"
             )

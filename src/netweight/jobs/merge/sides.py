@@ -15,9 +15,9 @@ from netweight.params.model import Model
 from netweight.params.names import LAYER_LISTS
 from netweight.params.role import Parameter
 from netweight.params.selection import examples
-from netweight.params.tied import find_ties
+from netweight.params.tied import find_ties, token_embedding
 
-__all__ = ["Side", "Stacked", "is_head", "read_sides", "stack_of", "ties_head", "token_embedding"]
+__all__ = ["Side", "Stacked", "is_head", "read_sides", "stack_of", "ties_head"]
 
 _NUMBER = re.compile(r"[0-9]{1,6}")
 
@@ -27,10 +27,11 @@ class Side:
     """One model of a merge, `number` in the order of the recipe's references.
 
     `tensors` are those that stand for the output's parameters, by the output's names and in its layout, with the
-    embedding in the place of a head that is tied to it and not stored; `left` is what of its own tensors none of them
-    takes (see Match); `across`: some of them have another name or layout there. `layers` counts the blocks of the main
-    stack. `absent`: the embedding that serves as the head, where none is stored. `aliases` maps tensors that are left
-    out to the ones that they repeat (only of the model that the output is named after).
+    embedding in the place of a head that is tied to it and not stored. `left` is what of its own tensors none of them
+    takes, `unmade` why some could not be put together (see Match); `across`: some of them have another name or layout
+    there. `layers` counts the blocks of the main stack. `absent`: the embedding that serves as the head, where none is
+    stored. `aliases` maps tensors that are left out to the ones that they repeat (only of the model that the output is
+    named after).
     """
 
     number: int
@@ -38,6 +39,7 @@ class Side:
     tensors: Mapping[str, Tensor]
     layers: int
     left: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unmade: Mapping[str, str] = field(default_factory=dict)
     across: bool = False
     absent: str | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
@@ -91,25 +93,15 @@ def read_sides(
             notes += [f"{printable(checkpoint.ref)}: {note}"] if note else []
         tensors, tie_notes = _with_ties(base, model, found.tensors)
         notes += tie_notes
-        across = bool(found.across)
-        sides[number] = Side(number, model, tensors, layers, found.left, across, model.ties.absent)
+        sides[number] = Side(
+            number, model, tensors, layers, found.left, found.unmade, bool(found.across), model.ties.absent
+        )
     return sides, notes
 
 
 def is_head(parameter: Parameter) -> bool:
     """Whether this is the matrix of a head that yields tokens."""
     return parameter.slot == "lm_head" and parameter.role == "output" and parameter.layer is None
-
-
-def token_embedding(checkpoint: Checkpoint, parameters: Mapping[str, Parameter]) -> str | None:
-    """The largest matrix of token embeddings outside of blocks and other towers."""
-    embeddings = [
-        name
-        for name, p in parameters.items()
-        if p.slot == "token_embedding" and p.role == "embedding" and p.layer is None and not p.stack
-    ]
-    matrices = [name for name in embeddings if len(checkpoint[name].shape) == 2]
-    return max(matrices, key=lambda name: checkpoint[name].size, default=None)
 
 
 def ties_head(checkpoint: Checkpoint, parameters: Mapping[str, Parameter]) -> bool:
