@@ -7,7 +7,7 @@ import pytest
 from netweight.checkpoint.tensor import Checkpoint, Skipped
 from netweight.errors import InputError, OptionError
 from netweight.params.layouts.prefix import find_prefixes
-from netweight.params.pairing import align
+from netweight.params.pairing import align, pair_up
 
 Make = Callable[..., Checkpoint]
 NAMES = {
@@ -218,3 +218,25 @@ def test_few_common_parameters_are_noted(make: Make) -> None:
     assert align(base, [model]).notes == (
         "tuned: only 4 of 10 parameters of base could be compared; is that the model it was fine-tuned from?",
     )
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_a_tie_on_one_side_counts_once_there(make: Make, twice: bool) -> None:
+    """The base's head is its embedding, the model's has values of its own; and the other way round."""
+    tied = make("tied", NAMES, shared={"lm_head.weight": "model.embed_tokens.weight"})
+    loose = make("loose", NAMES)
+    for base, model in ((tied, loose), (loose, tied), (tied, tied), (loose, loose)):
+        assert align(base, [model], count_tied_twice=twice).coverage == ((1.0, 1.0),)
+        assert pair_up(base, model, count_tied_twice=twice).coverage == (1.0, 1.0)
+
+
+def test_shares_count_elements_of_what_is_learned(make: Make) -> None:
+    """Half of the base's elements are missing in the model, a third of the model's in the base; masks count nowhere."""
+    base = make("base", {"x.weight": (4, 5), "y.weight": (20,), "attn.mask": (1000,), "gone.inv_freq": (77,)})
+    model = make("tuned", {"x.weight": (4, 5), "z.weight": (10,), "attn.mask": (1000,)})
+    pairing = pair_up(base, model)
+    assert pairing.coverage == (0.5, pytest.approx(2 / 3))
+    assert not pairing.coverage.complete
+    assert pairing.coverage.without(pairing.share_of(pairing.pairs)) == (0.0, 0.0)
+    assert pair_up(base, model, include=["attn.mask"]).coverage == (0.0, 0.0)
+    assert align(base, [model]).coverage == (pairing.coverage,)

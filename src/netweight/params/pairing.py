@@ -42,7 +42,8 @@ class Coverage(NamedTuple):
 @dataclass(frozen=True)
 class Pair:
     """One parameter that both models hold: `parameter` by A's name, `b` in A's layout under the name that `name_b`
-    says, and why they cannot be compared ("" where they can).
+    says, and why they cannot be compared ("" where they can). `repeats`: whether A's and B's tensor is one that the
+    model has under another name too, and counts there.
     """
 
     parameter: Parameter
@@ -50,6 +51,7 @@ class Pair:
     b: Tensor
     name_b: str
     reason: str = ""
+    repeats: tuple[bool, bool] = (False, False)
 
     @property
     def name(self) -> str:
@@ -79,8 +81,9 @@ class Pairing:
 
     def share_of(self, pairs: Iterable[Pair]) -> Coverage:
         """The share of each side that these pairs are."""
-        held = sum(pair.a.size for pair in pairs if pair.parameter.state != "derived")
-        return Coverage(*(held / total if total else 1.0 for total in self.counted))
+        held = [pair for pair in pairs if pair.parameter.state != "derived"]
+        sums = (sum(pair.a.size for pair in held if not pair.repeats[side]) for side in (0, 1))
+        return Coverage(*(part / total if total else 1.0 for part, total in zip(sums, self.counted, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,8 @@ def _pair(a: Side, b: Side, found: Match) -> Pairing:
             other = found.tensors[name]
             reason = _unusable(tensor, other, a.label, b.label)
             more = f" and {len(own) - 1} more" if len(own) > 1 else ""
-            pairs.append(Pair(a.model.parameters[name], tensor, other, own[0] + more, reason))
+            repeats = name in a.ties, all(n in b.ties for n in own)
+            pairs.append(Pair(a.model.parameters[name], tensor, other, own[0] + more, reason, repeats))
             if reason:
                 leave_out(name, reason, chosen=False)
     for name in b.model.tensors:
