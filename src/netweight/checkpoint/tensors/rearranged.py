@@ -170,7 +170,7 @@ def _fill_rows(piece: Placed, at: range, cells: np.ndarray[Any, Any]) -> None:
     import numpy as np  # noqa: PLC0415
 
     item, count = cells.dtype.itemsize, len(piece.cols)
-    if piece.row_step <= 2 * count:  # in one read with what lies between
+    if count <= piece.row_step <= 2 * count:  # in one read with what lies between
         span = (len(at) - 1) * piece.row_step + count
         room = np.empty(len(at) * piece.row_step, cells.dtype)
         piece.tensor.read_into(piece.start + at.start * piece.row_step, room[:span].view(np.uint8).data)
