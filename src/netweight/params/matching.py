@@ -161,7 +161,7 @@ class _Assembly:
             left.setdefault(tensor.name, []).append(key)
         for own, keys in left.items():
             unused = [key for key in keys if key not in self._used]
-            if len(unused) < len(keys):
+            if 0 < len(unused) < len(keys):
                 self._found.left[own] = tuple(unused)
 
     def _make(self, name: str) -> None:
