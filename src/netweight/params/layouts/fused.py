@@ -196,6 +196,8 @@ def _named_experts(
         rows, cols, transposed = 1, outputs, False
     else:
         experts, rows, cols = shape
+        if rows == cols and layout.family not in _GATE_FIRST | _STORED_IN_OUT:
+            return ()  # either way round
         transposed = _stored_in_out(parameter.slot, rows, cols, layout)
         outputs = cols if transposed else rows
     halves = _halves(outputs, layout) if parameter.slot == "gate_up" else []
