@@ -167,7 +167,7 @@ def canonical_parts(name: str, shape: tuple[int, ...], layout: Layout) -> tuple[
         return ()
     words = name.split(".")
     leaf = "bias" if parameter.kind == "bias" else "weight"
-    if words[-1] == leaf:
+    if words[-1] == leaf and len(words) > 1:
         words.pop()
     words[-1] = words[-1].removesuffix("_bias")
     head, last = ".".join(words[:-1]), words[-1]
