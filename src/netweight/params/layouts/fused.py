@@ -173,7 +173,7 @@ def canonical_parts(name: str, shape: tuple[int, ...], layout: Layout) -> tuple[
     head, last = ".".join(words[:-1]), words[-1]
     if parameter.expert is None and head.endswith(".experts") and len(shape) == (2 if leaf == "bias" else 3):
         return _named_experts(head, last, leaf, parameter, shape, layout)
-    if parameter.expert is not None and parameter.slot == "gate_up" and len(shape) <= 2:
+    if parameter.expert is not None and parameter.slot == "gate_up" and len(shape) == (1 if leaf == "bias" else 2):
         itself = whole(shape)
         outputs = shape[0]
         halves = _halves(outputs, layout)
