@@ -7,14 +7,19 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 import netweight
 from netweight.checkpoint.tensor import Checkpoint
 from netweight.checkpoint.tensors.rearranged import RearrangedTensor
+from netweight.checkpoint.tensors.stored import StoredTensor
+from netweight.dtypes import DTYPES
 from netweight.errors import ReadError
 from netweight.params.model import Held, Model
 from netweight.params.role import classify
+from netweight.source.held import HeldBytes
 
 Make = Callable[..., Checkpoint]
 
@@ -147,3 +152,50 @@ def test_a_scalar_and_a_tensor_without_elements(make: Make):
 )
 def test_how_values_come_about(name, shape, state):
     assert classify(name, shape).state == state
+
+
+# Whatever the names and shapes are
+
+WORDS = st.sampled_from([
+    "model", "layers", "h", "0", "1", "self_attn", "attn", "mlp", "experts", "shared_expert", "qkv_proj", "c_attn",
+    "query_key_value", "gate_up_proj", "down_proj", "gate_up_proj_bias", "gate_up_projs", "w1", "block_sparse_moe",
+    "gate", "weight", "bias", "inv_freq", "lora_A", "weight_scale", "vision_tower", "norm", "#", "",
+])  # fmt: skip
+NAMES = st.lists(WORDS, min_size=1, max_size=7).map(".".join)
+SHAPES = st.lists(st.sampled_from([0, 1, 2, 4, 6, 8, 12, 16, 24]), max_size=4).map(tuple)
+TYPES = [
+    "phi3",
+    "mixtral",
+    "gpt_oss",
+    "llama4",
+    "gpt2",
+    "gpt_neox",
+    "bloom",
+    "falcon",
+    "internlm2",
+    "molmo",
+    "clip",
+    "x",
+    3,
+]
+
+
+@given(
+    st.dictionaries(NAMES, SHAPES, max_size=8),
+    st.sampled_from(TYPES),
+    st.sampled_from([{}, {"hidden_size": 8, "num_attention_heads": 4}, {"hidden_size": 12, "num_key_value_heads": 1}]),
+)
+def test_every_element_is_in_the_mapping_once(names, model_type, numbers):
+    """Each number in the files is another one: all of them come back, and none twice."""
+    counted, made = 1, {}
+    for name, shape in names.items():
+        values = np.arange(counted, counted + int(np.prod(shape)), dtype="f4")
+        source = HeldBytes(memoryview(values.tobytes()), name)
+        made[name] = StoredTensor(name, shape, DTYPES["F32"], source, 0)
+        counted += values.size
+    held = Checkpoint("m", made, format="safetensors", files=(), config={"model_type": model_type, **numbers})
+    model = Model(held)
+    found = [tensor.read().reshape(-1) for tensor, _ in model.values()]
+    assert sorted(np.concatenate([*found, []])) == list(range(1, counted))
+    assert all(name == tensor.name == parameter.name for name, (tensor, parameter) in model.items())
+    assert {part.name for tensor, _ in model.values() for part in tensor.parts} <= names.keys() | set(model)
