@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from slowness import slowness
 
 from netweight.checkpoint.tensor import Checkpoint, Skipped
@@ -330,3 +332,20 @@ def test_a_hundred_thousand_tensors(make: Make) -> None:
     found = match(Model(a), Model(b))
     assert time.thread_time() - start < 40 * slowness()  # 5 s usually
     assert (len(found.tensors), found.left, found.unmade) == (len(a), {}, {})
+
+
+PIECES = st.sampled_from([*dense(), *fused(), *apart(), *packed(), *single(), *packed(prefix="model.language_model.")])
+SIZES = {**dense(), **fused(), **apart(), **packed(), **single(), **packed(prefix="model.language_model.")}
+HELD = st.dictionaries(PIECES, st.sampled_from([None, (2, 12, 8), (8, 6), (8,), ()]), max_size=12)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(HELD, HELD, st.sampled_from([MIXTRAL, PHI, None]), st.sampled_from([MIXTRAL, PHI, None]))
+def test_any_two_models(make: Make, first: Shapes, second: Shapes, config_a: Any, config_b: Any) -> None:
+    """Every tensor is paired, left, or both in part; and never raises."""
+    a, b = (
+        make(ref, {name: SIZES[name] if shape is None else shape for name, shape in held.items()}, config=config)
+        for ref, held, config in (("a", first, config_a), ("b", second, config_b))
+    )
+    found = matched(a, b)
+    assert {name for name in a if name in b} <= found.tensors.keys()
