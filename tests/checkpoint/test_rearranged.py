@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -165,3 +167,67 @@ def test_over_a_tensor_that_is_decoded():
     decoded = Doubling("d", x.shape, DTYPES["F32"], stored(x, "F32"))
     tensor = RearrangedTensor("t", (6, 4), DTYPES["F32"], 4, (Placed(range(6), range(4), decoded, 0, 1, 6),))
     check(tensor, 2 * x.T)
+
+
+@pytest.mark.parametrize(
+    "kind", ["transposed", "turned and back", "in turns, transposed", "side by side", "one long row"]
+)
+def test_memory_is_bounded(tmp_path, kind):
+    """Up to 64 MiB, mostly holes: a thread that reads blocks of 2^16 elements holds what `scratch` says."""
+    from netweight.source.local import open_local
+
+    rows, cols, block = {"one long row": 128, "turned and back": 512}.get(kind, 2048), 4096, 1 << 16
+    path = tmp_path / "experts.bin"
+    path.touch()
+    os.truncate(path, 2 * rows * cols * 4)  # holes
+    marks = {(0, 0, 0): 1.0, (0, 7, 4095): 2.0, (1, rows - 1, 3): 3.0, (1, 20, 2000): 4.0}
+    with path.open("r+b") as file:
+        for (e, i, j), value in marks.items():
+            file.seek(4 * ((e * rows + i) * cols + j))
+            file.write(np.float32(value).tobytes())
+    source = open_local(path)
+    inner = [StoredTensor(f"{e}", (rows, cols), DTYPES["F32"], source, e * rows * cols * 4) for e in range(2)]
+    if kind == "transposed":
+        shape = 2, cols, rows
+        placed = [Placed(range(e * cols, (e + 1) * cols), range(rows), t, 0, 1, cols) for e, t in enumerate(inner)]
+        place = {(e, j, i): value for (e, i, j), value in marks.items()}
+    elif kind == "turned and back":
+        shape = 2, rows, cols
+        turned = [
+            RearrangedTensor("", (cols, rows), t.dtype, rows, (Placed(range(cols), range(rows), t, 0, 1, cols),))
+            for t in inner
+        ]
+        placed = [Placed(range(e * rows, (e + 1) * rows), range(cols), t, 0, 1, rows) for e, t in enumerate(turned)]
+        place = marks
+    elif kind == "in turns, transposed":
+        shape = cols, 2 * rows
+        placed = [Placed(range(cols), range(e, 2 * rows, 2), t, 0, 1, cols) for e, t in enumerate(inner)]
+        place = {(j, 2 * i + e): value for (e, i, j), value in marks.items()}
+    elif kind == "side by side":
+        shape = rows, 2 * cols
+        placed = [Placed(range(rows), range(e * cols, (e + 1) * cols), t, 0, cols, 1) for e, t in enumerate(inner)]
+        place = {(i, e * cols + j): value for (e, i, j), value in marks.items()}
+    else:
+        shape = 1, 2 * rows * cols
+        placed = [Placed(range(1), range(e, shape[1], 2), t, 0, rows * cols, 1) for e, t in enumerate(inner)]
+        place = {(0, 2 * (i * cols + j) + e): value for (e, i, j), value in marks.items()}
+    tensor = RearrangedTensor("t", shape, DTYPES["F32"], shape[-1], tuple(placed))
+    found = {}
+
+    def stream():
+        room = np.empty(block, np.float32)
+        for start in range(0, tensor.size, block):
+            tensor.read_into(start, room.view(np.uint8).data)
+            for at in np.flatnonzero(room):
+                found[tuple(int(i) for i in np.unravel_index(start + at, shape))] = float(room[at])
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(sum, ()).result()  # the thread itself
+        tracemalloc.start()
+        try:
+            pool.submit(stream).result()
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert found == place
+    assert peak < tensor.scratch + (1 << 20)

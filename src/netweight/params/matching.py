@@ -10,7 +10,7 @@ from netweight.checkpoint.tensor import Tensor
 from netweight.dtypes import Kind
 from netweight.errors import printable
 from netweight.params.layouts.parts import assembled
-from netweight.params.layouts.prefix import Prefixes, find_prefixes
+from netweight.params.layouts.prefix import find_prefixes
 from netweight.params.model import Model
 
 __all__ = ["Match", "match"]
@@ -62,7 +62,7 @@ def match(anchor: Model, model: Model) -> Match:
     hold under one canonical name: experts of a stack, projections of a fused one.
     """
     a, b = anchor.tensors, model.tensors
-    names, strip = _by_name(anchor, model)
+    names, strip, of_keys = _by_name(anchor, model)
     found = Match(
         tensors={name: b[own] for name, own in names.items()},
         sources={name: (own,) for name, own in names.items()},
@@ -71,7 +71,7 @@ def match(anchor: Model, model: Model) -> Match:
     )
     unequal = {name for name, own in names.items() if a[name].shape != b[own].shape}
     if unequal or (len(names) < len(a) and len(names) < len(b)):
-        _Assembly(anchor, model, strip, found, unequal).run()
+        _Assembly(anchor, model, of_keys, found, unequal).run()
     taken = {own for sources in found.sources.values() for own in sources}
     found.left |= {own: (own,) for own in b if own not in taken}
     order = {name: number for number, name in enumerate(a)}
@@ -79,28 +79,39 @@ def match(anchor: Model, model: Model) -> Match:
     return found
 
 
-def _by_name(anchor: Model, model: Model) -> tuple[dict[str, str], tuple[str, str]]:
-    """{the anchor's name: the model's}, and the prefixes that were passed over on both sides."""
+def _by_name(anchor: Model, model: Model) -> tuple[dict[str, str], tuple[str, str], tuple[str, str]]:
+    """{the anchor's name: the model's}, the prefixes that were passed over on both sides, and those of canonical names,
+    which may be others.
+    """
     a, b = anchor.tensors, model.tensors
+    none = ("", "")
     exact = {name: name for name in a if name in b}
     if len(exact) == len(a) or len(exact) == len(b):
-        return exact, ("", "")
+        return exact, none, none
     keys = anchor.canonical, model.canonical
-    best = exact | _by_key(exact, *keys), ("", "")
+    best = exact | _by_key(exact, *keys), none, none
     if 2 * len(exact) >= min(len(a), len(b)):
         return best
     plain = find_prefixes(list(a), list(b))
     if plain is not None and len(plain.pairs) > len(exact):
-        with_keys = _with_keys(plain.pairs, keys, plain)
+        of_keys = _prefixes_of(plain.pairs, keys)
+        with_keys = _with_keys(plain.pairs, keys, of_keys)
         if len(plain.pairs) >= len(best[0]) or len(with_keys) > len(best[0]):
-            best = with_keys, (plain.base, plain.model)
+            best = with_keys, (plain.base, plain.model), of_keys
     if 2 * len(best[0]) < min(len(a), len(b)):
         by_key = [{key: name for name, key in side.items()} for side in keys]
         short = find_prefixes(list(by_key[0]), list(by_key[1]))
         if short is not None and len(short.pairs) > len(best[0]):
             pairs = {by_key[0][key]: by_key[1][other] for key, other in short.pairs.items()}
-            best = _with_keys(pairs, keys, short), (short.base, short.model)
+            strip = short.base, short.model
+            best = _with_keys(pairs, keys, strip), strip, strip
     return best
+
+
+def _prefixes_of(pairs: Mapping[str, str], keys: tuple[Mapping[str, str], Mapping[str, str]]) -> tuple[str, str]:
+    """The prefixes in which canonical names of pairs differ."""
+    found = find_prefixes([keys[0][name] for name in pairs], [keys[1][own] for own in pairs.values()])
+    return (found.base, found.model) if found is not None else ("", "")
 
 
 def _by_key(known: Mapping[str, str], left: Mapping[str, str], right: Mapping[str, str]) -> dict[str, str]:
@@ -111,12 +122,12 @@ def _by_key(known: Mapping[str, str], left: Mapping[str, str], right: Mapping[st
 
 
 def _with_keys(
-    pairs: Mapping[str, str], keys: tuple[Mapping[str, str], Mapping[str, str]], prefixes: Prefixes
+    pairs: Mapping[str, str], keys: tuple[Mapping[str, str], Mapping[str, str]], prefixes: tuple[str, str]
 ) -> dict[str, str]:
     """`pairs`, and those whose canonical names without the prefixes are equal."""
     left, right = (
         {name: key.removeprefix(prefix) for name, key in side.items()}
-        for side, prefix in zip(keys, (prefixes.base, prefixes.model), strict=True)
+        for side, prefix in zip(keys, prefixes, strict=True)
     )
     return dict(pairs) | _by_key(pairs, left, right)
 
@@ -150,7 +161,7 @@ class _Assembly:
             left.setdefault(tensor.name, []).append(key)
         for own, keys in left.items():
             unused = [key for key in keys if key not in self._used]
-            if len(unused) < len(keys):
+            if 0 < len(unused) < len(keys):
                 self._found.left[own] = tuple(unused)
 
     def _make(self, name: str) -> None:

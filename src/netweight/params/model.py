@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -67,11 +68,22 @@ class Model(Mapping[str, tuple[Tensor, Parameter]]):
 
     def named_parts(self, name: str) -> tuple[NamedPart, ...]:
         """`parts`, or the whole tensor under its canonical name."""
-        return self.parts(name) or (NamedPart(self.canonical[name], whole(self.tensors[name].shape)),)
+        return self.parts(name) or (self._itself(name),)
+
+    def _itself(self, name: str) -> NamedPart:
+        return NamedPart(self.canonical[name], whole(self.tensors[name].shape))
 
     @cached_property
     def _held(self) -> dict[str, Held]:
-        return {part.name: Held(name, part.part) for name in self.tensors for part in self.named_parts(name)}
+        """A tensor with a matrix that another one holds too is not taken apart: nothing is lost."""
+        parts = {name: self.parts(name) for name in self.tensors}
+        taken = Counter(part.name for named in parts.values() for part in named)
+        taken.update(self.canonical.values())
+        return {
+            part.name: Held(name, part.part)
+            for name, named in parts.items()
+            for part in (named if named and all(taken[p.name] == 1 for p in named) else (self._itself(name),))
+        }
 
     def __getitem__(self, name: str) -> tuple[Tensor, Parameter]:
         held = self._held[name]

@@ -71,9 +71,10 @@ class RearrangedTensor(Tensor):
     def scratch(self) -> int:
         """See Tensor."""
         inner = max(piece.tensor.scratch for piece in self.placed)
-        rows = 3 * max(_ROWS, self.width * self.dtype.bits // 8)
-        slabs = _SLABS * _SLAB if any(piece.col_step != 1 for piece in self.placed) else 0
-        return inner + rows + slabs
+        row = self.width * self.dtype.bits // 8
+        turned = any(piece.col_step != 1 for piece in self.placed)
+        slabs = (_SLABS + 1) * max(_SLAB, row) if turned else 0  # the last one is there twice while it is turned
+        return inner + 3 * max(_ROWS, row) + slabs
 
     @cached_property
     def _bands(self) -> tuple[_Band, ...]:
@@ -170,7 +171,7 @@ def _fill_rows(piece: Placed, at: range, cells: np.ndarray[Any, Any]) -> None:
     import numpy as np  # noqa: PLC0415
 
     item, count = cells.dtype.itemsize, len(piece.cols)
-    if piece.row_step <= 2 * count:  # in one read with what lies between
+    if count <= piece.row_step <= 2 * count:  # in one read with what lies between
         span = (len(at) - 1) * piece.row_step + count
         room = np.empty(len(at) * piece.row_step, cells.dtype)
         piece.tensor.read_into(piece.start + at.start * piece.row_step, room[:span].view(np.uint8).data)
@@ -205,11 +206,16 @@ class _Kept(threading.local):
         key = (id(piece), number)
         held = self._slabs.pop(key, None)
         if held is None or held[0] is not piece:
+            held = None
+            self._make_room()
             held = piece, _read_slab(piece, range(number * rows, min((number + 1) * rows, len(piece.rows))), dtype)
-            while len(self._slabs) >= _SLABS:
-                self._slabs.popitem(last=False)
+            self._make_room()  # what lies below may have slabs too
         self._slabs[key] = held
         return held[1]
+
+    def _make_room(self) -> None:
+        while len(self._slabs) >= _SLABS:
+            self._slabs.popitem(last=False)
 
 
 _kept = _Kept()

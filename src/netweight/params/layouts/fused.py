@@ -167,13 +167,13 @@ def canonical_parts(name: str, shape: tuple[int, ...], layout: Layout) -> tuple[
         return ()
     words = name.split(".")
     leaf = "bias" if parameter.kind == "bias" else "weight"
-    if words[-1] == leaf:
+    if words[-1] == leaf and len(words) > 1:
         words.pop()
     words[-1] = words[-1].removesuffix("_bias")
     head, last = ".".join(words[:-1]), words[-1]
     if parameter.expert is None and head.endswith(".experts") and len(shape) == (2 if leaf == "bias" else 3):
         return _named_experts(head, last, leaf, parameter, shape, layout)
-    if parameter.expert is not None and parameter.slot == "gate_up" and len(shape) <= 2:
+    if parameter.expert is not None and parameter.slot == "gate_up" and len(shape) == (1 if leaf == "bias" else 2):
         itself = whole(shape)
         outputs = shape[0]
         halves = _halves(outputs, layout)
@@ -196,6 +196,8 @@ def _named_experts(
         rows, cols, transposed = 1, outputs, False
     else:
         experts, rows, cols = shape
+        if rows == cols and layout.family not in _GATE_FIRST | _STORED_IN_OUT:
+            return ()  # either way round
         transposed = _stored_in_out(parameter.slot, rows, cols, layout)
         outputs = cols if transposed else rows
     halves = _halves(outputs, layout) if parameter.slot == "gate_up" else []

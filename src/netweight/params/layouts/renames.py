@@ -66,12 +66,15 @@ def canonical_names(names: Iterable[str]) -> dict[str, str]:
     known: dict[str, str] = {}
     made: dict[str, str] = {}
     for name in held:
+        if "#" in name:  # which stands for numbers here
+            made[name] = name
+            continue
         template = _NUMBER.sub("#", name)
         if template not in known:
             canonical = template
             for stored, instead in rows:
                 canonical = stored.sub(instead, canonical)
-            known[template] = canonical if "#" not in name else template
+            known[template] = canonical
         made[name] = name if known[template] == template else _numbered(known[template], _NUMBER.findall(name))
     taken = Counter(made.values())
     return {name: canonical if taken[canonical] == 1 else name for name, canonical in made.items()}
