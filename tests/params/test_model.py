@@ -64,7 +64,7 @@ def test_a_model_is_a_mapping(make: Make):
     (itself,) = model.named_parts("model.norm.weight")
     assert (itself.name, itself.part.size) == ("model.norm.weight", 8)
     assert [part.name for part in model.named_parts(f"{inside}down_proj")] == named[-2:]
-    assert model._held[named[-1]] == Held(f"{inside}down_proj", model.parts(f"{inside}down_proj")[1].part)
+    assert model.held[named[-1]] == Held(f"{inside}down_proj", model.parts(f"{inside}down_proj")[1].part)
 
 
 def test_as_a_checkpoint(tmp_path):
@@ -112,7 +112,7 @@ def test_nothing_is_lost_where_two_tensors_hold_one_matrix(make: Make, order: in
     model = Model(make("m", dict(list(names.items())[::order]), config={"model_type": "mixtral", "hidden_size": 8}))
     apart = {f"{place}{e}.{p}_proj.weight" for e in (0, 1) for p in ("gate", "up")}
     assert set(model) == {f"{place}down_proj", f"{place}1.down_proj.weight", *apart}
-    assert {held.name for held in model._held.values()} == names.keys()
+    assert {held.name for held in model.held.values()} == names.keys()
     assert sum(tensor.size for tensor, _ in model.values()) == sum(t.size for t in model.tensors.values())
 
 

@@ -143,13 +143,15 @@ class _Assembly:
         self._found = found
         self._unequal = unequal  # names paired so far with a tensor of another shape
         taken = {own for name, sources in found.sources.items() if name not in unequal for own in sources}
-        self._held: dict[str, tuple[Tensor, Part]] = {
-            part.name.removeprefix(strip[1]): (tensor, part.part)
-            for own, tensor in model.tensors.items()
-            if own not in taken
-            for part in model.named_parts(own)
-        }
+        self._held: dict[str, tuple[Tensor, Part]] = {}
+        self._twice: set[str] = set()
         self._used: set[str] = set()
+        for name, held in model.held.items():
+            if held.name not in taken:
+                key = name.removeprefix(strip[1])
+                if key in self._held:
+                    self._twice.add(key)
+                self._held[key] = model.tensors[held.name], held.part
 
     def run(self) -> None:
         """Try every tensor of the anchor that has no pair, or one of another shape."""
@@ -186,6 +188,8 @@ class _Assembly:
         if lacking:
             more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
             return f"its part '{printable(lacking[0])}'{more} is missing"
+        if twice := [key for key in wanted if key in self._twice]:
+            return f"its part '{printable(twice[0])}' is there twice"
         types = {self._held[key][0].dtype for key in wanted}
         if len(types) > 1 or any(t.kind is not Kind.FLOAT or t.bits % 8 for t in (*types, tensor.dtype)):
             return f"its parts are of the types {', '.join(sorted(t.name for t in types))}"

@@ -74,8 +74,10 @@ class Model(Mapping[str, tuple[Tensor, Parameter]]):
         return NamedPart(self.canonical[name], whole(self.tensors[name].shape))
 
     @cached_property
-    def _held(self) -> dict[str, Held]:
-        """A tensor with a matrix that another one holds too is not taken apart: nothing is lost."""
+    def held(self) -> dict[str, Held]:
+        """{canonical name: where it lies}. A tensor with a matrix that another one holds too is not taken apart: nothing
+        is lost.
+        """
         parts = {name: self.parts(name) for name in self.tensors}
         taken = Counter(part.name for named in parts.values() for part in named)
         taken.update(self.canonical.values())
@@ -86,7 +88,7 @@ class Model(Mapping[str, tuple[Tensor, Parameter]]):
         }
 
     def __getitem__(self, name: str) -> tuple[Tensor, Parameter]:
-        held = self._held[name]
+        held = self.held[name]
         tensor = self.tensors[held.name]
         rows, cols = held.part.matrix_shape
         shape: tuple[int, ...] = (cols,) if classify(name).kind == "bias" else (rows, cols)
@@ -95,10 +97,10 @@ class Model(Mapping[str, tuple[Tensor, Parameter]]):
         return assembled(name, shape, [(whole(shape), tensor, held.part)]), classify(name, shape)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._held)
+        return iter(self.held)
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self.held)
 
     def as_checkpoint(self) -> Checkpoint:
         """The checkpoint with its tensors under canonical names; closing it closes the files."""
