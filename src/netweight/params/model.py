@@ -75,8 +75,8 @@ class Model(Mapping[str, tuple[Tensor, Parameter]]):
 
     @cached_property
     def held(self) -> dict[str, Held]:
-        """{canonical name: where it lies}. A tensor with a matrix that another one holds too is not taken apart: nothing
-        is lost.
+        """{canonical name: where it lies}. A tensor with a matrix that another one holds too is not taken apart, and
+        nothing is lost.
         """
         parts = {name: self.parts(name) for name in self.tensors}
         taken = Counter(part.name for named in parts.values() for part in named)
