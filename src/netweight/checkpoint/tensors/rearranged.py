@@ -24,6 +24,7 @@ __all__ = ["Placed", "RearrangedTensor"]
 _ROWS = 1 << 20  # bytes of rows that are put together at a time
 _SLAB = 8 << 20  # bytes of a transposed piece that a thread keeps: its neighbouring rows are read together
 _SLABS = 4  # such slabs that a thread keeps
+_GAP = 32 << 10  # bytes between lines that are read and thrown away rather than passed over: a read costs about as much
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +39,16 @@ class Placed:
     start: int
     row_step: int
     col_step: int
+
+    @property
+    def turned(self) -> bool:
+        """Whether neighbours lie nearer to each other down a column than along a row."""
+        return self.col_step > self.row_step
+
+    @property
+    def row_span(self) -> int:
+        """Elements of `tensor` from the first of a row to the last."""
+        return (len(self.cols) - 1) * self.col_step + 1
 
 
 class _Band(NamedTuple):
@@ -71,9 +82,10 @@ class RearrangedTensor(Tensor):
     def scratch(self) -> int:
         """See Tensor."""
         inner = max(piece.tensor.scratch for piece in self.placed)
-        row = self.width * self.dtype.bits // 8
-        turned = any(piece.col_step != 1 for piece in self.placed)
-        slabs = (_SLABS + 1) * max(_SLAB, row) if turned else 0  # the last one is there twice while it is turned
+        item = self.dtype.bits // 8
+        row = max(self.width, *(piece.row_span for piece in self.placed if not piece.turned), 0) * item
+        turned = any(piece.turned for piece in self.placed)
+        slabs = (_SLABS + 1) * max(_SLAB, self.width * item) if turned else 0  # and the room that they are read through
         return inner + 3 * max(_ROWS, row) + slabs
 
     @cached_property
@@ -105,9 +117,9 @@ class RearrangedTensor(Tensor):
             return
         for first, stop, band in self._overlapping(start // self.width, -(-(start + count) // self.width)):
             for piece in band.pieces:
-                at = range(len(piece.rows)) if piece.col_step != 1 else _within(piece.rows, first, stop)
+                at = range(len(piece.rows)) if piece.turned else _within(piece.rows, first, stop)
                 if len(at):
-                    span = (len(at) - 1) * piece.row_step + (len(piece.cols) - 1) * piece.col_step + 1
+                    span = (len(at) - 1) * piece.row_step + piece.row_span
                     yield from piece.tensor.bytes_of(piece.start + at.start * piece.row_step, span)
 
     def read_into(self, start: int, out: memoryview) -> None:
@@ -154,7 +166,7 @@ class RearrangedTensor(Tensor):
             if len(at):
                 lines = slice(piece.rows[at.start] - row, None, piece.rows.step)
                 cells = matrix[lines, piece.cols.start : piece.cols.stop : piece.cols.step]
-                (_fill_rows if piece.col_step == 1 else _fill_transposed)(piece, at, cells[: len(at)])
+                (_fill_turned if piece.turned else _fill_rows)(piece, at, cells[: len(at)])
         if not whole:
             target[:] = matrix.reshape(-1)[into : into + take]
         return take
@@ -167,32 +179,38 @@ def _within(rows: range, first: int, stop: int) -> range:
 
 
 def _fill_rows(piece: Placed, at: range, cells: np.ndarray[Any, Any]) -> None:
-    """Fill `cells` with the piece's rows `at`, whose elements lie side by side."""
-    import numpy as np  # noqa: PLC0415
-
-    item, count = cells.dtype.itemsize, len(piece.cols)
-    if count <= piece.row_step <= 2 * count:  # in one read with what lies between
-        span = (len(at) - 1) * piece.row_step + count
-        room = np.empty(len(at) * piece.row_step, cells.dtype)
-        piece.tensor.read_into(piece.start + at.start * piece.row_step, room[:span].view(np.uint8).data)
-        cells[:] = room.reshape(len(at), piece.row_step)[:, :count]
-        return
-    room = np.empty(count, cells.dtype)
-    for line, i in enumerate(at):
-        straight = cells[line].strides == (item,)
-        row = cells[line] if straight else room
-        piece.tensor.read_into(piece.start + i * piece.row_step, row.view(np.uint8).data)
-        if not straight:
-            cells[line] = room
+    """Fill `cells` with the piece's rows `at`."""
+    _read_lines(piece.tensor, piece.start + at.start * piece.row_step, piece.row_step, piece.col_step, cells)
 
 
-def _fill_transposed(piece: Placed, at: range, cells: np.ndarray[Any, Any]) -> None:
-    """Fill `cells` with the piece's rows `at`, whose elements lie `col_step` apart."""
-    per_slab = max(1, _SLAB // (len(piece.cols) * piece.row_step * cells.dtype.itemsize))
+def _fill_turned(piece: Placed, at: range, cells: np.ndarray[Any, Any]) -> None:
+    """Fill `cells` with the piece's rows `at`, of slabs that are read column by column."""
+    per_slab = max(1, _SLAB // (max(len(piece.cols), piece.row_step) * cells.dtype.itemsize))
     for number in range(at.start // per_slab, -(-at.stop // per_slab)):
         slab = _kept.slab(piece, number, per_slab, cells.dtype)
         first, stop = max(at.start, number * per_slab), min(at.stop, (number + 1) * per_slab)
         cells[first - at.start : stop - at.start] = slab[first - number * per_slab : stop - number * per_slab]
+
+
+def _read_lines(tensor: Tensor, start: int, line_step: int, step: int, cells: np.ndarray[Any, Any]) -> None:
+    """Fill `cells`, whose element (i, j) is element `start + i * line_step + j * step`: several lines at a time, with
+    what lies between them where that is little.
+    """
+    import numpy as np  # noqa: PLC0415
+
+    (lines, count), item = cells.shape, cells.dtype.itemsize
+    span = (count - 1) * step + 1
+    near = span <= line_step and (line_step - span) * item <= _GAP
+    group = max(1, min(lines, _ROWS // (line_step * item))) if near else 1
+    room = np.empty((group - 1) * line_step + span, cells.dtype)
+    for first in range(0, lines, group):
+        target = cells[first : first + group]
+        straight = step == 1 and (len(target) == 1 or line_step == count) and target.flags.c_contiguous
+        flat = target.reshape(-1) if straight else room[: (len(target) - 1) * line_step + span]
+        tensor.read_into(start + first * line_step, flat.view(np.uint8).data)
+        if not straight:
+            strides = (line_step * item, step * item)
+            target[:] = np.lib.stride_tricks.as_strided(room, target.shape, strides, writeable=False)
 
 
 class _Kept(threading.local):
@@ -224,7 +242,6 @@ _kept = _Kept()
 def _read_slab(piece: Placed, at: range, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
     import numpy as np  # noqa: PLC0415
 
-    across = np.empty((len(piece.cols), (len(at) - 1) * piece.row_step + 1), dtype)
-    for j, line in enumerate(across):
-        piece.tensor.read_into(piece.start + at.start * piece.row_step + j * piece.col_step, line.view(np.uint8).data)
-    return across[:, :: piece.row_step].T.copy()
+    slab = np.empty((len(at), len(piece.cols)), dtype)
+    _read_lines(piece.tensor, piece.start + at.start * piece.row_step, piece.col_step, piece.row_step, slab.T)
+    return slab
