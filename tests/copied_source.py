@@ -1,4 +1,4 @@
-"""A copy of netweight's source that a test changes, as somebody who adds to it would, and what it says and does then."""
+"""A copy of netweight's source that a test changes, as somebody who adds to it would, and what it then says."""
 
 from __future__ import annotations
 
