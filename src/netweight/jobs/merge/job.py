@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from netweight.jobs.merge.weights import Weighting
     from netweight.kernels.merging import MergeKernels
     from netweight.merging.recipe.recipe import Recipe
-    from netweight.merging.target import Target
     from netweight.output.folder import ResultFolder
     from netweight.output.shard_writer import ShardWriter
     from netweight.passes.merges import Finished
@@ -210,8 +210,7 @@ def _restored(
 
     waiting = (t for t in plan.targets if f"done {t.name}" in record.done)
     finished: dict[str, Finished] = {}
-    check: Callable[[Target], str] = lambda target: stored_digest(target, writer.read)  # noqa: E731
-    for target, digest in executor.run(lambda: next(waiting, None), check):
+    for target, digest in executor.run(lambda: next(waiting, None), partial(stored_digest, read=writer.read)):
         recorded = record.done[f"done {target.name}"]
         if digest == recorded["digest"]:
             finished[target.name] = Finished(target, digest, tuple(recorded["inputs"]), recorded["nonfinite"])
