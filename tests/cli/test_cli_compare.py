@@ -52,8 +52,9 @@ def test_for_people(models, capsys, narrow):
     lines = [line.rstrip() for line in out.splitlines()]
     plain = [line for line in lines if str(models) not in line and not line.startswith(("left out: ", "note: "))]
     assert max(map(len, plain)) <= 80
-    assert lines[0].split() == ["A", str(models / "a")]
-    assert "compared        6 of 7 parameters, 2.24 k values" in lines
+    assert lines[0] == "compared 78.8% of A's parameters, 78.5% of B's; the rest is left out"
+    assert lines[1].split() == ["A", str(models / "a")]
+    assert "compared        6 of A's 8 parameters, 2.24 k values; 2 more in B alone" in lines
     top = lines.index(next(line for line in lines if line.startswith("most changed")))
     assert lines[top].split() == ["most", "changed", "score", "of", "norm", "cosine", "same"]
     assert [line.split()[0] for line in lines[top + 1 : top + 3]] == [LONG, "model.layers.3.input_layernorm.weight"]
@@ -161,14 +162,15 @@ def test_dry_run(models, capsys, no_data):
     )
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    assert lines[:4] == [
+    assert lines[:5] == [
+        "compared 78.8% of A's parameters, 78.5% of B's; the rest is left out",
         f"A          {models / 'a'}",
         f"B          {models / 'b'}",
         "methods    basic_stats",
         "tensors    6 to compare, 1 left out, 1 only in A, 2 only in B",
     ]
     # three bf16 pairs of 600 elements, a float32 one of 400, and two of 20
-    assert lines[4] == f"to read    {(3 * 600 * 4 + 440 * 8) / 1000:.1f} kB in 6 tasks"
+    assert lines[5] == f"to read    {(3 * 600 * 4 + 440 * 8) / 1000:.1f} kB in 6 tasks"
     assert "left out: model.layers.1.mlp.up_proj.weight: shape [30, 20] in A, [3, 3] in B" in lines
     assert lines[-1] == "nothing was read or written; leave out --dry-run to run it"
     _, out, _ = run(capsys, "compare", models / "a", models / "b", "--dry-run", "--format", "json", "--methods", "all")

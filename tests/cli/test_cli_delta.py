@@ -46,6 +46,11 @@ def test_dry_run_for_people(models, capsys, no_data, tmp_path, monkeypatch):
     code, out, err = run(capsys, *arguments(models, "one", "two"), "--dry-run", "--workers", "2", "--memory", "1GiB")
     assert (code, err) == (0, "")
     lines = out.splitlines()
+    assert lines[:2] == [
+        "measured 99.9% of the base's parameters, 100% of one's; the rest is left out",
+        "measured 74.9% of the base's parameters, 99.5% of two's; the rest is left out",
+    ]
+    lines = lines[2:]
     assert lines[:4] == [
         f"base       {models / 'base'}",
         f"model      {models / 'one'} as one",

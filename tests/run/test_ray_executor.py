@@ -192,7 +192,7 @@ def test_a_disk_that_fails_is_one_line_with_the_name_of_the_tensor(ray_executor,
     def faulty(ref, **how):
         opened = usual(ref, **how)
         tensors = {n: replace(t, source=Broken()) if n == "lm_head.weight" else t for n, t in opened.items()}
-        return Checkpoint(ref, tensors, format=opened.format, files=opened.files, location=opened.location)
+        return Checkpoint(str(ref), tensors, format=opened.format, files=opened.files, location=opened.location)
 
     monkeypatch.setattr(delta, "open_checkpoint", faulty)
     line = r"^broken disk: tensor 'lm_head\.weight' could not be read at element 0: .*Input/output error"

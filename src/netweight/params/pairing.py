@@ -81,7 +81,7 @@ class Pairing:
 
     def share_of(self, pairs: Iterable[Pair]) -> Coverage:
         """The share of each side that these pairs are."""
-        held = [pair for pair in pairs if pair.parameter.state != "derived"]
+        held = [pair for pair in pairs if _is_learned(pair.parameter, pair.a)]
         sums = (sum(pair.a.size for pair in held if not pair.repeats[side]) for side in (0, 1))
         return Coverage(*(part / total if total else 1.0 for part, total in zip(sums, self.counted, strict=True)))
 
@@ -123,8 +123,15 @@ class Side(NamedTuple):
         return sum(
             tensor.size
             for name, tensor in self.model.tensors.items()
-            if name not in self.ties and parameters[name].state != "derived"
+            if name not in self.ties and _is_learned(parameters[name], tensor)
         )
+
+
+def _is_learned(parameter: Parameter, tensor: Tensor) -> bool:
+    """Whether a tensor counts as a parameter. Long integers and truth values are counters, indices and masks; shorter
+    integers may be quantised weights.
+    """
+    return parameter.state != "derived" and tensor.dtype.name not in {"I64", "U64", "BOOL"}
 
 
 def _pair(a: Side, b: Side, found: Match) -> Pairing:

@@ -11,7 +11,7 @@ import click
 from netweight.checkpoint.tensor import Skipped
 from netweight.errors import printable
 from netweight.measures.registry import find
-from netweight.views.console import print_trimmed, stdout_console
+from netweight.views.console import print_folded, print_trimmed, stdout_console
 from netweight.views.short_names import left_out_lines
 from netweight.views.text import human_bytes, human_count, share
 
@@ -95,10 +95,8 @@ def show_comparison(result: Comparison, *, top_changes: int, verbose: bool = Fal
 def _share_line(coverage: Coverage | None) -> None:
     """The line that says how much was compared, where it is not all of both models."""
     if coverage is not None and not coverage.complete:
-        click.echo(
-            f"{share(coverage.a)} of A's parameters and {share(coverage.b)} of B's are compared; the numbers are of"
-            " these alone"
-        )
+        line = f"compared {share(coverage.a)} of A's parameters, {share(coverage.b)} of B's"
+        print_folded(f"{line}; the rest is left out")
 
 
 def _compared(result: Comparison) -> str:

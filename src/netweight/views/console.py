@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
 
-__all__ = ["plain_console", "plain_table", "print_trimmed", "stdout_console"]
+__all__ = ["plain_console", "plain_table", "print_folded", "print_trimmed", "stdout_console"]
 
 
 def stdout_console() -> Console:
@@ -35,6 +35,13 @@ def plain_table() -> Table:
     from rich.table import Table
 
     return Table(box=None, pad_edge=False, header_style="bold")
+
+
+def print_folded(line: str) -> None:
+    """Print a sentence, in several lines where it is longer than stdout is wide."""
+    from rich.text import Text
+
+    print_trimmed(stdout_console(), Text(line))
 
 
 def print_trimmed(console: Console, renderable: RenderableType) -> None:

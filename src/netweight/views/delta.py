@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from netweight.errors import printable
-from netweight.views.console import plain_console, plain_table
+from netweight.views.console import plain_console, plain_table, print_folded
 from netweight.views.text import human_bytes, print_json, print_notes, share
 
 if TYPE_CHECKING:
@@ -56,10 +56,8 @@ def _show_shares(names: Sequence[str], coverage: Sequence[Coverage]) -> None:
     """A line for each model that is measured in part; none where all of it is, and of the base."""
     for name, shares in zip(names, coverage, strict=True):
         if not shares.complete:
-            click.echo(
-                f"{share(shares.a)} of the base's parameters and {share(shares.b)} of {printable(name)}'s are measured;"
-                " the numbers are of these alone"
-            )
+            line = f"measured {share(shares.a)} of the base's parameters, {share(shares.b)} of {printable(name)}'s"
+            print_folded(f"{line}; the rest is left out")
 
 
 def _show_skipped(names: Any, skipped: Any, *, verbose: bool) -> None:
