@@ -9,6 +9,7 @@ from typing import Any
 
 from netweight.checkpoint.tensor import Checkpoint, CheckpointFile
 from netweight.errors import printable
+from netweight.run.plan import digest_of
 from netweight.source.remote import KEPT, PIECE, READ_AHEAD
 
 __all__ = [
@@ -87,5 +88,6 @@ def stamp_of(file: CheckpointFile) -> int | str:
 
 
 def stamps(checkpoint: Checkpoint) -> list[list[Any]]:
-    """What a later run compares to see that the files are the same."""
-    return [[f.path, f.size, f.digest, stamp_of(f)] for f in checkpoint.files]
+    """What a later run compares to see that the files are the same, and the config that says how they are read."""
+    files = [[f.path, f.size, f.digest, stamp_of(f)] for f in checkpoint.files]
+    return [*files, ["config.json", digest_of(checkpoint.config)]]

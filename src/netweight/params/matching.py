@@ -15,6 +15,9 @@ from netweight.params.model import Model
 
 __all__ = ["Match", "match"]
 
+_FUSED = frozenset({"qkv", "kv_proj", "gate_up"})
+_PARTS = frozenset({"q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"})
+
 
 @dataclass
 class Match:
@@ -132,6 +135,11 @@ def _with_keys(
     return dict(pairs) | _by_key(pairs, left, right)
 
 
+def _host(name: str) -> str:
+    """The module that a projection is a part of."""
+    return name.rpartition(".")[0].rpartition(".")[0]
+
+
 class _Assembly:
     """Puts together what no single tensor of the model is, of the matrices of those without a pair; adds to `found`."""
 
@@ -165,6 +173,31 @@ class _Assembly:
             unused = [key for key in keys if key not in self._used]
             if 0 < len(unused) < len(keys):
                 self._found.left[own] = tuple(unused)
+        self._explain_fused()
+
+    def _explain_fused(self) -> None:
+        """Say of what is missing where a fused tensor beside it cannot be taken apart."""
+        paired = {own for sources in self._found.sources.values() for own in sources}
+        uncut = [
+            {
+                (_host(side.canonical[name].removeprefix(prefix)), p.kind): name
+                for name, p in side.parameters.items()
+                if p.slot in _FUSED and name not in done and not side.parts(name)
+            }
+            for side, prefix, done in (
+                (self._anchor, self._strip[0], self._found.tensors),
+                (self._model, self._strip[1], paired),
+            )
+        ]
+        for name, p in self._anchor.parameters.items():
+            host = _host(self._anchor.canonical[name].removeprefix(self._strip[0])), p.kind
+            if name in self._found.tensors or name in self._found.unmade:
+                continue
+            if p.slot in _PARTS and host in uncut[1]:
+                fused = uncut[1][host]
+                self._found.unmade[name] = f"it may be in '{printable(fused)}', and config.json does not say how"
+            elif uncut[0].get(host) == name:
+                self._found.unmade[name] = "config.json does not say how to take it apart"
 
     def _make(self, name: str) -> None:
         found, tensor = self._found, self._anchor.tensors[name]

@@ -202,3 +202,14 @@ def test_biases_of_gpt2() -> None:
 def test_what_is_not_cut(name: str, shape: tuple[int, ...]) -> None:
     config = {**SIZED, "model_type": "phi3", "num_key_value_heads": 2}
     assert cut(name, numbers(*shape), config) == {}
+
+
+def test_a_language_model_inside_another_model() -> None:
+    """The halves are those of the inner model's family where the outer type is not known; else those of the outer's."""
+    gate_up = numbers(EXPERTS, 2 * INNER, HIDDEN)
+    inner = {"model_type": "mixtral", "hidden_size": HIDDEN}
+    for outer, known in (("llava", True), ("unheard-of", True), ("gpt2", False)):
+        found = cut(GATE_UP, gate_up, {"model_type": outer, "text_config": inner})
+        expected = {f"{PLACE}{e}.gate_proj.weight" for e in range(EXPERTS)}
+        assert (expected <= found.keys()) is known
+    assert not any(".gate_proj." in n for n in cut(GATE_UP, gate_up, {"model_type": "llava", "text_config": 7}))

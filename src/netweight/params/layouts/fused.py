@@ -13,7 +13,7 @@ from typing import Any
 
 from netweight.checkpoint.matrix import Part, whole
 from netweight.params.architecture import config_numbers
-from netweight.params.families import family
+from netweight.params.families import MODEL_TYPES, family
 from netweight.params.role import Parameter, classify
 
 __all__ = ["Layout", "NamedPart", "Piece", "canonical_parts", "layout_of", "pieces"]
@@ -73,7 +73,7 @@ _CONV1D = frozenset({"c_attn", "c_proj", "c_fc"})
 
 def layout_of(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any] | None) -> Layout:
     """How the tensors of a checkpoint are laid out: by its family and config, and for GPT-2 by the shapes."""
-    kind = family(shapes, config)
+    kind = family(shapes, _of_text(config))
     numbers = config_numbers(config)
     heads = numbers.get("heads")
     size = numbers.get("head_size")
@@ -99,6 +99,15 @@ def layout_of(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any] |
         single=single,
         hidden=hidden,
     )
+
+
+def _of_text(config: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The config of the language model in a model of several, where only that one's type is known."""
+    text = (config or {}).get("text_config")
+    own, inner = (
+        str((level or {}).get("model_type")).lower() for level in (config, text if isinstance(text, Mapping) else None)
+    )
+    return text if inner in MODEL_TYPES and own not in MODEL_TYPES else config
 
 
 def pieces(parameter: Parameter, shape: tuple[int, ...], layout: Layout) -> tuple[Piece, ...]:
