@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from unittest import mock
 
@@ -196,3 +196,23 @@ def test_one_row_that_is_stored_as_a_column() -> None:
     there = [Part("", 0, 1, 6, (range(1),), (cols,)) for cols in (range(3), range(3, 6))]
     row = assembled("row", (1, 6), [(place, tensor, here) for place, tensor in zip(there, inner, strict=True)])
     np.testing.assert_array_equal(read(row, 0, 6, "u4"), [1, 2, 3, 7, 8, 9])
+
+
+def test_what_is_only_turned_is_one_piece() -> None:
+    """gpt-oss: gate and up take turns in the stack and in the expert's own matrix; there is nothing to cut."""
+    turns = [(range(0, 8, 2),), (range(1, 8, 2),)]
+    tensor = StoredTensor("x", (8, 3), DTYPES["F32"], Held("x", bytes(96)), 0)
+    pieces = [
+        (
+            Part("", 24, 3, 8, (range(3),), runs, transposed=True),
+            tensor,
+            Part("", 0, 8, 3, runs, (range(3),)),
+        )
+        for runs in turns
+    ]
+    made = assembled("y", (2, 3, 8), pieces)
+    assert [(p.rows, p.cols, p.start, p.row_step, p.col_step) for p in made.placed] == [
+        (range(3, 6), range(8), 0, 1, 3)
+    ]
+    swapped = [(pieces[n][0], tensor, replace(pieces[n][2], row_runs=turns[1 - n])) for n in (0, 1)]
+    assert len(assembled("y", (2, 3, 8), swapped).placed) == 2  # gate and up change places

@@ -21,8 +21,40 @@ def assembled(name: str, shape: tuple[int, ...], pieces: Sequence[tuple[Part, Te
     first, tensor, part = pieces[0]
     if len(pieces) == 1 and tensor.shape == shape and part == whole(shape) == first:
         return replace(tensor, name=name)
-    placed = tuple(p for piece in pieces for p in _placed(*piece))
-    return RearrangedTensor(name, shape, tensor.dtype, first.region_cols, placed)
+    placed: list[Placed] = []
+    for piece in (p for part in pieces for p in _placed(*part)):
+        joined = piece
+        while placed and (both := _joined(placed[-1], joined)) is not None:
+            placed.pop()
+            joined = both
+        placed.append(joined)
+    return RearrangedTensor(name, shape, tensor.dtype, first.region_cols, tuple(placed))
+
+
+def _joined(first: Placed, second: Placed) -> Placed | None:
+    """Two rectangles of one tensor as one, where they go on from one another or take turns in the same way on both
+    sides: gate and up of an expert that is only turned. One is read faster than two.
+    """
+    if first.tensor is not second.tensor:
+        return None
+    apart = second.start - first.start
+    if (first.rows, first.row_step) == (second.rows, second.row_step) and first.col_step == second.col_step:
+        run = _one_run(first.cols, second.cols, first.col_step, apart)
+        return None if run is None else replace(first, cols=run[0], col_step=run[1])
+    if (first.cols, first.col_step) == (second.cols, second.col_step) and first.row_step == second.row_step:
+        run = _one_run(first.rows, second.rows, first.row_step, apart)
+        return None if run is None else replace(first, rows=run[0], row_step=run[1])
+    return None
+
+
+def _one_run(first: range, second: range, step: int, apart: int) -> tuple[range, int] | None:
+    """Two runs, whose elements lie `step` from one another and whose beginnings `apart`, as one run and its step."""
+    if first.step != second.step:
+        return None
+    if second.start == first[-1] + first.step and apart == len(first) * step:
+        return range(first.start, second[-1] + 1, first.step), step
+    turns = first.step == 2 and second.start == first.start + 1 and len(first) == len(second)
+    return (range(first.start, second[-1] + 1), step // 2) if turns and 2 * apart == step else None
 
 
 def _placed(there: Part, tensor: Tensor, here: Part) -> Iterator[Placed]:
