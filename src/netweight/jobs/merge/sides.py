@@ -122,7 +122,7 @@ def _stretched(anchor: Side, layers: int) -> Model:
     """The anchor with so many layers, each holding what any of its layers holds, to pair names and layouts with."""
     stack = stack_of(anchor.model)
     tensors = dict(anchor.model.tensors)
-    for tail, tensor in {tail: t for block in stack.blocks.values() for tail, t in reversed(block.items())}.items():
+    for tail, tensor in {tail: t for block in stack.blocks.values() for tail, t in block.items()}.items():
         for layer in range(max(layers, anchor.layers)):
             name = stack.name(layer, tail)
             tensors.setdefault(name, replace(tensor, name=name))
