@@ -107,6 +107,8 @@ def _reason(parameter: Parameter, tensor: Tensor, ties: dict[str, str]) -> str |
         return f"tied to {printable(ties[parameter.name])}: counted once"
     if tensor.dtype.kind is not Kind.FLOAT:
         return dtype_reason(tensor.dtype)
-    if parameter.buffer:
+    if parameter.state == "derived":
         return "a buffer: computed by the model's code, not trained"
+    if parameter.state == "running":
+        return "a running statistic: gathered in training, not a weight"
     return None

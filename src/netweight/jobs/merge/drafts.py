@@ -54,6 +54,7 @@ class Drafts:
         self._pool = tuple(dict.fromkeys([anchor.number, *groups[0].inputs, *groups[-1].inputs]))
         self._stood_in: dict[int, list[str]] = {}
         self._differing: list[str] = []
+        self._constants: list[str] = []
         self._rows: dict[int, list[tuple[str, int, int]]] = {}
 
     def draft(self, origin: Origin) -> Draft:
@@ -64,7 +65,8 @@ class Drafts:
                 f"{self._sides[number].ref}: a tensor is named '__metadata__', which safetensors files keep for"
                 " themselves; give it another name"
             )
-        if origin.parameter.buffer or reference.dtype.kind is not Kind.FLOAT:
+        if origin.parameter.state == "derived" or reference.dtype.kind is not Kind.FLOAT:
+            self._constants.append(origin.name)
             return self._copied(origin, reference)
         group = self._groups[origin.group]
         tensors: list[tuple[int, Tensor]] = []
@@ -111,6 +113,12 @@ class Drafts:
             )
         known = origin.parameter.kind == "weight" and origin.parameter.role != "other"
         group = self._groups[origin.group]
+        if (
+            known
+            and reference.dtype.kind is Kind.INTEGER
+            and all(t is None or t.dtype.kind is Kind.INTEGER for t in origin.own)
+        ):
+            self._faults.types.append(f"{what} in {self._sides[number].ref}; expected float weights")
         for side, tensor in zip(group.inputs, origin.own, strict=True):
             if tensor is not None:
                 if known and tensor.dtype.kind is Kind.FLOAT:
@@ -166,6 +174,11 @@ class Drafts:
                 remedy = f"the last {have - want} are left out"
             lines.append(
                 f"{self._sides[side].ref}: '{printable(name)}'{more} has {have} rows, the output {want}: {remedy}"
+            )
+        if self._constants:
+            lines.append(
+                f"{_listed(self._constants)}: copied from {self._anchor.ref}, not merged: computed by the model's code,"
+                " or no floats"
             )
         if self._differing:
             lines.append(

@@ -48,7 +48,7 @@ def find_leftovers(
                 reason = f"tied to '{printable(repeats[name])}' in {side.ref}: written once"
             elif layers is not None and not inside and name in paired:
                 reason = f"outside of the blocks, and {side.ref} gives only blocks there"
-            elif p.buffer:
+            elif p.state == "derived":
                 reason = f"not in {anchor.ref}; computed by the model's code, not trained (in {side.ref})"
             elif side.checkpoint[name].dtype.kind is not Kind.FLOAT:
                 dtype = side.checkpoint[name].dtype
