@@ -226,7 +226,7 @@ KNOWN = {
         None,
         "weight",
     ),
-    "model.layers.5.mlp.gate.e_score_correction_bias": ("bias", "moe_gate", "layer", "mlp", "layer_5", None, "bias"),
+    "model.layers.5.mlp.gate.e_score_correction_bias": ("other", "", "layer", "mlp", "layer_5", None, "buffer"),
     # DeepSeek MLA and its block-scaled FP8
     "model.layers.5.self_attn.q_a_proj.weight": ("q_proj", "q_a_proj", "layer", "attn", "layer_5", None, "weight"),
     "model.layers.5.self_attn.kv_a_proj_with_mqa.weight": (
@@ -375,7 +375,7 @@ KNOWN = {
     # none of these is known
     "conv1.weight": ("other", "", "other", "", None, None, "weight"),
     "fc1.weight": ("other", "", "other", "", None, None, "weight"),
-    "norm1.running_mean": ("other", "", "other", "", None, None, "running"),
+    "norm1.running_mean": ("other", "", "other", "", None, None, "buffer"),
     "b.a.a.W": ("other", "", "other", "", None, None, "weight"),
     "model.layers.0.something.new.weight": ("other", "", "layer", "", "layer_0", None, "weight"),
 }
@@ -386,8 +386,7 @@ def test_known_names(name: str, expected: tuple[object, ...]) -> None:
     p = classify(name)
     assert (p.role, p.slot, p.group, p.part, p.layer_group, p.expert, p.kind) == expected
     assert p.name == name
-    assert p.buffer == (expected[-1] in {"buffer", "running"})
-    assert p.state == {"buffer": "derived", "running": "running"}.get(str(expected[-1]), "learned")
+    assert p.buffer == (expected[-1] == "buffer")
 
 
 def test_every_role_is_reached() -> None:

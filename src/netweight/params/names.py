@@ -12,6 +12,7 @@ __all__ = [
     "ATTENTION_PLACES",
     "AUDIO_PLACES",
     "BIASES",
+    "BUFFERS",
     "DERIVED",
     "EMBEDDINGS",
     "EXPERT_PLACES",
@@ -141,7 +142,7 @@ OUTPUTS = {"output": "lm_head", "head": "lm_head", "proj_out": "lm_head", "ff_ou
 """Words that are the head where they stand nearly alone at the top; `lm_head` yields tokens, `head` anything else."""
 
 WEIGHTS = _words("weight w gamma kernel qweight weight_packed")
-BIASES = _words("bias b beta e_score_correction_bias")
+BIASES = _words("bias b beta")
 ADAPTERS = _words(
     "lora_a lora_b lora_embedding_a lora_embedding_b lora_magnitude_vector lora_down lora_up ia3_l hada_w1_a hada_w1_b"
 )
@@ -160,6 +161,9 @@ DERIVED = _words(
 
 RUNNING = _words("running_mean running_var")
 """Statistics that training gathers."""
+
+BUFFERS = DERIVED | RUNNING | _words("e_score_correction_bias")
+"""What modules register as buffers."""
 
 TRANSPARENT = _words(
     "linear layer layers base_layer module e_score_correction default original_module modules_to_save self norms"

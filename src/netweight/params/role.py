@@ -38,9 +38,9 @@ class Parameter:
     else "encoder", "decoder", "vision", "audio", "mtp", or the path of the list; `layer_group` is `layer_3` in the
     main stack and `encoder.layer_3` elsewhere, so that numbers never collide.
 
-    `kind` is "weight", "bias", "buffer" (causal masks, rotary frequencies: computed, not trained), "running" (means
-    and variances that training gathers), "quantization" (scales and zero points beside a packed weight) or "adapter"
-    (LoRA and its kin, under the role of the weight they change).
+    `kind` is "weight", "bias", "buffer" (causal masks, rotary frequencies, running means: computed, not trained),
+    "quantization" (scales and zero points beside a packed weight) or "adapter" (LoRA and its kin, under the role of
+    the weight they change).
     """
 
     name: str
@@ -55,15 +55,18 @@ class Parameter:
 
     @property
     def buffer(self) -> bool:
-        """Whether it is no parameter: computed by the model's code, or gathered in training."""
-        return self.state != "learned"
+        """Computed by the model's code, not trained."""
+        return self.kind == "buffer"
 
     @property
     def state(self) -> str:
         """How its values come about: "learned", "running" (statistics that training gathers), or "derived" (computed by
         the model's code).
         """
-        return {"buffer": "derived", "running": "running"}.get(self.kind, "learned")
+        last = self.name.rpartition(".")[2].lower()
+        if self.kind != "buffer" or (last in words.BUFFERS and last not in words.DERIVED | words.RUNNING):
+            return "learned"
+        return "running" if last in words.RUNNING else "derived"
 
     @property
     def layer_group(self) -> str | None:
@@ -190,7 +193,7 @@ def _read(template: str) -> _Reading:
     )
     part_of_block = _block_part(inside, in_h=layer_at is not None and segments[layer_at - 1] == "h")
     group = "layer" if layer_at is not None else "other"
-    if kind in {"buffer", "running"}:
+    if kind == "buffer":
         return _Reading("other", group, part_of_block, "", kind, stack, layer_at, expert_at, mask=False)
     role, slot, part, top_group = _find(inside, part_of_block, stack, in_layer=layer_at is not None)
     if layer_at is None:
@@ -213,10 +216,8 @@ def _leaf(segments: list[str]) -> tuple[list[str], str]:
         if word in words.ADAPTERS:
             return segments[:at], "adapter"
     last = segments[-1]
-    if last in words.DERIVED:
+    if last in words.BUFFERS:
         return segments[:-1], "buffer"
-    if last in words.RUNNING:
-        return segments[:-1], "running"
     for at in range(max(0, len(segments) - 3), len(segments)):
         if segments[at] in words.QUANTIZATION:
             cut = at - 1 if at and segments[at - 1] == "weight" else at

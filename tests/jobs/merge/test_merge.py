@@ -341,7 +341,7 @@ def test_integers_are_no_weights(models, tmp_path) -> None:
     for words in ({"base": tmp_path / "int8", "models": tuned}, {"base": base, "models": [tmp_path / "int8"]}):
         with pytest.raises(InputError, match=r"is I8 in .*int8.*expected float weights .*dequantise that model"):
             netweight.merge(None, tmp_path / "out", **words)
-    with pytest.raises(InputError, match="is I8 in .*int8; expected float weights"):
+    with pytest.raises(InputError, match=r"is I8 in .*int8; expected float weights"):
         netweight.merge(None, tmp_path / "out", models=[tmp_path / "int8"], method="passthrough")
     assert [p.name for p in tmp_path.iterdir()] == ["int8"]
 
