@@ -70,8 +70,8 @@ def plan_merge(recipe: Recipe, checkpoints: Sequence[Checkpoint], options: PlanO
     """Plan the merge of `checkpoints`, which are open in the order of `recipe.references()`.
 
     The output has the parameters of the base, or of the first model where there is none or the method has no use for
-    it: all of them, under their names, in their order. Float weights are merged; buffers, and tensors of other types,
-    are copied from the base. Raises OptionError for a recipe that its method or the models cannot follow, InputError
+    it: all of them, under their names, in their order. Float weights are merged; what the model's code computes, and
+    tensors of other types, are copied from the base. Raises OptionError for a recipe that its method or the models cannot follow, InputError
     for models that do not fit each other.
     """
     from netweight.merging.registry import find
