@@ -71,8 +71,8 @@ def plan_merge(recipe: Recipe, checkpoints: Sequence[Checkpoint], options: PlanO
 
     The output has the parameters of the base, or of the first model where there is none or the method has no use for
     it: all of them, under their names, in their order. Float weights are merged; what the model's code computes, and
-    tensors of other types, are copied from the base. Raises OptionError for a recipe that its method or the models cannot follow, InputError
-    for models that do not fit each other.
+    tensors of other types, are copied from the base. Raises OptionError for a recipe that its method or the models
+    cannot follow, InputError for models that do not fit each other.
     """
     from netweight.merging.registry import find
     from netweight.merging.settings import check_settings, resolve
