@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from netweight.dtypes import DType
     from netweight.kernels.merging import MergeKernels
 
-__all__ = ["Score", "count_of", "select_magnitudes", "select_scores"]
+__all__ = ["Score", "count_of", "kept_of", "select_magnitudes", "select_scores"]
 
 Prefixes: TypeAlias = tuple[tuple[int, ...], ...]
 
@@ -52,6 +52,13 @@ class Score(Protocol):
 def count_of(share: float, size: int) -> int:
     """floor(share * size), with `share` taken as the decimal number that it was written as: 0.29 of 100 are 29."""
     return min(size, floor(Fraction(str(round(share, 12))) * size))
+
+
+def kept_of(density: float, size: int) -> int:
+    """How many of `size` elements a density above zero keeps: floor(density * size), and at least one, since a
+    parameter of few elements would lose all that its fine-tune learned.
+    """
+    return max(count_of(density, size), min(1, size)) if density else 0
 
 
 def select_magnitudes(

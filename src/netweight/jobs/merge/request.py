@@ -59,6 +59,14 @@ class Weights:
     delta: Path | None = None
     explicit: tuple[float, ...] | None = None
 
+    def __post_init__(self) -> None:
+        """Raises OptionError for a setting that the mode has no use for."""
+        for name, usual, mode in (("alpha", 1.5, "power"), ("beta", 1.0, "exp")):
+            value = getattr(self, name)
+            if value != usual and self.mode != mode:
+                idle = f"--{name} {value:g}: has no effect with --mode {printable(self.mode)}"
+                raise OptionError(f"{idle}; leave it out, or take --mode {mode}")
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe."""
         if self.explicit is not None:

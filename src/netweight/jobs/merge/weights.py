@@ -142,8 +142,9 @@ def weigh(request: Weights, names: Sequence[str], targets: Sequence[Target], gra
     mode, alpha, beta = request.mode, request.alpha, request.beta
     if request.norms is not None:
         weights = coefficients(mode, request.norms, alpha=alpha, beta=beta, names=names)
-        weighting = _described(weights, None, grams)
-        return weighting if grams else Weighting(weights, norms=tuple(request.norms))
+        return replace(
+            _described(weights, None, grams), norms=tuple(request.norms)
+        )  # those that the weights follow from
     if grams is None:
         return Weighting(coefficients("equal", [1.0] * len(names), alpha=alpha, beta=beta, names=names))
     for name, square in zip(names, np.diagonal(np.sum(list(grams.values()), axis=0)), strict=True):

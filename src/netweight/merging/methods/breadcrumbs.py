@@ -11,7 +11,7 @@ from functools import partial
 
 from netweight.merging.course import Course, Subject
 from netweight.merging.method import Base, Method, Setting
-from netweight.merging.select import count_of, select_magnitudes
+from netweight.merging.select import count_of, kept_of, select_magnitudes
 from netweight.merging.trims import (
     DENSITY,
     INT8_MASK,
@@ -40,7 +40,7 @@ _GAMMA = Setting(
 
 def _breadcrumbs(subject: Subject, *, elect: bool) -> Course:
     size = subject.size
-    kept = [count_of(float(own["density"]), size) for own in subject.model_settings]
+    kept = [kept_of(float(own["density"]), size) for own in subject.model_settings]
     ranks = []
     for own, k in zip(subject.model_settings, kept, strict=True):
         dropped = min(count_of(float(own["gamma"]), size), size - k)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from netweight.merging.course import Course, Subject
 from netweight.merging.method import Base, Method
-from netweight.merging.select import count_of, select_magnitudes
+from netweight.merging.select import kept_of, select_magnitudes
 from netweight.merging.trims import (
     DENSITY,
     INT8_MASK,
@@ -27,7 +27,7 @@ __all__ = ["METHODS"]
 
 def _ties(subject: Subject) -> Course:
     size = subject.size
-    kept = [count_of(float(own["density"]), size) for own in subject.model_settings]
+    kept = [kept_of(float(own["density"]), size) for own in subject.model_settings]
     thresholds = yield from select_magnitudes(subject, [[size - k] if 0 < k < size else [] for k in kept])
     trims = []
     for own, k, values in zip(subject.model_settings, kept, thresholds, strict=True):
