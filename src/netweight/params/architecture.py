@@ -10,6 +10,7 @@ from typing import Any
 
 from netweight.checkpoint.tensor import Checkpoint, Tensor
 from netweight.dtypes import Kind
+from netweight.params.families import family
 from netweight.params.role import Parameter
 
 __all__ = ["Architecture", "config_numbers", "describe"]
@@ -135,7 +136,18 @@ def _from_shapes(
     head_size = declared.get("head_size")
     if head_size is None and "heads" in declared and hidden % declared["heads"] == 0:
         head_size = hidden // declared["heads"]
-    for slot, key in (("q_proj", "heads"), ("k_proj", "kv_heads")):
-        if head_size and slot in first and first[slot].shape[1] == hidden and first[slot].shape[0] % head_size == 0:
-            numbers[key] = first[slot].shape[0] // head_size
+    gated = _has_gated_queries(checkpoint)
+    for slot, key, parts in (("q_proj", "heads", 2 if gated else 1), ("k_proj", "kv_heads", 1)):
+        rows, width = first[slot].shape if slot in first else (0, 0)
+        if head_size and rows and width == hidden and rows % (parts * head_size) == 0:
+            numbers[key] = rows // (parts * head_size)
     return numbers
+
+
+def _has_gated_queries(checkpoint: Checkpoint) -> bool:
+    """Whether q_proj holds a gate for every query: Qwen3-Next and Qwen3.5, and whose config says so."""
+    text = (checkpoint.config or {}).get("text_config")
+    levels = [level for level in (text, checkpoint.config) if isinstance(level, Mapping)]
+    if any(level.get("attn_output_gate") is True for level in levels):
+        return True
+    return family(checkpoint, checkpoint.config) in {"qwen3-next", "qwen3.5", "qwen3.5-moe"}
