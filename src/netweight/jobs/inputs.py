@@ -13,6 +13,7 @@ from netweight.run.plan import digest_of
 from netweight.source.remote import KEPT, PIECE, READ_AHEAD
 
 __all__ = [
+    "SUFFIXES",
     "Reference",
     "far_bytes",
     "globs",
@@ -28,6 +29,9 @@ __all__ = [
 
 Reference = str | os.PathLike[str]
 """A model as it is named: a path, an id of the hub, a URL."""
+
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".th", ".tar")
+"""Endings of files that are models, which are no part of a model's name."""
 
 
 def identity(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -151,3 +151,8 @@ def test_colliding_folders_of_one_name(tmp_path):
     result = netweight.delta(tmp_path / "base", models, tmp_path / "out")
     assert [m.name for m in result.models] == ["run1_checkpoint-100", "run2_checkpoint-100", "final"]
     assert {p.name for p in (tmp_path / "out").iterdir() if p.is_dir()} == {m.name for m in result.models}
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".th", ".tar", ".CKPT"])
+def test_the_ending_of_a_file_is_no_part_of_its_name(ending):
+    assert model_names([f"/models/v1.5{ending}", "/models/other"]) == ["v1.5", "other"]

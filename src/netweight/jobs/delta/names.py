@@ -7,10 +7,11 @@ import unicodedata
 from collections.abc import Collection, Sequence
 from pathlib import PurePath
 
+from netweight.jobs.inputs import SUFFIXES
+
 __all__ = ["model_names"]
 
 _UNSAFE = re.compile(r'[\x00<>:"/\\|?*]+')
-_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".tar")
 _DEVICES = {"con", "prn", "aux", "nul", *(f"{d}{i}" for d in ("com", "lpt") for i in range(1, 10))}
 _LONGEST = 200  # bytes: file systems allow 255, and a number may follow
 
@@ -18,7 +19,7 @@ _LONGEST = 200  # bytes: file systems allow 255, and a number may follow
 def _parts(path: str) -> list[str]:
     """The safe parts of an absolute path, the last without a checkpoint's suffix."""
     parts = [part for part in PurePath(path).parts if part not in ("/", "\\", ".", "..")]
-    if parts and parts[-1].lower().endswith(_SUFFIXES):
+    if parts and parts[-1].lower().endswith(SUFFIXES):
         parts[-1] = parts[-1].rpartition(".")[0] or parts[-1]
     visible = ["".join(c if c.isprintable() else "\0" for c in part) for part in parts]
     return [_UNSAFE.sub("_", part) for part in visible] or ["model"]

@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from netweight.errors import printable
+from netweight.jobs.inputs import SUFFIXES
 from netweight.version import __version__
 
 __all__ = ["model_card", "public_name"]
@@ -20,7 +21,6 @@ __all__ = ["model_card", "public_name"]
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
 _CACHED = re.compile(r"models--(.+)")
 _OF_ANY_MODEL = {"model", "pytorch_model"}
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 
 
 def model_card(
@@ -64,7 +64,7 @@ def public_name(reference: str) -> str:
         if (match := _CACHED.fullmatch(part)) and below == "snapshots":
             return match[1].replace("--", "/", 1)
     name = parts[-1]
-    ending = next((e for e in _WEIGHTS if name.endswith(e)), "")
+    ending = next((e for e in SUFFIXES if name.endswith(e)), "")
     stem = name.removesuffix(ending) or name
     return parts[-2] if ending and stem in _OF_ANY_MODEL and len(parts) > 2 else stem
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from netweight.checkpoint.open import open_checkpoint
-from netweight.jobs.inputs import Reference, locations
+from netweight.jobs.inputs import SUFFIXES, Reference, locations
 from netweight.jobs.structure.compare import comparison_dict, needs_fingerprints
 from netweight.jobs.structure.fields import structure_dict
 from netweight.jobs.structure.layers import Fingerprint, LayerKey, fingerprints
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from netweight.jobs.structure.zeros import Zeros
 
 __all__ = ["Base", "ModelStructure", "name_of", "structure", "workers_within"]
+
 _PER_WORKER = 64 << 20  # bytes: a large model's header, or blocks of data
-_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".tar")
 
 
 class ModelStructure(Framed):
@@ -101,7 +101,7 @@ def name_of(ref: Reference) -> str:
     """The name of a model in the results: its folder's name, or its file's without the suffix."""
     path = Path(os.path.abspath(ref))  # noqa: PTH100 - resolve() would name what a link leads to
     name = path.name
-    if name.endswith(_SUFFIXES) and path.is_file():
+    if name.endswith(SUFFIXES) and path.is_file():
         name = name.rpartition(".")[0]
     return name or str(path)
 
