@@ -12,6 +12,7 @@ from task_vectors import FIELDS, normal, save, strict_json, tuned
 from task_vectors import netweight as program
 
 import netweight
+from netweight.jobs.delta.names import model_names
 
 TENSORS = [
     "new\nline", "carriage\rreturn", "ansi\x1b[31mred\x1b[0m", "[bold red]markup[/bold red]", "../../up", "/etc/passwd",
