@@ -61,3 +61,11 @@ def test_a_system_that_does_not_tell(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(memory.os, "cpu_count", lambda: None)
     assert available_cores() == 1
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(1, "1 byte"), (1024, "1024 bytes"), ((1 << 20) - 1, "1048575 bytes"), (10**7, "9 MiB")]
+)
+def test_what_was_asked_for_is_said_in_numbers_that_people_read(size, text):
+    with pytest.raises(OptionError, match=rf"^--memory {text}: this job needs at least \d+ MiB"):
+        fit_workers(None, size, 1 << 20)

@@ -6,7 +6,7 @@ import os
 
 from netweight.errors import OptionError
 
-__all__ = ["FLOOR", "available_cores", "default_budget", "fit_workers", "mebibytes"]
+__all__ = ["FLOOR", "asked_for", "available_cores", "default_budget", "fit_workers"]
 
 FLOOR = 320 << 20
 """Bytes that the interpreter and its libraries take before any tensor is read (numba, matplotlib and Arrow loaded)."""
@@ -26,9 +26,11 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def mebibytes(size: int) -> str:
-    """`size` bytes in MiB, as a message shows what was asked for."""
-    return str(size >> 20) if size >= 1 << 20 else f"{size / (1 << 20):.2g}"
+def asked_for(size: int) -> str:
+    """`size` bytes as a message shows what was asked for: whole MiB; below one, bytes."""
+    if size >= 1 << 20:
+        return f"{size >> 20} MiB"
+    return "1 byte" if size == 1 else f"{size} bytes"
 
 
 def fit_workers(wanted: int | None, budget: int | None, per_worker: int, fixed: int = FLOOR) -> int:
@@ -44,7 +46,7 @@ def fit_workers(wanted: int | None, budget: int | None, per_worker: int, fixed: 
     if fitting < 1:
         need = -(-(fixed + per_worker) >> 20)
         raise OptionError(
-            f"--memory {mebibytes(allowed)} MiB: this job needs at least {need} MiB for one worker;"
+            f"--memory {asked_for(allowed)}: this job needs at least {need} MiB for one worker;"
             f" give --memory {need + 1}MiB"
         )
     return min(wanted or available_cores(), fitting)

@@ -14,7 +14,7 @@ from netweight.jobs.embeddings.token_embedding import TokenEmbedding, find_embed
 from netweight.jobs.embeddings.tokens import Tokens, open_tokens
 from netweight.jobs.inputs import Reference, far_bytes, globs
 from netweight.run.devices import without_gpu
-from netweight.run.memory import FLOOR, available_cores, default_budget, mebibytes
+from netweight.run.memory import FLOOR, asked_for, available_cores, default_budget
 
 __all__ = ["Options", "Prepared", "prepare", "require_sklearn"]
 
@@ -127,7 +127,7 @@ def _fit_memory(rows: Rows, sampled: int, options: Options, *, held: int) -> tup
     if fitting < 1 and options.memory is not None:
         need = -(-(fixed + per_worker) >> 20)
         raise OptionError(
-            f"--memory {mebibytes(allowed)} MiB: a sample of {sampled} rows of {rows.cols} columns needs at least"
+            f"--memory {asked_for(allowed)}: a sample of {sampled} rows of {rows.cols} columns needs at least"
             f" {need} MiB for one worker; give --memory {need + 1}MiB, or a smaller --sample or --max-k"
         )
     workers = max(1, min(options.workers or available_cores(), fitting))
