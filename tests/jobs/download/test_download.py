@@ -236,7 +236,7 @@ def test_pieces_of_a_file_come_at_once(hub, tmp_path, monkeypatch, workers):
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_server_that_asks_to_wait(hub, tmp_path, status):
     hub.publish("org/name", SMALL)
-    hub.fault("/api/*", status=status, headers={"Retry-After": "1"})
+    hub.fault("/api/models/*", status=status, headers={"Retry-After": "1"})
     hub.fault("/cdn/*", status=status, headers={"Retry-After": "1"})
     began = time.monotonic()
     netweight.download("org/name", tmp_path / "out")
@@ -258,7 +258,7 @@ def test_a_server_that_never_recovers(hub, tmp_path):
 
 def test_a_wait_that_is_too_long(hub, tmp_path):
     hub.publish("org/name", SMALL)
-    hub.fault("/api/*", status=429, headers={"Retry-After": "86400"})
+    hub.fault("/api/models/*", status=429, headers={"Retry-After": "86400"})
     with pytest.raises(ReadError, match=r"asks to wait 86400 s: try again then$"):
         netweight.download("org/name", tmp_path / "out")
 
@@ -425,7 +425,7 @@ def test_private_and_gated(hub, tmp_path, monkeypatch):
 @pytest.mark.parametrize("status", [401, 403])
 def test_refused_without_a_reason(hub, tmp_path, status):
     hub.publish("org/name", SMALL)
-    hub.fault("/api/*", status=status)
+    hub.fault("/api/models/*", status=status)
     with pytest.raises(ModelNotFoundError, match=rf"refuses access \({status}\): check HF_TOKEN, or log in"):
         netweight.download("org/name", tmp_path / "out")
 
