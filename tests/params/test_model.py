@@ -199,3 +199,11 @@ def test_every_element_is_in_the_mapping_once(names, model_type, numbers):
     assert sorted(np.concatenate([*found, []])) == list(range(1, counted))
     assert all(name == tensor.name == parameter.name for name, (tensor, parameter) in model.items())
     assert {part.name for tensor, _ in model.values() for part in tensor.parts} <= names.keys() | set(model)
+
+
+def test_an_alias_of_a_tensor_that_is_not_there(make: Make) -> None:
+    """A reader may name an alias that was left out: under canonical names it is none either."""
+    held = make("m", {"visual.x.weight": (2,)}, shared={"gone.weight": "visual.x.weight", "visual.x.weight": "lost"})
+    renamed = Model(held).as_checkpoint()
+    assert list(renamed) == ["model.visual.x.weight"]
+    assert renamed.shared == {}

@@ -106,7 +106,7 @@ class Model(Mapping[str, tuple[Tensor, Parameter]]):
         """The checkpoint with its tensors under canonical names; closing it closes the files."""
         held = self.checkpoint
         tensors = {name: tensor for name, (tensor, _) in self.items()}
-        shared = {self.canonical[alias]: self.canonical[name] for alias, name in held.shared.items()}
+        shared = {self.canonical.get(alias): self.canonical.get(name) for alias, name in held.shared.items()}
         return held.with_tensors(tensors, {a: n for a, n in shared.items() if a in tensors and n in tensors})
 
     def __repr__(self) -> str:

@@ -50,7 +50,7 @@ def test_what_is_learned_is_merged(models, method, weights, expected):
         np.testing.assert_array_equal(written[name], np.full_like(written[name], expected), err_msg=name)
     for name in DERIVED:
         np.testing.assert_array_equal(written[name], np.full_like(written[name], first), err_msg=name)
-    (note,) = [note for note in merged.notes if "copied from" in note]
+    (note,) = [note for note in merged.notes if "copied, not merged" in note]
     assert "and 3 more" in note
     assert netweight.verify(models / "out").good
 

@@ -78,7 +78,7 @@ def test_every_tensor_of_the_base_is_in_the_output_in_its_order(bench, make):
     where = bench.folder / "base"
     copied = [target.name for target in plan.targets if target.subject is None]
     assert len(plan.notes) == 1 + bool(copied)
-    assert all(f"'{copied[0]}'" in note and "copied from" in note for note in plan.notes[:-1])
+    assert all(f"'{copied[0]}'" in note and "copied, not merged" in note for note in plan.notes[:-1])
     assert plan.notes[-1] == f"{where}: has no config.json; the output gets none, and does not load by itself"
     assert plan.config is None
 

@@ -176,10 +176,7 @@ class Drafts:
                 f"{self._sides[side].ref}: '{printable(name)}'{more} has {have} rows, the output {want}: {remedy}"
             )
         if self._constants:
-            lines.append(
-                f"{_listed(self._constants)}: copied from {self._anchor.ref}, not merged: computed by the model's code,"
-                " or no floats"
-            )
+            lines.append(f"{_listed(self._constants)}: copied, not merged: computed by the model's code, or no floats")
         if self._differing:
             lines.append(
                 f"{_listed(self._differing)}: not merged but copied from the base, and another shape or type in a model"
