@@ -13,7 +13,7 @@ from netweight.params.layouts.fused import Layout, NamedPart, canonical_parts, l
 from netweight.params.layouts.parts import assembled
 from netweight.params.layouts.renames import canonical_names
 from netweight.params.role import Parameter, classify, classify_all
-from netweight.params.tied import Ties, find_ties
+from netweight.params.tied import HEAD, Ties, find_ties, with_head
 
 __all__ = ["Held", "Model"]
 
@@ -51,6 +51,11 @@ class Model(Mapping[str, tuple[Tensor, Parameter]]):
     def ties(self) -> Ties:
         """What is tied, from headers; `params.tied.find_ties` also compares."""
         return find_ties(self.checkpoint, parameters=self.parameters)
+
+    def with_head(self, name: str = HEAD) -> Model:
+        """The model with the head that it ties to its embedding and does not store, as `name`; itself without one."""
+        absent = self.ties.absent
+        return self if absent is None or name in self.tensors else Model(with_head(self.checkpoint, absent, name))
 
     @cached_property
     def canonical(self) -> dict[str, str]:

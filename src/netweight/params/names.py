@@ -155,12 +155,17 @@ QUANTIZATION = _words(
 
 DERIVED = _words(
     "inv_freq original_inv_freq masked_bias position_ids causal_mask attn_mask mask tril freqs_cis freqs_cos freqs_sin"
-    " freqs cos_cached sin_cached alibi num_batches_tracked relative_position_index"
+    " freqs cos_cached sin_cached alibi num_batches_tracked relative_position_index relative_coords_table"
+    " ignore rotary_sin rotary_cos _float_tensor pixel_mean pixel_std"
+    # the schedule of a diffusion model
+    " betas alphas_cumprod alphas_cumprod_prev sqrt_alphas_cumprod sqrt_one_minus_alphas_cumprod lvlb_weights"
+    " log_one_minus_alphas_cumprod sqrt_recip_alphas_cumprod sqrt_recipm1_alphas_cumprod posterior_variance"
+    " posterior_log_variance_clipped posterior_mean_coef1 posterior_mean_coef2"
 )
-"""What the model's code computes: masks, frequencies, positions, counters."""
+"""What the model's code computes: masks, frequencies, positions, schedules, counters."""
 
-RUNNING = _words("running_mean running_var")
-"""Statistics that training gathers."""
+RUNNING = _words("running_mean running_var cluster_size embed_avg")
+"""Statistics that training gathers: of batch norms, of codebooks."""
 
 BUFFERS = DERIVED | RUNNING | _words("e_score_correction_bias")
 """What modules register as buffers."""

@@ -16,7 +16,7 @@ from netweight.params.matching import Match, match
 from netweight.params.model import Model
 from netweight.params.role import Parameter
 from netweight.params.selection import dtype_reason, examples, nothing_matches, unwanted_reason
-from netweight.params.tied import find_ties
+from netweight.params.tied import HEAD, find_ties, head_names
 
 __all__ = ["Aligned", "Alignment", "Coverage", "Pair", "Pairing", "align", "pair_up"]
 
@@ -204,6 +204,37 @@ def _unusable(a: Tensor, b: Tensor, label_a: str, label_b: str) -> str:
     return ""
 
 
+def _with_heads(models: Sequence[Model], *, everywhere: bool) -> list[Model]:
+    """The models, each with the head that it ties and does not store, where one of them stores a head; `everywhere`:
+    also where none does.
+    """
+    stored = [name for model in models for name in head_names(model.parameters)]
+    if not stored and not everywhere:
+        return list(models)
+    return [model.with_head(stored[0] if stored else HEAD) for model in models]
+
+
+def _notes_on_ties(sides: Sequence[Side], *, twice: bool) -> list[str]:
+    """What ties mean for the sums."""
+    notes = []
+    for side in sides:
+        ties = side.model.ties
+        absent = f"the head is '{printable(ties.absent)}'" if ties.absent else ""
+        alias = next(iter(ties.aliases.items()), None)
+        tied = absent or (f"'{printable(alias[0])}' is '{printable(alias[1])}'" if alias else "")
+        if tied and not twice:
+            notes.append(
+                f"{side.ref}: tied weights count once, {tied}; norms of tools that load the model count them under each"
+                " name, as --count-tied-twice does"
+            )
+        notes += [
+            f"{side.ref}: config.json ties '{printable(head)}' to '{printable(embedding)}', and the file holds both:"
+            " both count"
+            for head, embedding in ties.stored_twice
+        ]
+    return notes
+
+
 def _unwanted(model: Model, include: Sequence[str], exclude: Sequence[str]) -> dict[str, str]:
     return {name: reason for name in model.tensors if (reason := unwanted_reason(name, include, exclude))}
 
@@ -222,7 +253,7 @@ def pair_up(
     Tied weights count once unless `count_tied_twice`. Notes tell of prefixes and layouts in which the models differ,
     and of depths. Raises InputError where they share no parameter, OptionError where the globs leave none.
     """
-    first, second = Model(a), Model(b)
+    first, second = _with_heads((Model(a), Model(b)), everywhere=count_tied_twice)
     one, other = (
         Side(
             model,
@@ -239,8 +270,8 @@ def pair_up(
     if not found.tensors:
         raise InputError(_adapter(first) or _adapter(second) or _nothing_shared(a, b))
     pairing = _pair(one, other, found)
-    depths = _depths(first.parameters, second.parameters)
-    return replace(pairing, notes=(*pairing.notes, depths)) if depths else pairing
+    notes = [_depths(first.parameters, second.parameters), *_notes_on_ties((one, other), twice=count_tied_twice)]
+    return replace(pairing, notes=(*pairing.notes, *(note for note in notes if note)))
 
 
 def align(
@@ -261,11 +292,10 @@ def align(
     Raises InputError where a model shares no usable parameter with the base, OptionError where no name passes the
     globs.
     """
-    anchor = Model(base)
+    anchor, *others = _with_heads([Model(c) for c in (base, *models)], everywhere=count_tied_twice)
     unwanted = _unwanted(anchor, include, exclude)
-    if base and len(unwanted) == len(base):
+    if base and len(unwanted) == len(anchor.tensors):
         raise OptionError(nothing_matches(base, include, exclude))
-    others = [Model(model) for model in models]
     found = [match(anchor, other) for other in others]
 
     def ties(model: Model) -> dict[str, str]:
@@ -285,8 +315,9 @@ def align(
         notes += [f"{ref}: {note}" for note in pairing.notes]
         if not column:
             raise InputError(_nothing_usable(base, other.checkpoint, pairing.left_out, matched.sources))
-        wanted = len(base) - len(unwanted)
-        repeated = sum(1 for entry in pairing.skipped if entry.reason.startswith("tied to ") and entry.name in base)
+        wanted = len(anchor.tensors) - len(unwanted)
+        tied = (entry.name for entry in pairing.skipped if entry.reason.startswith("tied to "))
+        repeated = sum(name in anchor.tensors for name in tied)
         if 2 * len(column) < wanted - repeated:
             notes.append(
                 f"{ref}: only {len(column)} of {wanted} parameters of {printable(base.ref)} could be compared; is that"
@@ -294,6 +325,7 @@ def align(
             )
         columns.append(column)
         pairings.append(pairing)
+    notes += _notes_on_ties((one,), twice=count_tied_twice)
     return Alignment(
         parameters=tuple(
             Aligned(name, anchor.parameters[name], tensor, tuple(column.get(name) for column in columns))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from netweight.checkpoint.tensor import Checkpoint, Tensor
 from netweight.params.families import MODEL_TYPES
 from netweight.params.role import Parameter, classify_all
 
-__all__ = ["TIED_BY_DEFAULT", "Ties", "find_ties", "token_embedding"]
+__all__ = ["HEAD", "TIED_BY_DEFAULT", "Ties", "find_ties", "head_names", "token_embedding", "with_head"]
+
+HEAD = "lm_head.weight"
+"""The name of a head that no file holds."""
 
 TIED_BY_DEFAULT: dict[str, bool] = {
     family: is_tied
@@ -67,7 +70,7 @@ def find_ties(
     embedding = token_embedding(checkpoint, parameters)
     if embedding is None or not _config_ties(checkpoint.config):
         return Ties(aliases)
-    heads = [p.name for p in parameters.values() if p.slot == "lm_head" and p.role == "output" and p.layer is None]
+    heads = head_names(parameters)
     if not heads:
         others = [p.name for p in parameters.values() if p.slot == "head" and p.group == "lm_head"]
         # BERT's `cls.predictions` is what comes before its head, which is the embedding.
@@ -88,6 +91,18 @@ def find_ties(
         elif not compare:
             twice.append((head, embedding))
     return Ties(aliases, stored_twice=tuple(twice))
+
+
+def head_names(parameters: Mapping[str, Parameter]) -> list[str]:
+    """The stored heads that yield tokens, outside the blocks."""
+    return [p.name for p in parameters.values() if p.slot == "lm_head" and p.role == "output" and p.layer is None]
+
+
+def with_head(checkpoint: Checkpoint, embedding: str, name: str) -> Checkpoint:
+    """The checkpoint with the head that it does not hold, as `name`: an alias of its `embedding`."""
+    tensors = dict(checkpoint.items())
+    head = replace(tensors[embedding], name=name)
+    return checkpoint.with_tensors(tensors | {name: head}, {**checkpoint.shared, name: embedding})
 
 
 def token_embedding(checkpoint: Checkpoint, parameters: Mapping[str, Parameter]) -> str | None:

@@ -73,7 +73,7 @@ def find_subjects(
     projections inside fused ones. Experts in one tensor are always separate. Raises OptionError where the globs leave
     nothing.
     """
-    model = Model(checkpoint)
+    model = Model(checkpoint).with_head() if count_tied_twice else Model(checkpoint)
     parameters = model.parameters
     ties = {} if count_tied_twice else model.ties.aliases
     subjects: list[Subject] = []

@@ -13,7 +13,7 @@ from netweight.errors import printable
 from netweight.measures.registry import find
 from netweight.views.console import print_folded, print_trimmed, stdout_console
 from netweight.views.short_names import left_out_lines
-from netweight.views.text import human_bytes, human_count, share
+from netweight.views.text import apart_lines, human_bytes, human_count, share
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -85,6 +85,9 @@ def show_comparison(result: Comparison, *, top_changes: int, verbose: bool = Fal
     _named("adapted", "norm beyond 10%", result.adapted, verbose=verbose)
     _one_sided(result["only_in_model1"], result["only_in_model2"], verbose=verbose)
     for line in left_out_lines([*result.failed, *result.skipped], verbose=verbose):
+        click.echo(line)
+    changes = [(p, _value(p.metrics, "max_absolute_difference")) for p in result.apart]
+    for line in apart_lines([(p.name, p.parameter.state, None if isnan(c) else c) for p, c in changes]):
         click.echo(line)
     flagged = [(p.name, p.metrics["flag"]) for p in result.parameters if p.metrics["flag"]]
     _listed("flagged", (f"{printable(name)}: {flag}" for name, flag in flagged), verbose=verbose)

@@ -9,7 +9,7 @@ import click
 
 from netweight.errors import printable
 from netweight.views.console import plain_console, plain_table, print_folded
-from netweight.views.text import human_bytes, print_json, print_notes, share
+from netweight.views.text import apart_lines, human_bytes, print_json, print_notes, share
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -77,6 +77,10 @@ def show_delta(result: Delta, outdir: str, *, verbose: bool = False) -> None:
     if len(result.models) > 1:
         _show_cosines(result, console)
     _show_skipped([m.name for m in result.models], [m.skipped for m in result.models], verbose=verbose)
+    for model in result.models:
+        apart = [(e["name"], e["state"], e["maxabs"]) for e in model.summary.get("not_weights", ())]
+        for line in apart_lines(apart):
+            click.echo(f"{printable(model.name)}: {line}")
     print_notes(result.notes)
     for model in result.models:
         if model.summary["flagged"]:

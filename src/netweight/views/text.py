@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 import click
 
 from netweight.errors import printable
 
-__all__ = ["human_bytes", "human_count", "one_line", "print_json", "print_more", "print_notes", "share"]
+__all__ = ["apart_lines", "human_bytes", "human_count", "one_line", "print_json", "print_more", "print_notes", "share"]
 
 _STEPS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -25,6 +25,21 @@ def print_notes(notes: Iterable[str]) -> None:
     """Print a line for each note."""
     for note in notes:
         click.echo(f"note: {printable(note, 400)}")
+
+
+_STATES = {"running": "running statistics", "derived": "tensors that the model's code computes"}
+
+
+def apart_lines(entries: Sequence[tuple[str, str, float | None]]) -> Iterator[str]:
+    """A line for each state of what is not learned: how many, and what changed most. `entries`: name, state, largest
+    absolute change (None: no finite value).
+    """
+    for state, what in _STATES.items():
+        held = [(change or 0.0, name) for name, s, change in entries if s == state]
+        if held:
+            change, name = max(held)
+            most = f"'{printable(name)}' changed most, by {change:.3g}" if change else "no finite value changed"
+            yield f"apart from the weights, in no sum: {len(held)} {what}; {most}"
 
 
 def share(part: float) -> str:

@@ -133,4 +133,9 @@ def _effort(pairs: Sequence[Pair], methods: Sequence[str]) -> float:
     """What the spectra of both sides take, 0 where none is asked for."""
     if "spectrum" not in registry.needed([registry.find(name) for name in methods if name != ALWAYS]):
         return 0.0
-    return sum(spectral_effort(side.shape) for p in pairs if not p.reason for side in (p.a, p.b))
+    return sum(
+        spectral_effort(side.shape)
+        for p in pairs
+        if not p.reason and p.parameter.state == "learned"
+        for side in (p.a, p.b)
+    )

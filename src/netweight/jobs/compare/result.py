@@ -68,11 +68,12 @@ class ParameterComparison:
 class Comparison(Framed, dict[str, Any]):
     """The result of `netweight.compare`: {common_layers, only_in_model1, only_in_model2, layer_comparisons}.
 
-    `layer_comparisons` is {parameter: {field: value}}; a number that is not defined is NaN here, a ratio to zero
-    infinite, and both are null in files. `parameters`: a ParameterComparison each; `totals` and `groups` ({embed,
-    layer_0 ...: sums}) over what was compared; `identical`, `frozen` and `adapted`: names of parameters whose every
-    value is finite and the same, whose norm is within 1%, and beyond 10% (measures.change); `skipped`: what was left
-    out, with its reason; `failed`: those whose bytes could not be read; `notes`: findings worth a line; `inputs`: the
+    `layer_comparisons` is {parameter: {field: value}} of what is learned; a number that is not defined is NaN here, a
+    ratio to zero infinite, and both are null in files. `parameters`: a ParameterComparison each; `apart`: those of
+    running statistics and of what the model's code computes, which are in nothing else here (`not_weights` in files);
+    `totals` and `groups` ({embed, layer_0 ...: sums}) over what was compared; `identical`, `frozen` and `adapted`:
+    names of parameters whose every value is finite and the same, whose norm is within 1%, and beyond 10%
+    (measures.change); `skipped`: what was left out, with its reason; `failed`: those whose bytes could not be read; `notes`: findings worth a line; `inputs`: the
     identity of the files; `device`: where it was computed; `coverage`: the shares of A's parameters and of B's that
     were compared, None where only summary numbers are known.
     """
@@ -93,6 +94,8 @@ class Comparison(Framed, dict[str, Any]):
         device: str = "cpu",
         coverage: Coverage | None = None,
     ) -> None:
+        apart = tuple(p for p in parameters if p.parameter.state != "learned")
+        parameters = [p for p in parameters if p.parameter.state == "learned"]
         super().__init__(
             common_layers=[p.name for p in parameters],
             only_in_model1=list(only_in_a),
@@ -101,6 +104,7 @@ class Comparison(Framed, dict[str, Any]):
         )
         self.refs = (ref_a, ref_b)
         self.parameters = tuple(parameters)
+        self.apart = apart
         self.methods = tuple(methods)
         self.skipped = tuple(skipped)
         self.failed = tuple(failed)
@@ -157,6 +161,8 @@ class Comparison(Framed, dict[str, Any]):
             "notes": list(self.notes),
             "inputs": list(self.inputs),
         }
+        if self.apart:
+            fields["not_weights"] = {p.name: {"state": p.parameter.state, **p.metrics} for p in self.apart}
         if self.coverage is not None and not self.coverage.complete:
             fields["compared_share"] = {"model1": self.coverage.a, "model2": self.coverage.b}
         return {key: finite(value) for key, value in fields.items()}

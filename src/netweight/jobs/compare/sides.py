@@ -55,7 +55,7 @@ def plan_sides(a: Checkpoint, pairs: Sequence[Pair], methods: Sequence[str], ker
     subjects: list[Subject] = []
     places: dict[int, tuple[str, str, int]] = {}
     for pair in pairs:
-        if pair.reason:
+        if pair.reason or pair.parameter.state != "learned":
             continue
         for side, tensor in enumerate((pair.a, pair.b)):
             for subject in _subjects(pair.parameter, tensor, layout):

@@ -109,7 +109,9 @@ class Delta(Framed):
     """The result of `netweight.delta`.
 
     `models`: a ModelDelta each, in the order given; `frame`: a row for each model and parameter; `cosines`: [N][N]
-    floats, None where a task vector is zero; `parameters`: the rows by parameter; `notes`: findings worth a line;
+    floats, None where a task vector is zero; `parameters`: the rows by parameter that is learned; `apart`: those of
+    running statistics and of what the model's code computes, which are only in `not_weights` of the summaries; `notes`:
+    findings worth a line;
     `inputs`: the identity of every file that was read, base first; `device`: where it was computed.
     """
 
@@ -127,7 +129,8 @@ class Delta(Framed):
     ) -> None:
         self.base = base
         self.device = device
-        self.parameters = tuple(parameters)
+        self.parameters = tuple(p for p in parameters if p.aligned.parameter.state == "learned")
+        self.apart = tuple(p for p in parameters if p.aligned.parameter.state != "learned")
         self.notes = tuple(notes)
         self.inputs = tuple(inputs)
         self.models = tuple(
@@ -171,6 +174,11 @@ class Delta(Framed):
             "model_ref": ref,
             "base_ref": self.base,
         }
+        apart = [(p.aligned.parameter, row) for p in self.apart if (row := p.rows[model]) is not None]
+        if apart:
+            summary["not_weights"] = [
+                {"name": p.name, "state": p.state, **{c.name: row[c.name] for c in drift.COLUMNS}} for p, row in apart
+            ]
         if not coverage.complete:
             summary["measured_share"] = {"base": coverage.a, "model": coverage.b}
         if total["l2"] is None:

@@ -20,7 +20,7 @@ from netweight.merging.coefficients import by_granularity, coefficients, cosines
 from netweight.merging.course import Course, Measured
 from netweight.merging.grams import GramLook
 from netweight.merging.target import Target
-from netweight.params.role import classify_all
+from netweight.params.role import classify, classify_all
 from netweight.passes.merges import run_courses
 from netweight.run.progress import Progress, shown
 from netweight.run.spread import DeviceKernels
@@ -54,6 +54,11 @@ def difference_targets(targets: Iterable[Target]) -> list[Target]:
     return [t for t in targets if t.subject is not None and t.subject.base]
 
 
+def _weighed(targets: Iterable[Target]) -> list[Target]:
+    """The difference targets whose norms count: running statistics are merged, and are no weights."""
+    return [t for t in difference_targets(targets) if classify(t.name, t.shape).state == "learned"]
+
+
 def _gram_course() -> Course:
     gram = yield GramLook(differences=True)
     return Measured(gram)
@@ -66,10 +71,10 @@ def measure_grams(
     progress: Progress,
     record: Record,
 ) -> Grams:
-    """Read base and models once and return the Gram matrices of `difference_targets(targets)`; what `record` has is
-    not measured again.
+    """Read base and models once and return the Gram matrices of the targets that are learned; what `record` has is not
+    measured again.
     """
-    measured = difference_targets(targets)
+    measured = _weighed(targets)
     known = {t.name: record.done.get(f"gram {t.name}") for t in measured}
     grams: Grams = {name: np.asarray(entry["gram"], np.float64) for name, entry in known.items() if entry is not None}
     rest = [t for t in measured if t.name not in grams]
@@ -117,7 +122,7 @@ def read_grams(folder: Path, checkpoints: Sequence[Checkpoint], targets: Sequenc
     for row in table.to_pylist():
         rows.setdefault(row["param"], {})[names.index(row["model"])] = row["gram"]
     grams: Grams = {}
-    for target in difference_targets(targets):
+    for target in _weighed(targets):
         by_model = rows.get(target.name, {})
         if any(i not in by_model for i in order):
             raise OptionError(
@@ -154,7 +159,9 @@ def weigh(request: Weights, names: Sequence[str], targets: Sequence[Target], gra
                 " `netweight scan` finds them; leave the model out, or give --weights"
             )
     groups = _groups(targets)
-    by_parameter = by_granularity(request.granularity, groups, grams, mode=mode, alpha=alpha, beta=beta, names=names)
+    nothing = np.zeros((len(names), len(names)))
+    every = {t.name: grams.get(t.name, nothing) for t in difference_targets(targets)}
+    by_parameter = by_granularity(request.granularity, groups, every, mode=mode, alpha=alpha, beta=beta, names=names)
     if request.granularity == "global":
         return _described(next(iter(by_parameter.values())), None, grams)
     by_group = (
