@@ -43,7 +43,7 @@ def write_model(folder: Path, seed: int = 0, *, layers: int = 4, width: int = 51
 
 
 def write_shape(folder: Path, shape: Shape, shard_bytes: int = 5_000_000_000) -> Path:
-    """The shards of `shape` with their headers and holes for data."""
+    """The shards of `shape` with their headers, a one at the start of each tensor, and holes for the rest."""
     folder.mkdir(parents=True)
     weight_map, total = {}, 0
     for shard, tensors in shape.shards(shard_bytes).items():
@@ -55,6 +55,9 @@ def write_shape(folder: Path, shape: Shape, shard_bytes: int = 5_000_000_000) ->
         header = json.dumps(entries).encode()
         with (folder / shard).open("wb") as file:
             file.write(struct.pack("<Q", len(header)) + header)
+            for entry in entries.values():  # no layer of zeros
+                file.seek(8 + len(header) + entry["data_offsets"][0])
+                file.write(b"\x80\x3f")
             file.truncate(8 + len(header) + at)
         weight_map |= dict.fromkeys(tensors, shard)
         total += at

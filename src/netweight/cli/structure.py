@@ -89,10 +89,10 @@ def structure(
     """Say what MODEL is made of, layer by layer, and with --base what was taken from it; or do so for every model in
     a folder.
 
-    Headers are read, weights only with --deep (and some 20 kB a layer where layers were removed). With --models-dir,
-    each model's folder gets analysis/model_structure.json, model_comparison.json and structure_summary.txt, and
-    --output-dir gets batch_analysis_results.json, models_summary.json and .csv, structure.csv and .parquet,
-    and two pictures. Models that an earlier run has done are kept. Where a model cannot be read, it is reported, the
+    Headers are read and the first weights of each layer, and some 20 kB of each where layers were removed; all weights
+    with --deep, or where they are zero. With --models-dir, each model's folder gets analysis/model_structure.json,
+    model_comparison.json and structure_summary.txt, and --output-dir gets batch_analysis_results.json,
+    models_summary.json and .csv, structure.csv and .parquet, and two pictures. Models that an earlier run has done are kept. Where a model cannot be read, it is reported, the
     others go on, and the exit code is 1.
     """
     reference = model if model is not None else model_option

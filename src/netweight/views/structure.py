@@ -48,7 +48,11 @@ def show_plan(ref: str, base: str | None, output_format: str, *, deep: bool) -> 
     elif output_format == "human":
         for role, reference, tensors, nbytes in inputs:
             click.echo(f"{role:<11}{printable(reference)}: {tensors} tensors, {human_bytes(nbytes)}")
-        share = human_bytes(to_read) if deep else "headers, and some 20 kB a layer where layers were removed"
+        share = (
+            human_bytes(to_read)
+            if deep
+            else "headers and a look at each layer, some 20 kB of each where layers were removed"
+        )
         click.echo(f"to read    {share}")
         click.echo("nothing was analysed or written; leave out --dry-run to run it")
 
@@ -85,18 +89,20 @@ def show_structures(result: Structures, output_dir: str, *, verbose: bool) -> No
         table.add_column(name, no_wrap=True)
     for name in ("parameters", "layers", "reduced"):
         table.add_column(name, justify="right", no_wrap=True)
+    looked = any(model.row is not None and model.row.zero_share is not None for model in result.models)
+    if looked:
+        table.add_column("zeros", justify="right", no_wrap=True)
     table.add_column("layers gone", overflow="fold", max_width=24)
     models = result.models if verbose else result.models[:_LISTED]
     for model in models:
         row = model.row
         if row is None:
-            table.add_row(printable(model.name), model.kind, model.status, "", "", "", "")
+            table.add_row(printable(model.name), model.kind, model.status)
             continue
         ratio = "" if row.reduction_ratio is None else f"{100 * row.reduction_ratio:.2f}%"
-        gone = spans(row.removed or ())
-        table.add_row(
-            printable(model.name), model.kind, model.status, human_count(row.total), str(row.layers), ratio, gone
-        )
+        zeros = ["" if row.zero_share is None else f"{100 * row.zero_share:.2f}%"] if looked else []
+        cells = (human_count(row.total), str(row.layers), ratio, *zeros, spans(row.removed or ()))
+        table.add_row(printable(model.name), model.kind, model.status, *cells)
     console.print(table)
     print_more(len(result.models) - len(models), "models")
     for model in result.models:

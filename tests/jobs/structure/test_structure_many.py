@@ -167,7 +167,7 @@ def test_an_interrupted_run_keeps_what_is_done(
 
 
 def test_headers_only(tmp_path: Path, models: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tensor data is read where layers were removed, and nowhere else."""
+    """Of tensor data, the first weights of each layer are read; more where layers were removed."""
     read = []
     real = StoredTensor.read_into
 
@@ -176,9 +176,11 @@ def test_headers_only(tmp_path: Path, models: Path, base: Path, monkeypatch: pyt
         real(self, start, out)
 
     monkeypatch.setattr(StoredTensor, "read_into", spy)
-    shutil.rmtree(models / "ShortGPT_remove_2")
+    for name in ("ShortGPT_remove_2", "SliceGPT_2000"):  # the latter is of zeros, and read whole
+        shutil.rmtree(models / name)
     structure_many(models, base)
-    assert read == []
+    assert 0 < sum(size for _, size in read) <= 4 * LAYERS * 4 * 512
+    read.clear()
     save(models / "short", without(llama(LAYERS), LAYERS, [1]), LAYERS)
     structure_many(models, base)
     assert 0 < sum(size for _, size in read) < (2 * LAYERS - 1) * 3 * 12 * 2048

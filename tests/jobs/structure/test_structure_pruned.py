@@ -247,23 +247,55 @@ def test_a_zero_layer_by_empty_tensors(tmp_path: Path, arrays: dict[str, Any]) -
     assert [layer["layer_idx"] for layer in found["layers"] if layer["is_zero_layer"]] == [3]
 
 
-def test_headers_say_nothing_of_zeros(tmp_path: Path, arrays: dict[str, Any], base: Path) -> None:
-    """Layers of zeros have all their parameters; only reading them shows what they hold."""
+def test_a_layer_of_zeros(tmp_path: Path, arrays: dict[str, Any], base: Path) -> None:
+    """It has all its parameters, and is a zero layer; how many zeros there are in others only `deep` tells."""
     changed = dict(arrays)
     for name, array in arrays.items():
         if ".layers.6." in name:
-            changed[name] = np.zeros_like(array)
+            changed[name] = -np.zeros_like(array)
     model = save(tmp_path / "zeros", changed, LAYERS)
     plain = structure(model, base)
-    assert not any(layer["is_zero_layer"] for layer in plain.structure["layers"])
+    assert [layer["layer_idx"] for layer in plain.structure["layers"] if layer["is_zero_layer"]] == [6]
+    assert [row["layer_idx"] for row in plain.comparison["layers"] if row["is_zero_layer"]] == [6]
+    assert plain.comparison["removed_layers"] == []
+    assert plain.structure["layer_summary"]["num_zero_layers"] == 1
+    assert "every weight is zero in layer 6" in plain.structure["notes"]
+    assert [line.split()[0] for line in plain.text.splitlines() if line.endswith("zero layer")] == ["6"]
+    assert len(plain.frame.rows) == LAYERS
     assert "zeros" not in plain.structure
     deep = structure(model, base, deep=True)
     assert deep.structure["zeros"]["all_zero_layers"] == [6]
-    assert not any(layer["is_zero_layer"] for layer in deep.structure["layers"])
+    assert [layer["layer_idx"] for layer in deep.structure["layers"] if layer["is_zero_layer"]] == [6]
     assert [layer["layer_idx"] for layer in deep.structure["layers"] if layer["zeros"]["all_zero"]] == [6]
     assert deep.comparison is not None
     total = OUTSIDE + LAYERS * LAYER
     assert deep.comparison["nonzero_params"] == level(total, total - LAYER)
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16", "F8_E4M3FN", "F8_E4M3FNUZ", "F8_E8M0"])
+def test_one_bit_makes_a_layer_none_of_zeros(tmp_path: Path, dtype: str) -> None:
+    """The last weight of a large tensor is looked at too; what is no zero in its format is none here."""
+    import torch
+    from safetensors.torch import save_file
+
+    types = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F8_E4M3FN": torch.float8_e4m3fn,
+             "F8_E4M3FNUZ": torch.float8_e4m3fnuz, "F8_E8M0": torch.float8_e8m0fnu}  # fmt: skip
+    bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32}[types[dtype].itemsize]
+    tensors = {}
+    for layer in range(4):
+        held = torch.zeros(700, 400, dtype=bits)
+        held[-1, -1] = (0, 1, -(1 << (8 * types[dtype].itemsize - 1)) if bits != torch.uint8 else 0x80, 0)[layer]
+        tensors[f"model.layers.{layer}.mlp.up_proj.weight"] = held.view(types[dtype])
+        tensors[f"model.layers.{layer}.norm.weight"] = torch.zeros(4 if layer < 3 else 0, dtype=torch.float32)
+    save_file(tensors, tmp_path / "model.safetensors")
+    zero = {
+        layer
+        for layer in range(4)
+        if not any(t.float().any() for n, t in tensors.items() if f".{layer}." in n and t.numel())
+    }
+    found = structure(tmp_path / "model.safetensors").structure
+    assert {layer["layer_idx"] for layer in found["layers"] if layer["is_zero_layer"]} == zero
+    assert zero == {"F8_E8M0": set(), "F8_E4M3FNUZ": {0, 3}}.get(dtype, {0, 2, 3})
 
 
 def test_magnitude_zeros_are_counted_exactly(tmp_path: Path, arrays: dict[str, Any]) -> None:

@@ -73,9 +73,9 @@ class Comparison(Framed, dict[str, Any]):
     running statistics and of what the model's code computes, which are in nothing else here (`not_weights` in files);
     `totals` and `groups` ({embed, layer_0 ...: sums}) over what was compared; `identical`, `frozen` and `adapted`:
     names of parameters whose every value is finite and the same, whose norm is within 1%, and beyond 10%
-    (measures.change); `skipped`: what was left out, with its reason; `failed`: those whose bytes could not be read; `notes`: findings worth a line; `inputs`: the
-    identity of the files; `device`: where it was computed; `coverage`: the shares of A's parameters and of B's that
-    were compared, None where only summary numbers are known.
+    (measures.change); `skipped`: what was left out, with its reason; `failed`: those whose bytes could not
+    be read; `notes`: findings worth a line; `inputs`: the identity of the files; `device`: where it was computed;
+    `coverage`: the shares of A's parameters and of B's that were compared, None where only summary numbers are known.
     """
 
     def __init__(

@@ -56,13 +56,15 @@ def comparison_dict(
         else:
             of_base[match.base] = (key, match)
     certain = not matched.unknown
+    zero_layers = {(row.get("stack", ""), row["layer_idx"]) for row in pruned["layers"] if row["is_zero_layer"]}
     layers = []
     for block in base.structure.blocks:
         key = (block.stack, block.index)
         if key in of_base:
-            layers.append(_layer(block, blocks[of_base[key][0]], of_base[key][1]))
+            own, match = of_base[key]
+            layers.append(_layer(block, blocks[own], match, zero=own in zero_layers))
         elif certain or key in matched.gone:
-            layers.append(_layer(block, None, None))
+            layers.append(_layer(block, None, None, zero=True))
     entry: dict[str, Any] = {
         "original_name": base.name,
         "pruned_name": model.name,
@@ -120,7 +122,7 @@ def _label(key: LayerKey) -> int | str:
     return f"{key[0]}.{key[1]}" if key[0] else key[1]
 
 
-def _layer(base: Block, pruned: Block | None, match: LayerMatch | None) -> dict[str, Any]:
+def _layer(base: Block, pruned: Block | None, match: LayerMatch | None, *, zero: bool) -> dict[str, Any]:
     total = 0 if pruned is None else pruned.total
     empty: dict[str, int] = {}
     entry: dict[str, Any] = {
@@ -128,7 +130,7 @@ def _layer(base: Block, pruned: Block | None, match: LayerMatch | None) -> dict[
         "total": reduction(base.total, total),
         "attention": _part(base.attention, empty if pruned is None else pruned.attention),
         "mlp": _part(_mlp(base), empty if pruned is None else _mlp(pruned)),
-        "is_zero_layer": total == 0,
+        "is_zero_layer": zero,
         "norm": reduction(sum(base.norms.values()), 0 if pruned is None else sum(pruned.norms.values())),
     }
     if base.stack:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from netweight.jobs.structure.model import Analysed, Check, file_stamps, varying_widths
 from netweight.jobs.structure.slices import sliced_dimensions
+from netweight.jobs.structure.text import spans
 from netweight.params.block import Block
 from netweight.params.structure import Unplaced
 from netweight.version import __version__
@@ -20,12 +21,20 @@ _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 _MLP = ("gate_proj", "up_proj", "down_proj")
 
 
-def structure_dict(model: Analysed, *, count_tied_twice: bool = False, zeros: Zeros | None = None) -> dict[str, Any]:
-    """Everything known of one model, for JSON; counts are elements, tied weights once unless `count_tied_twice`."""
+def structure_dict(
+    model: Analysed,
+    zero_layers: frozenset[tuple[str, int]],
+    *,
+    count_tied_twice: bool = False,
+    zeros: Zeros | None = None,
+) -> dict[str, Any]:
+    """Everything known of one model, for JSON; counts are elements, tied weights once unless `count_tied_twice`.
+    `zero_layers`: those that hold nothing but zeros.
+    """
     structure = model.structure
     entry = {
-        **_reference_fields(model, count_tied_twice=count_tied_twice),
-        "layers": [_layer(model, block, zeros) for block in structure.blocks],
+        **_reference_fields(model, zero_layers, count_tied_twice=count_tied_twice),
+        "layers": [_layer(model, block, zero_layers, zeros) for block in structure.blocks],
         **_further_counts(model, count_tied_twice=count_tied_twice),
         "tied": _ties(model),
         "other": [_unplaced(row) for row in structure.unplaced],
@@ -38,6 +47,9 @@ def structure_dict(model: Analysed, *, count_tied_twice: bool = False, zeros: Ze
     if zeros is not None:
         entry["zeros"] = zeros.to_dict(structure.total)
     entry["notes"] = list(model.notes)
+    if zero_layers:
+        numbers = [f"{stack}.{number}" if stack else number for stack, number in sorted(zero_layers)]
+        entry["notes"].append(f"every weight is zero in layer {spans(numbers)}")
     entry["not_weights"] = [{"name": row.name, "reason": row.reason} for row in model.skipped[:100]]
     entry["source"] = {
         "netweight": __version__,
@@ -49,7 +61,9 @@ def structure_dict(model: Analysed, *, count_tied_twice: bool = False, zeros: Ze
     return entry
 
 
-def _reference_fields(model: Analysed, *, count_tied_twice: bool) -> dict[str, Any]:
+def _reference_fields(
+    model: Analysed, zero_layers: frozenset[tuple[str, int]], *, count_tied_twice: bool
+) -> dict[str, Any]:
     """The fields that the replaced tool has."""
     structure = model.structure
     head = sum(structure.head.values())
@@ -61,7 +75,7 @@ def _reference_fields(model: Analysed, *, count_tied_twice: bool) -> dict[str, A
         "layer_summary": {
             "num_layers": len(structure.blocks),
             "total_layer_params": structure.layer_parameters,
-            "num_zero_layers": sum(block.total == 0 for block in structure.blocks),
+            "num_zero_layers": len(zero_layers) + sum(block.total == 0 for block in structure.blocks),
             "attention": sum(sum(b.attention.values()) + sum(b.cross_attention.values()) for b in structure.blocks),
             "mlp": sum(block.mlp_total for block in structure.blocks),
             "norm": sum(sum(block.norms.values()) for block in structure.blocks),
@@ -127,7 +141,9 @@ def _config_check(check: Check) -> dict[str, Any]:
     }
 
 
-def _layer(model: Analysed, block: Block, zeros: Zeros | None) -> dict[str, Any]:
+def _layer(
+    model: Analysed, block: Block, zero_layers: frozenset[tuple[str, int]], zeros: Zeros | None
+) -> dict[str, Any]:
     attention_type, mlp_type, moe_type = model.types
     attention = sum(block.attention.values())
     mlp: dict[str, Any] = {
@@ -166,7 +182,7 @@ def _layer(model: Analysed, block: Block, zeros: Zeros | None) -> dict[str, Any]
         },
         "mlp": mlp,
         "norm": sum(block.norms.values()),
-        "is_zero_layer": block.total == 0,
+        "is_zero_layer": block.total == 0 or (block.stack, block.index) in zero_layers,
         "norms": block.norms,
     }
     if block.stack:

@@ -18,6 +18,7 @@ from netweight.jobs.structure.layers import Fingerprint, LayerKey, fingerprints
 from netweight.jobs.structure.model import Analysed, analyse, file_stamps
 from netweight.jobs.structure.rows import LAYER_COLUMNS, layer_cells, summary_row
 from netweight.jobs.structure.text import summary_text
+from netweight.jobs.structure.zero_layers import find_zero_layers
 from netweight.output.frame import Frame, Framed
 from netweight.run.progress import Progress, Silent
 
@@ -77,7 +78,7 @@ class Base:
 
     def __init__(self, model: Analysed, *, count_tied_twice: bool) -> None:
         self.model = model
-        self.structure = structure_dict(model, count_tied_twice=count_tied_twice)
+        self.structure = structure_dict(model, find_zero_layers(model), count_tied_twice=count_tied_twice)
         self.files = file_stamps(model.checkpoint)
         self._lock = threading.Lock()
         self._prints: Mapping[LayerKey, Fingerprint] | None = None
@@ -119,7 +120,8 @@ def structure(
 ) -> ModelStructure:
     """What the model at `ref` is made of, and what is left of `base` in it.
 
-    Reads headers only, and some 20 kB of each layer where layers were removed or added. `deep` reads every weight and
+    Reads headers, the first weights of each layer (a layer of zeros whole), and some 20 kB of each where layers were
+    removed or added. `deep` reads every weight and
     counts exact zeros, zero rows and columns, with `workers` threads (fewer within `memory` bytes): those of a model of
     a hub from the hub's cache, or by ranges where `remote`. `count_tied_twice` counts tied weights under each name.
     Raises what `open_checkpoint` raises, and ReadError where bytes cannot be read.
@@ -155,7 +157,7 @@ def describe(
     *,
     deep: bool,
     count_tied_twice: bool,
-    workers: int | None = None,
+    workers: int,
     progress: Progress | None = None,
 ) -> ModelStructure:
     """`structure` of an open checkpoint."""
@@ -165,6 +167,6 @@ def describe(
     if deep:
         from netweight.jobs.structure.zeros import count_zeros
 
-        zeros = count_zeros(model, workers or os.cpu_count() or 1, progress or Silent())
-    entry = structure_dict(model, count_tied_twice=count_tied_twice, zeros=zeros)
+        zeros = count_zeros(model, workers, progress or Silent())
+    entry = structure_dict(model, find_zero_layers(model), count_tied_twice=count_tied_twice, zeros=zeros)
     return ModelStructure(entry, base.compare(model, entry) if base is not None else None)

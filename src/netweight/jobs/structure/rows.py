@@ -79,7 +79,7 @@ SUMMARY_COLUMNS = (
     Column("active_params", "elements", "parameters that one token uses", "integer"),
     Column("buffers", "elements", "what the model's code computes; not in total_params", "integer"),
     Column("bytes", "bytes", "of all tensors, ties once", "integer"),
-    Column("zero_layers", "", "layers without parameters", "integer"),
+    Column("zero_layers", "", "layers without parameters, or with nothing but zeros", "integer"),
     Column("zero_share", "", "share of parameters that are exactly zero, where data was read", "number"),
     Column("original_params", "elements", "the base's total_params", "integer"),
     Column("reduction_ratio", "", "1 - total_params / original_params", "number"),
@@ -181,7 +181,7 @@ def _rows(layers: list[dict[str, Any]], comparison: Mapping[str, Any] | None) ->
     }
     rows = []
     for layer in layers:
-        if layer["is_zero_layer"] and comparison:
+        if not layer["total"] and comparison:
             continue  # it follows below, as a layer of the base that is gone
         key = layer.get("stack", ""), layer["layer_idx"]
         match = by_layer.get(key)
@@ -206,7 +206,7 @@ def _rows(layers: list[dict[str, Any]], comparison: Mapping[str, Any] | None) ->
             )
         )
     for row in compared:
-        if row["is_zero_layer"]:
+        if not row["total"]["pruned"]:
             gone = (row.get("stack", ""), None, row["layer_idx"], None, 0, 0, 0, 0, 0, None, None, None)
             rows.append(LayerRow(*gone, row["total"]["original"], row["total"]["reduction_ratio"], None))
     return rows

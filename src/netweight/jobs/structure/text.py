@@ -91,16 +91,24 @@ def _layers(structure: Mapping[str, Any]) -> list[str]:
         inner = layer["mlp"]["intermediate_size"] or layer["mlp"].get("experts", {}).get("intermediate_size")
         count = layer["mlp"].get("experts", {}).get("count")
         shown = f"{count} x {_dashed(inner)}" if count else _dashed(inner)
-        form = (layer["total"], attention["total"] + cross, layer["mlp"]["total"], layer["norm"], heads, shown)
+        form = (
+            layer["total"],
+            attention["total"] + cross,
+            layer["mlp"]["total"],
+            layer["norm"],
+            heads,
+            shown,
+            layer["is_zero_layer"],
+        )
         last = runs[-1] if runs else None
         if last and last[0] == form and last[1] == stack and layer["layer_idx"] == last[2][-1] + 1:
             last[2].append(layer["layer_idx"])
         else:
             runs.append((form, stack, [layer["layer_idx"]]))
-    for (total, attention, mlp, norm, heads, inner), stack, numbers in runs:
+    for (total, attention, mlp, norm, heads, inner, is_zero), stack, numbers in runs:
         span = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}"
         label = f"{printable(stack)}.{span}" if stack else span
-        zero = "  zero layer" if total == 0 else ""
+        zero = "  zero layer" if is_zero else ""
         lines.append(f"{label:<10}{total:>15,}{attention:>14,}{mlp:>15,}{norm:>9,}  {heads:<8}  {inner}{zero}")
     return lines
 
@@ -123,7 +131,7 @@ def _comparison(comparison: Mapping[str, Any]) -> list[str]:
         lines.append(f"  layers more than the base has: {len(comparison['added_layers'])}")
     if comparison["unknown_layers"]:
         lines.append(f"  layers that cannot be told apart: {len(comparison['unknown_layers'])}")
-    changed = [row for row in comparison["layers"] if row["total"]["reduced"] and not row["is_zero_layer"]]
+    changed = [row for row in comparison["layers"] if row["total"]["reduced"] and row["total"]["pruned"]]
     runs: dict[str, list[int | str]] = {}
     for row in changed:
         reductions = (

@@ -12,6 +12,7 @@ from netweight.checkpoint.announce import announce_tensors
 from netweight.checkpoint.tensor import Tensor
 from netweight.dtypes import DType, Kind
 from netweight.jobs.structure.model import Analysed
+from netweight.jobs.structure.zero_layers import NO_ZERO, ONE_ZERO
 from netweight.run.progress import Progress
 from netweight.run.threads import ThreadExecutor
 
@@ -20,8 +21,6 @@ __all__ = ["TensorZeros", "Zeros", "count_zeros"]
 _TASK = 1 << 24  # elements of a task
 _BLOCK = 1 << 18  # elements at a time: their bytes stay in the cache
 _WIDEST = 1 << 22  # columns whose zeros are counted at most
-_NO_ZERO = frozenset({"F8_E8M0"})  # powers of two: the format has no zero
-_ONE_ZERO = frozenset({"F8_E4M3FNUZ", "F8_E5M2FNUZ"})  # no negative zero: its pattern is NaN
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def count_zeros(model: Analysed, workers: int, progress: Progress) -> Zeros:
             continue
         tensor = model.checkpoint[name]
         key = None if parameter.layer is None else (parameter.stack, parameter.layer)
-        if tensor.dtype.kind is not Kind.FLOAT or tensor.dtype.name in _NO_ZERO:
+        if tensor.dtype.kind is not Kind.FLOAT or tensor.dtype.name in NO_ZERO:
             skipped.append((name, f"{tensor.dtype}: a zero of the model is not a zero here"))
         else:
             tensors.append((tensor, key))
@@ -170,6 +169,6 @@ def _count(task: _Task) -> tuple[int, int, np.ndarray[Any, np.dtype[np.bool_]] |
 def _pattern(dtype: DType) -> tuple[np.dtype[Any], Any]:
     """(the unsigned type of an element's bits, what to keep of them: all but the sign)."""
     pattern = np.dtype(f"<u{dtype.bits // 8}")
-    if dtype.name in _ONE_ZERO:
+    if dtype.name in ONE_ZERO:
         return pattern, None
     return pattern, pattern.type((1 << (dtype.bits - 1)) - 1)
