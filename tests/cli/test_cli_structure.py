@@ -140,7 +140,7 @@ def test_dry_run_of_one_model(capsys: pytest.CaptureFixture[str], models: Path, 
     assert out.splitlines() == [
         f"model      {models / 'short'}: 4 tensors, 224 B",
         f"base       {base}: 5 tensors, 272 B",
-        "to read    headers, and some 20 kB a layer where layers were removed",
+        "to read    headers and a look at each layer, some 20 kB of each where layers were removed",
         "nothing was analysed or written; leave out --dry-run to run it",
     ]
     found = json.loads(run(capsys, *args, "--deep", "--format", "json")[0])

@@ -59,7 +59,7 @@ def test_delta_counts_the_head_once_or_twice(tied):
 def test_delta_says_that_ties_count_once(tied):
     base, tuned, _ = tied
     [note] = netweight.delta(base, [tuned]).notes
-    assert f"tied weights count once, the head is '{EMBEDDING}'" in note
+    assert f"the head is '{EMBEDDING}', and counts once" in note
     assert "--count-tied-twice" in note
     assert netweight.delta(base, [tuned], count_tied_twice=True).notes == ()
 

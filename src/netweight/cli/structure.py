@@ -92,8 +92,8 @@ def structure(
     Headers are read and the first weights of each layer, and some 20 kB of each where layers were removed; all weights
     with --deep, or where they are zero. With --models-dir, each model's folder gets analysis/model_structure.json,
     model_comparison.json and structure_summary.txt, and --output-dir gets batch_analysis_results.json,
-    models_summary.json and .csv, structure.csv and .parquet, and two pictures. Models that an earlier run has done are kept. Where a model cannot be read, it is reported, the
-    others go on, and the exit code is 1.
+    models_summary.json and .csv, structure.csv and .parquet, and two pictures. Models that an earlier run has done are
+    kept. Where a model cannot be read, it is reported, the others go on, and the exit code is 1.
     """
     reference = model if model is not None else model_option
     say_without_gpu(rest, "headers and zeros are read", output_format)

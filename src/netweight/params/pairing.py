@@ -224,8 +224,8 @@ def _notes_on_ties(sides: Sequence[Side], *, twice: bool) -> list[str]:
         tied = absent or (f"'{printable(alias[0])}' is '{printable(alias[1])}'" if alias else "")
         if tied and not twice:
             notes.append(
-                f"{side.ref}: tied weights count once, {tied}; norms of tools that load the model count them under each"
-                " name, as --count-tied-twice does"
+                f"{side.ref}: {tied}, and counts once; tools that load the model count it twice, as"
+                " --count-tied-twice does"
             )
         notes += [
             f"{side.ref}: config.json ties '{printable(head)}' to '{printable(embedding)}', and the file holds both:"
