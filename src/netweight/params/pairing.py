@@ -216,23 +216,25 @@ def _with_heads(models: Sequence[Model], *, everywhere: bool) -> list[Model]:
 
 def _notes_on_ties(sides: Sequence[Side], *, twice: bool) -> list[str]:
     """What ties mean for the sums."""
+    tied: dict[str, list[str]] = {}
     notes = []
     for side in sides:
         ties = side.model.ties
-        absent = f"the head is '{printable(ties.absent)}'" if ties.absent else ""
         alias = next(iter(ties.aliases.items()), None)
-        tied = absent or (f"'{printable(alias[0])}' is '{printable(alias[1])}'" if alias else "")
-        if tied and not twice:
-            notes.append(
-                f"{side.ref}: {tied}, and counts once; tools that load the model count it twice, as"
-                " --count-tied-twice does"
-            )
+        if ties.absent:
+            tied.setdefault(f"the head is '{printable(ties.absent)}'", []).append(side.ref)
+        elif alias and not twice:
+            tied.setdefault(f"'{printable(alias[0])}' is '{printable(alias[1])}'", []).append(side.ref)
         notes += [
             f"{side.ref}: config.json ties '{printable(head)}' to '{printable(embedding)}', and the file holds both:"
             " both count"
             for head, embedding in ties.stored_twice
         ]
-    return notes
+    return notes + [
+        f"{' and '.join(refs)}: {what}, and counts once; tools that load the model count it twice, as"
+        " --count-tied-twice does"
+        for what, refs in tied.items()
+    ]
 
 
 def _unwanted(model: Model, include: Sequence[str], exclude: Sequence[str]) -> dict[str, str]:
