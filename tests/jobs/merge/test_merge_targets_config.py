@@ -9,6 +9,7 @@ import pytest
 from merge_models import Bench, llama, llama_config, models, slices
 
 from netweight.dtypes import DTYPES
+from netweight.errors import InputError
 from netweight.jobs.merge.config import config_dtype, merged_config
 
 
@@ -98,7 +99,8 @@ def test_lists_of_layers(bench):
     assert plan.config["mlp_only_layers"] == [0, 3, 4]
     assert plan.config["eos_token_id"] == [1, 2, 3, 4]
     assert plan.config["sizes"] == [1, 2, 3]
-    assert plan.notes == ("config.json: first_k_dense_replace = 1 counts layers, which are others now: check it",)
+    assert plan.config["first_k_dense_replace"] == 1
+    assert plan.notes == ()
     json.dumps(plan.config)
 
 
@@ -112,10 +114,15 @@ def test_layers_in_their_old_order_leave_config_as_it_was(bench):
 def test_lists_that_do_not_reach(bench):
     bench.write("a", llama(0, layers=2), llama_config(layers=2, layer_types=["x", "y"]))
     bench.write("b", llama(1, layers=4), llama_config(layers=4))
-    plan = bench.plan(slices("passthrough", [("a", 0, 2)], [("b", 2, 4)]))
-    assert "layer_types" not in plan.config
+    with pytest.raises(
+        InputError, match=r"layer_types = \['x', 'y'\] cannot say .* that they are \[x, y, \?, \?\], so"
+    ):
+        bench.plan(slices("passthrough", [("a", 0, 2)], [("b", 2, 4)]))
+    bench.write("c", llama(0, layers=2), llama_config(layers=2, window=[7, 8]))
+    plan = bench.plan(slices("passthrough", [("c", 0, 2)], [("b", 2, 4)]))
+    assert "window" not in plan.config
     assert plan.config["num_hidden_layers"] == 4
-    assert plan.notes == ("config.json: layer_types lacks entries for some layers and is left out: check it",)
+    assert plan.notes == ("config.json: window lacks entries for some layers and is left out: check it",)
 
 
 def test_a_config_that_says_nothing(bench):

@@ -258,12 +258,19 @@ def test_blocks_of_another_width(bench, three):
     )
 
 
-def test_layers_that_config_does_not_count_are_in_no_slice(bench):
+def test_layers_that_config_does_not_count_stand_behind_the_last_slice(bench):
     extra = {f"model.layers.2.{t}": v for t, v in (("eh_proj.weight", np.ones((4, 8), np.float32)),)}
     bench.write("a", llama(0) | extra, llama_config(num_nextn_predict_layers=1))
     plan = bench.plan(slices("passthrough", [("a", 0, 2)], [("a", 1, 2)]))
-    assert plan.dropped == (Skipped("model.layers.2.eh_proj.weight", "layer 2 of a is in no slice"),)
-    assert plan.config["num_hidden_layers"] == 3
-    assert plan.notes == ("config.json: num_nextn_predict_layers = 1 counts layers, which are others now: check it",)
+    assert plan.dropped == plan.notes == ()
+    assert by_name(plan)["model.layers.3.eh_proj.weight"].layer == 3
+    assert (plan.config["num_hidden_layers"], plan.config["num_nextn_predict_layers"]) == (3, 1)
+    bench.write("b", llama(1, layers=3), llama_config(layers=3))
+    for first, last, blocks in (("a", "b", 0), ("b", "a", 0)):
+        both = bench.plan(slices("passthrough", [(first, 0, 2)], [(last, 0, 2)]))
+        assert both.config["num_hidden_layers"] == 4
+        further = {t.name: t.inputs[0].pieces[0].tensor.name for t in both.targets if t.layer == 4}
+        assert len(further) == blocks
+        assert both.config.get("num_nextn_predict_layers", 0) == blocks
     whole = bench.plan(models("linear", "a"))
     assert by_name(whole)["model.layers.2.eh_proj.weight"].layer == 2

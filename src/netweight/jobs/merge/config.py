@@ -67,7 +67,11 @@ def plan_config(
             for group in groups
             for step in range(group.layers)
         ]
-        layering = Layering(_layers_of(owner, sides), from_where)
+        behind = [p.layer for p in anchor.parameters.values() if p.layer is not None and not p.stack]
+        further = None
+        if any(layer >= anchor.layers for layer in behind):
+            further = len({t.layer for t in targets if t.layer is not None and t.layer >= len(from_where)})
+        layering = Layering(_layers_of(owner, sides), from_where, further)
     stored = any(is_head(p) and name in shapes for name, p in anchor.parameters.items())
     tie = _tie(declared=ties_head(owner, parameters), stored=stored, sides=sides, anchor=anchor)
     if tie is not None:
@@ -79,6 +83,7 @@ def plan_config(
         rows=rows if rows != own_rows else None,
         tie=tie,
         layering=layering,
+        where=printable(owner.ref),
     )
     return config, tokenizer_from, [*notes, *more]
 
@@ -119,11 +124,13 @@ def merged_config(
     rows: int | None = None,
     tie: bool | None = None,
     layering: Layering | None = None,
+    where: str = "",
 ) -> tuple[dict[str, Any], list[str]]:
     """A copy of `config` that describes the output, and notes on what must be checked.
 
-    `dtype` is that of most weights; `rows` the vocabulary's size, `tie` whether head and embedding are tied, both None
-    where they are as `config` has them. Entries in `text_config` are edited like those at the top.
+    `where` names the model that it is of; `dtype` is that of most weights; `rows` the vocabulary's size, `tie` whether
+    head and embedding are tied, both None where they are as `config` has them. Entries in `text_config` are edited like
+    those at the top. Raises InputError for an entry on layers that cannot follow them.
     """
     merged = dict(config)
     notes = []
@@ -140,7 +147,7 @@ def merged_config(
     if merged.pop("quantization_config", None) is not None:
         notes.append("config.json has a quantization_config, and no weight is quantised: the entry is left out")
     if layering is not None:
-        notes += edit_layers(merged, layering)
+        notes += edit_layers(merged, layering, where)
     return merged, notes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from netweight.checkpoint.tensor import Tensor
 from netweight.errors import InputError, OptionError, printable
 from netweight.jobs.merge.sides import Side, Stacked, stack_of
 from netweight.merging.method import Base, Method
+from netweight.params.model import Model
 from netweight.params.role import Parameter
 
 if TYPE_CHECKING:
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["Group", "Origin", "make_groups", "origins_by_models", "origins_by_slices", "uses_base"]
 
 Shape = tuple[int, ...]
+
+_LEAVES = re.compile(r"(?:^|\.)(?:project_out|text_projection|visual_projection)(?:\.|$)")
+"""Projections of what the blocks give."""
 
 
 @dataclass(frozen=True)
@@ -158,10 +163,25 @@ def origins_by_models(group: Group, sides: Mapping[int, Side], anchor: Side) -> 
     return origins
 
 
-def _behind(parameter: Parameter) -> bool:
-    """Whether a parameter outside of the blocks stands behind them: the head, and the norm before it."""
-    return parameter.group == "lm_head" or (
-        parameter.part == "norm" and parameter.group != "embed" and not parameter.stack
+def _before(model: Model, main: Stacked) -> set[str]:
+    """The parameters outside of the blocks that stand before them: embeddings, towers, projectors, with all that
+    stands in one module with them. All others stand behind: norms, poolers, heads, blocks for further tokens.
+    """
+    around = main.head.split(".")[:-1]
+    modules: dict[tuple[str, ...], list[Parameter]] = {}
+    for name, p in model.parameters.items():
+        path = name.split(".")
+        shared = next((i for i, (a, b) in enumerate(zip(path, around, strict=False)) if a != b), len(around))
+        modules.setdefault(tuple(path[: min(shared + 1, len(path) - 1)]), []).append(p)
+    return {p.name for members in modules.values() if any(map(_enters, members)) for p in members}
+
+
+def _enters(parameter: Parameter) -> bool:
+    """Whether a parameter makes what the blocks take: of tokens, images or sounds."""
+    return (
+        parameter.group == "embed"
+        or parameter.stack in {"vision", "audio"}
+        or (parameter.slot == "projector" and not _LEAVES.search(parameter.name))
     )
 
 
@@ -177,24 +197,34 @@ def origins_by_slices(
     """
     main = stack_of(anchor.model)
     blocks, lacking = _block_origins(groups, sides, main, anchor)
+    entering = _before(anchor.model, main)
     before: list[Origin] = []
     after: list[Origin] = []
     begun = False
-    last = len(groups) - 1
     for name, p in anchor.parameters.items():
-        if p.layer is not None and not p.stack:
-            begun = True
-        elif name not in anchor.aliases:
-            behind = _behind(p)
-            at = last if behind else 0
-            group = groups[at]
-            own = tuple(sides[number].tensors.get(name) for number in group.inputs)
-            first = own[0]
-            reference = (anchor.number, anchor.tensors[name]) if first is None else (group.inputs[0], first)
-            allowed = None if reference[0] == anchor.number else frozenset({anchor.checkpoint[name].shape})
-            origin = Origin(name, at, own, reference, p, None, 0.0, allowed)
-            (after if begun else before).append(origin)
+        further = None if p.layer is None or p.stack else p.layer - anchor.layers
+        begun = begun or further is not None
+        if name in anchor.aliases or (further is not None and further < 0):
+            continue
+        at = 0 if name in entering else len(groups) - 1
+        group = groups[at]
+        names = [name if further is None else _moved(name, main, sides[n].layers + further) for n in group.inputs]
+        own = tuple(sides[n].tensors.get(held) for n, held in zip(group.inputs, names, strict=True))
+        if further is not None and own[0] is None:
+            continue  # the model that gives the last blocks predicts no further tokens
+        first = own[0]
+        reference = (anchor.number, anchor.tensors[name]) if first is None else (group.inputs[0], first)
+        allowed = None if reference[0] == anchor.number else frozenset({anchor.checkpoint[name].shape})
+        layer = None if further is None else sum(g.layers for g in groups) + further
+        written = name if layer is None else _moved(name, main, layer)
+        origin = Origin(written, at, own, reference, p, layer, 0.0, allowed)
+        (after if begun else before).append(origin)
     return [*before, *blocks, *after], lacking
+
+
+def _moved(name: str, main: Stacked, layer: int) -> str:
+    """The name with the number of another layer."""
+    return main.name(layer, name[len(main.head) + 1 :].partition(".")[2])
 
 
 def _blocks(side: Side, main: Stacked, tails: Collection[str]) -> dict[int, dict[str, Tensor]]:
