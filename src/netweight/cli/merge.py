@@ -106,6 +106,7 @@ def _complete_methods(ctx: click.Context, param: click.Parameter, incomplete: st
     show_default=True,
     help="Where a model lacks a parameter: stop, or take the base's.",
 )
+@click.option("--allow-mismatch", is_flag=True, help="Merge models of other families too.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier merge in DIR.")
 @click.option("--no-fsync", is_flag=True, help="Leave it to the system when the files reach the disk.")
 @partial(run_options, dry_run="Show weights, norms and what the merge will do; reads base and models, writes nothing.")

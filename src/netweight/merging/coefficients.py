@@ -17,7 +17,17 @@ if TYPE_CHECKING:
 
     F64: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
-__all__ = ["GRANULARITIES", "MODES", "OUTSIDE", "by_granularity", "coefficients", "cosines", "merged_norm", "norms_of"]
+__all__ = [
+    "GRANULARITIES",
+    "MODES",
+    "OUTSIDE",
+    "by_granularity",
+    "coefficients",
+    "cosines",
+    "merged_norm",
+    "norms_of",
+    "remark",
+]
 
 MODES = {
     "exp": "exp(-beta L_i / mean L)",
@@ -87,6 +97,38 @@ def _shares(mode: str, norms: Sequence[float], alpha: float, beta: float) -> lis
 def _normalised(shares: Sequence[float]) -> tuple[float, ...]:
     total = math.fsum(shares)
     return tuple(share / total for share in shares)
+
+
+_LITTLE = 0.02
+"""A weight below it leaves next to nothing of a model."""
+
+
+def remark(
+    mode: str, weights: Sequence[Sequence[float]], norms: Sequence[float] | None, names: Sequence[str]
+) -> str | None:
+    """What exp has made of the models, where that may surprise: one of them with a weight below 2%, or one that is the
+    base with the largest weight; None elsewhere. `weights`: by model, of each group that has weights of its own.
+    """
+    if mode != "exp" or len(names) < 2 or not weights:
+        return None
+    least = [min(group) for group in weights]
+    at = least.index(min(least))
+    why = None
+    if norms is not None and 0 in norms and any(norms):
+        still = norms.index(0)
+        if any(group[still] == max(group) for group in weights):
+            why = f"{printable(names[still])} is the base itself, and gets the largest weight"
+    elif least[at] < _LITTLE:
+        few = sum(value < _LITTLE for value in least)
+        where = "" if len(weights) == 1 else f" in {few} of {len(weights)} groups"
+        name = names[list(weights[at]).index(least[at])]
+        why = f"{printable(name)} gets {least[at]:.2g}{where}, as its task vector is the longest"
+    if why is None:
+        return None
+    return (
+        f"mode exp: {why}: the more a model was trained, the less it counts; --mode equal weighs all alike, --mode"
+        " metagpt those more that changed more"
+    )
 
 
 def norms_of(gram: F64) -> tuple[float, ...]:

@@ -142,6 +142,8 @@ def _show_weights(weights: Mapping[str, Any], names: Mapping[str, str], *, verbo
     about = [f"{key} {value}" for key, value in weights.items() if key in ("mode", "alpha", "beta", "granularity")]
     click.echo(f"weights    {', '.join(about)}")
     _show_models(weights, names, console)
+    if weights.get("remark"):
+        click.echo(f"note: {weights['remark']}")
     by_layer = list((weights.get("by_layer") or {}).items())
     shown = by_layer if verbose else by_layer[:_LISTED]
     for label, by_model in shown:

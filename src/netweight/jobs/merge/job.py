@@ -156,7 +156,7 @@ def _weighted(
     record: Record,
 ) -> tuple[Weighting | None, MergePlan]:
     """The weights, measured where they must be, and the plan with them."""
-    from netweight.jobs.merge.targets import PlanOptions, plan_merge
+    from netweight.jobs.merge.targets import plan_merge
     from netweight.jobs.merge.weights import measure_grams, read_grams, weigh
 
     request, plan, options = prepared.request, prepared.plan, prepared.options
@@ -170,7 +170,7 @@ def _weighted(
         grams = measure_grams(plan.targets, executor, kernels, progress, record)
     weighting = weigh(request.weights, prepared.names(), plan.targets, grams)
     recipe = request.with_weights(weighting.weights)
-    return weighting, plan_merge(recipe, plan.checkpoints, PlanOptions(options.vocab, options.missing, options.seed))
+    return weighting, plan_merge(recipe, plan.checkpoints, options.planning)
 
 
 def preview(

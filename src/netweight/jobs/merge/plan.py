@@ -79,7 +79,7 @@ def prepare(request: Request, options: Options, stack: ExitStack, moved: Mapping
     `moved`: where references of the recipe are to be found now. Raises OptionError for what cannot be, FormatError and
     ModelNotFoundError for what is no checkpoint, InputError for parameters that do not fit each other.
     """
-    from netweight.jobs.merge.targets import PlanOptions, plan_merge
+    from netweight.jobs.merge.targets import plan_merge
     from netweight.merging.recipe.recipe import write_recipe
     from netweight.output.safetensors_file import TensorEntry
     from netweight.output.shards import plan_shards
@@ -89,7 +89,7 @@ def prepare(request: Request, options: Options, stack: ExitStack, moved: Mapping
     named = [moved_to.get(ref, ref) for ref in request.recipe.references()]
     opened = [stack.enter_context(open_checkpoint(ref, download=not options.remote)) for ref in named]
     _refuse_repeated(opened)
-    plan = plan_merge(request.recipe, opened, PlanOptions(options.vocab, options.missing, options.seed))
+    plan = plan_merge(request.recipe, opened, options.planning)
     shards = plan_shards({t.name: TensorEntry(t.dtype, t.shape) for t in plan.targets}, options.max_shard_size)
     choice = choose_for(options, "merge")
     per_worker = working_bytes(plan.targets)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from netweight.jobs.inputs import identity
 from netweight.jobs.merge.result import Merged
+from netweight.merging.coefficients import remark
 from netweight.version import __version__
 
 if TYPE_CHECKING:
@@ -144,6 +145,10 @@ def weighting_record(prepared: Prepared, weighting: Weighting | None) -> dict[st
         "cosines": [list(row) for row in weighting.cosines] if weighting.cosines else None,
         "merged_l2": weighting.merged_norm,
     }
+    groups = [weighting.weights] if isinstance(weighting.weights, tuple) else list(weighting.weights.values())
+    if weighting.by_group is not None:
+        groups = list(weighting.by_group.values())
+    entry["remark"] = remark(str(entry["mode"]), groups, weighting.norms, names)
     if weighting.by_group is not None:
         entry["by_layer"] = {label: list(weights) for label, weights in weighting.by_group.items()}
     return entry

@@ -13,6 +13,7 @@ from netweight.jobs.run_options import MachineOptions
 from netweight.merging.coefficients import GRANULARITIES, MODES
 
 if TYPE_CHECKING:
+    from netweight.jobs.merge.targets import PlanOptions
     from netweight.merging.recipe.recipe import Recipe
 
 __all__ = ["Options", "Request", "Weights", "make_request"]
@@ -23,14 +24,15 @@ _PLAIN = "task_arithmetic"
 @dataclass(frozen=True)
 class Options(MachineOptions):
     """How `merge` runs: MachineOptions; `max_shard_size` in bytes; `vocab`: what to do where vocabularies differ (None:
-    refuse, "base", "union-rows"); `missing`: what to do where a model lacks a parameter ("error", "base"); `overwrite`:
-    replace an earlier merge; `sync`: bring everything to the disk before the result appears; `seed` of the random
-    methods.
+    refuse, "base", "union-rows"); `missing`: what to do where a model lacks a parameter ("error", "base");
+    `allow_mismatch`: merge models of other families too; `overwrite`: replace an earlier merge; `sync`: bring all
+    files to the disk before the result appears; `seed` of the random methods.
     """
 
     max_shard_size: int = 5_000_000_000
     vocab: str | None = None
     missing: str = "error"
+    allow_mismatch: bool = False
     seed: int = 0
     overwrite: bool = False
     sync: bool = True
@@ -42,6 +44,13 @@ class Options(MachineOptions):
         if type(self.max_shard_size) is not int or self.max_shard_size < 1:
             got = printable(repr(self.max_shard_size))
             raise OptionError(f"max_shard_size: expected bytes, a whole number of at least 1, got {got}")
+
+    @property
+    def planning(self) -> PlanOptions:
+        """What of them decides the plan."""
+        from netweight.jobs.merge.targets import PlanOptions
+
+        return PlanOptions(self.vocab, self.missing, self.seed, self.allow_mismatch)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from netweight.errors import InputError, OptionError, did_you_mean, printable
 from netweight.jobs.merge.config import plan_config
 from netweight.jobs.merge.drafts import Draft, Drafts
 from netweight.jobs.merge.faults import Faults
+from netweight.jobs.merge.kinship import check_kinship
 from netweight.jobs.merge.leftovers import find_leftovers
 from netweight.jobs.merge.sides import read_sides
 from netweight.jobs.merge.slices import Group, make_groups, origins_by_models, origins_by_slices, uses_base
@@ -38,12 +39,14 @@ Resolve = Callable[..., Settings]
 class PlanOptions:
     """`vocab`: what to do where vocabularies differ: refuse (None), keep the base's rows ("base"), or those of the
     largest ("union-rows"). `missing`: refuse a model that lacks parameters of the base or has others ("error"), or take
-    the base's values and leave out the others ("base"). `seed` of the random methods.
+    the base's values and leave out the others ("base"). `seed` of the random methods. `allow_mismatch`: merge models of
+    other families.
     """
 
     vocab: str | None = None
     missing: str = "error"
     seed: int = 0
+    allow_mismatch: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,7 @@ def plan_with(
         {number: checkpoints[number] for number in used}, anchor_number, by_layers=not recipe.models
     )
     anchor = sides[anchor_number]
+    notes += check_kinship(sides, anchor, allow_mismatch=options.allow_mismatch)
     groups = make_groups(recipe, method, sides, numbers)
     faults = Faults()
     lenient = options.missing == "base"

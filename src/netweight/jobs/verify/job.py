@@ -111,6 +111,7 @@ def verify(
             multi_gpu=multi_gpu,
             executor_name=executor_name,
             ray_address=ray_address,
+            allow_mismatch=True,  # the merge has decided
             **record["options"],
         )
         prepared = prepare(Request(recipe), options, stack, places)
