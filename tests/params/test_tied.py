@@ -86,7 +86,10 @@ def test_gemmas_table_with_a_part_for_every_layer_is_not_the_one_that_is_tied(ma
 def test_headers_alone_do_not_call_two_stored_tensors_one(make: Make) -> None:
     config = {"tie_word_embeddings": True}
     assert find_ties(make("m", BOTH, config=config)) == Ties({}, stored_twice=((HEAD, EMBED),))
-    assert find_ties(make("m", {EMBED: (8, 4), HEAD: (9, 4)}, config=config)) == Ties({})
+    other = make("m", {EMBED: (8, 4), HEAD: (9, 4)}, config=config)
+    assert find_ties(other) == find_ties(other, compare=True) == Ties({}, apart=((HEAD, EMBED),))
+    dense = {EMBED: (8, 4), "lm_head.dense.weight": (4, 4), "lm_head.bias": (8,)}  # RoBERTa
+    assert find_ties(make("m", dense, config=config)) == Ties({}, absent=EMBED)
     assert find_ties(make("m", {EMBED: (8, 4), HEAD: ("F16", (8, 4))}, config=config)) == Ties({})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,8 @@ from netweight.checkpoint.kinds import reader_of
 from netweight.checkpoint.part import Part
 from netweight.checkpoint.place import LocalPlace, Place
 from netweight.checkpoint.reference import HubReference, UrlReference, parse_reference
-from netweight.checkpoint.tensor import Checkpoint
+from netweight.checkpoint.table import TensorTable
+from netweight.checkpoint.tensor import Checkpoint, Tensor
 from netweight.errors import FormatError, ModelNotFoundError, did_you_mean, printable
 from netweight.source.local import open_local
 from netweight.source.protocol import Source
@@ -144,6 +145,12 @@ def _open_selection(
                 f"{printable(selection.index.name)}: total_size is {selection.index.total_size} bytes, "
                 f"the tensors take {total}"
             )
+    empty = sum(_count_of(part.tensors, (0,)) for part in parts)
+    if empty:
+        notes.append(
+            f"{empty} of {len(tensors)} tensors are empty, of shape [0]: DeepSpeed's ZeRO-3 leaves them where a model"
+            " is saved without its weights gathered; give what zero_to_fp32.py makes of the training's folder"
+        )
     config, problem = read_config(place)
     return Checkpoint(
         ref,
@@ -161,6 +168,12 @@ def _open_selection(
         location=local,
         place=place,
     )
+
+
+def _count_of(tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> int:
+    if isinstance(tensors, TensorTable):
+        return tensors.count_of(shape)
+    return sum(tensor.shape == shape for tensor in tensors.values())
 
 
 def _read_all(sources: Sequence[Source]) -> list[Part]:

@@ -72,6 +72,11 @@ class TensorTable(Mapping[str, Tensor]):
         dtype = DTYPES[self._of.dtype(kind)]
         return StoredTensor(name, self._of.shape(kind), dtype, self._source, self._offsets[row])
 
+    def count_of(self, shape: tuple[int, ...]) -> int:
+        """How many tensors have this shape."""
+        kinds = {kind for kind in range(len(self._of)) if self._of.shape(kind) == shape}
+        return sum(self._kinds[row] in kinds for row in self._rows.values()) if kinds else 0
+
     def __contains__(self, name: object) -> bool:
         return name in self._rows
 

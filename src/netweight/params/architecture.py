@@ -50,6 +50,9 @@ def describe(checkpoint: Checkpoint, parameters: Mapping[str, Parameter]) -> Arc
     declared = config_numbers(checkpoint.config)
     stacks = _stacks(parameters)
     shown = _from_shapes(checkpoint, parameters, declared)
+    further = _further(checkpoint.config)
+    if "" in stacks and further and declared.get("layers") == stacks[""] - further:
+        stacks |= {"": stacks[""] - further, "mtp": stacks.get("mtp", 0) + further}
     if "" in stacks:
         shown["layers"] = stacks[""]
     notes = []
@@ -95,6 +98,12 @@ def config_numbers(config: Mapping[str, Any] | None) -> dict[str, int]:
         if number is not None:
             numbers[key] = number
     return numbers
+
+
+def _further(config: Mapping[str, Any] | None) -> int:
+    """Blocks behind the main ones that predict further tokens (DeepSeek-V3, GLM-4.5)."""
+    number = (config or {}).get("num_nextn_predict_layers")
+    return number if type(number) is int and number > 0 else 0
 
 
 def _stacks(parameters: Mapping[str, Parameter]) -> dict[str, int]:

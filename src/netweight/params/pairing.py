@@ -225,11 +225,7 @@ def _notes_on_ties(sides: Sequence[Side], *, twice: bool) -> list[str]:
             tied.setdefault(f"the head is '{printable(ties.absent)}'", []).append(side.ref)
         elif alias and not twice:
             tied.setdefault(f"'{printable(alias[0])}' is '{printable(alias[1])}'", []).append(side.ref)
-        notes += [
-            f"{side.ref}: config.json ties '{printable(head)}' to '{printable(embedding)}', and the file holds both:"
-            " both count"
-            for head, embedding in ties.stored_twice
-        ]
+        notes += [f"{side.ref}: {note}" for note in ties.notes("both count")]
     return notes + [
         f"{' and '.join(refs)}: {what}, and counts once; tools that load the model count it twice, as"
         " --count-tied-twice does"

@@ -274,7 +274,7 @@ def _find(inside: list[str], block_part: str, stack: str, *, in_layer: bool) -> 
         return "other", "projector", "", group
     if group == "lm_head" or "shared_head" in inside:
         vocabulary = any(word in _TOKEN_HEADS for word in inside) or words.OUTPUTS.get(last) == "lm_head"
-        vocabulary = vocabulary or (last == "decoder" and "predictions" in inside)
+        vocabulary = (vocabulary and last != "dense") or (last == "decoder" and "predictions" in inside)
         return "output", "lm_head" if vocabulary else "head", "", group
     loose = in_layer or stack != ""
     for word in reversed(inside):

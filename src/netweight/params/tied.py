@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from netweight.checkpoint.tensor import Checkpoint, Tensor
+from netweight.errors import printable
 from netweight.params.families import MODEL_TYPES
 from netweight.params.role import Parameter, classify_all
 
@@ -48,12 +49,24 @@ class Ties:
     `aliases` maps a name to the one that it repeats: the same storage, or (where it was compared) equal content that
     config ties. `absent` is the name of the embedding that also serves as the head which the file does not hold, None
     where that is not so. `stored_twice` are pairs (head, embedding) that config ties and the file holds twice with
-    one shape and dtype, not compared.
+    one shape and dtype, not compared; `apart` those of another shape or dtype.
     """
 
     aliases: dict[str, str]
     absent: str | None = None
     stored_twice: tuple[tuple[str, str], ...] = ()
+    apart: tuple[tuple[str, str], ...] = ()
+
+    def notes(self, how: str) -> list[str]:
+        """What is to be said of heads that config ties and the file holds; `how` says how equal ones are counted."""
+        return [
+            f"config.json ties {printable(head)} to {printable(embedding)}, and the file holds both: {how}"
+            for head, embedding in self.stored_twice
+        ] + [
+            f"config.json ties {printable(head)} to {printable(embedding)}, and the file holds another head, of another"
+            " shape or type: tools that load the model by its config leave it out"
+            for head, embedding in self.apart
+        ]
 
 
 def find_ties(
@@ -73,24 +86,22 @@ def find_ties(
     heads = head_names(parameters)
     if not heads:
         others = [p.name for p in parameters.values() if p.slot == "head" and p.group == "lm_head"]
-        # BERT's `cls.predictions` is what comes before its head, which is the embedding.
-        of_tokens = not others or any(".predictions." in name for name in others)
+        # BERT's `cls.predictions` and RoBERTa's `lm_head.dense` come before their head, which is the embedding
+        of_tokens = not others or any(".predictions." in name or "lm_head." in name for name in others)
         of_tokens = of_tokens and not _is_headless(checkpoint.config)
         return Ties(aliases, absent=embedding if of_tokens else None)
-    twice = []
+    twice, apart = [], []
     for head in heads:
         first, second = checkpoint[head], checkpoint[embedding]
-        if (
-            head in aliases
-            or aliases.get(embedding) == head
-            or (first.shape, first.dtype) != (second.shape, second.dtype)
-        ):
+        if head in aliases or aliases.get(embedding) == head:
             continue
-        if compare and _equal(first, second):
+        if (first.shape, first.dtype) != (second.shape, second.dtype):
+            apart += [(head, embedding)] if parameters[head].kind == "weight" else []
+        elif compare and _equal(first, second):
             aliases[head] = embedding
         elif not compare:
             twice.append((head, embedding))
-    return Ties(aliases, stored_twice=tuple(twice))
+    return Ties(aliases, stored_twice=tuple(twice), apart=tuple(apart))
 
 
 def head_names(parameters: Mapping[str, Parameter]) -> list[str]:

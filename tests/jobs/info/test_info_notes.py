@@ -51,3 +51,52 @@ def test_queries_with_a_gate(tmp_path, config):
 def test_queries_that_disagree(tmp_path, queries, config, shown):
     found = netweight.info(saved(tmp_path, queries, **config))
     assert found.notes == (f"config.json says num_attention_heads = {HEADS}, the rows of q_proj make {shown}",)
+
+
+@pytest.mark.parametrize("further", [0, 1, 2])
+def test_blocks_that_predict_further_tokens(tmp_path, further):
+    """GLM-4.5 and DeepSeek-V3 number them behind the layers that config counts."""
+    saved(tmp_path, HEADS)
+    tensors = {f"model.layers.{n}.mlp.up_proj.weight": np.ones((8, HIDDEN), np.float32) for n in range(3 + further)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    config = {"model_type": "glm4_moe", "num_hidden_layers": 3, "num_nextn_predict_layers": further}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = netweight.info(tmp_path)
+    assert found.layers == 3
+    assert found.notes == ()
+    assert found.stacks == ({"": 3, "mtp": further} if further else {"": 3})
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2, "num_nextn_predict_layers": 0}))
+    assert "num_hidden_layers = 2" in netweight.info(tmp_path).notes[0]
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_tensors_that_zero_3_has_left_empty(tmp_path, suffix):
+    """A model saved without gathering: the names are there, the weights are not, and every job says so."""
+    torch = pytest.importorskip("torch")
+    held = {
+        "model.norm.weight": torch.ones(4),
+        "model.layers.0.mlp.up_proj.weight": torch.empty(0),
+        "lm_head.weight": torch.empty(0),
+        "model.layers.0.mlp.none": torch.empty(0, 4),
+    }
+    if suffix == "bin":
+        torch.save(held, tmp_path / "pytorch_model.bin")
+    else:
+        save_file({n: t.numpy() for n, t in held.items()}, tmp_path / "model.safetensors")
+    for notes in (
+        netweight.info(tmp_path).notes,
+        netweight.scan(tmp_path).notes,
+        netweight.compare(tmp_path, tmp_path).notes,
+    ):
+        assert "2 of 4 tensors are empty, of shape [0]: DeepSpeed's ZeRO-3" in notes[0]
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((30, HIDDEN), np.float16), ((28, HIDDEN), np.float32)])
+def test_another_head_than_the_one_that_config_ties(tmp_path, shape, dtype):
+    head = {"model.embed_tokens.weight": np.ones((30, HIDDEN), np.float32), "lm_head.weight": np.ones(shape, dtype)}
+    save_file(head, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "tie_word_embeddings": True}))
+    found = netweight.info(tmp_path)
+    assert found.head_is is None
+    [note] = found.notes
+    assert "config.json ties lm_head.weight to model.embed_tokens.weight, and the file holds another head" in note

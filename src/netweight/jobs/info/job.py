@@ -109,11 +109,7 @@ def _describe(checkpoint: Checkpoint, *, count_tied_twice: bool, tree: bool) -> 
     counted = [tensor for name, tensor in tensors.items() if count_tied_twice or name not in ties.aliases]
     placed = [(BUFFER if parameters[t.name].buffer else parameters[t.name].role, t) for t in counted]
     notes = list(checkpoint.notes)
-    for head, embedding in ties.stored_twice:
-        notes.append(
-            f"config.json ties {printable(head)} to {printable(embedding)}, and the file holds both: counted twice,"
-            " as whether they are equal takes reading them"
-        )
+    notes += ties.notes("counted twice, as whether they are equal takes reading them")
     if count_tied_twice and ties.absent is not None:
         placed.append(("output", checkpoint[ties.absent]))
         notes.append(f"the head is {printable(ties.absent)}, counted once more")

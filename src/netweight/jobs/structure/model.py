@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from netweight.checkpoint.tensor import Checkpoint, Skipped
-from netweight.errors import printable
 from netweight.jobs.inputs import stamp_of
 from netweight.jobs.structure.slices import Slices, slice_config, slice_notes
 from netweight.params.block import Block
@@ -135,11 +134,7 @@ def analyse(checkpoint: Checkpoint, name: str, *, compare_tied: bool = False, he
     if checkpoint.config_problem:
         notes.append(f"{checkpoint.config_problem}; heads and declared sizes are not known from it")
     notes += slice_notes(slices, structure.blocks) if sliced else []
-    for head, embedding in ties.stored_twice:
-        notes.append(
-            f"config.json ties {printable(head)} to {printable(embedding)}, and the file holds both: counted twice,"
-            " as whether they are equal takes reading them (--deep)"
-        )
+    notes += ties.notes("counted twice, as whether they are equal takes reading them (--deep)")
     if structure.packed:
         notes.append(
             f"{structure.packed} tensors hold no plain floats (quantized or integer): counts are elements as stored"
