@@ -17,7 +17,7 @@ from netweight.cli.options import (
     verbose_option,
 )
 from netweight.errors import OptionError, printable
-from netweight.views.structure import report, show_models, show_plan, show_structures
+from netweight.views.structure import report, show_models, show_plan, show_structure, show_structures
 from netweight.views.text import print_json
 
 __all__ = ["structure"]
@@ -132,7 +132,7 @@ def _analyse_one(ref: str, base: str | None, output_dir: str | None, output_form
     if output_format == "json":
         print_json(result.to_dict())
     elif output_format == "human":
-        click.echo(result.text, nl=False)
+        show_structure(result)
     if output_dir is not None:
         for note in result.write(output_dir):
             click.echo(f"note: {note}", err=True)
