@@ -65,6 +65,20 @@ def texts(monkeypatch):
     return seen
 
 
+@pytest.fixture
+def rectangles(monkeypatch):
+    """Every rectangle that is drawn: (left, bottom, width, height, colour)."""
+    seen = []
+    real = Canvas.rectangle
+
+    def spy(self, *drawn):
+        seen.append(drawn[:5])
+        real(self, *drawn)
+
+    monkeypatch.setattr(Canvas, "rectangle", spy)
+    return seen
+
+
 def boxes(texts):
     """(text, left, bottom, right, top): all angles here are multiples of 90 degrees."""
     for text, cx, cy, half, rise, angle, width, height in texts:
@@ -116,7 +130,7 @@ def test_condition_bars(tmp_path, texts, layers):
     counts = [sum(c > bound for c in known) for bound in (1e3, 1e4, 1e5)]
     which = f"the 30 largest of {len(known)}" if len(known) > 30 else str(len(known))
     said = "{} above 1000, {} above 1e4, {} above 1e5".format(*counts)
-    assert f"{which} condition numbers: {said}, 1 singular, 2 n/a" in shown
+    assert f"{which} condition numbers, largest first: {said}, 1 singular, 2 n/a" in shown
     assert shown.count("singular") == 2  # the key, and the bar
     assert sum(text.startswith(("model.", "singular.", "lm_head")) for text in shown) == min(30, len(known))
     worst = sorted((c for c in known if math.isfinite(c)), reverse=True)[:29]
@@ -126,8 +140,16 @@ def test_condition_bars(tmp_path, texts, layers):
 def test_condition_bars_are_coloured_by_level_and_as_long_as_their_logarithm(tmp_path):
     condition_bars(tmp_path / "c.png", "m", [("a", 1e6), ("b", 1e5), ("c", 1e4), ("d", 1e3)])
     areas = [pixels(tmp_path / "c.png", colour) for colour in ("#D55E00", "#E69F00", "#56B4E9", "#009E73")]
-    # a, b, c, d on an axis from 1 to 1e6, less lines across
-    assert [area / areas[0] for area in areas] == pytest.approx([1, 5 / 6, 4 / 6, 3 / 6], abs=0.03)
+    # a, b, c, d on an axis from 1/2 to 1e6, less lines across
+    lengths = [math.log10(c / 0.5) for c in (1e6, 1e5, 1e4, 1e3)]
+    assert [area / areas[0] for area in areas] == pytest.approx([x / lengths[0] for x in lengths], abs=0.03)
+
+
+def test_the_least_condition_number_is_seen(tmp_path, rectangles):
+    condition_bars(tmp_path / "c.png", "m", [("orthogonal", 1.0), ("b", 1e6)])
+    (orthogonal,) = (width for _, _, width, height, colour in rectangles if colour == "#009E73" and height > 0.12)
+    (whole,) = (width for _, _, width, height, colour in rectangles if colour == "#D55E00" and height > 0.12)
+    assert orthogonal / whole == pytest.approx(math.log10(2) / math.log10(2e6))
 
 
 @pytest.mark.parametrize("layers", [0, 3, 32, 126])
@@ -230,6 +252,17 @@ def test_weight_distribution(tmp_path, texts):
     assert f"mean \N{PLUS-MINUS SIGN} std, std {scientific(float(w.std()))}" in shown
     assert "outliers beyond -0.06 and 0.06" in shown
     assert "extreme outliers beyond -0.11 and 0.11" in shown
+
+
+def test_bars_are_as_high_as_the_logarithm_of_their_counts_and_single_elements_are_seen(tmp_path, rectangles, texts):
+    counts = [1, 0, 2, 10, 500, 1000, 30, 0, 0, 1]
+    weight_distribution(tmp_path / "w.png", "m", [i / 10 for i in range(11)], counts)
+    bars = [(left, height) for left, _, _, height, colour in rectangles if colour == "#56B4E9"]
+    highest = max(height for _, height in bars)
+    expected = [math.log10(2 * c) / math.log10(2000) for c in counts if c]
+    assert [height / highest for _, height in sorted(bars)] == pytest.approx(expected)
+    assert min(height for _, height in bars) > 0.3  # inches
+    assert {"1", "10", "100", "1000"} <= set(drawn(texts))
 
 
 @pytest.mark.parametrize(
