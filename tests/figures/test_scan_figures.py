@@ -204,10 +204,11 @@ def test_rank_efficiency_takes_the_median_of_experts_and_other_stacks(tmp_path, 
 def test_health_dashboard(tmp_path, texts, layers):
     worst = [("critical", f"condition number above 1e5: 2.00e6 in {LONG}"), *[("info", "x")] * 9]
     found = [*points(layers), ("layer_1", {"condition_number": math.inf, "sqnr_db": math.nan})]
-    health_dashboard(tmp_path / "h.png", LONG, 87.46, {"critical": 2, "warning": 13, "info": 1234}, found, worst)
+    health_dashboard(tmp_path / "h.png", LONG, {"critical": 2, "warning": 13, "info": 1234}, found, worst)
     assert_legible(tmp_path / "h.png", texts)
     shown = drawn(texts)
-    assert {"87.4", "of 100", "2 critical", "13 warning", "1234 info", "worst findings"} <= set(shown)
+    assert {"2 critical", "13 warning", "1234 info", "worst findings"} <= set(shown)
+    assert not any("of 100" in text or "score" in text for text in shown)
     assert "condition number (1 singular, at the upper edge)" in shown
     assert "SQNR in int8 per tensor (dB) (1 n/a)" in shown
     assert shown.count("outside") == 4
@@ -215,22 +216,17 @@ def test_health_dashboard(tmp_path, texts, layers):
 
 
 def test_what_was_not_measured_is_said(tmp_path, texts):
-    health_dashboard(tmp_path / "h.png", "m", None, {}, [("layer_0", {"sparsity": 0.0})], [])
+    health_dashboard(tmp_path / "h.png", "m", {}, [("layer_0", {"sparsity": 0.0})], [])
     condition_bars(tmp_path / "c.png", "m", [("a", None)])
     quantization_risk(tmp_path / "q.png", "m", [])
     rank_efficiency(tmp_path / "r.png", "m", [])
     shown = drawn(texts)
-    assert {"n/a", "nothing was judged", "no findings"} <= set(shown)
+    assert {"0 critical", "no findings"} <= set(shown)
     assert "condition number: not measured (add --methods spectral)" in shown
     assert "SQNR in int8 per tensor (dB): not measured (add --methods quantization)" in shown
     assert "no condition number was measured (add --methods spectral)" in shown
     assert "no quantization error was measured (add --methods quantization)" in shown
     assert "no rank was measured (add --methods spectral)" in shown
-
-
-def test_a_score_is_never_rounded_up_to_100(tmp_path, texts):
-    health_dashboard(tmp_path / "h.png", "m", 99.99, {"info": 1}, points(3), [("info", "x")])
-    assert "99.9" in drawn(texts)
 
 
 def test_weight_distribution(tmp_path, texts):
@@ -351,7 +347,7 @@ def test_hostile_names(tmp_path, texts):
     quantization_risk(tmp_path / "q.png", HOSTILE[1], [(name, 5.0 + i, 20.0 + i) for i, name in enumerate(HOSTILE)])
     rank_efficiency(tmp_path / "r.png", HOSTILE[1], [(name, name, 0.5, 0.1) for name in HOSTILE])
     health_dashboard(
-        tmp_path / "h.png", HOSTILE[1], 5.0, {}, [(n, {"sparsity": 0.1}) for n in HOSTILE], [("info", HOSTILE[1])]
+        tmp_path / "h.png", HOSTILE[1], {}, [(n, {"sparsity": 0.1}) for n in HOSTILE], [("info", HOSTILE[1])]
     )
     singular_spectrum(tmp_path / "s.png", HOSTILE[1], [2.0, 1.0], {HOSTILE[1]: 1})
     assert not any("\x1b" in text or "\n" in text or "\u202e" in text for text in drawn(texts))
@@ -367,7 +363,7 @@ def test_names_stay_told_apart_where_they_are_cut():
 
 def test_pictures_are_the_same_each_time(tmp_path):
     for i in range(2):
-        health_dashboard(tmp_path / f"{i}.png", "m", 50.0, {"info": 3}, points(5), [])
+        health_dashboard(tmp_path / f"{i}.png", "m", {"info": 3}, points(5), [])
     assert (tmp_path / "0.png").read_bytes() == (tmp_path / "1.png").read_bytes()
 
 

@@ -56,7 +56,7 @@ class _Scan(click.Command):
     metavar="GLOB ...",
     help="Matrices to draw one by one: distribution and singular values. [default: the four most telling]",
 )
-@click.option("--health", is_flag=True, help="A score out of 100 and the findings behind it.")
+@click.option("--health", is_flag=True, help="What is worth a look: findings, with the thresholds behind them.")
 @click.option(
     "--top-issues", type=click.IntRange(min=0), default=10, show_default=True, metavar="N", help="Rows of each table."
 )

@@ -78,8 +78,8 @@ def group_l2_bar(
 
 
 def cosine_heatmap(path: Path, names: Sequence[str], matrix: Sequence[Sequence[float | None]]) -> None:
-    """Draw pairwise cosines as PNG: models ordered by similarity, as the picture says, colours from -1 to 1, None and NaN
-    as hatched cells.
+    """Draw pairwise cosines as PNG: models ordered by similarity, as the picture says, colours from -1 to 1, None and
+    NaN as hatched cells.
 
     `matrix` is symmetric, one row and column per name. Raises ValueError for another shape, OSError where the file
     cannot be written.

@@ -11,7 +11,7 @@ import click
 
 from netweight.errors import OptionError, printable
 from netweight.jobs.scan.result import assess_rows
-from netweight.measures.health import SCORING, number, topics
+from netweight.measures.health import number, topics
 from netweight.measures.health_checks import LEVELS, Level, judge
 from netweight.views.console import print_trimmed, stdout_console
 from netweight.views.fitted_table import Column, print_table
@@ -96,7 +96,7 @@ def show_plan(prepared: Prepared, output_format: str, *, verbose: bool) -> None:
 
 
 def show_health(health: Health, *, verbose: bool = False) -> None:
-    """Print the score, the findings (those over many layers as one), what was not measured, and the thresholds.
+    """Print the findings (those over many layers as one), what was not measured, and the thresholds.
 
     `verbose` also explains findings of the level info.
     """
@@ -105,14 +105,8 @@ def show_health(health: Health, *, verbose: bool = False) -> None:
 
     console = stdout_console()
     counts = ", ".join(f"{count} {level}" for level, count in health.counts().items())
-    score = Text("health  ", style="bold")
-    if health.score is None:
-        score.append("no score: nothing was judged")
-    else:
-        # never rounded up to 100
-        score.append(f"{math.floor(health.score * 10) / 10:.1f} of 100", style="bold")
-        score.append(f"  {counts}, in {health.judged} tensor{'s' * (health.judged != 1)}")
-    print_trimmed(console, score)
+    found = f"{counts}, in {health.judged} tensor{'s' * (health.judged != 1)}"
+    print_trimmed(console, Text.assemble(("health  ", "bold"), found if health.judged else "nothing was judged"))
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -126,8 +120,6 @@ def show_health(health: Health, *, verbose: bool = False) -> None:
         console.print(Text("thresholds", style="dim"))
     for quantity, bounds in health.thresholds:
         print_trimmed(console, Text(f"  {quantity}: {bounds}", style="dim"))
-    if health.score is not None:
-        print_trimmed(console, Text(SCORING, style="dim"))
 
 
 def _say(console: Console, text: str) -> None:

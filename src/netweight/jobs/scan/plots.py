@@ -129,9 +129,7 @@ def _dashboard(path: Path, title: str, result: ScanResults, rows: Sequence[ScanR
         for r in rows
     ]
     worst = [(f.level, f"{f.said} in {f.parameter}") for f in health.findings[:_WORST]]
-    health_dashboard(
-        path, title, health.score, {str(level): count for level, count in health.counts().items()}, points, worst
-    )
+    health_dashboard(path, title, {str(level): count for level, count in health.counts().items()}, points, worst)
 
 
 def _first_known(*values: Any) -> Any:

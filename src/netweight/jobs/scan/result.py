@@ -152,7 +152,7 @@ class ScanResults(Framed, dict[str, dict[str, dict[str, Any]]]):
             )
 
     def health(self) -> Health:
-        """A score out of 100 and the findings behind it; see `measures.health`."""
+        """What is worth a look, by the thresholds of `measures.health_checks`."""
         return assess_rows(self.rows)
 
     def to_dict(self) -> dict[str, Any]:
