@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -114,8 +115,11 @@ def structure(
 
 def _analyse_one(ref: str, base: str | None, output_dir: str | None, output_format: str, rest: dict[str, Any]) -> None:
     from netweight.cli.progress.bar import progress_for
+    from netweight.jobs.structure.files import model_folder
     from netweight.jobs.structure.job import structure as describe
 
+    if output_dir is not None:
+        model_folder(Path(output_dir), compared=base is not None).check()
     if rest["dry_run"]:
         show_plan(ref, base, output_format, deep=rest["deep"])
         return

@@ -59,10 +59,13 @@ def show_models(models_dir: str, base: str | None, output_dir: str, output_forma
     """Print the models of a folder and their kinds, for --dry-run."""
     from netweight.checkpoint.open import open_checkpoint
     from netweight.jobs.structure.folder import find_models
+    from netweight.jobs.structure.many import gathered_folder
 
     if base is not None:
         open_checkpoint(base).close()  # a base that cannot be read ends the run, so it does here
     models = find_models(models_dir, Path(output_dir))
+    inputs = [model.path for model in models if model.kind != "none"]
+    gathered_folder(output_dir, inputs, compared=base is not None).check()
     if output_format == "json":
         rows = [
             {"name": m.name, "path": str(m.path), "type": m.kind, "problem": m.problem, "analysis": str(m.analysis)}

@@ -30,6 +30,7 @@ __all__ = [
     "ScanResults",
     "ScanRow",
     "assess_rows",
+    "check_file",
     "check_output",
     "finite",
     "print_csv",
@@ -236,6 +237,13 @@ def check_output(path: str | os.PathLike[str]) -> Path:
             f" got {printable(repr(target.suffix))}"
         )
     return target
+
+
+def check_file(path: str | os.PathLike[str], inputs: Sequence[Path]) -> None:
+    """Raises OutputError where a result of the models `inputs` cannot be written to `path`; makes nothing there."""
+    from netweight.output.result_file import ResultFile
+
+    ResultFile(Path(path), inputs).check()
 
 
 def write_results(result: ScanResults, path: Path) -> None:
