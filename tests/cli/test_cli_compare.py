@@ -56,9 +56,10 @@ def test_for_people(models, capsys, narrow):
     assert lines[1].split() == ["A", str(models / "a")]
     assert "compared        6 of A's 8 parameters, 2.24 k values; 2 more in B alone" in lines
     top = lines.index(next(line for line in lines if line.startswith("most changed")))
-    assert lines[top].split() == ["most", "changed", "score", "of", "norm", "cosine", "same"]
-    assert [line.split()[0] for line in lines[top + 1 : top + 3]] == [LONG, "model.layers.3.input_layernorm.weight"]
-    assert lines[top + 1].split()[2:] == ["100%", "1.000000", "0%"]
+    assert lines[top].split() == ["most", "changed", "score", "of", "norm", "cosine", "same", "norm", "B/A", "largest"]
+    assert [line.split()[0] for line in lines[top + 1 : top + 3]] == [f"…{LONG[13:]}", "…3.input_layernorm.weight"]
+    assert lines[top + 1].split()[2:6] == ["100%", "1.000000", "0%", "2"]
+    assert "1 column left out for want of room: signs; a wider terminal or --format json shows them" in " ".join(lines)
     blocks = [line.split() for line in lines if line.startswith("layer_")]
     assert [b[:2] for b in blocks] == [["layer_0", "1"], ["layer_2", "1"], ["layer_3", "2"], ["layer_11", "1"]]
     assert blocks[0][2:] == ["0", "0%", "1.000000", "100%", "0%", "0%"]

@@ -174,6 +174,26 @@ def test_heatmap_colours_and_texts(tmp_path, texts):
     assert (drawn.count("1"), drawn.count("-1"), drawn.count("0.000"), drawn.count("n/a")) == (4, 3, 2, 2)
 
 
+def test_a_heatmap_says_its_order(tmp_path, texts):
+    # a and c are alike, b is not: c moves beside a
+    matrix = [[1.0, 0.0, 0.9], [0.0, 1.0, 0.1], [0.9, 0.1, 1.0]]
+    cosine_heatmap(tmp_path / "h.png", ["a", "b", "c"], matrix)
+    shown = [text for text, *_ in texts]
+    assert [text for text in shown if text in {"a", "b", "c"}][::2] != ["a", "b", "c"]
+    assert "ordered by similarity, not as in the CSV file" in shown
+    texts.clear()
+    cosine_heatmap(tmp_path / "h.png", ["a", "c", "b"], [[1.0, 0.9, 0.0], [0.9, 1.0, 0.1], [0.0, 0.1, 1.0]])
+    shown = [text for text, *_ in texts]
+    assert [text for text in shown if text in {"a", "b", "c"}][::2] == ["a", "c", "b"]
+    assert "ordered by similarity, here as in the CSV file" in shown
+
+
+def test_layers_of_stacks_are_in_the_order_given(tmp_path, texts):
+    names = [f"{stack}.layer_{i}" for stack in ("encoder", "decoder") for i in range(12)]
+    group_l2_bar(tmp_path / "b.png", "m", {"embed": 1.0} | dict.fromkeys(names, 2.0))
+    assert [text for text, *_ in texts if "layer_" in text] == names
+
+
 def test_heatmaps_of_other_shapes_are_refused(tmp_path):
     for names, matrix in (([], []), (["a"], []), (["a", "b"], [[1.0, 0.0], [0.0]])):
         with pytest.raises(ValueError, match=f"a heatmap of {len(names)} names needs a matrix of {len(names)} x"):

@@ -65,6 +65,20 @@ def texts(monkeypatch):
     return seen
 
 
+@pytest.fixture
+def rectangles(monkeypatch):
+    """Every rectangle that is drawn: (left, bottom, width, height, colour)."""
+    seen = []
+    real = Canvas.rectangle
+
+    def spy(self, *drawn):
+        seen.append(drawn[:5])
+        real(self, *drawn)
+
+    monkeypatch.setattr(Canvas, "rectangle", spy)
+    return seen
+
+
 def boxes(texts):
     """(text, left, bottom, right, top): all angles here are multiples of 90 degrees."""
     for text, cx, cy, half, rise, angle, width, height in texts:
@@ -116,7 +130,7 @@ def test_condition_bars(tmp_path, texts, layers):
     counts = [sum(c > bound for c in known) for bound in (1e3, 1e4, 1e5)]
     which = f"the 30 largest of {len(known)}" if len(known) > 30 else str(len(known))
     said = "{} above 1000, {} above 1e4, {} above 1e5".format(*counts)
-    assert f"{which} condition numbers: {said}, 1 singular, 2 n/a" in shown
+    assert f"{which} condition numbers, largest first: {said}, 1 singular, 2 n/a" in shown
     assert shown.count("singular") == 2  # the key, and the bar
     assert sum(text.startswith(("model.", "singular.", "lm_head")) for text in shown) == min(30, len(known))
     worst = sorted((c for c in known if math.isfinite(c)), reverse=True)[:29]
@@ -126,8 +140,16 @@ def test_condition_bars(tmp_path, texts, layers):
 def test_condition_bars_are_coloured_by_level_and_as_long_as_their_logarithm(tmp_path):
     condition_bars(tmp_path / "c.png", "m", [("a", 1e6), ("b", 1e5), ("c", 1e4), ("d", 1e3)])
     areas = [pixels(tmp_path / "c.png", colour) for colour in ("#D55E00", "#E69F00", "#56B4E9", "#009E73")]
-    # a, b, c, d on an axis from 1 to 1e6, less lines across
-    assert [area / areas[0] for area in areas] == pytest.approx([1, 5 / 6, 4 / 6, 3 / 6], abs=0.03)
+    # a, b, c, d on an axis from 1/2 to 1e6, less lines across
+    lengths = [math.log10(c / 0.5) for c in (1e6, 1e5, 1e4, 1e3)]
+    assert [area / areas[0] for area in areas] == pytest.approx([x / lengths[0] for x in lengths], abs=0.03)
+
+
+def test_the_least_condition_number_is_seen(tmp_path, rectangles):
+    condition_bars(tmp_path / "c.png", "m", [("orthogonal", 1.0), ("b", 1e6)])
+    (orthogonal,) = (width for _, _, width, height, colour in rectangles if colour == "#009E73" and height > 0.12)
+    (whole,) = (width for _, _, width, height, colour in rectangles if colour == "#D55E00" and height > 0.12)
+    assert orthogonal / whole == pytest.approx(math.log10(2) / math.log10(2e6))
 
 
 @pytest.mark.parametrize("layers", [0, 3, 32, 126])
@@ -182,10 +204,11 @@ def test_rank_efficiency_takes_the_median_of_experts_and_other_stacks(tmp_path, 
 def test_health_dashboard(tmp_path, texts, layers):
     worst = [("critical", f"condition number above 1e5: 2.00e6 in {LONG}"), *[("info", "x")] * 9]
     found = [*points(layers), ("layer_1", {"condition_number": math.inf, "sqnr_db": math.nan})]
-    health_dashboard(tmp_path / "h.png", LONG, 87.46, {"critical": 2, "warning": 13, "info": 1234}, found, worst)
+    health_dashboard(tmp_path / "h.png", LONG, {"critical": 2, "warning": 13, "info": 1234}, found, worst)
     assert_legible(tmp_path / "h.png", texts)
     shown = drawn(texts)
-    assert {"87.4", "of 100", "2 critical", "13 warning", "1234 info", "worst findings"} <= set(shown)
+    assert {"2 critical", "13 warning", "1234 info", "worst findings"} <= set(shown)
+    assert not any("of 100" in text or "score" in text for text in shown)
     assert "condition number (1 singular, at the upper edge)" in shown
     assert "SQNR in int8 per tensor (dB) (1 n/a)" in shown
     assert shown.count("outside") == 4
@@ -193,22 +216,17 @@ def test_health_dashboard(tmp_path, texts, layers):
 
 
 def test_what_was_not_measured_is_said(tmp_path, texts):
-    health_dashboard(tmp_path / "h.png", "m", None, {}, [("layer_0", {"sparsity": 0.0})], [])
+    health_dashboard(tmp_path / "h.png", "m", {}, [("layer_0", {"sparsity": 0.0})], [])
     condition_bars(tmp_path / "c.png", "m", [("a", None)])
     quantization_risk(tmp_path / "q.png", "m", [])
     rank_efficiency(tmp_path / "r.png", "m", [])
     shown = drawn(texts)
-    assert {"n/a", "nothing was judged", "no findings"} <= set(shown)
+    assert {"0 critical", "no findings"} <= set(shown)
     assert "condition number: not measured (add --methods spectral)" in shown
     assert "SQNR in int8 per tensor (dB): not measured (add --methods quantization)" in shown
     assert "no condition number was measured (add --methods spectral)" in shown
     assert "no quantization error was measured (add --methods quantization)" in shown
     assert "no rank was measured (add --methods spectral)" in shown
-
-
-def test_a_score_is_never_rounded_up_to_100(tmp_path, texts):
-    health_dashboard(tmp_path / "h.png", "m", 99.99, {"info": 1}, points(3), [("info", "x")])
-    assert "99.9" in drawn(texts)
 
 
 def test_weight_distribution(tmp_path, texts):
@@ -230,6 +248,17 @@ def test_weight_distribution(tmp_path, texts):
     assert f"mean \N{PLUS-MINUS SIGN} std, std {scientific(float(w.std()))}" in shown
     assert "outliers beyond -0.06 and 0.06" in shown
     assert "extreme outliers beyond -0.11 and 0.11" in shown
+
+
+def test_bars_are_as_high_as_the_logarithm_of_their_counts_and_single_elements_are_seen(tmp_path, rectangles, texts):
+    counts = [1, 0, 2, 10, 500, 1000, 30, 0, 0, 1]
+    weight_distribution(tmp_path / "w.png", "m", [i / 10 for i in range(11)], counts)
+    bars = [(left, height) for left, _, _, height, colour in rectangles if colour == "#56B4E9"]
+    highest = max(height for _, height in bars)
+    expected = [math.log10(2 * c) / math.log10(2000) for c in counts if c]
+    assert [height / highest for _, height in sorted(bars)] == pytest.approx(expected)
+    assert min(height for _, height in bars) > 0.3  # inches
+    assert {"1", "10", "100", "1000"} <= set(drawn(texts))
 
 
 @pytest.mark.parametrize(
@@ -318,7 +347,7 @@ def test_hostile_names(tmp_path, texts):
     quantization_risk(tmp_path / "q.png", HOSTILE[1], [(name, 5.0 + i, 20.0 + i) for i, name in enumerate(HOSTILE)])
     rank_efficiency(tmp_path / "r.png", HOSTILE[1], [(name, name, 0.5, 0.1) for name in HOSTILE])
     health_dashboard(
-        tmp_path / "h.png", HOSTILE[1], 5.0, {}, [(n, {"sparsity": 0.1}) for n in HOSTILE], [("info", HOSTILE[1])]
+        tmp_path / "h.png", HOSTILE[1], {}, [(n, {"sparsity": 0.1}) for n in HOSTILE], [("info", HOSTILE[1])]
     )
     singular_spectrum(tmp_path / "s.png", HOSTILE[1], [2.0, 1.0], {HOSTILE[1]: 1})
     assert not any("\x1b" in text or "\n" in text or "\u202e" in text for text in drawn(texts))
@@ -334,7 +363,7 @@ def test_names_stay_told_apart_where_they_are_cut():
 
 def test_pictures_are_the_same_each_time(tmp_path):
     for i in range(2):
-        health_dashboard(tmp_path / f"{i}.png", "m", 50.0, {"info": 3}, points(5), [])
+        health_dashboard(tmp_path / f"{i}.png", "m", {"info": 3}, points(5), [])
     assert (tmp_path / "0.png").read_bytes() == (tmp_path / "1.png").read_bytes()
 
 

@@ -1,14 +1,10 @@
-"""Health: every threshold from both sides, a score that no further finding raises, nothing judged that was not
-measured.
-"""
+"""Health: every threshold from both sides, nothing judged that was not measured, and no score."""
 
 import math
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from netweight.measures.health import SCORING, assess, number, topics
+from netweight.measures.health import assess, number, topics
 from netweight.measures.health_checks import CHECKS, LEVELS, judge
 
 GOOD = {
@@ -29,9 +25,9 @@ def tensor(**changes):
     return found
 
 
-def test_nothing_found_is_100():
+def test_nothing_found():
     health = assess([("a", GOOD), ("b", GOOD)], {"a": (100, 100), "b": (100, 200)})
-    assert (health.score, health.findings, health.unmeasured, health.judged) == (100.0, (), (), 2)
+    assert (health.findings, health.unmeasured, health.judged) == ((), (), 2)
     assert health.counts() == {"critical": 0, "warning": 0, "info": 0}
     assert dict(health.thresholds) == {
         "NaN or infinite values": "any is critical",
@@ -116,51 +112,11 @@ def test_vectors_are_judged_for_non_finite_values_alone():
     assert assess([("b", by_rank)]).findings == ()
     broken = assess([("b", tensor(basic_stats__n_nan=2)), ("w", GOOD)], {"b": (1, 8), "w": (100, 100)})
     assert [f.said for f in broken.findings] == ["NaN or infinite values: 2"]
-    assert broken.score == 25.0
 
 
 def test_an_all_zero_matrix_is_one_finding():
     zero = tensor(basic_stats__zeros_percentage=100.0, spectral__singular=True, sparsity__dead_rows_percentage=100.0)
     assert [f.what for f in assess([("w", zero)]).findings] == ["tensors that are all zero"]
-
-
-def test_the_score_is_the_mean_penalty_by_elements():
-    rows = [
-        ("fine", GOOD),
-        ("critical", tensor(spectral__condition_number=1e6, quantization__sqnr_db=20.0)),
-        ("warning", tensor(tail__alpha=8.0, spectral__stable_rank=20.0)),
-        ("info", tensor(quantization__sqnr_db=35.0)),
-    ]
-    shapes = {"fine": (10, 100), "critical": (10, 10), "warning": (20, 10), "info": (30, 10)}
-    expected = 100 - (100 * 100 + 40 * 200 + 5 * 300) / 1600
-    assert assess(rows, shapes).score == pytest.approx(expected)
-    assert assess(rows).score == pytest.approx(100 - (100 + 40 + 5) / 4)
-    for word in ("critical 100", "warning 40", "info 5", "at most 25"):
-        assert word in SCORING
-
-
-VALUES = {
-    "spectral__condition_number": [10.0, 2e3, 2e4, 2e5, math.inf],
-    "quantization__sqnr_db": [50.0, 35.0, 25.0],
-    "quantization__extreme_outlier_percentage": [0.0, 0.5, 5.0, 50.0],
-    "spectral__stable_rank": [50.0, 20.0, 5.0],
-    "sparsity__dead_rows_percentage": [0.0, 0.5, 5.0, 50.0],
-    "tail__alpha": [3.0, 1.0],
-    "basic_stats__n_nan": [0, 7],
-}
-CHOICE = st.fixed_dictionaries({key: st.integers(0, len(values) - 1) for key, values in VALUES.items()})
-
-
-@given(st.lists(CHOICE, min_size=1, max_size=4), st.sampled_from(sorted(VALUES)), st.data())
-def test_a_worse_value_never_raises_the_score(choices, key, data):
-    def score(picked):
-        rows = [(str(i), tensor(**{k: VALUES[k][at] for k, at in one.items()})) for i, one in enumerate(picked)]
-        return assess(rows, {str(i): (i + 2, 100) for i in range(len(picked))}).score
-
-    at = data.draw(st.integers(0, len(choices) - 1))
-    worse = [dict(one) for one in choices]
-    worse[at][key] = min(worse[at][key] + 1, len(VALUES[key]) - 1)
-    assert 0.0 <= score(worse) <= score(choices) <= 100.0
 
 
 def test_only_what_was_measured_is_judged_and_the_rest_is_said():
@@ -210,32 +166,10 @@ def test_dead_rows_of_nan_are_not_called_dead():
     assert [f.said for f in assess([("w", broken)]).findings] == ["NaN or infinite values: 50"]
 
 
-def test_vectors_are_not_in_the_mean():
-    bad = tensor(spectral__condition_number=1e6)
-    shapes = {"w": (10, 10), "b": (1, 100_000)}
-    assert assess([("w", bad), ("b", GOOD)], shapes).score == 0.0
-    assert assess([("b", GOOD)], shapes).score == 100.0
-    assert assess([("b", tensor(basic_stats__n_inf=1))], shapes).score == 25.0
-
-
-@given(st.lists(st.tuples(CHOICE, st.booleans()), min_size=1, max_size=4), st.sets(st.sampled_from(sorted(GOOD))))
-def test_a_further_method_never_raises_the_score(picked, methods):
-    shapes = {str(i): (1, 1000) if vector else (i + 2, 100) for i, (_, vector) in enumerate(picked)}
-    whole = {str(i): tensor(**{k: VALUES[k][at] for k, at in one.items()}) for i, (one, _) in enumerate(picked)}
-
-    def score(chosen):
-        return assess([(n, {m: fields[m] for m in fields if m in chosen}) for n, fields in whole.items()], shapes).score
-
-    before = score(methods)
-    for more in GOOD.keys() - methods:
-        after = score(methods | {more})
-        assert before is None or after <= before
-
-
 @pytest.mark.parametrize("rows", [[], [("w", {})]])
-def test_nothing_judged_has_no_score(rows):
+def test_nothing_judged(rows):
     health = assess(rows)
-    assert (health.score, health.judged, health.findings, health.thresholds) == (None, 0, (), ())
+    assert (health.judged, health.findings, health.thresholds) == (0, (), ())
     assert health.unmeasured[0] == "non-finite values and zero tensors were not measured: add --methods basic_stats"
 
 
@@ -263,6 +197,7 @@ def test_json_has_no_infinity():
     found = assess([("w", tensor(spectral__singular=True)), ("v", tensor(quantization__sqnr_db=-math.inf))]).to_dict()
     text = json.dumps({**found, "findings": [f for f in found["findings"] if "singular" in f]}, allow_nan=False)
     assert '"singular": true' in text
+    assert set(found) == {"judged", "counts", "findings", "thresholds", "unmeasured"}
     assert found["counts"] == {"critical": 1, "warning": 1, "info": 0}
     assert all(f["value"] is None or math.isfinite(f["value"]) for f in found["findings"])
 

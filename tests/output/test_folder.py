@@ -123,11 +123,108 @@ def test_exchange_happens_in_one_step_here(tmp_path):
         exchange.swap(tmp_path / "one", tmp_path / "three")
 
 
-def test_a_folder_of_others_is_kept_but_for_equal_names(tmp_path, way):
+def test_a_folder_of_others_is_kept(tmp_path, way):
     target = tmp_path / "out"
-    write(target, {"cosines.csv": "theirs", "a/x": "theirs", "readme": "theirs"})
+    write(target, {"a/x": "theirs", "readme": "theirs"})
     run(target, NEW)
     assert tree(target) == NEW | {"a/x": "theirs", "readme": "theirs"}
+
+
+def test_files_of_others_with_the_names_of_results_stop_the_run_and_stay(tmp_path, way):
+    target = tmp_path / "out"
+    theirs = {"cosines.csv": "theirs", "a/summary.json": "theirs", "readme": "theirs"}
+    write(target, theirs)
+    said = (
+        f"{target}: holds 2 files that are not netweight's where results must go: a/summary.json, cosines.csv; "
+        "choose another output folder, or move them away"
+    )
+    for planned in (NEW, list(NEW), {"cosines.csv", "a/summary.json", "b"}):
+        folder = ResultFolder(target, [], "delta", planned=planned)
+        with pytest.raises(OutputError) as caught:
+            folder.check()
+        assert str(caught.value) == said
+        with pytest.raises(OutputError) as caught, folder:
+            pytest.fail("the work began")
+        assert str(caught.value) == said
+    ResultFolder(target, [], "delta", planned=["c/summary.json", "d"]).check()
+    with pytest.raises(JobError) as caught:  # names that nobody knew before
+        run(target, NEW)
+    assert str(caught.value) == f"{said}; then run again with --resume"
+    assert tree(target) == theirs
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    (target / "a" / "summary.json").unlink()
+    (target / "cosines.csv").unlink()
+    run(target, NEW)
+    assert tree(target) == NEW | {"readme": "theirs"}
+    ResultFolder(target, [], "delta", planned=NEW).check()
+    ResultFolder(target, [], "scan", planned=NEW).check()  # results of another job
+
+
+def test_many_files_of_others_are_counted_and_links_are_files(tmp_path):
+    target = tmp_path / "out"
+    write(target, {f"f{i}": "theirs" for i in range(7)})
+    (target / "link").symlink_to("nowhere")
+    names = [f"f{i}" for i in range(7)] + ["link"]
+    with pytest.raises(
+        OutputError, match=r"8 files that are not netweight's where results must go: f0, f1, f2 and 5 more; "
+    ):
+        ResultFolder(target, [], "delta", planned=names).check()
+    with pytest.raises(
+        OutputError, match=r"1 file that is not netweight's where results must go: link; .* or move it away"
+    ):
+        ResultFolder(target, [], "delta", planned=["link"]).check()
+
+
+def test_a_file_that_the_user_named_is_replaced_whoever_made_it(tmp_path, way):
+    target = tmp_path / "out"
+    write(target, {"cosines.csv": "theirs"})
+    with ResultFolder(target, [], "delta", planned=NEW, named=["cosines.csv"]) as results:
+        write(results.stage, NEW)
+        results.commit()
+    assert tree(target) == NEW
+
+
+def test_results_of_an_older_version_are_replaced(tmp_path, way):
+    target = tmp_path / "out"
+    write(target, OLD)
+    older = {"netweight": "0.0.1", "schema": 1, "results": {"delta": sorted(OLD)}}
+    (target / ".netweight.json").write_text(json.dumps(older))
+    with ResultFolder(target, [], "delta", planned=NEW) as results:
+        write(results.stage, NEW)
+        results.commit()
+    assert tree(target) == NEW
+
+
+def test_a_damaged_list_names_nothing_as_ours(tmp_path):
+    target = tmp_path / "out"
+    run(target, OLD)
+    (target / ".netweight.json").write_text("[")
+    with pytest.raises(OutputError) as caught:
+        ResultFolder(target, [], "delta", planned=NEW).check()
+    damaged = "2 files that are not netweight's (.netweight.json, which lists its files, is damaged) where results"
+    assert damaged in str(caught.value)
+
+
+def test_a_run_that_was_killed_among_its_files_can_be_repeated(tmp_path, monkeypatch):
+    monkeypatch.setattr(exchange, "swap", cannot_rename)
+    target = tmp_path / "out"
+    write(target, {"mine": "m"})
+    real = Path.replace
+
+    def killed(self, place):
+        if Path(place).parent.name == "c":
+            raise KeyboardInterrupt
+        return real(self, place)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(target, NEW)
+    assert tree(target) == {"mine": "m", "a/summary.json": "new a", "cosines.csv": "new"}
+    with ResultFolder(target, [], "delta", planned=NEW) as results:
+        write(results.stage, NEW)
+        results.commit()
+    assert tree(target) == NEW | {"mine": "m"}
 
 
 def test_kinds_keep_each_others_results(tmp_path, way):
@@ -179,9 +276,11 @@ def test_a_foreign_entry_of_the_other_sort_stops_the_run_and_stays(tmp_path, way
     with pytest.raises(JobError) as caught:
         run(target, NEW)
     assert str(caught.value) == (
-        f"{target / name}: stands where results must go and is not netweight's; move it away, then run again with "
-        "--resume"
+        f"{target}: holds 1 file that is not netweight's where results must go: {name}; choose another output "
+        "folder, or move it away; then run again with --resume"
     )
+    with pytest.raises(OutputError, match=f"where results must go: {name}; choose another output folder"):
+        ResultFolder(target, [], "delta", planned=NEW).check()
     assert tree(target) == theirs
 
 
@@ -309,7 +408,7 @@ def as_nobody():
 @pytest.mark.skipif(os.name == "nt", reason="permissions work otherwise on Windows")
 def test_read_only_places(as_nobody):
     parent = as_nobody / "parent"
-    write(parent / "out", OLD)
+    write(parent / "out", {"mine": "m"})
     parent.chmod(0o555)
     with pytest.raises(OutputError) as caught:
         run(parent / "new", NEW)
@@ -317,7 +416,7 @@ def test_read_only_places(as_nobody):
     assert str(caught.value) == f"{parent / 'new'}: cannot take results: {denied}; choose another output folder"
     (note,) = run(parent / "out", NEW)  # a writable folder in a read-only one, as containers mount them
     assert "not in one step: it cannot be renamed (a mount point, or a folder above that is read-only)" in note
-    assert tree(parent / "out") == OLD | NEW
+    assert tree(parent / "out") == NEW | {"mine": "m"}
     assert not (parent / "out" / ".netweight-run").exists()
     (parent / "out").chmod(0o555)
     with pytest.raises(OutputError, match="cannot take results: it is read-only; choose another output folder"):
@@ -394,7 +493,7 @@ def test_more_foreign_files_than_can_be_carried(tmp_path, monkeypatch):
 @pytest.mark.parametrize("links", [True, False])
 def test_what_comes_in_while_the_folder_is_exchanged_is_kept(tmp_path, monkeypatch, links):
     target = tmp_path / "out"
-    write(target, {"kept": "1", "edited": "1", "replaced": "1", "cosines.csv": "old"})
+    write(target, {"kept": "1", "edited": "1", "replaced": "1"})
     real = folder.put_in_place
 
     def meanwhile(new: Path, place: Path, aside: Path) -> None:

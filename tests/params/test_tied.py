@@ -90,7 +90,8 @@ def test_headers_alone_do_not_call_two_stored_tensors_one(make: Make) -> None:
     assert find_ties(other) == find_ties(other, compare=True) == Ties({}, apart=((HEAD, EMBED),))
     dense = {EMBED: (8, 4), "lm_head.dense.weight": (4, 4), "lm_head.bias": (8,)}  # RoBERTa
     assert find_ties(make("m", dense, config=config)) == Ties({}, absent=EMBED)
-    assert find_ties(make("m", {EMBED: (8, 4), HEAD: ("F16", (8, 4))}, config=config)) == Ties({}, apart=((HEAD, EMBED),))
+    narrow = make("m", {EMBED: (8, 4), HEAD: ("F16", (8, 4))}, config=config)
+    assert find_ties(narrow) == Ties({}, apart=((HEAD, EMBED),))
 
 
 @pytest.mark.parametrize("at", [None, 0, 1_500_000, 2_099_999])

@@ -84,12 +84,16 @@ def compare(
     methods = methods or (ALWAYS,)
     options = options_from(Options, rest, remote=rest["remote"] or rest["dry_run"])
     if rest["dry_run"]:
-        from netweight.jobs.scan.result import check_output
+        from netweight.jobs.inputs import locations
+        from netweight.jobs.scan.result import check_file, check_output
 
         if output:
             check_output(output)
         with ExitStack() as stack:
-            _show_plan(prepare(a, b, methods, options, stack), output_format, verbose=rest["verbose"])
+            prepared = prepare(a, b, methods, options, stack)
+            if output:
+                check_file(output, locations((prepared.a, prepared.b)))
+            _show_plan(prepared, output_format, verbose=rest["verbose"])
         return
     result = measure(a, b, methods=methods, output=output, options=options, progress=progress_for(output_format))
     if output_format == "json":

@@ -48,7 +48,7 @@ def delta(
 
     Writes into DIR, for each model: per_param_stats.csv, top50_by_l2.csv, top50_by_maxabs.csv, summary.json and
     group_l2_bar.png; for all of them: pairwise_cosines.csv and .png, and delta.parquet. An earlier result in DIR is
-    replaced at the end, in one step.
+    replaced at the end, in one step; a file of others that has such a name ends the run before it begins.
     """
     from contextlib import ExitStack
 
@@ -58,8 +58,12 @@ def delta(
 
     options = options_from(Options, rest, remote=rest["remote"] or rest["dry_run"])
     if rest["dry_run"]:
+        from netweight.jobs.delta.result import result_folder
+
         with ExitStack() as stack:
-            show_plan(prepare(base, models, options, stack), output_format, verbose=rest["verbose"])
+            prepared = prepare(base, models, options, stack)
+            result_folder(outdir, prepared.locations(), prepared.names).check()
+            show_plan(prepared, output_format, verbose=rest["verbose"])
         return
     result = measure(base, models, outdir, options=options, resume=rest["resume"], progress=progress_for(output_format))
     if output_format == "json":

@@ -24,7 +24,8 @@ def demo(folder: str, seed: int) -> None:
     result = make(folder, seed=seed, progress=progress_for("human"))
     show_delta(result.result, str(result.outdir))
     first = result.models.fine_tunes[0]
-    health = result.scanned.health()
+    counts = result.scanned.health().counts()
+    found = ", ".join(f"{count} {level}" for level, count in counts.items()) + " findings of health"
     changed = result.compared.totals
     pruned_summary = result.pruned[-1] / "analysis" / "structure_summary.txt"
     lost = {m.name: m.row.total for m in result.structures.models if m.row is not None}
@@ -33,7 +34,7 @@ def demo(folder: str, seed: int) -> None:
     click.echo(
         f"""
 The five task vectors have norms in the proportion of a published example (182.6, 31.9, 0, 0.53, 9.3).
-The base: health {health.score:.1f} of 100. {first.name} against it: cosine {changed["cosine_similarity"]:.6f}.
+The base: {found}. {first.name} against it: cosine {changed["cosine_similarity"]:.6f}.
 Merged by mode exp: {", ".join(weights)}; {same} of {len(result.verified.verdicts)} parameters verified.
 Pruned copies: {", ".join(f"{one_line(name)} {human_count(count)} parameters" for name, count in lost.items())}.
 Look at

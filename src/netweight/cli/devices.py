@@ -8,7 +8,8 @@ import click
 
 from netweight.cli.options import format_option
 from netweight.errors import printable
-from netweight.views.console import plain_table, print_trimmed, stdout_console
+from netweight.views.console import print_folded, stdout_console
+from netweight.views.fitted_table import labels, numbers, print_table, text
 from netweight.views.text import human_bytes, print_json
 
 if TYPE_CHECKING:
@@ -34,26 +35,15 @@ def devices(output_format: str) -> None:
 
 
 def _show(result: Devices) -> None:
-    from rich.text import Text
-
     console = stdout_console()
-    table = plain_table()
-    table.add_column("device", no_wrap=True)
-    table.add_column("what it is", overflow="fold")
-    for name in ("memory", "free"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("float64", no_wrap=True)
+    rows = []
     for d in result.devices:
         sizes = ["" if size is None else human_bytes(size) for size in (d.memory_total, d.memory_free)]
-        table.add_row(d.name, Text(printable(d.model)), *sizes, "full speed" if d.doubles else "slow or none")
-    print_trimmed(console, table)
+        rows.append((d.name, printable(d.model), *sizes, "full speed" if d.doubles else "slow or none"))
+    columns = [*labels("device"), text("what it is"), *numbers("memory", "free"), *labels("float64")]
+    print_table(console, columns, rows)
     if result.problem:
-        print_trimmed(console, Text(f"no GPU: {result.problem}"))
+        print_folded(f"no GPU: {result.problem}")
     click.echo()
-    chosen = plain_table()
-    for name in ("work", "auto takes"):
-        chosen.add_column(name, no_wrap=True)
-    chosen.add_column("because", overflow="fold")
-    for work, choice in result.auto.items():
-        chosen.add_row(work, choice.name, Text(choice.why))
-    print_trimmed(console, chosen)
+    chosen = [(work, choice.name, choice.why) for work, choice in result.auto.items()]
+    print_table(console, [*labels("work", "auto takes"), text("because")], chosen)

@@ -71,20 +71,22 @@ def download(
     cache, is not fetched again. HF_ENDPOINT names a mirror; HF_TOKEN and HF_HOME are honoured.
     """
     from netweight.cli.progress.download import download_progress_for
+    from netweight.jobs.download.job import check_target, plan_download
     from netweight.jobs.download.job import download as fetch
-    from netweight.jobs.download.job import plan_download
 
     if (ref is None) == (model_id is None):
         raise OptionError("download takes one ID (such as org/name), as the argument or by --model-id; give one")
     name = ref if ref is not None else model_id
     assert name is not None  # noqa: S101 - one of them is given
-    if dry_run:
-        _show_plan(plan_download(name, revision=revision, include=include, exclude=exclude), output_format)
-        return
     if model_id is not None:
         from netweight.jobs.download.hub import parse_hub_id
 
         out = str(PurePosixPath(out, parse_hub_id(model_id, revision)[0]))
+    if dry_run:
+        plan = plan_download(name, revision=revision, include=include, exclude=exclude)
+        check_target(out, plan)
+        _show_plan(plan, output_format)
+        return
     result = fetch(
         name,
         out,

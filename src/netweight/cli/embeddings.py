@@ -136,8 +136,14 @@ def embeddings(model: str | None, named: str | None, output_dir: str | None, out
     folder, scan_row = _output_paths(output_dir, rest["out_file"])
     options = options_from(Options, rest, remote=rest["remote"] or rest["dry_run"])
     if rest["dry_run"]:
+        from netweight.jobs.embeddings.result import result_folder
+        from netweight.jobs.inputs import locations
+
         with ExitStack() as stack:
-            show_plan(prepare(ref, options, stack), options, output_format)
+            prepared = prepare(ref, options, stack)
+            inputs, represented = locations([prepared.checkpoint]), not options.skip_representatives
+            result_folder(folder, inputs, represented=represented, scan_row=scan_row).check()
+            show_plan(prepared, options, output_format)
         return
     result = cluster(ref, folder, options=options, progress=share_progress_for(output_format), scan_row=scan_row)
     if output_format == "json":

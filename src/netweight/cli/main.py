@@ -49,7 +49,8 @@ def cli() -> None:
 
     A MODEL is a folder (safetensors or torch files, sharded or not), a single file, a model of the Hugging Face hub
     (org/name, org/name@revision, hf://org/name) or a URL. Results go to stdout and into files, progress and messages to
-    stderr. NO_COLOR is honoured, and so are the hub's HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN.
+    stderr; tables fit the terminal, and are as wide as they need in a pipe. NO_COLOR and COLUMNS are honoured, and so
+    are the hub's HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN.
     """
 
 

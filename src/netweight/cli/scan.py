@@ -56,7 +56,7 @@ class _Scan(click.Command):
     metavar="GLOB ...",
     help="Matrices to draw one by one: distribution and singular values. [default: the four most telling]",
 )
-@click.option("--health", is_flag=True, help="A score out of 100 and the findings behind it.")
+@click.option("--health", is_flag=True, help="What is worth a look: findings, with the thresholds behind them.")
 @click.option(
     "--top-issues", type=click.IntRange(min=0), default=10, show_default=True, metavar="N", help="Rows of each table."
 )
@@ -107,13 +107,20 @@ def scan(model: str | None, named: str | None, output_format: str, **rest: Any) 
     if methods is None and output_format == "csv":
         methods = ("basic_stats", "spectral")
     if rest["dry_run"]:
-        from netweight.jobs.scan.result import check_output
+        from netweight.jobs.inputs import locations
+        from netweight.jobs.scan.plots import plots_folder
+        from netweight.jobs.scan.result import check_file, check_output
         from netweight.views.scan import show_plan
 
         if rest["output"]:
             check_output(rest["output"])
         with ExitStack() as stack:
             prepared = prepare(ref, choose(methods, rest["output"]), options, stack)
+            inputs = locations([prepared.checkpoint])
+            if rest["output"]:
+                check_file(rest["output"], inputs)
+            if rest["plots"]:
+                plots_folder(rest["plots"], inputs, prepared.measures).check()
             show_plan(prepared, output_format, verbose=rest["verbose"])
         return
     result = measure(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -17,7 +18,7 @@ from netweight.cli.options import (
     verbose_option,
 )
 from netweight.errors import OptionError, printable
-from netweight.views.structure import report, show_models, show_plan, show_structures
+from netweight.views.structure import report, show_models, show_plan, show_structure, show_structures
 from netweight.views.text import print_json
 
 __all__ = ["structure"]
@@ -114,8 +115,11 @@ def structure(
 
 def _analyse_one(ref: str, base: str | None, output_dir: str | None, output_format: str, rest: dict[str, Any]) -> None:
     from netweight.cli.progress.bar import progress_for
+    from netweight.jobs.structure.files import model_folder
     from netweight.jobs.structure.job import structure as describe
 
+    if output_dir is not None:
+        model_folder(Path(output_dir), compared=base is not None).check()
     if rest["dry_run"]:
         show_plan(ref, base, output_format, deep=rest["deep"])
         return
@@ -132,7 +136,7 @@ def _analyse_one(ref: str, base: str | None, output_dir: str | None, output_form
     if output_format == "json":
         print_json(result.to_dict())
     elif output_format == "human":
-        click.echo(result.text, nl=False)
+        show_structure(result)
     if output_dir is not None:
         for note in result.write(output_dir):
             click.echo(f"note: {note}", err=True)

@@ -39,6 +39,7 @@ __all__ = [
     "marker",
     "palette_colour",
     "power",
+    "raised",
     "round_ticks",
     "scientific",
     "x_ticks",
@@ -127,6 +128,11 @@ def log_scale(values: Iterable[float], *, lowest: float | None = None, highest: 
     first, last = math.floor(math.log10(min(known))), math.ceil(math.log10(max(known)))
     first, last = max(first, -300), min(max(last, first + 1), 307)
     return Scale(10.0**first, 10.0**last, log=True)
+
+
+def raised(scale: Scale) -> Scale:
+    """A logarithmic scale that begins at half of its lowest value, so that a bar of this value is seen."""
+    return Scale(scale.low / 2, scale.high, log=True)
 
 
 def decades(scale: Scale, most: int) -> list[float]:

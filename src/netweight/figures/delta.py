@@ -33,6 +33,9 @@ _DIVERGING = (
     *((5, 48, 97), (33, 102, 172), (67, 147, 195), (146, 197, 222), (209, 229, 240), (247, 247, 247)),
     *((253, 219, 199), (244, 165, 130), (214, 96, 77), (178, 24, 43), (103, 0, 31)),
 )
+_ORDERED = "ordered by similarity, not as in the CSV file"
+_AS_GIVEN = "ordered by similarity, here as in the CSV file"
+_SAID = 8.5
 _SMALLEST = 1e-290  # a norm that a length in the picture can still be computed from
 
 
@@ -42,12 +45,12 @@ def group_l2_bar(
     """Draw the L2 norm of a task vector per group as PNG: components in one panel, layers by depth in another.
 
     `groups` maps embed, lm_head, attn, mlp, norm, other, layer (all blocks) and layer_0 ... to norms, `relative` the
-    same names to norm / base norm; groups that are absent are not drawn. Raises OSError where the file cannot be
-    written.
+    same names to norm / base norm; groups that are absent are not drawn, those of other names are components, in the
+    order given. Raises OSError where the file cannot be written.
     """
     layers = sorted((name for name in groups if re.fullmatch(r"layer_\d+", name)), key=lambda name: int(name[6:]))
     known = [name for name in _COMPONENTS if name in groups]
-    components = known + sorted(set(groups) - set(known) - set(layers) - {"layer"})
+    components = known + [name for name in groups if name not in {*known, *layers, "layer"}]
     whole = f" (all layers together: {_short(groups['layer'])})" if "layer" in groups else ""
     panels = [
         (names, heading, colour, step)
@@ -75,7 +78,8 @@ def group_l2_bar(
 
 
 def cosine_heatmap(path: Path, names: Sequence[str], matrix: Sequence[Sequence[float | None]]) -> None:
-    """Draw pairwise cosines as PNG: models ordered by similarity, colours from -1 to 1, None and NaN as hatched cells.
+    """Draw pairwise cosines as PNG: models ordered by similarity, as the picture says, colours from -1 to 1, None and
+    NaN as hatched cells.
 
     `matrix` is symmetric, one row and column per name. Raises ValueError for another shape, OSError where the file
     cannot be written.
@@ -89,16 +93,19 @@ def cosine_heatmap(path: Path, names: Sequence[str], matrix: Sequence[Sequence[f
     step = 0.62 if count <= 12 else 0.34 if count <= 20 else max(0.125, 7.2 / count)
     angle = 45.0 if count <= 12 else 90.0
     heading = "Cosine similarity of the task vectors"
+    said = _ORDERED if order != sorted(order) else _AS_GIVEN
     with drawing():
         labels = distinct_short([drawable(names[i]) for i in order], 40)
         widest = max(text_width(label, size) for label in labels)
         left, side, scale = widest + 0.35, step * count, max(step * count, 1.3)
         under = widest * math.sin(math.radians(angle)) + 0.3
-        width = max(left + side + 0.95, text_width(heading, TITLE) + 2 * MARGIN)
-        height = 0.62 + max(side + under, scale + MARGIN)
+        texts = max(text_width(heading, TITLE), text_width(said, _SAID))
+        width = max(left + side + 0.95, texts + 2 * MARGIN)
+        height = 0.82 + max(side + under, scale + MARGIN)
         canvas = Canvas(width, height)
         canvas.text(MARGIN, height - 0.28, heading, TITLE)
-        top = height - 0.62
+        canvas.text(MARGIN, height - 0.52, said, _SAID, colour=FAINT)
+        top = height - 0.82
         for i, label in enumerate(labels):
             middle = (i + 0.5) * step
             canvas.text(left - 0.07, top - middle, label, size, align="right")
@@ -176,7 +183,7 @@ def _cell(canvas: Canvas, left: float, bottom: float, step: float, cosine: float
     red, green, blue = _colour(cosine)
     canvas.rectangle(left, bottom, step, step, f"#{red:02x}{green:02x}{blue:02x}")
     if printed:
-        shown = f"{cosine:.3f}" if abs(cosine) < 0.9995 else f"{cosine:.4g}"
+        shown = f"{round(cosine, 3) + 0.0:.3f}" if abs(cosine) < 0.9995 else f"{cosine:.4g}"  # no -0.000
         dark = is_dark((red, green, blue))
         canvas.text(*middle, shown, 8, align="centre", colour="#ffffff" if dark else "#000000")
 

@@ -1,4 +1,4 @@
-"""The health dashboard: the score, the findings, and how four measures run through the depth of a model."""
+"""The health dashboard: the findings, and how four measures run through the depth of a model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 from netweight.figures.canvas import Canvas, drawing, text_width
 from netweight.figures.chart import (
     AXIS,
-    BLUE,
     FAINT,
     LEVEL_COLOURS,
     MARGIN,
@@ -63,28 +62,27 @@ _STRIPS = (
 def health_dashboard(
     path: Path,
     title: str,
-    score: float | None,
     counts: Mapping[str, int],
     points: Sequence[tuple[str | None, Mapping[str, float | None]]],
     worst: Sequence[tuple[str, str]],
 ) -> None:
     """Draw the health of a model as PNG.
 
-    `score` is 0 to 100, None where nothing was judged; `counts` the number of findings by level (critical, warning,
-    info). `points` are (layer, values) of one matrix each, in the order of depth: layers as `layer_3`, None outside the
-    layers; values are `condition_number` (inf for a singular matrix), `sqnr_db` in dB, `sparsity` and `rank_ratio` as
-    shares of 1. A measure that no matrix has is said to be missing; None and NaN are counted as n/a. `worst` are
-    (level, text), of which the first five are written. Raises OSError where the file cannot be written.
+    `counts` are the numbers of findings by level (critical, warning, info), `points` (layer, values) of one matrix
+    each, in the order of depth: layers as `layer_3`, None outside the layers; values are `condition_number` (inf for a
+    singular matrix), `sqnr_db` in dB, `sparsity` and `rank_ratio` as shares of 1. A measure that no matrix has is said
+    to be missing; None and NaN are counted as n/a. `worst` are (level, text), of which the first five are written.
+    Raises OSError where the file cannot be written.
     """
-    height = 1.87 + sum(_STRIP + 0.55 if _measured(points, s.key) else 0.4 for s in _STRIPS) + 0.45
+    height = 1.39 + sum(_STRIP + 0.55 if _measured(points, s.key) else 0.4 for s in _STRIPS) + 0.45
     height += 0.2 * max(1, min(5, len(worst)))
     layers = list(dict.fromkeys(layer for layer, _ in points if layer is not None))
     with drawing():
         canvas = Canvas(_WIDTH, height)
         headline(canvas, title)
-        _score(canvas, height - 0.72, score, counts)
-        canvas.text(MARGIN, height - 1.3, _KEY, 8, colour=FAINT)
-        top = height - 1.62
+        _counts(canvas, height - 0.55, counts)
+        canvas.text(MARGIN, height - 0.82, _KEY, 8, colour=FAINT)
+        top = height - 1.14
         for strip in _STRIPS:
             if not _measured(points, strip.key):
                 canvas.rectangle(MARGIN, top - 0.11, 0.18, 0.18, UNDEFINED, "//////")
@@ -102,19 +100,12 @@ def _measured(points: Sequence[tuple[str | None, Mapping[str, float | None]]], k
     return any(values.get(key) is not None for _, values in points)
 
 
-def _score(canvas: Canvas, y: float, score: float | None, counts: Mapping[str, int]) -> None:
-    shown = "n/a" if score is None else f"{math.floor(score * 10) / 10:.1f}"  # never rounded up to 100
-    canvas.text(MARGIN, y - 0.12, shown, 24)
-    x = MARGIN + text_width(shown, 24) + 0.1
-    canvas.text(x, y - 0.17, "of 100" if score is not None else "nothing was judged", 9, colour=FAINT)
-    left, wide = 2.2, _WIDTH - 2.2 - MARGIN
-    canvas.rectangle(left, y - 0.06, wide, 0.12, "#eeeeee")
-    if score is not None:
-        canvas.rectangle(left, y - 0.06, wide * min(max(score, 0.0), 100.0) / 100, 0.12, BLUE)
+def _counts(canvas: Canvas, y: float, counts: Mapping[str, int]) -> None:
+    left = MARGIN
     for level in ("critical", "warning", "info"):
         text = f"{counts.get(level, 0)} {level}"
-        canvas.rectangle(left, y - 0.31, 0.12, 0.12, LEVEL_COLOURS[level])
-        canvas.text(left + 0.18, y - 0.25, text, 9)
+        canvas.rectangle(left, y - 0.06, 0.12, 0.12, LEVEL_COLOURS[level])
+        canvas.text(left + 0.18, y, text, 9)
         left += 0.5 + text_width(text, 9)
 
 

@@ -20,6 +20,7 @@ from netweight.figures.chart import (
     log_scale,
     marker,
     power,
+    raised,
     round_ticks,
     scientific,
     x_ticks,
@@ -69,7 +70,7 @@ def condition_bars(path: Path, title: str, rows: Sequence[tuple[str, float | Non
             canvas.write(path)
             return
         _condition_legend(canvas, height - 0.82)
-        scale = log_scale([v for _, v in shown], lowest=1.0, highest=1e6)
+        scale = raised(log_scale([v for _, v in shown], lowest=1.0, highest=1e6))
         labels = fit_all([name for name, _ in shown], 3.6, size)
         left = MARGIN + 0.08 + max(text_width(label, size) for label in labels)
         notes = ["singular" if math.isinf(v) else scientific(v) for _, v in shown]
@@ -137,8 +138,11 @@ def _condition_heading(rows: Sequence[object], known: Sequence[tuple[str, float]
     singular = sum(math.isinf(v) for _, v in known)
     counts += [f"{singular} singular"] if singular else []
     counts += [f"{len(rows) - len(known)} n/a"] if len(rows) > len(known) else []
-    which = f"the {shown} largest of {len(known)}" if shown < len(known) else f"{shown}"
-    return f"{which} condition numbers: {', '.join(counts)}"
+    which = (
+        f"the {shown} largest of {len(known)} condition numbers" if shown < len(known) else f"{shown} condition numbers"
+    )
+    order = ", largest first" if shown > 1 else ""
+    return f"{which}{order}: {', '.join(counts)}"
 
 
 def _condition_colour(value: float) -> str:

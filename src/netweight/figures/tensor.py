@@ -23,6 +23,7 @@ from netweight.figures.chart import (
     log_scale,
     mark_key,
     power,
+    raised,
     round_ticks,
     scientific,
     x_ticks,
@@ -47,7 +48,7 @@ def weight_distribution(
     fences: Sequence[tuple[float, float]] = (),
     under: str = "",
 ) -> None:
-    """Draw a histogram as PNG, counts on a logarithmic axis.
+    """Draw a histogram as PNG, counts on a logarithmic axis that begins at 1/2.
 
     `counts` are the elements between neighbouring `edges` (one more than counts, ascending, finite). The mean,
     mean - std and mean + std, and the pairs of `fences` (those of outliers, as [q25 - 1.5 IQR, q75 + 1.5 IQR], then
@@ -67,15 +68,14 @@ def weight_distribution(
         low, high = float(edges[0]), float(edges[-1])
         drawn = [(key, colour, dash, [x for x in xs if low <= x <= high]) for key, colour, dash, xs in marks]
         head = 0.78 + mark_key(canvas, canvas.height - 0.8, [(key, colour, dash) for key, colour, dash, _ in drawn])
-        y = log_scale([c for c in counts if c > 0], lowest=1.0)
+        y = raised(log_scale([c for c in counts if c > 0], lowest=1.0))
         frame = Frame(canvas, 0.85, 0.6, 7.85, canvas.height - 0.6 - head, Scale(low, high), y)
         x_ticks(frame, [(t, f"{t:.6g}") for t in round_ticks(low, high, 9)])
         y_ticks(frame, [(t, power(t)) for t in decades(y, 8)])
         for start, end, count in zip(edges[:-1], edges[1:], counts, strict=True):
             if count > 0:
                 x0, x1 = frame.at(start, 1.0)[0], frame.at(end, 1.0)[0]
-                tall = max(frame.height * y.position(count), 0.012)  # a count of 1 is on the axis, and still seen
-                canvas.rectangle(x0, frame.bottom, max(x1 - x0, 1 / 120), tall, SKY)
+                canvas.rectangle(x0, frame.bottom, max(x1 - x0, 1 / 120), frame.height * y.position(count), SKY)
         for _, colour, dash, places in drawn:
             for x in places:
                 frame.mark(x, colour, dash)

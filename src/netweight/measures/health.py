@@ -1,6 +1,6 @@
-"""Health: what the measures of a scan find fault with, and a score out of 100.
+"""Health: what the measures of a scan find fault with.
 
-The thresholds are those of `health_checks`, and printed with the score.
+The thresholds are those of `health_checks`, and printed with the findings.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from netweight.measures.health_checks import CHECKS, LEVELS, Level
 from netweight.measures.registry import SCANNED
 
 __all__ = [
-    "SCORING",
     "Finding",
     "Health",
     "Topic",
@@ -24,15 +23,6 @@ __all__ = [
     "number",
     "topics",
 ]
-
-SCORING = (
-    "score = 100 - the mean penalty of all matrices: an element has the penalty of the worst finding of its matrix, "
-    "critical 100, warning 40, info 5; at most 25 where any tensor holds NaN or infinite values"
-)
-"""The rule of the score, as it is printed."""
-
-_PENALTY: dict[Level, float] = {"critical": 100.0, "warning": 40.0, "info": 5.0}
-_BROKEN_CAP = 25.0
 
 Measures = Mapping[str, Mapping[str, Any]]
 """{measure: {field: value}} of one tensor, as `scan` gives them; any of them may be absent."""
@@ -81,11 +71,10 @@ class Topic:
 
 @dataclass(frozen=True)
 class Health:
-    """What was found, worst first. `score` is 0 to 100 by SCORING, 100 where nothing was found; None where nothing was
-    judged. `thresholds` are (what, the thresholds in words) of what was judged, `unmeasured` sentences on what was not.
+    """What was found, worst first. `thresholds` are (what, the thresholds in words) of what was judged, `unmeasured`
+    sentences on what was not; `judged` is the number of tensors.
     """
 
-    score: float | None
     findings: tuple[Finding, ...]
     thresholds: tuple[tuple[str, str], ...]
     unmeasured: tuple[str, ...]
@@ -105,8 +94,6 @@ class Health:
     def to_dict(self) -> dict[str, Any]:
         """JSON without NaN and infinities: an infinite value is null, with `singular` true for a singular matrix."""
         return {
-            "score": self.score,
-            "scoring": SCORING,
             "judged": self.judged,
             "counts": self.counts(),
             "findings": [
@@ -129,19 +116,12 @@ class Health:
 def assess(rows: Sequence[tuple[str, Measures]], shapes: Mapping[str, tuple[int, int]] | None = None) -> Health:
     """Judge the tensors of one model: (name, measures) each.
 
-    `shapes` gives (rows, cols) by name. It tells vectors, which are judged for non-finite values alone, from
-    matrices, and how many elements each tensor weighs; a tensor that it does not name is a matrix unless its spectral
-    `total_rank` is at most 1, and where it is None every tensor weighs the same.
-
-    The score is 100 less the mean penalty of the matrices, weighed by elements: a matrix's penalty is that of its worst
-    finding (critical 100, warning 40, info 5), and where any tensor, vectors included, holds NaN or infinities the
-    score is at most 25. All matrices are in the mean, also those without a finding, so that with `shapes` neither a
-    worse finding nor a further method raises the score. Vectors alone have 100, or 25. What was not measured is not
-    judged, and said in `unmeasured`.
+    `shapes` gives (rows, cols) by name, and tells vectors, which are judged for non-finite values alone, from matrices;
+    a tensor that it does not name is a matrix unless its spectral `total_rank` is at most 1. What was not measured is
+    not judged, and said in `unmeasured`.
     """
     findings: list[Finding] = []
     judged_keys: set[str] = set()
-    lost = weight = 0.0
     judged = 0
     unknown: Counter[str] = Counter()
     for name, measures in rows:
@@ -152,15 +132,7 @@ def assess(rows: Sequence[tuple[str, Measures]], shapes: Mapping[str, tuple[int,
             unknown[_spectrum_reason(measures)] += 1
         judged += bool(values)
         judged_keys |= values.keys()
-        own = [finding for key, value in values.items() if (finding := _finding(name, key, value)) is not None]
-        findings += own
-        if matrix:
-            elements = float(shape[0] * shape[1]) if shape is not None else 1.0
-            weight += elements
-            lost += elements * max((_PENALTY[finding.level] for finding in own), default=0.0)
-    score = (100.0 - lost / weight if weight else 100.0) if judged else None
-    if score is not None and any(finding.check == "non_finite" for finding in findings):
-        score = min(score, _BROKEN_CAP)
+        findings += [finding for key, value in values.items() if (finding := _finding(name, key, value)) is not None]
     order = {name: place for place, (name, _) in enumerate(rows)}
     findings.sort(key=lambda f: (LEVELS.index(f.level), _check_place(f.check), -_badness(f), order[f.parameter]))
     thresholds: dict[str, str] = {}
@@ -169,7 +141,6 @@ def assess(rows: Sequence[tuple[str, Measures]], shapes: Mapping[str, tuple[int,
             before = thresholds.get(check.label)
             thresholds[check.label] = f"{before}; {check.thresholds()}" if before else check.thresholds()
     return Health(
-        score=score,
         findings=tuple(findings),
         thresholds=tuple(thresholds.items()),
         unmeasured=_unmeasured(rows, judged_keys, unknown),

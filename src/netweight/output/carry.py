@@ -11,7 +11,7 @@ from pathlib import Path
 
 from netweight.output.exchange import sync_file
 
-__all__ = ["FolderEntries", "NoSwapError", "carry", "conflict", "leaves", "remove_tree", "settle", "survey"]
+__all__ = ["FolderEntries", "NoSwapError", "carry", "leaves", "obstacles", "remove_tree", "settle", "survey"]
 
 _MOST_FOREIGN = 20_000
 
@@ -66,25 +66,27 @@ def survey(target: Path, own: Collection[str], new: Collection[str]) -> FolderEn
     return result
 
 
-def conflict(target: Path, own: Collection[str], new: Collection[str]) -> str | None:
-    """The first path where a foreign file stands in the way of a new folder, or a folder in the way of a new file."""
+def obstacles(target: Path, own: Collection[str], listed: Collection[str], new: Collection[str]) -> list[str]:
+    """The paths below `target` of what stands where the files `new` must go: a file that is not `listed` as
+    netweight's, and a folder in the way of a file, or a file in that of a folder, unless all of it is `own`.
+    """
+    found = []
     for name in sorted(new):
-        parts = name.split("/")
-        for depth in range(1, len(parts)):
-            above = target.joinpath(*parts[:depth])
-            if (above.is_symlink() or above.exists()) and (above.is_symlink() or not above.is_dir()):
-                if "/".join(parts[:depth]) not in own:
-                    return str(above)
-                break
-        else:
-            path = target.joinpath(*parts)
-            if (
-                path.is_dir()
-                and not path.is_symlink()
-                and any(f"{name}/{inner}" not in own for inner, _ in leaves(path))
-            ):
-                return str(path)
-    return None
+        path, parts = target / name, name.split("/")
+        folders = ["/".join(parts[:depth]) for depth in range(1, len(parts))]
+        above = next((folder for folder in folders if _is_no_folder(target / folder)), None)
+        if above is not None:
+            found += [above] if above not in own else []
+        elif path.is_dir() and not path.is_symlink():
+            if any(f"{name}/{inner}" not in own for inner, _ in leaves(path)):
+                found.append(name)
+        elif os.path.lexists(path) and name not in listed:
+            found.append(name)
+    return list(dict.fromkeys(found))
+
+
+def _is_no_folder(path: Path) -> bool:
+    return path.is_symlink() or (path.exists() and not path.is_dir())
 
 
 def carry(target: Path, stage: Path, entries: FolderEntries, *, sync: bool = True) -> None:

@@ -6,13 +6,13 @@ import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from netweight.errors import JobError, NetweightError, OutputError, printable
-from netweight.output.carry import FolderEntries, NoSwapError, carry, conflict, leaves, remove_tree, settle, survey
+from netweight.output.carry import FolderEntries, NoSwapError, carry, leaves, obstacles, remove_tree, settle, survey
 from netweight.output.entries import drop_unlisted, move_file, replace_entries
 from netweight.output.exchange import is_mounted, put_in_place, sync_folder, sync_tree
 from netweight.output.lock import lock, unlock
@@ -24,13 +24,16 @@ __all__ = ["ResultFolder"]
 _NOT_RENAMED = {errno.EBUSY, errno.EXDEV, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP}
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _WRITING = {*_NO_ROOM, errno.EIO, errno.EROFS}
+_NAMED = 3  # files that a message names
 
 
 class ResultFolder:
     """The folder of one job's results: entered before the work, committed once at its end.
 
     `target` is where the results will stand, `inputs` the models' own paths (which no result may replace), `kind` the
-    job, whose own earlier results a commit replaces; other files in `target` are kept. `resume` keeps the journal of a
+    job, whose own earlier results a commit replaces; files that are not netweight's are kept, and where one has the
+    name of a result, the run is refused: of `planned`, the names that are known before the work, on entry, of others by
+    `commit`. A file of `named` was named by the user, and is replaced whoever made it. `resume` keeps the journal of a
     run that was killed. While it is entered, the folder is held against other runs.
 
     `keep_stage`: what is staged survives a failure or a kill, and is there again where `resume` finds the journal too.
@@ -52,6 +55,8 @@ class ResultFolder:
         keep_stage: bool = False,
         sync: bool = True,
         replace: bool | None = None,
+        planned: Collection[str] = (),
+        named: Collection[str] = (),
     ) -> None:
         self._given = target
         self._inputs = tuple(inputs)
@@ -60,6 +65,8 @@ class ResultFolder:
         self._keep_stage = keep_stage
         self._sync = sync
         self._replace = replace
+        self._planned = frozenset(planned)
+        self._named = frozenset(named)
         self._entrywise: str | None = None
         self._committed = False
         self._replacing = False
@@ -145,28 +152,24 @@ class ResultFolder:
         """Bring the staged files to the disk and put them at `target`, in one step where that is possible.
 
         Returns notes for the user: what could not be done in one step, or not be cleaned up. Raises JobError where a
-        foreign file stands where a result folder must go (or the other way round), or came into a model's folder
-        meanwhile; OSError where the disk is full.
+        foreign file stands where a result must go, or came into a model's folder meanwhile; OSError where the disk is
+        full.
         """
+        new = {name for name, entry in leaves(self.stage) if not entry.is_dir(follow_symlinks=False)}
         try:
             self._check_model()
+            self._check_names(new)
         except OutputError as error:
             raise JobError(f"{error}; then run again with --resume") from error
         earlier, note = read_manifest(self.target)
         if note is not None:
             self._notes.append(note)
-        new = {name for name, entry in leaves(self.stage) if not entry.is_dir(follow_symlinks=False)}
         own = {*earlier.get(self._kind, ()), MANIFEST}
         others = {
             kind: [file for file in files if file not in new and os.path.lexists(self.target / file)]
             for kind, files in earlier.items()
             if kind != self._kind
         }
-        if (obstacle := conflict(self.target, own, {*new, MANIFEST})) is not None:
-            raise JobError(
-                f"{_shown(Path(obstacle))}: stands where results must go and is not netweight's; move it away, then "
-                "run again with --resume"
-            )
         write_manifest(self.stage, {**others, self._kind: new})
         new.add(MANIFEST)
         if self._sync:
@@ -201,6 +204,24 @@ class ResultFolder:
         if self.target == here or self.target in here.parents:
             self._entrywise = "it holds the current folder"
         self._check_model()
+        self._check_names(self._planned)
+
+    def _check_names(self, names: Collection[str]) -> None:
+        """Raises OutputError where something that is not netweight's has one of `names`."""
+        earlier, damaged = read_manifest(self.target)
+        own = {*earlier.get(self._kind, ()), MANIFEST}
+        listed = {name for files in earlier.values() for name in files} | {MANIFEST} | self._named
+        found = obstacles(self.target, own, listed, {*names, MANIFEST})
+        if not found:
+            return
+        shown = ", ".join(printable(name) for name in found[:_NAMED])
+        more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        what, them = ("1 file that is", "it") if len(found) == 1 else (f"{len(found)} files that are", "them")
+        why = f" ({MANIFEST}, which lists its files, is damaged)" if damaged is not None else ""
+        raise OutputError(
+            f"{_shown(self._given)}: holds {what} not netweight's{why} where results must go: {shown}{more}; "
+            f"choose another output folder, or move {them} away"
+        )
 
     def _check_model(self) -> None:
         if self._replace is not None:
@@ -303,10 +324,9 @@ class ResultFolder:
                 self._committed = True
                 self._settle(self._aside if self._aside.exists() else self.stage, new, entries)
                 return
-        if self._replace is not None:
-            # Killed among the files below, the next run must know all of them for netweight's.
-            write_manifest(self._work, {**others, self._kind: own | new})
-            move_file(self._work / MANIFEST, self.target / MANIFEST, sync=self._sync)
+        # Killed among the files below, the next run must know all of them for netweight's.
+        write_manifest(self._work, {**others, self._kind: own | new})
+        move_file(self._work / MANIFEST, self.target / MANIFEST, sync=self._sync)
         self._replacing = True
         replace_entries(self.stage, self.target, new, own - new, sync=self._sync)
         self._notes.append(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -41,15 +41,25 @@ class ResultFile:
         """Where the job's journal lives: it survives a kill and is removed by `commit` (close it first)."""
         return self._work / "journal.jsonl"
 
+    def check(self) -> None:
+        """Check the target without making anything there; raises OutputError as entering would."""
+        with self._refusals():
+            self._check()
+
     def __enter__(self) -> Self:
-        try:
-            self.target = self._given.absolute().parent.resolve() / self._given.name
+        with self._refusals():
             self._check()
             name = self.target.name
             if len(os.fsencode(name)) > 200:
                 name = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
             self._work = self.target.parent / f".{name}.netweight-run"
             self._hold()
+        return self
+
+    @contextlib.contextmanager
+    def _refusals(self) -> Iterator[None]:
+        try:
+            yield
         except NetweightError:
             self._remove_made()
             raise
@@ -59,7 +69,6 @@ class ResultFile:
             raise OutputError(
                 f"{_shown(self._given)}: cannot take the result: {printable(why)}; choose another file"
             ) from error
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
@@ -95,6 +104,7 @@ class ResultFile:
         return self._work / f"new{self.target.suffix}"
 
     def _check(self) -> None:
+        self.target = self._given.absolute().parent.resolve() / self._given.name
         shown = _shown(self._given)
         if self.target.is_dir():
             raise OutputError(f"{shown}: is a folder; expected a file to write")

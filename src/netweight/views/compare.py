@@ -11,7 +11,9 @@ import click
 from netweight.checkpoint.tensor import Skipped
 from netweight.errors import printable
 from netweight.measures.registry import find
-from netweight.views.console import print_folded, print_trimmed, stdout_console
+from netweight.views.console import print_folded, stdout_console
+from netweight.views.fitted_table import name as name_column
+from netweight.views.fitted_table import numbers, print_pairs, print_table
 from netweight.views.short_names import left_out_lines
 from netweight.views.text import apart_lines, human_bytes, human_count, share
 
@@ -26,7 +28,6 @@ __all__ = ["show_comparison", "show_plan"]
 
 _LISTED = 6
 _COMPARED = 3  # fields of a method without a table of its own
-_WIDE = 110  # columns of a terminal that has room for more of them
 _SHOWN = {
     "spectral": (
         ("condition", "condition_number_ratio"),
@@ -114,9 +115,6 @@ def _compared(result: Comparison) -> str:
 
 
 def _summary(result: Comparison, console: Console) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
     t = result.totals
     of_norm = t["relative_l2_distance"]
     values = (
@@ -137,17 +135,10 @@ def _summary(result: Comparison, console: Console) -> None:
         ("largest change", _number(t["max_absolute_difference"])),
         ("values", values),
     ]
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for label, value in rows:
-        table.add_row(label, Text(value))
-    print_trimmed(console, table)
+    print_pairs(console, rows)
 
 
 def _most_changed(result: Comparison, console: Console, top: int) -> None:
-    from rich.table import Table
-
     from netweight.jobs.compare.result import find_most_changed_layers
 
     changed = [entry for entry in find_most_changed_layers(result, top) if entry[1] > 0]
@@ -157,26 +148,21 @@ def _most_changed(result: Comparison, console: Console, top: int) -> None:
         # a permutation of the weights keeps mean, spread and norm
         click.echo("no parameter changed in mean, spread or norm" if distance > 0 else _unchanged(result))
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("most changed", overflow="fold", ratio=1, min_width=16)
-    wide = console.width >= _WIDE
-    for name in ("score", "of norm", "cosine", "same", *(("norm B/A", "largest", "signs") if wide else ())):
-        table.add_column(name, justify="right", no_wrap=True)
-    for name, score, m in changed:
-        more = (
-            _number(_value(m, "l2_norm_ratio"), 4),
-            _number(_value(m, "max_absolute_difference"), 3),
-            _percent(_value(m, "sign_flip_percentage")),
-        )
-        table.add_row(
+    rows = [
+        (
             printable(name),
             _number(score, 4),
             _percent(100 * _value(m, "relative_l2_distance")),
             _cosine(_value(m, "cosine_similarity")),
             _percent(_value(m, "identical_percentage")),
-            *(more if wide else ()),
+            _number(_value(m, "l2_norm_ratio"), 4),
+            _number(_value(m, "max_absolute_difference"), 3),
+            _percent(_value(m, "sign_flip_percentage")),
         )
-    print_trimmed(console, table)
+        for name, score, m in changed
+    ]
+    headings = ("score", "of norm", "cosine", "same", "norm B/A", "largest", "signs")
+    print_table(console, [name_column("most changed"), *numbers(*headings)], rows)
     _between(result, console, top)
 
 
@@ -188,8 +174,6 @@ def _unchanged(result: Comparison) -> str:
 
 def _between(result: Comparison, console: Console, top: int) -> None:
     """How the most changed matrices differ in what the scan measures say: a table for each."""
-    from rich.table import Table
-
     from netweight.jobs.compare.result import find_most_changed_layers
 
     matrices = {p.name for p in result.parameters if len(p.shape or ()) > 1}
@@ -200,13 +184,9 @@ def _between(result: Comparison, console: Console, top: int) -> None:
         if not shown or not changed:
             continue
         click.echo()
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column(f"{method}, from A to B", overflow="fold", ratio=1, min_width=16)
-        for heading, _ in shown:
-            table.add_column(heading, justify="right", no_wrap=True)
-        for name, _, m in changed:
-            table.add_row(printable(name), *(_step(_value(m, field), field) for _, field in shown))
-        print_trimmed(console, table)
+        columns = [name_column(f"{method}, from A to B"), *numbers(*(heading for heading, _ in shown))]
+        rows = [(printable(name), *(_step(_value(m, field), field) for _, field in shown)) for name, _, m in changed]
+        print_table(console, columns, rows)
 
 
 def _step(value: float, field: str) -> str:
@@ -217,19 +197,11 @@ def _step(value: float, field: str) -> str:
 
 
 def _blocks(result: Comparison, console: Console) -> None:
-    from rich.table import Table
-
     if not result.totals["parameters"]:
         return
     click.echo()
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("block", overflow="fold", ratio=1, min_width=12)
-    for name in ("tensors", "l2", "of norm", "cosine", "same", "> 1%", "signs"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for name, t in result.groups.items():
-        if not t["parameters"]:
-            continue
-        table.add_row(
+    rows = [
+        (
             printable(name),
             str(t["parameters"]),
             _number(t["l2_distance"], 4),
@@ -239,18 +211,20 @@ def _blocks(result: Comparison, console: Console) -> None:
             _percent(t["significant_change_percentage"]),
             _percent(t["sign_flip_percentage"]),
         )
-    print_trimmed(console, table)
+        for name, t in result.groups.items()
+        if t["parameters"]
+    ]
+    headings = ("tensors", "l2", "of norm", "cosine", "same", "> 1%", "signs")
+    print_table(console, [name_column("block"), *numbers(*headings)], rows)
 
 
 def _named(what: str, why: str, names: Sequence[str], *, verbose: bool) -> None:
-    from rich.text import Text
-
     if not names:
         return
     shown = names if verbose else names[:3]
     more = f" and {len(names) - len(shown)} more (--verbose lists them)" if len(names) > len(shown) else ""
     line = f"{len(names)} {what} ({why}): {', '.join(printable(n) for n in shown)}{more}"
-    print_trimmed(stdout_console(), Text(line))
+    print_folded(line)
 
 
 def _one_sided(only_in_a: Sequence[str], only_in_b: Sequence[str], *, verbose: bool) -> None:

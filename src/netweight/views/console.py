@@ -1,40 +1,41 @@
-"""The console and the tables that results are shown with."""
+"""The console: as wide as its terminal, or as wide as what is printed where stdout is none."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
-    from rich.table import Table
 
-__all__ = ["plain_console", "plain_table", "print_folded", "print_trimmed", "stdout_console"]
+__all__ = ["gap_sign", "is_fitted", "print_folded", "print_trimmed", "stdout_console"]
+
+_UNBOUNDED = 1_000_000  # columns of a pipe or a file: more than any line has
 
 
 def stdout_console() -> Console:
-    """A console on stdout that takes names as they are: as wide as its terminal, or 80 columns in a pipe or a file;
+    """A console on stdout that takes names as they are: as wide as its terminal; a pipe or a file has no width to fit.
     COLUMNS goes before both.
     """
-    console = plain_console()
-    if not console.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
-        # another stream's terminal must not shape what goes into a pipe
-        console = plain_console(width=80)
-    return console
-
-
-def plain_console(width: int | None = None) -> Console:
-    """A console on stdout that takes names as they are; `width` in columns (default: as rich finds it)."""
     from rich.console import Console
 
+    columns = os.environ.get("COLUMNS", "")
+    fitted = sys.stdout.isatty() or (columns.isdecimal() and int(columns) > 0)
+    # the width of stdin's or stderr's terminal, which rich would look for, must not shape what goes into a pipe
+    width = shutil.get_terminal_size().columns if fitted else _UNBOUNDED
     return Console(highlight=False, markup=False, emoji=False, width=width)
 
 
-def plain_table() -> Table:
-    """A table without lines, its headers bold."""
-    from rich.table import Table
+def is_fitted(console: Console) -> bool:
+    """Whether there is a width that names must be shortened to."""
+    return console.width < _UNBOUNDED
 
-    return Table(box=None, pad_edge=False, header_style="bold")
+
+def gap_sign(console: Console) -> str:
+    """What stands for the part of a name that is cut out."""
+    return "\N{HORIZONTAL ELLIPSIS}" if console.encoding.lower().startswith("utf") else ".."
 
 
 def print_folded(line: str) -> None:
@@ -44,11 +45,14 @@ def print_folded(line: str) -> None:
     print_trimmed(stdout_console(), Text(line))
 
 
-def print_trimmed(console: Console, renderable: RenderableType) -> None:
-    """Print something that may take several lines, without the spaces that its lines end with."""
+def print_trimmed(console: Console, renderable: RenderableType, width: int = 0) -> None:
+    """Print something that may take several lines, without the spaces that its lines end with; in `width` columns where
+    it cannot take fewer.
+    """
     from rich.text import Text
 
-    for line in console.render_lines(renderable, pad=False):
+    options = console.options.update(width=max(width, console.width))
+    for line in console.render_lines(renderable, options, pad=False):
         text = Text()
         for segment in line:
             text.append(segment.text, segment.style)

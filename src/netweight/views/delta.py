@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from netweight.errors import printable
-from netweight.views.console import plain_console, plain_table, print_folded
+from netweight.views.console import print_folded, stdout_console
+from netweight.views.fitted_table import labels, numbers, print_table
+from netweight.views.fitted_table import name as name_column
+from netweight.views.fitted_table import text as text_column
 from netweight.views.text import apart_lines, human_bytes, print_json, print_notes, share
 
 if TYPE_CHECKING:
@@ -71,7 +74,7 @@ def _show_skipped(names: Any, skipped: Any, *, verbose: bool) -> None:
 
 def show_delta(result: Delta, outdir: str, *, verbose: bool = False) -> None:
     """Print the tables for people."""
-    console = plain_console()
+    console = stdout_console()
     _show_shares([m.name for m in result.models], result.coverage)
     _show_models(result, console)
     if len(result.models) > 1:
@@ -93,25 +96,22 @@ def show_delta(result: Delta, outdir: str, *, verbose: bool = False) -> None:
 
 
 def _show_models(result: Delta, console: Console) -> None:
-
-    table = plain_table()
-    table.add_column("model", overflow="fold", ratio=1, min_width=12)
-    for name in ("l2", "of base", "unchanged", "tensors"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("changed most", no_wrap=True, max_width=24)
+    rows = []
     for number, model in enumerate(result.models):
         s = model.summary
         blocks = {k: g for k, g in s["groups"].items() if g["relative_l2"] and k != "layer"}
         most = max(blocks, key=lambda k: blocks[k]["relative_l2"], default="")
-        table.add_row(
+        row = (
             printable(model.name),
             _number(s["global_l2"]),
             "" if s["relative_l2"] is None else f"{100 * s['relative_l2']:.3g}%",
             _unchanged(result, number),
             str(s["n_params_considered"]),
-            f"{printable(most, 16)} {100 * blocks[most]['relative_l2']:.3g}%" if most else "",
+            f"{printable(most)} {100 * blocks[most]['relative_l2']:.3g}%" if most else "",
         )
-    console.print(table)
+        rows.append(row)
+    columns = [name_column("model"), *numbers("l2", "of base", "unchanged", "tensors"), *labels("changed most")]
+    print_table(console, columns, rows)
 
 
 def _unchanged(result: Delta, number: int) -> str:
@@ -127,7 +127,6 @@ def _number(value: float | None) -> str:
 
 
 def _show_cosines(result: Delta, console: Console) -> None:
-
     pairs = [
         (cosine, a.name, result.models[j].name)
         for i, a in enumerate(result.models)
@@ -137,13 +136,9 @@ def _show_cosines(result: Delta, console: Console) -> None:
     if not pairs:
         return
     pairs.sort(key=lambda pair: -abs(pair[0]))
-    console.print()
-    table = plain_table()
-    table.add_column("cosine", justify="right")
-    table.add_column("between the task vectors of", overflow="fold")
-    for cosine, a, b in pairs[:_LISTED]:
-        table.add_row(f"{cosine:+.4f}", f"{printable(b)} and {printable(a)}")
-    console.print(table)
+    click.echo()
+    rows = [(f"{cosine:+.4f}", f"{printable(b)} and {printable(a)}") for cosine, a, b in pairs[:_LISTED]]
+    print_table(console, [*numbers("cosine"), text_column("between the task vectors of")], rows)
     if len(pairs) > _LISTED:
         click.echo(f"        and {len(pairs) - _LISTED} more pairs in pairwise_cosines.csv")
     click.echo()

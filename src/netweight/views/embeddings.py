@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from netweight.errors import printable
-from netweight.views.console import plain_console, plain_table
+from netweight.views.console import stdout_console
+from netweight.views.fitted_table import numbers, print_table
+from netweight.views.fitted_table import text as text_column
 from netweight.views.text import human_bytes, human_count, print_json, print_more, print_notes
 
 if TYPE_CHECKING:
@@ -30,9 +32,8 @@ def show_embeddings(result: Embeddings, *, verbose: bool) -> None:
     click.echo(f"silhouette {_short(result.silhouette_score)}, of a sample of {result.silhouettes.rows} rows")
     click.echo()
     shown = result.clusters if verbose else result.clusters[:_LISTED]
-    table = _table(("cluster", "rows", "%", "distance", "silhouette"), ("nearest to the centre",))
-    for cluster in shown:
-        table.add_row(
+    rows = [
+        (
             str(cluster.cluster_id),
             str(cluster.size),
             f"{cluster.percentage:.1f}",
@@ -40,7 +41,10 @@ def show_embeddings(result: Embeddings, *, verbose: bool) -> None:
             _short(cluster.silhouette_score),
             _texts(cluster),
         )
-    _print(table)
+        for cluster in shown
+    ]
+    columns = [*numbers("cluster", "rows", "%", "distance", "silhouette"), text_column("nearest to the centre")]
+    print_table(stdout_console(), columns, rows)
     print_more(len(result.clusters) - len(shown), "clusters")
     click.echo()
     _show_untrained(result)
@@ -50,13 +54,14 @@ def show_embeddings(result: Embeddings, *, verbose: bool) -> None:
 
 def show_neighbours(neighbours: Neighbours) -> None:
     """Print the neighbours as a table."""
-    table = _table(("token", "cosine", "id"), ("neighbour",))
+    shown = []
     token_id = None
     for row in neighbours.rows:
         first = f"{row.token_id} {_text(row.text)}".rstrip() if row.token_id != token_id else ""
         token_id = row.token_id
-        table.add_row(first, f"{row.cosine:.4f}", str(row.neighbour_id), _text(row.neighbour_text))
-    _print(table)
+        shown.append((first, f"{row.cosine:.4f}", str(row.neighbour_id), _text(row.neighbour_text)))
+    columns = [text_column("token", right=True), *numbers("cosine", "id"), text_column("neighbour")]
+    print_table(stdout_console(), columns, shown)
     print_notes(neighbours.notes)
 
 
@@ -140,18 +145,3 @@ def _text(text: str | None) -> str:
 
 def _short(value: float | None) -> str:
     return "n/a" if value is None or value != value else f"{value:.4g}"  # noqa: PLR0124 - only NaN differs from itself
-
-
-def _table(numbers: tuple[str, ...], texts: tuple[str, ...]) -> Any:
-
-    table = plain_table()
-    for name in numbers:
-        table.add_column(name, justify="right", no_wrap=True)
-    for name in texts:
-        table.add_column(name, overflow="fold", ratio=1, min_width=12)
-    return table
-
-
-def _print(table: Any) -> None:
-
-    plain_console().print(table)

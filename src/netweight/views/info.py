@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from netweight.errors import printable
-from netweight.views.console import plain_console, plain_table
+from netweight.views.console import print_trimmed, stdout_console
+from netweight.views.fitted_table import name, numbers, print_pairs, print_table
 from netweight.views.text import human_bytes, human_count
 
 if TYPE_CHECKING:
@@ -23,32 +24,29 @@ _LISTED = 8  # files, notes, skipped entries shown before "and N more"
 
 def show_info(info: Info, *, depth: int | None) -> None:
     """Print the header, a table of roles, remarks, and the tree where it was asked for (`depth` levels; None: all)."""
-    from rich.table import Table
     from rich.text import Text
 
-    console = plain_console()
-    console.print(Text(printable(info.ref), style="bold"))
-    header = Table.grid(padding=(0, 2))
-    header.add_column(style="dim", no_wrap=True)
-    header.add_column(overflow="fold")
-    for label, value in _header(info):
-        header.add_row(label, Text(value))
-    console.print(header)
+    console = stdout_console()
+    print_trimmed(console, Text(printable(info.ref), style="bold"))
+    print_pairs(console, _header(info))
     console.print()
-    table = plain_table()
-    table.add_column("role")
-    for name in ("tensors", "parameters", "bytes", "share"):
-        table.add_column(name, justify="right")
-    for row in info.roles:
-        share = f"{row.share:.1f}%" if row.role != "buffer" else ""
-        table.add_row(row.role, str(row.tensors), human_count(row.parameters), human_bytes(row.bytes), share)
-    console.print(table)
+    rows = [
+        (
+            row.role,
+            str(row.tensors),
+            human_count(row.parameters),
+            human_bytes(row.bytes),
+            f"{row.share:.1f}%" if row.role != "buffer" else "",
+        )
+        for row in info.roles
+    ]
+    print_table(console, [name("role"), *numbers("tensors", "parameters", "bytes", "share")], rows)
     _remarks(console, info)
     if info.tree is not None:
         console.print()
-        console.print(_tree(info.tree, printable(info.ref, 80), depth))
+        print_trimmed(console, _tree(info.tree, printable(info.ref), depth))
     elif info.tensors:
-        console.print(Text("--tree shows the tensors, --format json everything", style="dim"))
+        print_trimmed(console, Text("--tree shows the tensors, --format json everything", style="dim"))
 
 
 def _header(info: Info) -> list[tuple[str, str]]:
@@ -111,9 +109,11 @@ def _remarks(console: Console, info: Info) -> None:
     if lines:
         console.print()
     for label, line in lines[: 2 * _LISTED]:
-        console.print(Text(f"{label}: {printable(line, 400)}", style="yellow" if label != "not a weight" else "dim"))
+        style = "yellow" if label != "not a weight" else "dim"
+        print_trimmed(console, Text(f"{label}: {printable(line, 400)}", style=style))
     if len(lines) > 2 * _LISTED:
-        console.print(Text(f"and {len(lines) - 2 * _LISTED} more; --format json lists them all", style="dim"))
+        more = f"and {len(lines) - 2 * _LISTED} more; --format json lists them all"
+        print_trimmed(console, Text(more, style="dim"))
 
 
 def _tree(branch: Branch, label: str, depth: int | None) -> Tree:

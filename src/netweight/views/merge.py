@@ -11,7 +11,8 @@ import click
 
 from netweight.checkpoint.tensor import Skipped
 from netweight.errors import printable
-from netweight.views.console import plain_table, stdout_console
+from netweight.views.console import is_fitted, stdout_console
+from netweight.views.fitted_table import name, numbers, print_table
 from netweight.views.short_names import cells, left_out_lines, shorten_names
 from netweight.views.text import human_bytes, human_count, print_json, print_more, print_notes
 
@@ -27,6 +28,7 @@ __all__ = ["display_names", "show_merged", "show_plan"]
 
 _LISTED = 8
 _LONG = 40  # columns of a reference from which on all are shortened
+_NAME_LIMIT = 2000
 
 
 def show_plan(
@@ -88,11 +90,11 @@ def show_merged(result: Merged, *, verbose: bool = False) -> None:
 
 
 def display_names(references: Sequence[str]) -> dict[str, str]:
-    """How references are shown: as given where all are short, else by as many last parts of their paths as tell them
-    apart.
+    """How references are shown: as given where all are short or no width is to be kept to, else by as many last parts
+    of their paths as tell them apart.
     """
-    shown = {reference: printable(reference) for reference in references}
-    if all(cells(text) <= _LONG for text in shown.values()):
+    shown = {reference: printable(reference, _NAME_LIMIT) for reference in references}
+    if all(cells(text) <= _LONG for text in shown.values()) or not is_fitted(stdout_console()):
         return shown
     from netweight.jobs.merge.card import public_name
 
@@ -137,7 +139,6 @@ def _free(folder: Path) -> str:
 
 
 def _show_weights(weights: Mapping[str, Any], names: Mapping[str, str], *, verbose: bool) -> None:
-
     console = stdout_console()
     about = [f"{key} {value}" for key, value in weights.items() if key in ("mode", "alpha", "beta", "granularity")]
     click.echo(f"weights    {', '.join(about)}")
@@ -155,21 +156,16 @@ def _show_weights(weights: Mapping[str, Any], names: Mapping[str, str], *, verbo
 
 
 def _show_models(weights: Mapping[str, Any], names: Mapping[str, str], console: Console) -> None:
-
     from netweight.jobs.merge.result import weight_text
 
     by = f"by {weights['granularity']}" if weights.get("granularity") in ("layer", "parameter") else "by parameter"
     norms = any(model["l2"] is not None for model in weights["models"])
-    table = plain_table()
-    table.add_column("model", overflow="fold")
-    if norms:
-        table.add_column("L2", justify="right", no_wrap=True)
-    table.add_column("weight", justify="right", no_wrap=True)
+    rows = []
     for model in weights["models"]:
         norm = [] if not norms else ["" if model["l2"] is None else f"{model['l2']:.6g}"]
         weight = by if model["weight"] is None else weight_text(model["weight"])
-        table.add_row(names[model["model"]], *norm, weight)
-    console.print(table)
+        rows.append((names[model["model"]], *norm, weight))
+    print_table(console, [name("model"), *numbers(*(["L2"] if norms else []), "weight")], rows)
 
 
 def _show_cosines(weights: Mapping[str, Any], names: Mapping[str, str], console: Console, *, verbose: bool) -> None:

@@ -11,11 +11,13 @@ import click
 
 from netweight.errors import OptionError, printable
 from netweight.jobs.scan.result import assess_rows
-from netweight.measures.health import SCORING, number, topics
+from netweight.measures.health import number, topics
 from netweight.measures.health_checks import LEVELS, Level, judge
 from netweight.views.console import print_trimmed, stdout_console
+from netweight.views.fitted_table import Column, print_table
+from netweight.views.fitted_table import name as name_column
 from netweight.views.scan_layers import LEVEL_STYLES, numbers, show_layers, small
-from netweight.views.short_names import cells, left_out_lines, shorten_names
+from netweight.views.short_names import left_out_lines
 from netweight.views.text import human_bytes, print_json, print_notes
 
 if TYPE_CHECKING:
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["show_health", "show_plan", "show_scan"]
 
 _PATTERNS = 3
-_NARROWEST_NAME = 16
 _NAME_LIMIT = 2000
 _WIDE = 120
 
@@ -46,14 +47,13 @@ def show_scan(
     """Print the layers, the `top_issues` worst matrices by condition number, quantization and sparsity, what was left
     out and why, notes, and the health where it is given.
 
-    On stdout; a terminal's width is used, elsewhere 80 columns unless COLUMNS says otherwise. Colours follow NO_COLOR,
-    and every level is also a word or a letter.
+    On stdout; lines fit a terminal, or COLUMNS where it is set, and are as long as they need elsewhere. Colours follow
+    NO_COLOR, and every level is also a word or a letter.
     """
     console = stdout_console()
-    gap = _gap(console)
     if rows:
         assessed = health if health is not None else assess_rows(rows)
-        show_layers(console, rows, assessed.worst(), gap=gap, verbose=verbose)
+        show_layers(console, rows, assessed.worst(), verbose=verbose)
     else:
         console.print("nothing was measured")
     if top_issues > 0:
@@ -96,7 +96,7 @@ def show_plan(prepared: Prepared, output_format: str, *, verbose: bool) -> None:
 
 
 def show_health(health: Health, *, verbose: bool = False) -> None:
-    """Print the score, the findings (those over many layers as one), what was not measured, and the thresholds.
+    """Print the findings (those over many layers as one), what was not measured, and the thresholds.
 
     `verbose` also explains findings of the level info.
     """
@@ -105,14 +105,8 @@ def show_health(health: Health, *, verbose: bool = False) -> None:
 
     console = stdout_console()
     counts = ", ".join(f"{count} {level}" for level, count in health.counts().items())
-    score = Text("health  ", style="bold")
-    if health.score is None:
-        score.append("no score: nothing was judged")
-    else:
-        # never rounded up to 100
-        score.append(f"{math.floor(health.score * 10) / 10:.1f} of 100", style="bold")
-        score.append(f"  {counts}, in {health.judged} tensor{'s' * (health.judged != 1)}")
-    print_trimmed(console, score)
+    found = f"{counts}, in {health.judged} tensor{'s' * (health.judged != 1)}"
+    print_trimmed(console, Text.assemble(("health  ", "bold"), found if health.judged else "nothing was judged"))
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -126,12 +120,6 @@ def show_health(health: Health, *, verbose: bool = False) -> None:
         console.print(Text("thresholds", style="dim"))
     for quantity, bounds in health.thresholds:
         print_trimmed(console, Text(f"  {quantity}: {bounds}", style="dim"))
-    if health.score is not None:
-        print_trimmed(console, Text(SCORING, style="dim"))
-
-
-def _gap(console: Console) -> str:
-    return "\N{HORIZONTAL ELLIPSIS}" if console.encoding.lower().startswith("utf") else ".."
 
 
 def _say(console: Console, text: str) -> None:
@@ -255,23 +243,15 @@ def _table(
     lines: Sequence[tuple[Level | None, Sequence[str], str]],
 ) -> None:
     """A table of the worst: level, numbers, and the name in the room that is left, its ends kept."""
-    from rich.table import Table
     from rich.text import Text
 
-    widths = [max(len(head), *(cells(line[1][i]) for line in lines)) for i, head in enumerate(heads)]
-    levels = max(len("level"), *(len(level or "fine") for level, _, _ in lines))
-    room = max(_NARROWEST_NAME, console.width - levels - sum(widths) - 2 * (len(widths) + 1))
-    names = shorten_names([printable(name, _NAME_LIMIT) for *_, name in lines], room, _gap(console))
     print_trimmed(console, Text(f"{title} ({len(lines)} of {total} matrices)", style="bold"))
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    table.add_column("level", no_wrap=True)
-    for head in heads:
-        table.add_column(head, justify="left" if head == "advice" else "right", no_wrap=head != "advice")
-    table.add_column("parameter", overflow="fold")
-    for (level, values, _), name in zip(lines, names, strict=True):
+    rows: list[list[str | Text]] = []
+    for level, values, name in lines:
         style = LEVEL_STYLES.get(level or "", "")
-        table.add_row(Text(level or "fine", style=style), *(Text(v, style=style) for v in values), name)
-    print_trimmed(console, table)
+        rows.append([*(Text(v, style=style) for v in (level or "fine", *values)), printable(name, _NAME_LIMIT)])
+    columns = [Column("level"), *(Column(head, right=head != "advice") for head in heads), name_column("parameter")]
+    print_table(console, columns, rows, header="dim")
     console.print()
 
 

@@ -13,8 +13,10 @@ from netweight.errors import printable
 from netweight.measures.health import number
 from netweight.measures.registry import find
 from netweight.params.role import ROLES
-from netweight.views.console import print_trimmed
+from netweight.views.console import gap_sign, is_fitted, print_trimmed
+from netweight.views.fitted_table import left_out_line
 from netweight.views.short_names import cells, shorten_names
+from netweight.views.text import wrapped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,6 +34,9 @@ _EXPERT = re.compile(r"\[([0-9]+)(?:\.([^\]]+))?\]$")
 
 Numbers = Mapping[str, float]
 """What is known of a matrix, by the keys of `_FIELDS` and `measure.column`; what is not has no key."""
+
+_Shorten = Callable[[Sequence[str], int], list[str]]
+"""Names in so many columns, where there is a width to fit."""
 
 _FIELDS = {
     "rank": ("spectral", "actual_rank"),
@@ -100,18 +105,23 @@ def small(value: float, digits: int = 3) -> str:
     return f"{mantissa}e{int(exponent)}"
 
 
-def show_layers(
-    console: Console, rows: Sequence[ScanRow], worst: Mapping[str, Level], *, gap: str, verbose: bool
-) -> None:
+def show_layers(console: Console, rows: Sequence[ScanRow], worst: Mapping[str, Level], *, verbose: bool) -> None:
     """Print the layers by number, the main stack first, and last what is outside of them.
 
     Columns that no row has are left out. Vectors are one line per layer, experts of one stack, where they are more than
     four, their least, middle and greatest values; `verbose` lists them all. Where a line does not fit the console, its
-    numbers go onto a second one. `worst` are the levels of findings, marked C and W.
+    numbers go onto a second one; columns left out for want of room are named. `worst` are the levels of findings,
+    marked C and W.
     """
     from rich.text import Text
 
-    sections = [(heading, list(_lines(members, worst, gap, verbose=verbose))) for heading, members in _sections(rows)]
+    def shorten(names: Sequence[str], limit: int) -> list[str]:
+        return shorten_names(names, limit, gap_sign(console)) if is_fitted(console) else list(names)
+
+    sections = [
+        (heading, list(_lines(members, worst, shorten, verbose=verbose)))
+        for heading, members in _sections(rows, shorten)
+    ]
     lines = [line for _, section in sections for line in section]
     known = dict.fromkeys(key for line in lines for key in line.values or ())
     further = [_Column(key, _plain(key, 3), _plain(key, 2), needed=False) for key in known if "." in key]
@@ -136,6 +146,9 @@ def show_layers(
             else:
                 _print_line(console, line, layout, columns, (label, shape))
         console.print()
+    if layout is not None and layout.lost:
+        print_trimmed(console, Text(left_out_line(layout.lost), style="dim"))
+        console.print()
     if any(line.level in _MARKS for line in lines):
         print_trimmed(console, Text("C critical, W warning: a finding of --health", style="dim"))
         console.print()
@@ -146,24 +159,28 @@ class _Layout:
     columns: list[tuple[str, Callable[[Numbers], str]]]
     widths: list[int]
     gap: int
+    lost: list[str]
 
 
 def _layout(columns: Sequence[_Column], lines: Sequence[_Line], room: int) -> _Layout | None:
-    """The widest form that fits `room` columns, with as many of the optional columns; None where none fits."""
+    """The form that loses the fewest of the optional columns in `room`, the widest of those; None where none fits."""
     known = [line.values for line in lines if line.values is not None]
+    fitting: list[_Layout] = []
     for wide, gap in ((True, 2), (False, 2), (False, 1)):
         chosen: list[tuple[str, Callable[[Numbers], str]]] = []
         widths: list[int] = []
+        lost: list[str] = []
         for column in sorted(columns, key=lambda c: not c.needed):
             form = column.wide if wide else column.narrow
             width = max([len(column.title), *(len(form(values)) for values in known)])
             if not column.needed and sum(widths) + width + gap * (len(widths) + 2) > room:
+                lost.append(column.title)
                 continue
             chosen.append((column.title, form))
             widths.append(width)
-        if sum(widths) + gap * (len(widths) + 1) <= room:
-            return _Layout(chosen, widths, gap)
-    return None
+        if sum(widths) + gap * (len(widths) + 1) <= room and (gap > 1 or not fitting):
+            fitting.append(_Layout(chosen, widths, gap, lost))
+    return min(fitting, key=lambda layout: len(layout.lost), default=None)
 
 
 def _print_line(
@@ -188,27 +205,16 @@ def _print_line(
     else:
         console.print(text, soft_wrap=True)
     if line.values is not None and layout is None:
-        said = [f"{c.title} {c.narrow(line.values)}" for c in columns if c.needed and c.narrow(line.values)]
-        for part in _wrapped(said, console.width - 4):
+        said = [f"{c.title} {c.narrow(line.values)}" for c in columns if c.narrow(line.values)]
+        for part in wrapped(said, console.width - 4):
             print_trimmed(console, Text(f"    {part}"))
-
-
-def _wrapped(parts: Sequence[str], width: int) -> Iterator[str]:
-    line = ""
-    for part in parts:
-        if line and len(line) + 2 + len(part) > width:
-            yield line
-            line = ""
-        line = f"{line}  {part}" if line else part
-    if line:
-        yield line
 
 
 def _padded(text: str, width: int) -> str:
     return text + " " * (width - cells(text))
 
 
-def _sections(rows: Sequence[ScanRow]) -> list[tuple[str, list[ScanRow]]]:
+def _sections(rows: Sequence[ScanRow], shorten: _Shorten) -> list[tuple[str, list[ScanRow]]]:
     """(heading, rows), layers in order, what is outside of them last."""
     stacks = list(dict.fromkeys(["", *(row.parameter.stack for row in rows if row.parameter.layer is not None)]))
     groups: dict[tuple[int, int], list[ScanRow]] = {}
@@ -221,14 +227,14 @@ def _sections(rows: Sequence[ScanRow]) -> list[tuple[str, list[ScanRow]]]:
             groups.setdefault((stacks.index(row.parameter.stack), layer), []).append(row)
     sections = []
     for (stack, layer), members in sorted(groups.items()):
-        name = shorten_names([printable(stacks[stack])], 14, "..")[0]
+        name = shorten([printable(stacks[stack])], 14)[0]
         sections.append((f"{name} layer {layer}".strip(), members))
     if outside:
         sections.append(("outside", outside))
     return sections
 
 
-def _lines(rows: Sequence[ScanRow], worst: Mapping[str, Level], gap: str, *, verbose: bool) -> Iterator[_Line]:
+def _lines(rows: Sequence[ScanRow], worst: Mapping[str, Level], shorten: _Shorten, *, verbose: bool) -> Iterator[_Line]:
     ordered = _ordered(rows)
     listed = [row for row in ordered if verbose or row.matrix]
     stacks: dict[tuple[str, bool, str], list[ScanRow]] = {}
@@ -237,12 +243,12 @@ def _lines(rows: Sequence[ScanRow], worst: Mapping[str, Level], gap: str, *, ver
             stacks.setdefault((slot, row.fused, row.parameter.stack), []).append(row)
     condensed = {row.name: members for members in stacks.values() if len(members) > _MOST_EXPERTS for row in members}
     alone = [row for row in listed if row.name not in condensed]
-    labels = dict(zip((row.name for row in alone), _labels(alone, gap), strict=True))
+    labels = dict(zip((row.name for row in alone), _labels(alone, shorten), strict=True))
     for row in listed:
         if row.name in labels:
             yield _Line(labels[row.name], shape_text(row), numbers(row), worst.get(row.name))
         elif condensed[row.name][0] is row:
-            yield from _condensed(condensed[row.name], worst, gap)
+            yield from _condensed(condensed[row.name], worst, shorten)
     if not verbose:
         empty = [row for row in ordered if not row.elements]
         vectors = [row for row in ordered if not row.matrix and row.elements]
@@ -273,14 +279,14 @@ def _expert_slot(row: ScanRow) -> str | None:
     match = _EXPERT.search(row.name) if p.role == "moe_expert" else None
     if match is None and p.expert is None:
         return None
-    return printable((match[2] if match else None) or p.slot or p.role, _LONGEST_LABEL)
+    return printable((match[2] if match else None) or p.slot or p.role)
 
 
-def _labels(rows: Sequence[ScanRow], gap: str) -> list[str]:
+def _labels(rows: Sequence[ScanRow], shorten: _Shorten) -> list[str]:
     """What each row is called among those of its layer: its role where that is enough, else the end of its name."""
     first = [_label(row) for row in rows]
     plain = [label if label and first.count(label) == 1 else _tail(row) for row, label in zip(rows, first, strict=True)]
-    return shorten_names(plain, _LONGEST_LABEL, gap)
+    return shorten(plain, _LONGEST_LABEL)
 
 
 def _label(row: ScanRow) -> str:
@@ -303,11 +309,11 @@ def _tail(row: ScanRow) -> str:
     return printable(".".join(segments[at + 1 :]) or name)
 
 
-def _condensed(rows: Sequence[ScanRow], worst: Mapping[str, Level], gap: str) -> Iterator[_Line]:
+def _condensed(rows: Sequence[ScanRow], worst: Mapping[str, Level], shorten: _Shorten) -> Iterator[_Line]:
     values = [numbers(row) for row in rows]
     levels = [worst[row.name] for row in rows if row.name in worst]
     level = next((level for level in ("critical", "warning", "info") if level in levels), None)
-    slot = shorten_names([_expert_slot(rows[0]) or ""], _LONGEST_LABEL - 7, gap)[0]
+    slot = shorten([_expert_slot(rows[0]) or ""], _LONGEST_LABEL - 7)[0]
     yield _Line(f"{slot} x{len(rows)}", shape_text(rows[0]), None, level)
     keys = dict.fromkeys(key for one in values for key in one)
     for label, of in (("min", min), ("median", statistics.median), ("max", max)):

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 import click
 
 from netweight.errors import printable
-from netweight.views.console import plain_console, plain_table
+from netweight.views.console import stdout_console
+from netweight.views.fitted_table import labels, name, numbers, print_table, text
 from netweight.views.text import human_bytes, human_count, one_line, print_json, print_more
 
 if TYPE_CHECKING:
+    from netweight.jobs.structure.job import ModelStructure
     from netweight.jobs.structure.many import Structures
 
-__all__ = ["report", "show_models", "show_plan", "show_structures"]
+__all__ = ["report", "show_models", "show_plan", "show_structure", "show_structures"]
 
 _LISTED = 40
 
@@ -61,10 +63,13 @@ def show_models(models_dir: str, base: str | None, output_dir: str, output_forma
     """Print the models of a folder and their kinds, for --dry-run."""
     from netweight.checkpoint.open import open_checkpoint
     from netweight.jobs.structure.folder import find_models
+    from netweight.jobs.structure.many import gathered_folder
 
     if base is not None:
         open_checkpoint(base).close()  # a base that cannot be read ends the run, so it does here
     models = find_models(models_dir, Path(output_dir))
+    inputs = [model.path for model in models if model.kind != "none"]
+    gathered_folder(output_dir, inputs, compared=base is not None).check()
     if output_format == "json":
         rows = [
             {"name": m.name, "path": str(m.path), "type": m.kind, "problem": m.problem, "analysis": str(m.analysis)}
@@ -78,32 +83,45 @@ def show_models(models_dir: str, base: str | None, output_dir: str, output_forma
         click.echo("nothing was analysed or written; leave out --dry-run to run it")
 
 
+def show_structure(result: ModelStructure) -> None:
+    """Print what structure_summary.txt says; its table of layers fits the terminal."""
+    from netweight.jobs.structure.text import LAYER_HEADINGS, layer_rows, summary_parts
+
+    console = stdout_console()
+    before, layers, after = summary_parts(result.structure, result.comparison)
+    if max(map(len, layers)) <= console.width:
+        before, after = [*before, *layers, *after], []
+    click.echo("\n".join(before))
+    if after:
+        first, *others = LAYER_HEADINGS
+        columns = [name(first), *numbers(*others[:-1]), *labels(others[-1])]
+        print_table(console, columns, list(layer_rows(result.structure)))
+        click.echo("\n".join(after))
+
+
 def show_structures(result: Structures, output_dir: str, *, verbose: bool) -> None:
     """Print the table for people: a row for each model."""
     from netweight.jobs.structure.text import spans
 
-    console = plain_console()
-    table = plain_table()
-    table.add_column("model", overflow="fold", ratio=1, min_width=12)
-    for name in ("type", "status"):
-        table.add_column(name, no_wrap=True)
-    for name in ("parameters", "layers", "reduced"):
-        table.add_column(name, justify="right", no_wrap=True)
     looked = any(model.row is not None and model.row.zero_share is not None for model in result.models)
-    if looked:
-        table.add_column("zeros", justify="right", no_wrap=True)
-    table.add_column("layers gone", overflow="fold", max_width=24)
+    rows = []
     models = result.models if verbose else result.models[:_LISTED]
     for model in models:
         row = model.row
         if row is None:
-            table.add_row(printable(model.name), model.kind, model.status)
+            rows.append((printable(model.name), model.kind, model.status, *([""] * (4 + looked))))
             continue
         ratio = "" if row.reduction_ratio is None else f"{100 * row.reduction_ratio:.2f}%"
         zeros = ["" if row.zero_share is None else f"{100 * row.zero_share:.2f}%"] if looked else []
-        cells = (human_count(row.total), str(row.layers), ratio, *zeros, spans(row.removed or ()))
-        table.add_row(printable(model.name), model.kind, model.status, *cells)
-    console.print(table)
+        counts = (human_count(row.total), str(row.layers), ratio, *zeros, spans(row.removed or ()))
+        rows.append((printable(model.name), model.kind, model.status, *counts))
+    columns = [
+        name("model"),
+        *labels("type", "status"),
+        *numbers("parameters", "layers", "reduced", *(["zeros"] if looked else [])),
+        text("layers gone", stays=False),
+    ]
+    print_table(stdout_console(), columns, rows)
     print_more(len(result.models) - len(models), "models")
     for model in result.models:
         if model.status == "skipped":

@@ -10,7 +10,17 @@ import click
 
 from netweight.errors import printable
 
-__all__ = ["apart_lines", "human_bytes", "human_count", "one_line", "print_json", "print_more", "print_notes", "share"]
+__all__ = [
+    "apart_lines",
+    "human_bytes",
+    "human_count",
+    "one_line",
+    "print_json",
+    "print_more",
+    "print_notes",
+    "share",
+    "wrapped",
+]
 
 _STEPS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -56,6 +66,18 @@ def print_more(hidden: int, kind: str = "", indent: str = "") -> None:
 def one_line(text: str, limit: int = 2000) -> str:
     """A message as one line without control characters, cut at `limit`."""
     return printable(" ".join(text.split()), limit)
+
+
+def wrapped(parts: Sequence[str], width: int) -> Iterator[str]:
+    """Lines of at most `width` columns, where no part is longer; a part stands on one line."""
+    line = ""
+    for part in parts:
+        if line and len(line) + 2 + len(part) > width:
+            yield line
+            line = ""
+        line = f"{line}  {part}" if line else part
+    if line:
+        yield line
 
 
 def human_count(count: int) -> str:

@@ -448,6 +448,21 @@ def test_an_endpoint_that_is_no_hub(hub, tmp_path):
         netweight.download("org/name", tmp_path / "out")
 
 
+def test_a_file_of_others_beside_a_download_is_kept(hub, tmp_path):
+    hub.publish("org/name", SMALL)
+    netweight.download("org/name", tmp_path / "out")
+    (tmp_path / "out" / "NOTICE").write_text("mine")
+    hub.publish("org/name", SMALL | {"NOTICE": b"theirs"})
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    with pytest.raises(OutputError, match=r"out: holds 1 file that is not netweight's where results must go: NOTICE; "):
+        netweight.download("org/name", tmp_path / "out")
+    for more in ([], ["--dry-run"]):
+        code, stdout, stderr = run(hub, tmp_path, "org/name", "--out", tmp_path / "out", *more)
+        assert (code, stdout) == (2, "")
+        assert "where results must go: NOTICE; choose another output folder, or move it away" in stderr
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
 def test_folders_that_cannot_take_it(hub, tmp_path, monkeypatch):
     hub.publish("org/name", SMALL)
     hub.publish("org/other", SMALL)

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from netweight.checkpoint.announce import announce_tensors
@@ -58,10 +57,9 @@ def delta(
         executor = executor or stack.enter_context(planned_executor(options, plan.workers, plan.memory))
         if outdir is None:
             return _run(prepared, progress, Record(), executor)
-        from netweight.jobs.delta.result import preload, write_delta
-        from netweight.output.folder import ResultFolder
+        from netweight.jobs.delta.result import preload, result_folder, write_delta
 
-        folder = stack.enter_context(ResultFolder(Path(outdir), prepared.locations(), "delta", resume=resume))
+        folder = stack.enter_context(result_folder(outdir, prepared.locations(), prepared.names, resume=resume))
         writing = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="netweight-preload")).submit(preload)
         left = f"stopped; nothing in {printable(str(outdir))} was changed; run again with --resume to go on"
         with interruptible(lambda: left):

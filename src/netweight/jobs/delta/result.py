@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from html import escape
 from math import fsum, inf, nan, sqrt
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from netweight.checkpoint.tensor import Skipped
 from netweight.columns import Column
@@ -19,7 +20,10 @@ from netweight.output.frame import Frame, Framed
 from netweight.output.table import Row, json_number, write_csv, write_json, write_parquet
 from netweight.params.pairing import Aligned, Coverage
 
-__all__ = ["RESERVED", "Delta", "ModelDelta", "ParameterDelta", "write_delta"]
+if TYPE_CHECKING:
+    from netweight.output.folder import ResultFolder
+
+__all__ = ["RESERVED", "Delta", "ModelDelta", "ParameterDelta", "result_folder", "write_delta"]
 
 COLUMNS = (
     Column("model", "", "the model's name in the results", "text"),
@@ -243,10 +247,7 @@ class Delta(Framed):
 
         Raises OutputError where the folder cannot take them, BusyError where another run holds it.
         """
-        from netweight.output.folder import ResultFolder
-
-        inputs = [Path(i["path"]) for i in self.inputs]
-        with ResultFolder(Path(outdir), inputs, "delta") as folder:
+        with result_folder(outdir, [Path(i["path"]) for i in self.inputs], [m.name for m in self.models]) as folder:
             write_delta(self, folder.stage)
             return folder.commit()
 
@@ -267,6 +268,24 @@ RESERVED = ("pairwise_cosines.csv", "pairwise_cosines.png", "delta.parquet", ".n
 """Names in the results' folder that no model may have."""
 
 _TOP = 50
+
+_OF_A_MODEL = (
+    "per_param_stats.csv",
+    f"top{_TOP}_by_l2.csv",
+    f"top{_TOP}_by_maxabs.csv",
+    "summary.json",
+    "group_l2_bar.png",
+)
+
+
+def result_folder(
+    outdir: str | PathLike[str], inputs: Sequence[Path], names: Sequence[str], *, resume: bool = False
+) -> ResultFolder:
+    """The folder of the results of models of these `names`, not entered yet."""
+    from netweight.output.folder import ResultFolder
+
+    planned = [*RESERVED[:-1], *(f"{name}/{file}" for name in names for file in _OF_A_MODEL)]
+    return ResultFolder(Path(outdir), inputs, "delta", resume=resume, planned=planned)
 
 
 def preload() -> None:

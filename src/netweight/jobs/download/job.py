@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from netweight.output.folder import ResultFolder
     from netweight.run.journal import Journal
 
-__all__ = ["RECORD", "DownloadPlan", "Downloaded", "DownloadedFile", "download", "plan_download"]
+__all__ = ["RECORD", "DownloadPlan", "Downloaded", "DownloadedFile", "check_target", "download", "plan_download"]
 
 RECORD = ".netweight-download.json"
 """What stands in the folder beside the files: the id, the commit, and each file's size and digest."""
@@ -168,10 +168,9 @@ def download(
 
 def _download(plan: DownloadPlan, target: Path, workers: int, progress: DownloadProgress) -> Downloaded:
     from netweight.jobs.download.fetch import fetch_all
-    from netweight.output.folder import ResultFolder
 
     with ExitStack() as stack:
-        folder = stack.enter_context(ResultFolder(target, (), "download", resume=True, keep_stage=True, replace=True))
+        folder = stack.enter_context(_folder(target, plan))
         present = _present(target, plan)  # again: the run before us may have put it there just now
         absent = [file for file in plan.choice.files if file.name not in present.kept]
         if not absent:
@@ -189,6 +188,19 @@ def _download(plan: DownloadPlan, target: Path, workers: int, progress: Download
         for note in notes:
             progress.note(note)
         return _result(plan, target, {file.name for file in missing}, notes)
+
+
+def _folder(target: Path, plan: DownloadPlan) -> ResultFolder:
+    from netweight.output.folder import ResultFolder
+
+    planned = [RECORD, *(file.name for file in plan.choice.files)]
+    return ResultFolder(target, (), "download", resume=True, keep_stage=True, replace=True, planned=planned)
+
+
+def check_target(out: str | os.PathLike[str], plan: DownloadPlan) -> None:
+    """Raises OutputError where the folder `out` cannot become this model's; makes nothing there."""
+    _present(Path(out), plan)
+    _folder(Path(out), plan).check()
 
 
 @dataclass(frozen=True)

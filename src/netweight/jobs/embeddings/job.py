@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from netweight.errors import printable
@@ -50,10 +49,11 @@ def embeddings(
         prepared = prepare(ref, options, stack)
         if output_dir is None:
             return cluster_embedding(prepared, options, progress, executor)
-        from netweight.jobs.embeddings.result import SCAN_ROW, write_embeddings
-        from netweight.output.folder import ResultFolder
+        from netweight.jobs.embeddings.result import SCAN_ROW, result_folder, write_embeddings
 
-        folder = stack.enter_context(ResultFolder(Path(output_dir), locations([prepared.checkpoint]), "embeddings"))
+        inputs, represented = locations([prepared.checkpoint]), not options.skip_representatives
+        place = result_folder(output_dir, inputs, represented=represented, scan_row=scan_row)
+        folder = stack.enter_context(place)
         with interruptible(lambda: f"stopped; nothing in {printable(str(output_dir))} was changed"):
             result = cluster_embedding(prepared, options, progress, executor)
             write_embeddings(result, folder.stage, scan_row or SCAN_ROW)

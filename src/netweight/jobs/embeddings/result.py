@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +25,19 @@ if TYPE_CHECKING:
     from netweight.jobs.embeddings.unused import Untrained
     from netweight.jobs.scan.result import ScanResults
     from netweight.kernels.arrays import Array
+    from netweight.output.folder import ResultFolder
 
 
-__all__ = ["CLUSTER_COLUMNS", "SCAN_ROW", "Cluster", "CurvePoint", "Embeddings", "Representative", "write_embeddings"]
+__all__ = [
+    "CLUSTER_COLUMNS",
+    "SCAN_ROW",
+    "Cluster",
+    "CurvePoint",
+    "Embeddings",
+    "Representative",
+    "result_folder",
+    "write_embeddings",
+]
 
 CLUSTER_COLUMNS = (
     Column("cluster_id", "", "number of the cluster, the largest is 0", "integer"),
@@ -189,9 +200,7 @@ class Embeddings(Framed):
 
     def write(self, folder: str | Path) -> tuple[str, ...]:
         """Put the files into `folder` in one step; returns notes. Raises OutputError, JobError, BusyError."""
-        from netweight.output.folder import ResultFolder
-
-        with ResultFolder(Path(folder), self.locations, "embeddings") as results:
+        with result_folder(folder, self.locations, represented=self.represented) as results:
             write_embeddings(self, results.stage)
             return results.commit()
 
@@ -213,6 +222,30 @@ def _why(f: float) -> str:
 
 SCAN_ROW = "embedding_analysis.csv"
 
+_REPRESENTATIVES = "cluster_representatives.json"
+
+
+def result_folder(
+    folder: str | PathLike[str], inputs: Sequence[Path], *, represented: bool, scan_row: str | None = None
+) -> ResultFolder:
+    """The folder of the results, not entered yet; `represented`: with the tokens nearest to the centres. A `scan_row`
+    that the user named is replaced whoever made it.
+    """
+    from netweight.output.folder import ResultFolder
+
+    planned = [
+        "clustering_results.json",
+        "embedding_clusters_summary.csv",
+        *([_REPRESENTATIVES] if represented else []),
+        scan_row or SCAN_ROW,
+        "embedding_tokens.parquet",
+        "anova_curve.png",
+        "embedding_clusters.png",
+    ]
+    named = [scan_row] if scan_row is not None else []
+    return ResultFolder(Path(folder), inputs, "embeddings", planned=planned, named=named)
+
+
 _TOKEN_COLUMNS = (
     Column("token_id", "", "number of the row", "integer"),
     Column("text", "", "what the token stands for, empty without a tokenizer", "text"),
@@ -229,7 +262,7 @@ def write_embeddings(result: Embeddings, folder: Path, scan_row: str = SCAN_ROW)
     write_json(folder / "clustering_results.json", result.to_dict())
     write_csv(folder / "embedding_clusters_summary.csv", CLUSTER_COLUMNS, result.frame.rows)
     if result.represented:
-        write_json(folder / "cluster_representatives.json", representatives(result))
+        write_json(folder / _REPRESENTATIVES, representatives(result))
     write_csv(folder / scan_row, CSV_COLUMNS, csv_rows(result.scanned))
     write_parquet(
         folder / "embedding_tokens.parquet", _TOKEN_COLUMNS, list(_tokens(result)), inputs=list(result.inputs)

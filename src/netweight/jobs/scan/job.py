@@ -71,6 +71,10 @@ def scan(
             if plots is None:
                 raise OptionError("--plot-tensors: chooses what is drawn; give --plots DIR as well")
             check_globs([subject.name for subject in prepared.subjects], plot_tensors)
+        if plots is not None:  # before the work: a place that cannot take pictures ends the run here
+            from netweight.jobs.scan.plots import plots_folder
+
+            plots_folder(plots, locations([prepared.checkpoint]), prepared.measures).check()
         plan = prepared.plan
         executor = executor or stack.enter_context(planned_executor(options, plan.workers, plan.memory))
         about = {"model_id": model_id, "revision": revision or prepared.checkpoint.revision}
@@ -97,10 +101,9 @@ def _draw(
     result: ScanResults, prepared: Prepared, plots: Path, plot_tensors: Sequence[str], progress: Progress
 ) -> None:
     """Put the pictures into the folder `plots` in one step."""
-    from netweight.jobs.scan.plots import write_plots
-    from netweight.output.folder import ResultFolder
+    from netweight.jobs.scan.plots import plots_folder, write_plots
 
-    with ResultFolder(plots, locations([prepared.checkpoint]), "scan plots") as folder:
+    with plots_folder(plots, locations([prepared.checkpoint]), prepared.measures) as folder:
         notes = write_plots(result, prepared.subjects, folder.stage, plot_tensors)
         for note in (*notes, *folder.commit()):
             progress.note(note)

@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from math import isfinite
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,7 +24,11 @@ from netweight.passes.matrices import LONGEST_ROW, Scratch, gather
 from netweight.passes.subjects import Subject
 from netweight.statistics.difference import PROBABILITIES
 
-__all__ = ["check_globs", "choose_tensors", "write_plots"]
+if TYPE_CHECKING:
+    from netweight.measures.measure import Measure
+    from netweight.output.folder import ResultFolder
+
+__all__ = ["check_globs", "choose_tensors", "plots_folder", "write_plots"]
 
 _CHOSEN = 4  # matrices drawn one by one where none were named
 _MOST = 64  # and where they were
@@ -42,6 +47,17 @@ def check_globs(names: Iterable[str], globs: Sequence[str]) -> None:
         named |= fitting
     if len(named) > _MOST:
         raise OptionError(f"--plot-tensors: {len(named)} matrices are named; expected at most {_MOST}")
+
+
+def plots_folder(folder: str | PathLike[str], inputs: Sequence[Path], measures: Iterable[Measure]) -> ResultFolder:
+    """The folder of the pictures, not entered yet; which matrices are drawn one by one is not known before."""
+    from netweight.output.folder import ResultFolder
+
+    names = {measure.name for measure in measures}
+    planned = ["health.png"]
+    planned += ["condition_numbers.png", "rank_efficiency.png"] if "spectral" in names else []
+    planned += ["quantization_risk.png"] if "quantization" in names else []
+    return ResultFolder(Path(folder), inputs, "scan plots", planned=planned)
 
 
 def choose_tensors(result: ScanResults, globs: Sequence[str]) -> list[ScanRow]:
@@ -129,9 +145,7 @@ def _dashboard(path: Path, title: str, result: ScanResults, rows: Sequence[ScanR
         for r in rows
     ]
     worst = [(f.level, f"{f.said} in {f.parameter}") for f in health.findings[:_WORST]]
-    health_dashboard(
-        path, title, health.score, {str(level): count for level, count in health.counts().items()}, points, worst
-    )
+    health_dashboard(path, title, {str(level): count for level, count in health.counts().items()}, points, worst)
 
 
 def _first_known(*values: Any) -> Any:

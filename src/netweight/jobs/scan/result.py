@@ -30,6 +30,7 @@ __all__ = [
     "ScanResults",
     "ScanRow",
     "assess_rows",
+    "check_file",
     "check_output",
     "finite",
     "print_csv",
@@ -152,7 +153,7 @@ class ScanResults(Framed, dict[str, dict[str, dict[str, Any]]]):
             )
 
     def health(self) -> Health:
-        """A score out of 100 and the findings behind it; see `measures.health`."""
+        """What is worth a look, by the thresholds of `measures.health_checks`."""
         return assess_rows(self.rows)
 
     def to_dict(self) -> dict[str, Any]:
@@ -236,6 +237,13 @@ def check_output(path: str | os.PathLike[str]) -> Path:
             f" got {printable(repr(target.suffix))}"
         )
     return target
+
+
+def check_file(path: str | os.PathLike[str], inputs: Sequence[Path]) -> None:
+    """Raises OutputError where a result of the models `inputs` cannot be written to `path`; makes nothing there."""
+    from netweight.output.result_file import ResultFile
+
+    ResultFile(Path(path), inputs).check()
 
 
 def write_results(result: ScanResults, path: Path) -> None:

@@ -11,7 +11,7 @@ from netweight.checkpoint.config import read_json_object
 from netweight.jobs.structure.text import summary_text
 from netweight.output.folder import ResultFolder
 
-__all__ = ["COMPARISON", "STRUCTURE", "has_analysis", "read_earlier", "write_model"]
+__all__ = ["COMPARISON", "STRUCTURE", "has_analysis", "model_folder", "read_earlier", "write_model"]
 
 STRUCTURE = "model_structure.json"
 
@@ -22,13 +22,19 @@ SUMMARY = "structure_summary.txt"
 _LARGEST = 256 << 20  # bytes of an earlier result
 
 
+def model_folder(folder: Path, inputs: Sequence[Path] = (), *, compared: bool) -> ResultFolder:
+    """The folder of one model's files, not entered yet; `compared`: with a base."""
+    planned = [STRUCTURE, SUMMARY, *([COMPARISON] if compared else [])]
+    return ResultFolder(folder, inputs, "structure", planned=planned)
+
+
 def write_model(
     folder: Path, structure: Mapping[str, Any], comparison: Mapping[str, Any] | None, inputs: Sequence[Path] = ()
 ) -> tuple[str, ...]:
     """Put one model's files into `folder` in one step; `inputs` are models that it must not be. Returns notes. Raises
     OutputError, JobError, BusyError.
     """
-    with ResultFolder(folder, inputs, "structure") as results:
+    with model_folder(folder, inputs, compared=comparison is not None) as results:
         _write_lines(results.stage / STRUCTURE, structure)
         if comparison is not None:
             _write_lines(results.stage / COMPARISON, comparison)

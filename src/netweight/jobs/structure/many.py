@@ -33,6 +33,15 @@ __all__ = ["Structures", "structure_many", "summary_cells", "write_many"]
 
 _MOST_WORKERS = 8
 _KIND = "structures"  # of the gathered files, told from those of one model in the same folder
+_REDUCTION = "reduction_by_layer.png"
+_GATHERED = (
+    "batch_analysis_results.json",
+    "models_summary.json",
+    "models_summary.csv",
+    "structure.csv",
+    "structure.parquet",
+    "parameters_by_part.png",
+)
 
 
 class Structures(Framed):
@@ -108,7 +117,7 @@ class Structures(Framed):
     def write(self, folder: Reference) -> tuple[str, ...]:
         """Write the gathered files into `folder` in one step; returns notes. Raises OutputError and JobError."""
         inputs = [Path(model.path) for model in self.models if model.row is not None]
-        with ResultFolder(Path(folder), inputs, _KIND) as results:
+        with gathered_folder(folder, inputs, compared=bool(self.base_layers)) as results:
             write_many(self, results.stage)
             return results.commit()
 
@@ -190,7 +199,7 @@ def structure_many(
         results_folder = None
         if target is not None:  # before any work: a place that cannot take results ends the run here
             inputs = [model.path for model in models if model.kind != "none"]
-            results_folder = stack.enter_context(ResultFolder(target, inputs, _KIND))
+            results_folder = stack.enter_context(gathered_folder(target, inputs, compared=base is not None))
         original = None
         if base is not None:
             opened = stack.enter_context(open_checkpoint(base))
@@ -249,6 +258,12 @@ def _in_threads(work: Callable[[int], ModelResult], count: int, workers: int) ->
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def gathered_folder(folder: Reference, inputs: Sequence[Path], *, compared: bool) -> ResultFolder:
+    """The folder of the gathered files, not entered yet; `compared`: with a base."""
+    planned = [*_GATHERED, *([_REDUCTION] if compared else [])]
+    return ResultFolder(Path(folder), inputs, _KIND, planned=planned)
+
+
 def write_many(result: Structures, folder: Path) -> None:
     """Write the gathered files into the empty `folder`; raises OSError where the disk refuses."""
     from netweight.figures.structure import parameters_by_part, reduction_by_layer
@@ -262,7 +277,7 @@ def write_many(result: Structures, folder: Path) -> None:
     write_parquet(folder / "structure.parquet", LAYER_COLUMNS, rows, inputs=inputs)
     parameters_by_part(folder / "parameters_by_part.png", *_parts(result))
     if result.base_layers:
-        reduction_by_layer(folder / "reduction_by_layer.png", *_reductions(result))
+        reduction_by_layer(folder / _REDUCTION, *_reductions(result))
 
 
 def summary_cells(model: ModelResult) -> Row:

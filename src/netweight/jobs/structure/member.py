@@ -114,7 +114,7 @@ class Member:
                 continue
             if not why:
                 return folder, notes, None
-            elsewhere = f"its own files are in {folder}: {why.removesuffix('; choose another output folder')}"
+            elsewhere = f"its own files are in {folder}: {why.partition('; choose another output folder')[0]}"
             return folder, (*notes, elsewhere), elsewhere
         elsewhere = f"its own files were not written: {why}"
         return self.model.analysis, (elsewhere,), elsewhere

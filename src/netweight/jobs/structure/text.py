@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from netweight.errors import printable
 
-__all__ = ["spans", "summary_text"]
+__all__ = ["LAYER_HEADINGS", "layer_rows", "spans", "summary_parts", "summary_text"]
+
+LAYER_HEADINGS = ("layers", "parameters", "attention", "mlp", "norm", "heads/kv", "inner")
 
 _LISTED = 12
 
 
 def summary_text(structure: Mapping[str, Any], comparison: Mapping[str, Any] | None) -> str:
     """The whole text; names from the checkpoint are made harmless."""
+    before, layers, after = summary_parts(structure, comparison)
+    return "\n".join([*before, *layers, *after]) + "\n"
+
+
+def summary_parts(
+    structure: Mapping[str, Any], comparison: Mapping[str, Any] | None
+) -> tuple[list[str], list[str], list[str]]:
+    """The lines before the table of layers, its own, and those after it."""
     title = printable(structure["model_name"])
     lines = [title, "=" * min(78, len(title) or 1), ""]
     lines += _totals(structure, comparison)
-    lines += ["", *_layers(structure)]
+    before, lines = [*lines, ""], []
     if comparison:
         lines += ["", *_comparison(comparison)]
     if "slicegpt" in structure:
@@ -35,7 +45,7 @@ def summary_text(structure: Mapping[str, Any], comparison: Mapping[str, Any] | N
     notes = [*structure["notes"], *(comparison["notes"] if comparison else ())]
     if notes:
         lines += ["", *(f"note: {printable(note, 400)}" for note in notes[:_LISTED]), *_more(len(notes))]
-    return "\n".join(lines) + "\n"
+    return before, _layers(structure), lines
 
 
 def _more(count: int) -> list[str]:
@@ -81,7 +91,12 @@ def _reduced(level: Mapping[str, Any]) -> str:
 
 
 def _layers(structure: Mapping[str, Any]) -> list[str]:
-    lines = [f"{'layers':<10}{'parameters':>15}{'attention':>14}{'mlp':>15}{'norm':>9}  heads/kv  inner"]
+    lines = [LAYER_HEADINGS, *layer_rows(structure)]
+    return [f"{a:<10}{b:>15}{c:>14}{d:>15}{e:>9}  {f:<8}  {g}" for a, b, c, d, e, f, g in lines]
+
+
+def layer_rows(structure: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """The cells under LAYER_HEADINGS, equal neighbouring layers in one row."""
     runs: list[tuple[tuple[Any, ...], str, list[int]]] = []
     for layer in structure["layers"]:
         stack = layer.get("stack", "")
@@ -109,8 +124,7 @@ def _layers(structure: Mapping[str, Any]) -> list[str]:
         span = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}"
         label = f"{printable(stack)}.{span}" if stack else span
         zero = "  zero layer" if is_zero else ""
-        lines.append(f"{label:<10}{total:>15,}{attention:>14,}{mlp:>15,}{norm:>9,}  {heads:<8}  {inner}{zero}")
-    return lines
+        yield label, f"{total:,}", f"{attention:,}", f"{mlp:,}", f"{norm:,}", heads, f"{inner}{zero}"
 
 
 def _dashed(value: int | None) -> str:
