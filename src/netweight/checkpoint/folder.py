@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from netweight.checkpoint.asides import instead_of_weights
 from netweight.checkpoint.index import Index, listed, read_index_of
-from netweight.checkpoint.kinds import READERS
+from netweight.checkpoint.kinds import READERS, reader_of
 from netweight.checkpoint.place import LocalPlace, Place, check_inside
-from netweight.errors import FormatError, ModelNotFoundError, printable
+from netweight.errors import FormatError, InputError, ModelNotFoundError, printable
 
 __all__ = ["Selection", "select", "select_index"]
 
 _NUMBERED = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})(\.safetensors|\.bin|\.pt|\.pth)")
 _TORCH = (".bin", ".pt", ".pth", ".ckpt")
+_LOOKED_INTO = 16  # files, to see which of them is a model
 _OTHERS = tuple(ending for reader in READERS.values() for ending in reader.endings)
 _NOT_MODELS = re.compile(  # what trainers leave beside a model
     r"training_args\.(bin|pt)|(optimizer|scheduler|scaler|random_states|rng_state|trainer_state).*"
@@ -149,7 +152,35 @@ def _only(place: Place, names: list[str]) -> Selection | None:
     if all(name.endswith(".safetensors") for name in names):
         preferred = [name for name in names if name.startswith("model")] or names
         return Selection(place, tuple(preferred))
-    raise FormatError(f"{printable(place.label)}: holds several models: {listed(names, 10)}; name one of them")
+    return _only_model(place, names)
+
+
+def _only_model(place: Place, names: list[str]) -> Selection:
+    """The one file that holds a model, where the others are known to hold none."""
+    models: list[str] = []
+    others: dict[str, str] = {}
+    for name in names:
+        holds = _instead(place, name) if len(names) <= _LOOKED_INTO else ""
+        if holds:
+            others[name] = holds
+        else:
+            models.append(name)
+    if len(models) > 1:
+        raise FormatError(f"{printable(place.label)}: holds several models: {listed(models, 10)}; name one of them")
+    if not models:
+        shown = ", ".join(f"{printable(name)!r} holds {holds}" for name, holds in list(others.items())[:5])
+        raise ModelNotFoundError(f"{printable(place.label)}: holds no model: {shown}")
+    notes = tuple(f"{printable(name)}: left out: holds {holds}" for name, holds in others.items())
+    return Selection(place, tuple(models), notes=notes)
+
+
+def _instead(place: Place, name: str) -> str:
+    """What a file holds that is known to be no model, or nothing."""
+    with closing(place.open(name)) as source:
+        try:
+            return instead_of_weights(reader_of(source).read(source))
+        except InputError:
+            return ""  # it may be one that is damaged
 
 
 def _nothing(place: Place, names: list[str]) -> ModelNotFoundError:
@@ -161,6 +192,9 @@ def _nothing(place: Place, names: list[str]) -> ModelNotFoundError:
                 f"{where}: holds {printable(name)!r}, a {foreign} file, which is not supported; "
                 "expected safetensors or torch files"
             )
+    aside = [name for name in names if name.endswith((".safetensors", *_TORCH))]
+    if aside:
+        return ModelNotFoundError(f"{where}: holds no model, only what a trainer leaves beside one: {listed(aside)}")
     inside = place.folders()
     hint = f"; its folders: {listed(inside)}" if inside else ""
     return ModelNotFoundError(f"{where}: holds no model: no .safetensors, .bin, .pt, .pth or .ckpt file{hint}")

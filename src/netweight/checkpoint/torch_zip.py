@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from typing import Any, BinaryIO
 
 from netweight.checkpoint.byte_stream import digest_of, stream_of
@@ -23,6 +24,7 @@ __all__ = ["MAX_PICKLE", "READER", "read_torch_zip", "storage_of"]
 
 MAX_PICKLE = 256 << 20  # bytes of a stored pickle: it is read in pieces
 MAX_PACKED_PICKLE = 16 << 20
+_BESIDE = re.compile(r"optim|pytorch_variables|scheduler|scaler|training_args|rng_state", re.IGNORECASE)
 
 
 def read_torch_zip(source: Source) -> Part:
@@ -76,9 +78,10 @@ def _other_archive(entries: dict[str, ZipEntry]) -> str:
         return "is a numpy archive (.npz), which is not supported; save its arrays as safetensors"
     if "config.json" in entries and "model.weights.h5" in entries:
         return "is a Keras model, which is not supported"
-    inside = [name for name in names if name.endswith((".safetensors", ".bin", ".pt", ".pth"))]
+    inside = [entry for name, entry in entries.items() if name.endswith((".safetensors", ".bin", ".pt", ".pth"))]
     if inside:
-        return f"is a zip archive with {printable(inside[0])!r} in it: unpack it first"
+        largest = max(inside, key=lambda entry: (not _BESIDE.search(entry.name), entry.size)).name
+        return f"is a zip archive with {printable(largest)!r} in it: unpack it first, and name that file"
     return "is a zip archive without data.pkl, not a torch file"
 
 
