@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from netweight.checkpoint.asides import instead_of_weights
+from netweight.checkpoint.foreign import named_like
 from netweight.checkpoint.index import Index, listed, read_index_of
 from netweight.checkpoint.kinds import READERS, reader_of
 from netweight.checkpoint.place import LocalPlace, Place, check_inside
@@ -23,17 +24,6 @@ _NOT_MODELS = re.compile(  # what trainers leave beside a model
     r"training_args\.(bin|pt)|(optimizer|scheduler|scaler|random_states|rng_state|trainer_state).*"
     r"|.*_(optim|model)_states\.pt|events\.out.*"
 )
-_FOREIGN = {
-    ".gguf": "GGUF",
-    ".h5": "HDF5 (Keras)",
-    ".keras": "Keras",
-    ".onnx": "ONNX",
-    ".msgpack": "Flax",
-    ".npz": "numpy",
-    ".pb": "TensorFlow",
-    ".mlmodel": "Core ML",
-    ".tflite": "TensorFlow Lite",
-}
 
 
 @dataclass(frozen=True)
@@ -185,13 +175,14 @@ def _instead(place: Place, name: str) -> str:
 
 def _nothing(place: Place, names: list[str]) -> ModelNotFoundError:
     where = printable(place.label)
+    itself = named_like(place.label.rstrip("/\\"))
+    if itself:
+        return ModelNotFoundError(f"{where}: is {itself}")
     for name in names:
-        foreign = next((kind for ending, kind in _FOREIGN.items() if name.lower().endswith(ending)), None)
+        foreign = named_like(name)
         if foreign:
-            return ModelNotFoundError(
-                f"{where}: holds {printable(name)!r}, a {foreign} file, which is not supported; "
-                "expected safetensors or torch files"
-            )
+            then = "" if ":" in foreign else "; expected safetensors or torch files"
+            return ModelNotFoundError(f"{where}: holds {printable(name)!r}, {foreign}{then}")
     aside = [name for name in names if name.endswith((".safetensors", *_TORCH))]
     if aside:
         return ModelNotFoundError(f"{where}: holds no model, only what a trainer leaves beside one: {listed(aside)}")

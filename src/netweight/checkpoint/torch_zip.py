@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
-import re
 from typing import Any, BinaryIO
 
 from netweight.checkpoint.byte_stream import digest_of, stream_of
+from netweight.checkpoint.foreign import archive_of
 from netweight.checkpoint.part import Part
 from netweight.checkpoint.reader import Reader
 from netweight.checkpoint.tensor import CheckpointFile
@@ -24,7 +24,6 @@ __all__ = ["MAX_PICKLE", "READER", "read_torch_zip", "storage_of"]
 
 MAX_PICKLE = 256 << 20  # bytes of a stored pickle: it is read in pieces
 MAX_PACKED_PICKLE = 16 << 20
-_BESIDE = re.compile(r"optim|pytorch_variables|scheduler|scaler|training_args|rng_state", re.IGNORECASE)
 
 
 def read_torch_zip(source: Source) -> Part:
@@ -73,16 +72,8 @@ def _root(entries: dict[str, ZipEntry], where: str) -> tuple[str, ZipEntry]:
 
 
 def _other_archive(entries: dict[str, ZipEntry]) -> str:
-    names = list(entries)
-    if names and all(name.endswith(".npy") for name in names):
-        return "is a numpy archive (.npz), which is not supported; save its arrays as safetensors"
-    if "config.json" in entries and "model.weights.h5" in entries:
-        return "is a Keras model, which is not supported"
-    inside = [entry for name, entry in entries.items() if name.endswith((".safetensors", ".bin", ".pt", ".pth"))]
-    if inside:
-        largest = max(inside, key=lambda entry: (not _BESIDE.search(entry.name), entry.size)).name
-        return f"is a zip archive with {printable(largest)!r} in it: unpack it first, and name that file"
-    return "is a zip archive without data.pkl, not a torch file"
+    sizes = {name: entry.size for name, entry in entries.items()}
+    return f"is {archive_of('zip', sizes) or 'a zip archive without data.pkl, not a torch file'}"
 
 
 def storage_of(pid: Any) -> Storage | Unreadable:
