@@ -16,7 +16,8 @@ from netweight.errors import FormatError, InputError, ModelNotFoundError, printa
 
 __all__ = ["Selection", "select", "select_index"]
 
-_NUMBERED = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})(\.safetensors|\.bin|\.pt|\.pth)")
+_NUMBERED = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})(\.safetensors|\.bin|\.pt|\.pth|\.npz)")
+_COUNTED = re.compile(r"(.+)\.(\d{2,5})(\.npz)")  # MLX's: weights.00.npz, weights.01.npz ...
 _TORCH = (".bin", ".pt", ".pth", ".ckpt")
 _LOOKED_INTO = 16  # files, to see which of them is a model
 _OTHERS = tuple(ending for reader in READERS.values() for ending in reader.endings)
@@ -58,7 +59,7 @@ def select(folder: Path | Place) -> Selection:
         or _choose(place, names, torch, ("pytorch_model", "pruned_model"), ".bin")
         or _only(place, safetensors)
         or _only(place, torch)
-        or _only(place, [name for name in names if name.endswith(_OTHERS)])
+        or _choose_other(place, [name for name in names if name.endswith(_OTHERS) and not _NOT_MODELS.fullmatch(name)])
     )
     if chosen is None:
         raise _nothing(place, names)
@@ -131,10 +132,29 @@ def _numbered(place: Place, names: list[str]) -> Selection | None:
     return Selection(place, tuple(shards[number] for number in sorted(shards)))
 
 
+def _choose_other(place: Place, names: list[str]) -> Selection | None:
+    """What other formats have: one file, MLX's `weights.npz`, or a set that is numbered."""
+    if "weights.npz" in names:
+        return Selection(place, ("weights.npz",))
+    matches = [match for name in names if (match := _COUNTED.fullmatch(name))]
+    if matches and len({match[1] for match in matches}) == 1:
+        numbers = [int(match[2]) for match in matches]
+        missing = sorted(set(range(max(numbers))) - set(numbers))
+        if missing:
+            width = len(matches[0][2])
+            shown = listed([f"{matches[0][1]}.{number:0{width}}{matches[0][3]}" for number in missing])
+            raise FormatError(
+                f"{printable(place.label)}: {len(missing)} shards are missing: {shown}; download them into the same"
+                " folder"
+            )
+        return Selection(place, tuple(match[0] for match in matches))
+    return _numbered(place, names) or _only(place, names)
+
+
 def _only(place: Place, names: list[str]) -> Selection | None:
     """Whatever is there: safetensors files together (their headers tell whether they are one model), one torch file."""
     if len(names) > 1:
-        names = [name for name in names if not name.startswith("adapter_")] or names
+        names = [name for name in names if not name.startswith(("adapter_", "adapters."))] or names
     if not names:
         return None
     if len(names) == 1:
@@ -181,11 +201,11 @@ def _nothing(place: Place, names: list[str]) -> ModelNotFoundError:
     for name in names:
         foreign = named_like(name)
         if foreign:
-            then = "" if ":" in foreign else "; expected safetensors or torch files"
+            then = "" if ":" in foreign else "; expected safetensors, torch or npz files"
             return ModelNotFoundError(f"{where}: holds {printable(name)!r}, {foreign}{then}")
     aside = [name for name in names if name.endswith((".safetensors", *_TORCH))]
     if aside:
         return ModelNotFoundError(f"{where}: holds no model, only what a trainer leaves beside one: {listed(aside)}")
     inside = place.folders()
     hint = f"; its folders: {listed(inside)}" if inside else ""
-    return ModelNotFoundError(f"{where}: holds no model: no .safetensors, .bin, .pt, .pth or .ckpt file{hint}")
+    return ModelNotFoundError(f"{where}: holds no model: no .safetensors, .bin, .pt, .pth, .ckpt or .npz file{hint}")

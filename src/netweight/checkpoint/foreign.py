@@ -59,7 +59,6 @@ _ROWS = (
     _model("an HDF5 (Keras) file", f"{_ARRAYS} (Keras: of model.weights)", b"\x89HDF\r\n\x1a\n", named=r".*\.h(df)?5"),
     _model("a Keras file", f"{_ARRAYS} (of model.weights)", named=r".*\.keras"),
     _model("a numpy array", "save a model's arrays together, with numpy.savez", b"\x93NUMPY", named=r".*\.npy"),
-    _model("a numpy archive", _ARRAYS, named=r".*\.npz"),
     _model("a Flax file", "save its arrays with safetensors.flax.save_file", told=signs.is_flax, named=r".*\.msgpack"),
     _model("a TensorFlow SavedModel", f"{_ARRAYS} (of its variables)", told=signs.is_saved_model,
            named=r"saved_model\.pb"),
@@ -134,8 +133,6 @@ def archive_of(kind: str, sizes: Mapping[str, int]) -> str:
     """What a `kind` archive is that holds files of such names and sizes, to follow "is", with what to do; nothing where
     it holds no model.
     """
-    if sizes and all(name.endswith(".npy") for name in sizes):
-        return "a numpy archive (.npz), which is not supported; save its arrays as safetensors"
     for what, ends in _ARCHIVES:
         if all(any(name.endswith(end) for name in sizes) for end in ends):
             return what

@@ -15,6 +15,7 @@ from netweight.source.protocol import Source
 __all__ = ["READERS", "reader_of"]
 
 _FILES = (
+    "npz",
     "torch_zip",
     "torch_tar",
     "safetensors",
@@ -49,6 +50,6 @@ def reader_of(source: Source) -> Reader:
         raise FormatError(f"{where}: is JSON text, expected a model; name the model's folder or its weight file")
     like = named_like(source.name)
     raise FormatError(
-        f"{where}: is no known model file: starts with {start[:8].hex(' ')}; expected safetensors or torch"
+        f"{where}: is no known model file: starts with {start[:8].hex(' ')}; expected safetensors, torch or npz"
         + (f"; it is named like {like}" if like else "")
     )

@@ -13,6 +13,7 @@ from netweight.checkpoint.config import read_config
 from netweight.checkpoint.folder import Selection, select, select_index
 from netweight.checkpoint.index import join
 from netweight.checkpoint.kinds import reader_of
+from netweight.checkpoint.mlx import quantised_note
 from netweight.checkpoint.part import Part
 from netweight.checkpoint.place import LocalPlace, Place
 from netweight.checkpoint.reference import HubReference, UrlReference, parse_reference
@@ -147,6 +148,9 @@ def _open_selection(
                 f"the tensors take {total}"
             )
     config, problem = read_config(place)
+    quantised = quantised_note(tensors, config)
+    if quantised:
+        notes.append(f"{printable(ref)}: {quantised}")
     return Checkpoint(
         ref,
         tensors,

@@ -111,14 +111,16 @@ def _wide(extra: bytes, whole: int, packed: int, offset: int) -> tuple[int, int,
     return whole, packed, offset
 
 
-def data_offset(source: Source, entry: ZipEntry) -> int:
-    """Where the bytes of a stored entry start; raises FormatError where it is packed, encrypted or out of the file."""
+def data_offset(source: Source, entry: ZipEntry, writer: str = "torch.save") -> int:
+    """Where the bytes of an entry start that `writer` stores as it is; raises FormatError where it is packed, encrypted
+    or out of the file.
+    """
     where = f"{printable(source.name)}: entry {printable(entry.name)!r}"
     if entry.encrypted:
         raise FormatError(f"{where}: is encrypted; unpack the archive and save the model again")
     if entry.method != 0 or entry.packed != entry.size:
         raise FormatError(
-            f"{where}: is compressed, expected tensors stored as they are, as torch.save does; save the model again"
+            f"{where}: is compressed, expected tensors stored as they are, as {writer} does; save the model again"
         )
     return _start_of(source, entry, where)
 
