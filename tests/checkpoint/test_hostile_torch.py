@@ -14,7 +14,6 @@ import sys
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 from slowness import slowness
 

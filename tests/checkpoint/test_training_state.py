@@ -119,6 +119,15 @@ def test_moments_under_flat_names(tmp_path) -> None:
     assert set(open_checkpoint(tmp_path / "x.pt")) == set(flat)
 
 
+def test_moments_as_mlx_saves_them(tmp_path) -> None:
+    """mlx.utils.tree_flatten of an Adam optimizer's state."""
+    flat = {"step": np.array(3), "learning_rate": np.array(0.1), "l.weight.m": np.ones(3), "l.weight.v": np.ones(3)}
+    np.savez(tmp_path / "state.npz", **flat)
+    assert "holds an optimizer's state (4 tensors, " in refused(tmp_path / "state.npz")
+    np.savez(tmp_path / "state.npz", **{key: flat[key] for key in ("l.weight.m", "l.weight.v")})
+    assert len(open_checkpoint(tmp_path / "state.npz")) == 2  # nothing says that these are no weights
+
+
 def test_files_without_weights_beside_a_model_are_left_out(tmp_path) -> None:
     state = optimizer().state_dict()
     torch.save(state, tmp_path / "policy.optimizer.pth")

@@ -165,8 +165,9 @@ def instead_of_weights(part: Part) -> str:
     if not part.tensors:
         return part.instead or "no tensors"
     slots = 0
+    known = SLOTS | {"m", "v"} if "learning_rate" in part.tensors and "step" in part.tensors else SLOTS  # of MLX
     for name, tensor in part.tensors.items():
-        if name.rpartition(".")[2] in SLOTS:
+        if name.rpartition(".")[2] in known:
             slots += 1
         elif tensor.size > 1:
             return ""

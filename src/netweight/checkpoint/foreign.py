@@ -84,7 +84,7 @@ _ROWS = (
     _Foreign("a tiktoken vocabulary, not a model: name the model's folder", told=signs.is_tiktoken),
     _Foreign("a Parquet table, not a model", (b"PAR1",)),
     _Foreign("an Arrow table, not a model", (b"ARROW1\0\0",)),
-    _Foreign("a gzip archive: unpack it first", (b"\x1f\x8b",)),
+    _Foreign("a gzip archive: unpack it first", (b"\x1f\x8b\x08",)),
     _Foreign("a bzip2 archive: unpack it first", tuple(b"BZh%d1AY&SY" % level for level in range(1, 10))),
     _Foreign("an xz archive: unpack it first", (b"\xfd7zXZ",)),
     _Foreign("a zstd archive: unpack it first", (b"\x28\xb5\x2f\xfd",)),
