@@ -225,6 +225,7 @@ def test_pointers_in_the_place_of_shards(tmp_path) -> None:
         (["M/Manifest.json", "M/Data/com.apple.CoreML/model.mlmodel"], "a Core ML package, which is not supported"),
         (["s/saved_model.pb", "s/variables/variables.index"], "a TensorFlow SavedModel, which is not supported"),
         (["a/optimizer.pt", "a/model.pt"], "a zip archive with 'a/model.pt' in it: unpack it first, and name that"),
+        (["readme", "a.npy"], "a zip archive with numpy arrays that numpy.savez has not written: save them with it"),
         (["readme"], "a zip archive without data.pkl, not a torch file"),
     ],
 )

@@ -109,6 +109,7 @@ _ARCHIVES = (
      ("serialized_exported_program.json",)),
     ("a Core ML package, which is not supported: " + _ORIGIN, ("Manifest.json", ".mlmodel")),
     ("a TensorFlow SavedModel, which is not supported: " + _ARRAYS + " (of its variables)", ("saved_model.pb",)),
+    ("a zip archive with numpy arrays that numpy.savez has not written: save them with it", (".npy",)),
 )  # fmt: skip
 _BESIDE = re.compile(r"optim|pytorch_variables|scheduler|scaler|training_args|rng_state|sample_inputs", re.IGNORECASE)
 
