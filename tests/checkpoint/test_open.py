@@ -330,8 +330,11 @@ def test_formats_are_told_by_content_not_by_name(tmp_path) -> None:
         (b"\x1f\x8b\x08\x00" + bytes(30), "is a gzip archive: unpack it first"),
         (b"<!DOCTYPE html><html>" + bytes(30), "is an HTML page, not a model: the download failed"),
         (b'{"architectures": []}', "is JSON text, expected a model; name the model's folder or its weight file"),
-        (b"hello, world", "is no known model file: starts with 68 65 6c 6c 6f 2c 20 77; expected safetensors or torch"),
-        (b"\x00", "is no known model file: starts with 00; expected safetensors or torch"),
+        (
+            b"hello, world",
+            "is no known model file: starts with 68 65 6c 6c 6f 2c 20 77; expected safetensors, torch",
+        ),
+        (b"\x00", "is no known model file: starts with 00; expected safetensors, torch or npz"),
     ],
 )
 @pytest.mark.parametrize("name", ["model.pt", "model.bin"])
@@ -359,9 +362,13 @@ def test_references_that_lead_nowhere(tmp_path, monkeypatch) -> None:
     refused("", ModelNotFoundError, "the model reference is empty; expected a folder or a file")
     refused("a\0b", ModelNotFoundError, "there is no such file or folder")
     refused("x" * 5000, ModelNotFoundError, "cannot be opened: File name too long")
-    refused(tmp_path / "my-model", ModelNotFoundError, "holds no model: no .safetensors, .bin, .pt, .pth or .ckpt file")
+    refused(
+        tmp_path / "my-model",
+        ModelNotFoundError,
+        "holds no model: no .safetensors, .bin, .pt, .pth, .ckpt or .npz file",
+    )
     (tmp_path / "my-model" / "checkpoint-500").mkdir()
-    refused(tmp_path / "my-model", ModelNotFoundError, "or .ckpt file; its folders: 'checkpoint-500'")
+    refused(tmp_path / "my-model", ModelNotFoundError, "or .npz file; its folders: 'checkpoint-500'")
     (tmp_path / "my-model" / "model.gguf").write_bytes(b"GGUF")
     refused(
         tmp_path / "my-model", ModelNotFoundError, "holds 'model.gguf', a GGUF file, which is not supported; expected"

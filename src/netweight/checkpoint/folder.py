@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from netweight.checkpoint.asides import instead_of_weights
+from netweight.checkpoint.foreign import named_like
 from netweight.checkpoint.index import Index, listed, read_index_of
-from netweight.checkpoint.kinds import READERS
+from netweight.checkpoint.kinds import READERS, reader_of
 from netweight.checkpoint.place import LocalPlace, Place, check_inside
-from netweight.errors import FormatError, ModelNotFoundError, printable
+from netweight.errors import FormatError, InputError, ModelNotFoundError, printable
 
 __all__ = ["Selection", "select", "select_index"]
 
-_NUMBERED = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})(\.safetensors|\.bin|\.pt|\.pth)")
+_NUMBERED = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})(\.safetensors|\.bin|\.pt|\.pth|\.npz)")
+_COUNTED = re.compile(r"(.+)\.(\d{2,5})(\.npz)")  # MLX's: weights.00.npz, weights.01.npz ...
 _TORCH = (".bin", ".pt", ".pth", ".ckpt")
+_LOOKED_INTO = 16  # files, to see which of them is a model
 _OTHERS = tuple(ending for reader in READERS.values() for ending in reader.endings)
 _NOT_MODELS = re.compile(  # what trainers leave beside a model
     r"training_args\.(bin|pt)|(optimizer|scheduler|scaler|random_states|rng_state|trainer_state).*"
     r"|.*_(optim|model)_states\.pt|events\.out.*"
 )
-_FOREIGN = {
-    ".gguf": "GGUF",
-    ".h5": "HDF5 (Keras)",
-    ".keras": "Keras",
-    ".onnx": "ONNX",
-    ".msgpack": "Flax",
-    ".npz": "numpy",
-    ".pb": "TensorFlow",
-    ".mlmodel": "Core ML",
-    ".tflite": "TensorFlow Lite",
-}
 
 
 @dataclass(frozen=True)
@@ -65,7 +59,7 @@ def select(folder: Path | Place) -> Selection:
         or _choose(place, names, torch, ("pytorch_model", "pruned_model"), ".bin")
         or _only(place, safetensors)
         or _only(place, torch)
-        or _only(place, [name for name in names if name.endswith(_OTHERS)])
+        or _choose_other(place, [name for name in names if name.endswith(_OTHERS) and not _NOT_MODELS.fullmatch(name)])
     )
     if chosen is None:
         raise _nothing(place, names)
@@ -138,10 +132,29 @@ def _numbered(place: Place, names: list[str]) -> Selection | None:
     return Selection(place, tuple(shards[number] for number in sorted(shards)))
 
 
+def _choose_other(place: Place, names: list[str]) -> Selection | None:
+    """What other formats have: one file, MLX's `weights.npz`, or a set that is numbered."""
+    if "weights.npz" in names:
+        return Selection(place, ("weights.npz",))
+    matches = [match for name in names if (match := _COUNTED.fullmatch(name))]
+    if matches and len({match[1] for match in matches}) == 1:
+        numbers = [int(match[2]) for match in matches]
+        missing = sorted(set(range(max(numbers))) - set(numbers))
+        if missing:
+            width = len(matches[0][2])
+            shown = listed([f"{matches[0][1]}.{number:0{width}}{matches[0][3]}" for number in missing])
+            raise FormatError(
+                f"{printable(place.label)}: {len(missing)} shards are missing: {shown}; download them into the same"
+                " folder"
+            )
+        return Selection(place, tuple(match[0] for match in matches))
+    return _numbered(place, names) or _only(place, names)
+
+
 def _only(place: Place, names: list[str]) -> Selection | None:
     """Whatever is there: safetensors files together (their headers tell whether they are one model), one torch file."""
     if len(names) > 1:
-        names = [name for name in names if not name.startswith("adapter_")] or names
+        names = [name for name in names if not name.startswith(("adapter_", "adapters."))] or names
     if not names:
         return None
     if len(names) == 1:
@@ -149,18 +162,50 @@ def _only(place: Place, names: list[str]) -> Selection | None:
     if all(name.endswith(".safetensors") for name in names):
         preferred = [name for name in names if name.startswith("model")] or names
         return Selection(place, tuple(preferred))
-    raise FormatError(f"{printable(place.label)}: holds several models: {listed(names, 10)}; name one of them")
+    return _only_model(place, names)
+
+
+def _only_model(place: Place, names: list[str]) -> Selection:
+    """The one file that holds a model, where the others are known to hold none."""
+    models: list[str] = []
+    others: dict[str, str] = {}
+    for name in names:
+        holds = _instead(place, name) if len(names) <= _LOOKED_INTO else ""
+        if holds:
+            others[name] = holds
+        else:
+            models.append(name)
+    if len(models) > 1:
+        raise FormatError(f"{printable(place.label)}: holds several models: {listed(models, 10)}; name one of them")
+    if not models:
+        shown = ", ".join(f"{printable(name)!r} holds {holds}" for name, holds in list(others.items())[:5])
+        raise ModelNotFoundError(f"{printable(place.label)}: holds no model: {shown}")
+    notes = tuple(f"{printable(name)}: left out: holds {holds}" for name, holds in others.items())
+    return Selection(place, tuple(models), notes=notes)
+
+
+def _instead(place: Place, name: str) -> str:
+    """What a file holds that is known to be no model, or nothing."""
+    with closing(place.open(name)) as source:
+        try:
+            return instead_of_weights(reader_of(source).read(source))
+        except InputError:
+            return ""  # it may be one that is damaged
 
 
 def _nothing(place: Place, names: list[str]) -> ModelNotFoundError:
     where = printable(place.label)
+    itself = named_like(place.label.rstrip("/\\"))
+    if itself:
+        return ModelNotFoundError(f"{where}: is {itself}")
     for name in names:
-        foreign = next((kind for ending, kind in _FOREIGN.items() if name.lower().endswith(ending)), None)
+        foreign = named_like(name)
         if foreign:
-            return ModelNotFoundError(
-                f"{where}: holds {printable(name)!r}, a {foreign} file, which is not supported; "
-                "expected safetensors or torch files"
-            )
+            then = "" if ":" in foreign else "; expected safetensors, torch or npz files"
+            return ModelNotFoundError(f"{where}: holds {printable(name)!r}, {foreign}{then}")
+    aside = [name for name in names if name.endswith((".safetensors", *_TORCH))]
+    if aside:
+        return ModelNotFoundError(f"{where}: holds no model, only what a trainer leaves beside one: {listed(aside)}")
     inside = place.folders()
     hint = f"; its folders: {listed(inside)}" if inside else ""
-    return ModelNotFoundError(f"{where}: holds no model: no .safetensors, .bin, .pt, .pth or .ckpt file{hint}")
+    return ModelNotFoundError(f"{where}: holds no model: no .safetensors, .bin, .pt, .pth, .ckpt or .npz file{hint}")

@@ -8,16 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from netweight.checkpoint.asides import instead_of_weights
 from netweight.checkpoint.config import read_config
 from netweight.checkpoint.folder import Selection, select, select_index
 from netweight.checkpoint.index import join
 from netweight.checkpoint.kinds import reader_of
+from netweight.checkpoint.mlx import quantised_note
 from netweight.checkpoint.part import Part
 from netweight.checkpoint.place import LocalPlace, Place
 from netweight.checkpoint.reference import HubReference, UrlReference, parse_reference
 from netweight.checkpoint.table import TensorTable
 from netweight.checkpoint.tensor import Checkpoint, Tensor
-from netweight.errors import FormatError, ModelNotFoundError, did_you_mean, printable
+from netweight.errors import FormatError, ModelNotFoundError, NetweightError, did_you_mean, printable
 from netweight.source.local import open_local
 from netweight.source.protocol import Source
 from netweight.source.remote import RemoteFile
@@ -136,8 +138,9 @@ def _open_selection(
         tensors, findings = join(parts, selection.names, selection.index)
         notes += findings
     formats = {part.format for part in parts}
-    if not tensors and formats != {"safetensors"}:
-        raise FormatError(f"{printable(ref)}: holds no tensors{_instead(parts)}")
+    instead = [holds for part in parts if (holds := instead_of_weights(part))]
+    if len(instead) == len(parts) and (tensors or formats != {"safetensors"}):
+        raise _no_model(ref, parts, instead[0], selection)
     if selection.index and selection.index.total_size is not None:
         total = sum(tensor.nbytes for tensor in tensors.values())
         if total != selection.index.total_size:
@@ -152,6 +155,9 @@ def _open_selection(
             " is saved without its weights gathered; give what zero_to_fp32.py makes of the training's folder"
         )
     config, problem = read_config(place)
+    quantised = quantised_note(tensors, config)
+    if quantised:
+        notes.append(f"{printable(ref)}: {quantised}")
     return Checkpoint(
         ref,
         tensors,
@@ -197,9 +203,23 @@ def _read(source: Source) -> Part:
     return part
 
 
-def _instead(parts: list[Part]) -> str:
-    skipped = [entry for part in parts for entry in part.skipped][:3]
-    return "".join(f"; {printable(entry.name)!r}: {entry.reason}" for entry in skipped)
+def _no_model(ref: str, parts: list[Part], instead: str, selection: Selection) -> FormatError:
+    """What files hold that are no model, and where a model is."""
+    if instead == "no tensors":
+        skipped = [entry for part in parts for entry in part.skipped][:3]
+        instead += "".join(f"; {printable(entry.name)!r}: {entry.reason}" for entry in skipped)
+        return FormatError(f"{printable(ref)}: holds {instead}")
+    beside: tuple[str, ...] = ()
+    if selection.place.can_list:
+        try:
+            beside = select(selection.place).names
+        except NetweightError:
+            beside = ()  # there is no one model: nothing to point at
+    named = printable(parts[0].source.name if len(parts) == 1 else ref)
+    if not beside or set(beside) & set(selection.names):
+        return FormatError(f"{named}: holds {instead} and no model; name the file that holds the weights")
+    there = f"{printable(beside[0])!r}, beside it" if len(beside) == 1 else "the shards beside it: name their folder"
+    return FormatError(f"{named}: holds {instead} and no model; the model is {there}")
 
 
 def _not_found(name: str, problem: OSError | ValueError) -> ModelNotFoundError:

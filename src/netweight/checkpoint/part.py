@@ -13,7 +13,9 @@ __all__ = ["Part"]
 
 @dataclass(frozen=True)
 class Part:
-    """One file read: `format` as in Checkpoint, `tensors` in file order, `shared` alias -> first name."""
+    """One file read: `format` as in Checkpoint, `tensors` in file order, `shared` alias -> first name.
+    `instead`: what the file holds, where that is known and no model.
+    """
 
     format: str
     source: Source
@@ -23,3 +25,4 @@ class Part:
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
     shared: Mapping[str, str] = field(default_factory=dict)
+    instead: str = ""

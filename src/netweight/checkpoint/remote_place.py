@@ -25,7 +25,7 @@ _LOOKED_FOR = (
 )
 """What a web server's folder is searched for: it cannot be listed."""
 
-_ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".index.json")
+_ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".npz", ".index.json")
 
 
 @dataclass(frozen=True)

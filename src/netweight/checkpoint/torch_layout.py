@@ -76,6 +76,7 @@ def build_part(
         skipped=tuple(skipped),
         notes=tuple(notes),
         shared=shared,
+        instead=unwrapped.instead,
     )
 
 

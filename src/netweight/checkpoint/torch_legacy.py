@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from netweight.checkpoint.byte_stream import digest_of, stream_of
+from netweight.checkpoint.foreign import JOIN
 from netweight.checkpoint.part import Part
+from netweight.checkpoint.pickle_nodes import Call, Mapped
 from netweight.checkpoint.reader import Reader
 from netweight.checkpoint.tensor import CheckpointFile
 from netweight.checkpoint.torch_layout import Region, build_part
@@ -27,8 +29,11 @@ def read_torch_legacy(source: Source) -> Part:
     """Read the pickles and the storages' sizes; no tensor data. Raises FormatError, UnsafeFileError, ReadError."""
     where = printable(source.name)
     stream = stream_of(source, 0, source.size)
-    if load_pickle(stream, where) != _MAGIC:
-        raise FormatError(f"{where}: is a plain pickle, expected a file made by torch.save; save the model with it")
+    first = load_pickle(stream, where)
+    if first != _MAGIC:
+        raise FormatError(
+            f"{where}: is a plain pickle{_of(first)}, expected a file made by torch.save; {_way_on(first)}"
+        )
     protocol = load_pickle(stream, where)
     if protocol != _PROTOCOL:
         raise FormatError(f"{where}: its torch protocol is not {_PROTOCOL}, expected a file made by torch.save")
@@ -49,6 +54,26 @@ def read_torch_legacy(source: Source) -> Part:
 
     file = CheckpointFile(source.name, source.size, digest_of(source, 0, data_start))
     return build_part(unwrapped, locate, source=source, file=file, format="torch legacy")
+
+
+def _of(content: Any) -> str:
+    """What a pickle is of, where that is worth a word."""
+    if isinstance(content, Call) and content.of:
+        return f" of an object of {printable(content.of)}"
+    return " of numpy arrays" if _holds_arrays(content) else ""
+
+
+def _way_on(content: Any) -> str:
+    if isinstance(content, Call) and content.of.startswith("torch.distributed.checkpoint."):
+        return JOIN
+    if isinstance(content, Call) and content.of.startswith(("sklearn.", "xgboost.", "lightgbm.", "catboost.")):
+        return "it is no neural network of torch"
+    return "save them with numpy.savez" if _holds_arrays(content) else "save the model with it"
+
+
+def _holds_arrays(content: Any) -> bool:
+    values = [value for _, value in content.pairs[:100]] if isinstance(content, Mapped) else []
+    return any(isinstance(value, Call) and value.of.startswith("numpy.") for value in values)
 
 
 def _remember_width(pid: Any, widths: dict[str, int]) -> None:

@@ -6,6 +6,7 @@ import struct
 from typing import Any, BinaryIO
 
 from netweight.checkpoint.byte_stream import digest_of, stream_of
+from netweight.checkpoint.foreign import archive_of
 from netweight.checkpoint.part import Part
 from netweight.checkpoint.reader import Reader
 from netweight.checkpoint.tensor import CheckpointFile
@@ -28,7 +29,9 @@ def read_torch_tar(source: Source) -> Part:
     where = printable(source.name)
     members = _members(source, where)
     if "storages" not in members or "pickle" not in members:
-        raise FormatError(f"{where}: is a tar archive without 'storages' and 'pickle', no torch file; unpack it first")
+        other = "a tar archive without 'storages' and 'pickle', no torch file; unpack it first"
+        inside = archive_of("tar", {name: end - start for name, (start, end) in members.items()})
+        raise FormatError(f"{where}: is {inside or other}")
     contents = _Contents(source, where)
     contents.read_storages(*members["storages"])
     if "tensors" in members:

@@ -7,6 +7,7 @@ import io
 from typing import Any, BinaryIO
 
 from netweight.checkpoint.byte_stream import digest_of, stream_of
+from netweight.checkpoint.foreign import archive_of
 from netweight.checkpoint.part import Part
 from netweight.checkpoint.reader import Reader
 from netweight.checkpoint.tensor import CheckpointFile
@@ -71,15 +72,8 @@ def _root(entries: dict[str, ZipEntry], where: str) -> tuple[str, ZipEntry]:
 
 
 def _other_archive(entries: dict[str, ZipEntry]) -> str:
-    names = list(entries)
-    if names and all(name.endswith(".npy") for name in names):
-        return "is a numpy archive (.npz), which is not supported; save its arrays as safetensors"
-    if "config.json" in entries and "model.weights.h5" in entries:
-        return "is a Keras model, which is not supported"
-    inside = [name for name in names if name.endswith((".safetensors", ".bin", ".pt", ".pth"))]
-    if inside:
-        return f"is a zip archive with {printable(inside[0])!r} in it: unpack it first"
-    return "is a zip archive without data.pkl, not a torch file"
+    sizes = {name: entry.size for name, entry in entries.items()}
+    return f"is {archive_of('zip', sizes) or 'a zip archive without data.pkl, not a torch file'}"
 
 
 def storage_of(pid: Any) -> Storage | Unreadable:

@@ -205,6 +205,11 @@ class _Machine:
     def build(self) -> None:
         state = self.stack.pop()
         target = self.stack[-1]
+        if isinstance(target, Call) and target.of.endswith("numpy_pickle.NumpyArrayWrapper"):
+            raise FormatError(
+                f"{self.where}: is a file of joblib with numpy arrays between its pickle's opcodes, which is not"
+                " supported; save the arrays with numpy.savez"
+            )
         if not isinstance(target, Call):
             return  # attributes of a dict or list (a state dict's _metadata): nothing to read there
         if isinstance(target.state, Mapped) and isinstance(state, Mapped):

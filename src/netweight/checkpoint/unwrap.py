@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from netweight.checkpoint.asides import (
+    COUNTERS,
+    SLOTS,
+    Survey,
+    attributes,
+    described,
+    instead_of_a_model,
+    is_generator,
+    is_optimizer,
+    state_by_contents,
+    training_state,
+)
 from netweight.checkpoint.pickle_nodes import Blob, Call, Global, Mapped
 from netweight.checkpoint.tensor import Skipped
 from netweight.checkpoint.torch_nodes import TensorNodes, Unreadable, View, is_module, is_script
@@ -18,13 +29,6 @@ _MODEL_KEYS = (
     "state_dict", "model_state_dict", "model_state", "model", "module", "params", "net", "network", "weights",
     "params_ema", "ema", "model_ema", "ema_state_dict", "ema_model",
 )  # fmt: skip
-_OPTIMIZER = re.compile(r".*optim.*|opt|opts|opt_state.*|adam.*|sgd", re.IGNORECASE)
-_OTHER = [
-    (re.compile(r".*(scheduler|lr_sched|sched).*", re.IGNORECASE), "scheduler state"),
-    (re.compile(r".*scaler.*|amp", re.IGNORECASE), "gradient scaler state"),
-    (re.compile(r".*rng.*|.*random.*state.*", re.IGNORECASE), "state of a random number generator"),
-]
-_COUNTERS = re.compile(r"(global_?)?(step|steps|epoch|epochs|iter|iters|iteration|iterations|iter_num|num_updates)")
 _STATE = frozenset({"_parameters", "_buffers", "_modules"})
 _PREFIXES = ("module.", "_orig_mod.")
 MAX_DEPTH = 64
@@ -34,10 +38,11 @@ MAX_NAME_TEXT = 64 << 20  # characters of all names together
 
 @dataclass
 class Unwrapped:
-    """The model's tensors in the file's order, and what was left out."""
+    """The model's tensors in the file's order, and what was left out; `instead`: what is there and no model."""
 
     tensors: dict[str, View] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
+    instead: str = ""
 
 
 def unwrap(root: Any, nodes: TensorNodes, where: str) -> Unwrapped:
@@ -45,6 +50,7 @@ def unwrap(root: Any, nodes: TensorNodes, where: str) -> Unwrapped:
     walk = _Walk(nodes, where)
     walk.enter(root)
     unwrapped = walk.result
+    walk.tell_what_else(root)
     for prefix in _common_prefixes(unwrapped.tensors):
         unwrapped.tensors = {name.removeprefix(prefix): view for name, view in unwrapped.tensors.items()}
     return unwrapped
@@ -75,7 +81,7 @@ class _Walk:
         for _ in range(MAX_DEPTH):
             if is_script(node):
                 break
-            node = _attributes(node)
+            node = attributes(node)
             if isinstance(node, (list, tuple)):
                 model = self._only_model(node)
                 if model is None:
@@ -93,16 +99,31 @@ class _Walk:
             self._beside(entries, chosen)
             node = next(value for name, value in reversed(entries) if name == chosen)
         tensor = self.nodes.read(node)
-        if tensor is not None:
+        if tensor is not None and is_generator(tensor):
+            holds = self._survey(node).holds
+            self.result.skipped.append(Skipped("(the whole file)", f"state of a random number generator: {holds}"))
+        elif tensor is not None:
             self._take("tensor", tensor)
+        elif state_by_contents(node):
+            self.result.skipped.append(Skipped("(the whole file)", self._reason("", node)))
         else:
             self._collect(node, "", 0, top=True)
+
+    def tell_what_else(self, root: Any) -> None:
+        """Say what the file holds where that is no model: nothing, or numbers beside a training run's state."""
+        result = self.result
+        if any(view.shape for view in result.tensors.values()):
+            return
+        instead = instead_of_a_model(root, self._survey(root), [entry.reason for entry in result.skipped])
+        if instead:
+            result.skipped += [Skipped(name, "a number beside it") for name in result.tensors]
+            result.tensors, result.instead = {}, instead
 
     def _wrapper(self, entries: list[tuple[str, Any]]) -> str | None:
         values = dict(entries)
         for key in _MODEL_KEYS:
             inner = values.get(key)
-            if inner is not None and self.nodes.read(inner) is None and self._survey(inner)[0]:
+            if inner is not None and self.nodes.read(inner) is None and self._survey(inner).count:
                 return key
         return None
 
@@ -110,7 +131,7 @@ class _Walk:
         """The one entry of a list that holds tensors without being one, if there is exactly one."""
         if len(items) > 1000:
             return None
-        holding = [i for i, item in enumerate(items) if self._survey(item)[0]]
+        holding = [i for i, item in enumerate(items) if not is_optimizer(item) and self._survey(item).count]
         return holding[0] if len(holding) == 1 and self.nodes.read(items[holding[0]]) is None else None
 
     def _beside(self, entries: list[tuple[str, Any]], chosen: str) -> None:
@@ -120,21 +141,19 @@ class _Walk:
 
     def _reason(self, name: str, value: Any) -> str:
         """Why the entry beside or inside a model is not taken."""
-        count, size = self._survey(value)
-        holds = f": {count} tensor{'s' * (count != 1)}, {size} bytes" if count else ""
-        if _OPTIMIZER.fullmatch(name) or _is_optimizer(value):
-            return f"optimizer state{holds}"
-        for pattern, what in _OTHER:
-            if pattern.fullmatch(name):
-                return f"{what}{holds}"
+        found = self._survey(value)
+        holds = f": {found.holds}" if found.count else ""
+        state = training_state(name, value, found)
+        if state:
+            return f"{state}{holds}"
         tensor = self.nodes.read(value)
         if isinstance(tensor, Unreadable):
             return tensor.reason
         if tensor is not None:
-            return "a counter" if _COUNTERS.fullmatch(name) else f"a tensor beside the model{holds}"
-        if count:
+            return "a counter" if COUNTERS.fullmatch(name) else f"a tensor beside the model{holds}"
+        if found.count:
             return f"other weights beside the model{holds}; save them alone to read them"
-        return _described(value)
+        return described(value)
 
     def _collect(self, node: Any, prefix: str, depth: int, *, top: bool = False) -> None:
         """Take every tensor below `node`, named by its path."""
@@ -144,30 +163,34 @@ class _Walk:
             self._collect_module(node, prefix, depth)
             return
         script = is_script(node)
-        node = _attributes(node)
+        node = attributes(node)
         entries: Iterator[tuple[str, Any]]
         if isinstance(node, Mapped):
             entries = _named(node)
         elif isinstance(node, (list, tuple)):
             entries = ((str(i), entry) for i, entry in enumerate(node))
         else:
-            self.result.skipped.append(Skipped(prefix.removesuffix(".") or "(the whole file)", _described(node)))
+            self.result.skipped.append(Skipped(prefix.removesuffix(".") or "(the whole file)", described(node)))
             return
         for name, value in entries:
             self._count(prefix, name)
             full = prefix + name
             tensor = self.nodes.read(value)
-            if tensor is not None and top and _COUNTERS.fullmatch(name):
+            if tensor is not None and top and COUNTERS.fullmatch(name):
                 self.result.skipped.append(Skipped(full, "a counter"))
+            elif tensor is not None and top and is_generator(tensor, name):
+                self.result.skipped.append(Skipped(full, self._reason(name, value)))
             elif tensor is not None:
                 self._take(full, tensor)
-            elif self._survey(value)[0] and not (top and self._is_aside(name, value)):
+            elif self._holds_weights(name if top else "", value):
                 self._collect(value, f"{full}.", depth + 1)
             elif not script:
                 self.result.skipped.append(Skipped(full, self._reason(name, value)))
 
-    def _is_aside(self, name: str, value: Any) -> bool:
-        return bool(_OPTIMIZER.fullmatch(name)) or _is_optimizer(value) or any(p.fullmatch(name) for p, _ in _OTHER)
+    def _holds_weights(self, name: str, value: Any) -> bool:
+        """Whether tensors of a model lie below `value`; `name` is its own where that may say that they are others."""
+        found = self._survey(value)
+        return bool(found.count) and not training_state(name, value, found)
 
     def _collect_module(self, module: Call, prefix: str, depth: int) -> None:
         """A module's tensors in the order and by the names of its state_dict()."""
@@ -188,7 +211,7 @@ class _Walk:
                 elif tensor is not None:
                     self._take(prefix + name, tensor)
         for name, value in _named(state):
-            if name not in _STATE and not is_module(value) and self._survey(value)[0]:
+            if name not in _STATE and not is_module(value) and self._survey(value).count:
                 reason = "an attribute of a module that is not part of its state"
                 self.result.skipped.append(Skipped(prefix + name, reason))
         for name, value in _named(state.get("_modules")):
@@ -214,9 +237,9 @@ class _Walk:
         else:
             self.result.tensors[name] = tensor
 
-    def _survey(self, node: Any) -> tuple[int, int]:
-        """How many tensors lie at or below `node`, and their bytes; each object is looked at once."""
-        count = size = 0
+    def _survey(self, node: Any) -> Survey:
+        """What tensors lie at or below `node`; each object is looked at once."""
+        found = Survey()
         seen: set[int] = set()
         waiting = [node]
         while waiting:
@@ -229,35 +252,15 @@ class _Walk:
                 raise FormatError(f"{self.where}: its nesting takes too long to look through")
             tensor = self.nodes.read(at)
             if tensor is not None:
-                count += 1
-                size += _bytes_of(tensor)
+                found.add(tensor)
             elif isinstance(at, (list, tuple)):
                 waiting.extend(at)
             elif isinstance(at, Mapped):
+                found.optimizer |= is_optimizer(at) or any(type(key) is str and key in SLOTS for key, _ in at.pairs)
                 waiting.extend(value for _, value in at.pairs)
             elif isinstance(at, Call):
                 waiting.extend([at.state, at.elements, *(value for _, value in at.pairs or ())])
-        return count, size
-
-
-def _bytes_of(tensor: View | Unreadable) -> int:
-    if isinstance(tensor, Unreadable):
-        return 0
-    elements = 1
-    for n in tensor.shape:
-        elements *= n
-    return elements * tensor.dtype.bits // 8
-
-
-def _attributes(node: Any) -> Any:
-    """What an object of an unknown class holds, if it is no module: its items, or else its attributes."""
-    if not isinstance(node, Call) or is_module(node):
-        return node
-    if node.pairs:
-        return Mapped(node.pairs)
-    if node.elements:
-        return node.elements
-    return node.state if isinstance(node.state, Mapped) else node
+        return found
 
 
 def _named(entries: Mapped) -> Iterator[tuple[str, Any]]:
@@ -267,24 +270,3 @@ def _named(entries: Mapped) -> Iterator[tuple[str, Any]]:
             yield key if key.isascii() else key.encode("utf-8", "replace").decode(), value
         else:
             yield str(key) if isinstance(key, (int, float, bool, type(None))) else "(an object)", value
-
-
-def _is_optimizer(node: Any) -> bool:
-    node = _attributes(node)
-    return isinstance(node, Mapped) and isinstance(node.get("param_groups"), list) and node.get("state") is not None
-
-
-def _described(value: Any) -> str:
-    if isinstance(value, Call):
-        return f"an object of {printable(value.of) or 'an unnamed class'}, not a tensor"
-    if isinstance(value, Global):
-        return f"the name {printable(value.full)}, not a tensor"
-    if isinstance(value, Mapped):
-        return f"a dict of {len(value.pairs)} entries without tensors"
-    if isinstance(value, (list, tuple)):
-        return f"a list of {len(value)} entries without tensors"
-    kinds: list[tuple[type, str]] = [
-        (bool, "a boolean"), (int, "a number"), (float, "a number"), (str, "text"), (Blob, "bytes"),
-    ]  # fmt: skip
-    kind = next((word for of, word in kinds if isinstance(value, of)), "nothing" if value is None else "a reference")
-    return f"{kind}, not a tensor"

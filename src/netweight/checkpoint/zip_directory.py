@@ -10,6 +10,7 @@ import zlib
 from dataclasses import dataclass
 
 from netweight.checkpoint.byte_stream import stream_of
+from netweight.checkpoint.foreign import JOIN
 from netweight.errors import FormatError, printable
 from netweight.source.protocol import Source
 
@@ -22,6 +23,7 @@ _END64 = struct.Struct("<4sQ2H2L4Q")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
 _FULL = 0xFFFFFFFF
+_SEVERAL = f"is several zip archives one after the other, as parts of a torch.distributed checkpoint are; {JOIN}"
 LOCAL_HEADER = _LOCAL.size
 """Bytes of an entry's own header that say where its data start."""
 
@@ -41,13 +43,15 @@ class ZipEntry:
 def read_directory(source: Source) -> dict[str, ZipEntry]:
     """The entries by name, in the directory's order; raises FormatError where the archive is damaged."""
     where = printable(source.name)
-    count, size, start = _end_record(source, where)
+    count, size, start, end = _end_record(source, where)
     if count > MAX_ENTRIES:
         raise FormatError(f"{where}: a zip archive of {count} entries, expected at most {MAX_ENTRIES}")
     if start + size > source.size:
         raise FormatError(
             f"{where}: its zip directory is said to be at bytes {start} to {start + size} of {source.size}"
         )
+    if start + size < end:
+        raise FormatError(f"{where}: {_SEVERAL}")
     stream = stream_of(source, start, start + size)
     entries: dict[str, ZipEntry] = {}
     for _ in range(count):
@@ -66,8 +70,8 @@ def read_directory(source: Source) -> dict[str, ZipEntry]:
     return entries
 
 
-def _end_record(source: Source, where: str) -> tuple[int, int, int]:
-    """(entries, bytes, offset) of the directory."""
+def _end_record(source: Source, where: str) -> tuple[int, int, int, int]:
+    """(entries, bytes, offset) of the directory, and where the record that says so starts."""
     length = min(source.size, (1 << 16) + _END.size)
     tail = bytearray(length)
     source.read_into(source.size - length, memoryview(tail))
@@ -75,6 +79,7 @@ def _end_record(source: Source, where: str) -> tuple[int, int, int]:
     if at < 0 or len(tail) - at < _END.size:
         raise FormatError(f"{where}: a zip archive without its end: the file is cut short; download it again")
     *_, count, size, start, _comment = _END.unpack_from(tail, at)
+    end = source.size - length + at
     locator = at - _END64_LOCATOR.size
     if locator >= 0 and tail[locator : locator + 4] == b"PK\x06\x07":
         end64 = _END64_LOCATOR.unpack_from(tail, locator)[2]
@@ -86,7 +91,10 @@ def _end_record(source: Source, where: str) -> tuple[int, int, int]:
         if fields[0] != b"PK\x06\x06":
             raise FormatError(f"{where}: has no zip64 end record at byte {end64}; the archive is damaged")
         count, size, start = fields[7], fields[8], fields[9]
-    return count, size, start
+        end = source.size - length + locator - fields[1] - 12
+        if end64 < end:
+            raise FormatError(f"{where}: {_SEVERAL}")
+    return count, size, start, end
 
 
 def _wide(extra: bytes, whole: int, packed: int, offset: int) -> tuple[int, int, int]:
@@ -103,14 +111,16 @@ def _wide(extra: bytes, whole: int, packed: int, offset: int) -> tuple[int, int,
     return whole, packed, offset
 
 
-def data_offset(source: Source, entry: ZipEntry) -> int:
-    """Where the bytes of a stored entry start; raises FormatError where it is packed, encrypted or out of the file."""
+def data_offset(source: Source, entry: ZipEntry, writer: str = "torch.save") -> int:
+    """Where the bytes of an entry start that `writer` stores as it is; raises FormatError where it is packed, encrypted
+    or out of the file.
+    """
     where = f"{printable(source.name)}: entry {printable(entry.name)!r}"
     if entry.encrypted:
         raise FormatError(f"{where}: is encrypted; unpack the archive and save the model again")
     if entry.method != 0 or entry.packed != entry.size:
         raise FormatError(
-            f"{where}: is compressed, expected tensors stored as they are, as torch.save does; save the model again"
+            f"{where}: is compressed, expected tensors stored as they are, as {writer} does; save the model again"
         )
     return _start_of(source, entry, where)
 

@@ -30,7 +30,7 @@ TOKENIZER_FILES = frozenset(
 
 TOKENIZER_ENDINGS = (".tiktoken",)
 
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".index.json")
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".npz", ".index.json")
 _CONFIGS = frozenset({"config.json", "generation_config.json", "adapter_config.json"})
 _NOBODYS = frozenset({MANIFEST, ".netweight-run", "lost+found"})
 

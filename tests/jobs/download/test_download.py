@@ -164,9 +164,11 @@ def test_weights_are_one_set(hub):
     assert chosen({"sub/a.safetensors": b"a", "model.safetensors.index.json": index(["sub/a.safetensors"])}) == {
         "sub/a.safetensors"
     }
+    assert chosen({"weights.npz": b"a", "adapters.npz": b"b"}) == {"weights.npz"}
+    assert chosen({"model.npz": b"a", "config.json": b"{}"}) == {"model.npz"}
     with pytest.raises(FormatError, match=r"^org/choice@main: holds several models: 'a.pt', 'b.pt'; choose one with"):
         chosen({"a.pt": b"a", "b.pt": b"b"})
-    with pytest.raises(ModelNotFoundError, match=r"no safetensors and no torch weights at its top, but 'm.gguf'"):
+    with pytest.raises(ModelNotFoundError, match=r"no weights that are read \(.*\) at its top, but 'm.gguf'"):
         chosen({"m.gguf": b""})
 
 

@@ -157,9 +157,12 @@ def _weights(
         return set(torch), None
     if torch:
         raise _ambiguous(model, torch)
+    npz = [name for name in top if name.endswith(".npz")]
+    if "weights.npz" in npz or len(npz) == 1:
+        return {"weights.npz" if "weights.npz" in npz else npz[0]}, None
     raise ModelNotFoundError(
-        f"{_shown(model)}: holds no safetensors and no torch weights at its top, but {listed(sorted(every))}; --include"
-        " takes any files"
+        f"{_shown(model)}: holds no weights that are read (safetensors, torch, npz) at its top, but"
+        f" {listed(sorted(every))}; --include takes any files"
     )
 
 

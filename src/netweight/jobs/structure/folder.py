@@ -1,4 +1,6 @@
-"""Finds the models in a folder, names and classifies them by their files' names; opens nothing but JSON beside them."""
+"""Finds the models in a folder, names and classifies them by their files' names; opens nothing but JSON beside them,
+and headers where it takes these to see which of several files is the model.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from netweight.jobs.structure.slices import slice_config
 
 __all__ = ["ANALYSIS", "ModelEntry", "find_models"]
 
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".npz")
 _OWN_FILES = ("model.safetensors", "model-0", "pytorch_model.bin", "pytorch_model-0", "pruned_model.bin")
 _DEPTH = 3  # folders below an entry that are looked into
 ANALYSIS = "analysis"
