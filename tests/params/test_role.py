@@ -254,10 +254,10 @@ KNOWN = {
     # Qwen 3.5, Mamba, RWKV
     "model.layers.0.linear_attn.in_proj_qkv.weight": ("qkv", "qkv", "layer", "attn", "layer_0", None, "weight"),
     "model.layers.0.linear_attn.out_proj.weight": ("o_proj", "o_proj", "layer", "attn", "layer_0", None, "weight"),
-    "model.layers.0.linear_attn.A_log": ("other", "", "layer", "attn", "layer_0", None, "weight"),
+    "model.layers.0.linear_attn.A_log": ("ssm", "a_log", "layer", "attn", "layer_0", None, "weight"),
     "mtp.layers.0.self_attn.q_proj.weight": ("q_proj", "q_proj", "layer", "attn", "mtp.layer_0", None, "weight"),
-    "backbone.layers.7.mixer.in_proj.weight": ("other", "", "layer", "", "layer_7", None, "weight"),
-    "backbone.layers.7.mixer.out_proj.weight": ("other", "", "layer", "", "layer_7", None, "weight"),
+    "backbone.layers.7.mixer.in_proj.weight": ("ssm", "in_proj", "layer", "", "layer_7", None, "weight"),
+    "backbone.layers.7.mixer.out_proj.weight": ("ssm", "out_proj", "layer", "", "layer_7", None, "weight"),
     "backbone.embeddings.weight": ("embedding", "token_embedding", "embed", "", None, None, "weight"),
     "blocks.0.att.receptance.weight": ("q_proj", "q_proj", "layer", "attn", "layer_0", None, "weight"),
     "blocks.0.att.output.weight": ("o_proj", "o_proj", "layer", "attn", "layer_0", None, "weight"),
@@ -372,8 +372,10 @@ KNOWN = {
     "model.layers.6.mlp.down_proj.qweight": ("down_proj", "down_proj", "layer", "mlp", "layer_6", None, "weight"),
     "model.layers.6.mlp.down_proj.qzeros": ("other", "down_proj", "layer", "mlp", "layer_6", None, "quantization"),
     "model.layers.6.attn_shortcut_Q": ("other", "rotation", "layer", "", "layer_6", None, "weight"),
+    # convolutions, recurrent layers
+    "conv1.weight": ("conv", "conv", "other", "", None, None, "weight"),
+    "gru.weight_ih_l0": ("recurrent", "recurrent_ih", "other", "", None, None, "weight"),
     # none of these is known
-    "conv1.weight": ("other", "", "other", "", None, None, "weight"),
     "fc1.weight": ("other", "", "other", "", None, None, "weight"),
     "norm1.running_mean": ("other", "", "other", "", None, None, "buffer"),
     "b.a.a.W": ("other", "", "other", "", None, None, "weight"),

@@ -21,11 +21,14 @@ __all__ = [
     "HEAD_PLACES",
     "LAYER_LISTS",
     "LOOSE",
+    "MIXED",
     "OUTPUTS",
     "PROJECTOR_PLACES",
     "QUANTIZATION",
+    "RECURRENT",
     "RUNNING",
     "SIBLINGS",
+    "STATE_SPACE",
     "STATE_SPACE_PLACES",
     "TRANSPARENT",
     "VISION_PLACES",
@@ -42,16 +45,21 @@ def _slots(rows: tuple[tuple[str, str, str], ...]) -> dict[str, tuple[str, str]]
     return {word: (role, slot) for role, slot, words in rows for word in words.split()}
 
 
-LAYER_LISTS = _words("layers layer h block blocks resblocks transformer_blocks transformer_layers albert_layers")
+LAYER_LISTS = _words(
+    "layers layer h block blocks resblocks transformer_blocks transformer_layers albert_layers joint_blocks"
+    " single_transformer_blocks double_blocks single_blocks"
+)
 """Lists of blocks: the number behind the first of them is the layer."""
 
 ATTENTION_PLACES = _words(
     "attn self_attn attention self_attention selfattention encdecattention encoder_attn cross_attn crossattention"
-    " cross_attention inter_attention linear_attn att time_mix multi_head_attention image_pooling_2d"
+    " cross_attention inter_attention linear_attn att time_mix multi_head_attention image_pooling_2d attn1 attn2 attn3"
+    " attn_1 img_attn txt_attn attentions context_attn mlstm_layer"
 )
 EXPERT_PLACES = _words("experts local_experts shared_expert shared_experts")
 FEED_FORWARD_PLACES = EXPERT_PLACES | _words(
-    "mlp feed_forward feedforward ffn ff block_sparse_moe moe shared_mlp densereludense channel_mix"
+    "mlp feed_forward feedforward ffn ff block_sparse_moe moe shared_mlp densereludense channel_mix ffn1 ffn2"
+    " ff_context img_mlp txt_mlp"
 )
 STATE_SPACE_PLACES = _words("mixer mamba ssm")
 VISION_PLACES = _words(
@@ -82,7 +90,14 @@ ATTENTION = _slots(
         ("qkv", "kv_a_proj", "kv_a_proj_with_mqa kv_a_proj wkv_a"),
         ("qkv", "kv_b_proj", "kv_b_proj wkv_b"),
         ("o_proj", "o_proj", "o_proj out_proj wo o out_lin to_out linear_o c_proj dense proj attn_out output"),
-        ("o_proj", "o_proj", "linear_proj out attn_output"),
+        ("o_proj", "o_proj", "linear_proj out attn_output linear_out final_linear to_add_out"),
+        ("q_proj", "q_proj", "add_q_proj linear_query"),
+        ("k_proj", "k_proj", "add_k_proj linear_keys"),
+        ("v_proj", "v_proj", "add_v_proj linear_values"),
+        ("ssm", "in_proj_z", "in_proj_z"),
+        ("ssm", "in_proj_b", "in_proj_b in_proj_a in_proj_ba"),
+        ("ssm", "a_log", "a_log"),
+        ("conv", "conv", "conv1d"),
         ("embedding", "position_embedding", "relative_attention_bias distance_embedding"),
     )
 )
@@ -90,15 +105,16 @@ ATTENTION = _slots(
 
 FEED_FORWARD = _slots(
     (
-        ("gate_proj", "gate_proj", "gate_proj w1 wi_0 w_gate linear_gate fc_1 receptance"),
+        ("gate_proj", "gate_proj", "gate_proj w1 wi_0 w_gate linear_gate fc_1 receptance proj_up_gate"),
         (
             "up_proj",
             "up_proj",
             "up_proj w3 wi wi_1 fc1 c_fc fc fc_in lin1 linear1 dense_h_to_4h linear_fc1 up w_up key",
         ),
-        ("up_proj", "up_proj", "fc_2 intermediate"),
+        ("up_proj", "up_proj", "fc_2 intermediate fc0 intermediate_dense proj_up w_1 linear_1"),
         ("down_proj", "down_proj", "down_proj w2 wo fc2 c_proj proj fc_out lin2 linear2 dense_4h_to_h linear_fc2 down"),
-        ("down_proj", "down_proj", "output w_down value ff_out output_linear ffn_output"),
+        ("down_proj", "down_proj", "output w_down value ff_out output_linear ffn_output output_dense proj_down w_2"),
+        ("down_proj", "down_proj", "linear_2"),
         ("gate_up", "gate_up", "gate_up_proj ff_proj w12 gate_up input_linear gate_and_up_proj"),
         ("moe_gate", "moe_gate", "gate router wg shared_expert_gate"),
     )
@@ -119,6 +135,19 @@ LOOSE = {word: (*ATTENTION[word], "attn") for word in _LOOSE_ATTENTION} | {
 """Words that say where they are by themselves, straight under a block (OPT's fc1, Molmo's att_proj): (role, slot,
 part).
 """
+
+STATE_SPACE = {
+    word: (role, word)
+    for role, words in (("ssm", "in_proj out_proj x_proj dt_proj a_log d dt_bias"), ("conv", "conv1d"))
+    for word in words.split()
+}
+"""Words inside a state space module: (role, slot)."""
+
+MIXED = _words("q_proj k_proj v_proj o_proj gate_proj up_proj down_proj")
+"""Words that say where they are inside a state space module too, which a hybrid has in every layer (Nemotron-H)."""
+
+RECURRENT = _words("recurrent_ih recurrent_hh recurrent_hr")
+"""What `spellings` makes of the weights of recurrent layers."""
 
 EMBEDDINGS = {
     word: slot
@@ -144,7 +173,8 @@ OUTPUTS = {"output": "lm_head", "head": "lm_head", "proj_out": "lm_head", "ff_ou
 WEIGHTS = _words("weight w gamma kernel qweight weight_packed")
 BIASES = _words("bias b beta")
 ADAPTERS = _words(
-    "lora_a lora_b lora_embedding_a lora_embedding_b lora_magnitude_vector lora_down lora_up ia3_l hada_w1_a hada_w1_b"
+    "lora_a lora_b lora_embedding_a lora_embedding_b lora_magnitude_vector lora_down lora_up lora_mid ia3_l dora_scale"
+    " hada_w1_a hada_w1_b hada_w2_a hada_w2_b lokr_w1 lokr_w2 lokr_w1_a lokr_w1_b lokr_w2_a lokr_w2_b"
 )
 QUANTIZATION = _words(
     "scales biases qzeros g_idx weight_scale weight_scale_inv weight_zero_point weight_shape weight_g_idx input_scale"
@@ -176,10 +206,11 @@ TRANSPARENT = _words(
 )
 """Words that say nothing themselves: the word before them decides."""
 
-SIBLINGS = (
+SIBLINGS: tuple[tuple[str, str | None, str | None, str], ...] = (
     # word, a sibling that must be there, one that must not, the slot it then has
     ("w1", None, "w3", "up_proj"),  # two matrices and no third: no gate (vision towers)
     ("w2", "c_proj", "w3", "gate_proj"),  # Qwen 1: w1 up, w2 gate, c_proj down
     ("gate", "up", "experts", "gate_proj"),  # a plain gated MLP, not a router
+    ("fc1", "fc0", None, "down_proj"),  # MoonViT counts from 0
 )
 """Words whose meaning depends on what stands beside them."""

@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from netweight.params import names as words
+from netweight.params.spellings import respelled, with_numbers
 
 __all__ = ["ROLES", "Parameter", "classify", "classify_all"]
 
 ROLES = (
     "embedding", "q_proj", "k_proj", "v_proj", "o_proj", "qkv", "gate_proj", "up_proj", "down_proj", "gate_up",
-    "moe_gate", "moe_expert", "norm", "output", "bias", "other",
+    "moe_gate", "moe_expert", "ssm", "recurrent", "conv", "norm", "output", "bias", "other",
 )  # fmt: skip
 """Every role, in the order in which reports list them."""
 
@@ -29,7 +30,7 @@ class Parameter:
     """What the name of a parameter says.
 
     `layer` is the number of its block, None outside the blocks. `role` is one of ROLES. `slot` is the place in finer
-    words, also where the role is "moe_expert" or "bias": "q_proj", "kv_b_proj", "gate_proj", "token_embedding",
+    words, also where the role is "moe_expert" or "bias": "q_proj", "kv_b_proj", "gate_proj", "token_embedding", "conv",
     "position_embedding", "lm_head" (yields tokens), "head" (anything else), "projector" (between towers), "rotation"
     (SliceGPT), or "". `expert` numbers a routed expert; None for shared and fused (3-D) ones.
 
@@ -89,12 +90,14 @@ class _Reading:
     layer_at: int | None
     expert_at: int | None
     mask: bool  # `attn.bias`: a causal mask, unless it is a vector
+    segments: tuple[str, ...] | None = None  # where the name is read in another spelling
 
 
 _NUMBER = re.compile(r"(?<![^.])[0-9]{1,6}(?![^.])")
 _NORM = re.compile(
-    r"(?:^|_|[a-z])norms?(?:_?[0-9]{1,3}[a-z]?)?(?:_|$)|^ln(?:_|[0-9]|$)|^ln[a-z]?$|_ln[0-9]?$|^bn[0-9]{0,3}$"
+    r"(?:^|_|[a-z])norms?(?:_?[0-9]{1,3}[a-z]?)?(?:_|$)|^ln(?:_|[0-9]|$)|^ln[a-z]?$|_ln[0-9]?$|(?:^|_)bn[0-9]{0,3}$"
 )
+_CONVOLUTION = re.compile(r"conv|^downsample|^upsample")
 _FEED_FORWARD_ROLES = frozenset({"gate_proj", "up_proj", "down_proj", "gate_up", "moe_gate"})
 _TOKEN_HEADS = frozenset({"lm_head", "embed_out", "output_layer", "vocab_projector", "shared_head"})
 _LONGEST_WORD = 64
@@ -131,30 +134,51 @@ def classify_all(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Parameter]:
         label = "" if stack == main else stack
         renamed[stack, path] = path if label in taken else label
         taken.add(label)
+    normed = {name.rpartition(".")[0] for name in shapes if name.endswith((".running_mean", ".running_var"))}
     for name, parameter in parameters.items():
         label = renamed[parameter.stack, paths[name]] if name in paths else parameter.stack
         changed = replace(parameter, stack=label) if label != parameter.stack else parameter
-        parameters[name] = _by_siblings(changed, shapes) if changed.part == "mlp" else changed
+        if changed.part == "mlp":
+            changed = _by_siblings(changed, shapes)
+        elif changed.role in {"other", "conv", "bias"} and normed and name.rpartition(".")[0] in normed:
+            changed = _as_norm(changed)
+        parameters[name] = changed
     return parameters
+
+
+def _as_norm(parameter: Parameter) -> Parameter:
+    """What stands beside running statistics: a batch norm's weight or bias."""
+    if parameter.kind not in {"weight", "bias"}:
+        return parameter
+    return replace(parameter, role="norm" if parameter.kind == "weight" else "bias", slot="norm", part="norm")
 
 
 def _classify(name: str, shape: tuple[int, ...] | None) -> tuple[Parameter, str | None]:
     """The parameter, and the path of the list of blocks that it stands in."""
-    plain = name.replace("#", "_") if "#" in name else name
+    plain = with_numbers(name.replace("#", "_") if "#" in name else name)
     template = _NUMBER.sub("#", plain)
     reading = _read(template) if len(template) <= _LONGEST_CACHED else _read.__wrapped__(template)
     layer = expert = path = None
     if reading.layer_at is not None or reading.expert_at is not None:
-        segments = name.split(".")
+        segments = plain.split(".") if reading.segments is None else _numbered(reading.segments, plain)
         if reading.layer_at is not None:
             layer, path = int(segments[reading.layer_at]), ".".join(segments[: reading.layer_at])
         if reading.expert_at is not None:
             expert = int(segments[reading.expert_at])
     role, kind = reading.role, reading.kind
+    slot = reading.slot
     if reading.mask and (shape is None or len(shape) != 1):
         role, kind = "other", "buffer"
-    parameter = Parameter(name, layer, role, reading.group, reading.part, expert, reading.stack, reading.slot, kind)
+    elif role == "other" and kind == "weight" and not slot and shape is not None and len(shape) in {4, 5}:
+        role = slot = "conv"  # [out, in, height, width], and with a depth
+    parameter = Parameter(name, layer, role, reading.group, reading.part, expert, reading.stack, slot, kind)
     return parameter, path
+
+
+def _numbered(segments: tuple[str, ...], name: str) -> list[str]:
+    """The segments of another spelling, each # the next number of the name."""
+    left = iter(_NUMBER.findall(name))
+    return [next(left) if segment == "#" else segment for segment in segments]
 
 
 def _layer_list(segments: list[str]) -> int | None:
@@ -181,7 +205,10 @@ def _by_siblings(parameter: Parameter, names: Mapping[str, object]) -> Parameter
 
 @lru_cache(maxsize=8192)
 def _read(template: str) -> _Reading:
-    segments = template.lower().split(".")
+    plain = template.lower()
+    spelled = respelled(plain)
+    segments = spelled.split(".")
+    kept = None if spelled == template else tuple(segments)
     host, kind = _leaf(segments)
     layer_at = _layer_list(segments)
     stack = _stack(segments, layer_at)
@@ -194,7 +221,7 @@ def _read(template: str) -> _Reading:
     part_of_block = _block_part(inside, in_h=layer_at is not None and segments[layer_at - 1] == "h")
     group = "layer" if layer_at is not None else "other"
     if kind == "buffer":
-        return _Reading("other", group, part_of_block, "", kind, stack, layer_at, expert_at, mask=False)
+        return _Reading("other", group, part_of_block, "", kind, stack, layer_at, expert_at, mask=False, segments=kept)
     role, slot, part, top_group = _find(inside, part_of_block, stack, in_layer=layer_at is not None)
     if layer_at is None:
         group = top_group
@@ -207,7 +234,7 @@ def _read(template: str) -> _Reading:
         role = "bias"
     elif kind == "quantization":
         role = "other"
-    return _Reading(role, group, part, slot, kind, stack, layer_at, expert_at, mask)
+    return _Reading(role, group, part, slot, kind, stack, layer_at, expert_at, mask, kept)
 
 
 def _leaf(segments: list[str]) -> tuple[list[str], str]:
@@ -284,10 +311,16 @@ def _find(inside: list[str], block_part: str, stack: str, *, in_layer: bool) -> 
             return (*words.ATTENTION[word], block_part, group)
         if block_part == "mlp" and word in words.FEED_FORWARD:
             return (*words.FEED_FORWARD[word], block_part, group)
-        if not block_part and loose and word in words.LOOSE and not _in_state_space(inside):
+        if word in words.RECURRENT:
+            return "recurrent", word, block_part, group
+        if _in_state_space(inside) and word in words.STATE_SPACE:
+            return (*words.STATE_SPACE[word], block_part, group)
+        if not block_part and loose and word in words.LOOSE and (not _in_state_space(inside) or word in words.MIXED):
             return (*words.LOOSE[word], group)
         if word in words.EMBEDDINGS and (word != "shared" or len(inside) <= 2):
             return "embedding", words.EMBEDDINGS[word], block_part, "embed"
+        if _CONVOLUTION.search(word[:_LONGEST_WORD]):
+            return "conv", "conv", block_part, group
         if word not in words.TRANSPARENT:
             break
     return "other", "", block_part, group

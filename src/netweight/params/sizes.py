@@ -15,7 +15,7 @@ __all__ = ["Sizes", "find_sizes"]
 @dataclass(frozen=True)
 class Sizes:
     """`hidden` and `vocabulary` are the embedding's columns and rows, 0 where it is unknown. `transposed`: matrices
-    are stored [in, out], as GPT-2 has them, and not [out, in].
+    are stored [in, out], as GPT-2 and TransformerLens have them, and not [out, in].
     """
 
     hidden: int = 0
@@ -38,9 +38,9 @@ class Sizes:
 
 
 def find_sizes(tensors: Mapping[str, Tensor], parameters: Mapping[str, Parameter]) -> Sizes:
-    """The sizes that the embedding and a fused attention of the main stack show."""
+    """The sizes that the embedding, a fused attention and an up projection of the main stack show."""
     embedding: Tensor | None = None
-    fused: Tensor | None = None
+    shown: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         parameter = parameters[name]
         if parameter.stack not in {"", "encoder", "decoder"} or len(tensor.shape) != 2 or parameter.kind != "weight":
@@ -49,10 +49,10 @@ def find_sizes(tensors: Mapping[str, Tensor], parameters: Mapping[str, Parameter
             continue
         if parameter.slot == "token_embedding" and parameter.layer is None and parameter.role == "embedding":
             embedding = tensor if embedding is None or tensor.size > embedding.size else embedding
-        elif fused is None and parameter.slot == "qkv" and ".c_attn." in name:
-            fused = tensor
+        elif (parameter.slot == "qkv" and ".c_attn." in name) or parameter.slot == "up_proj":
+            shown.setdefault(parameter.slot, tensor)
     if embedding is None:
         return Sizes()
     vocabulary, hidden = embedding.shape
-    transposed = fused is not None and fused.shape[0] == hidden != fused.shape[1]
+    transposed = any(tensor.shape[0] == hidden != tensor.shape[1] for tensor in shown.values())
     return Sizes(hidden, vocabulary, transposed)

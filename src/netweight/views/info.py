@@ -41,6 +41,13 @@ def show_info(info: Info, *, depth: int | None) -> None:
         for row in info.roles
     ]
     print_table(console, [name("role"), *numbers("tensors", "parameters", "bytes", "share")], rows)
+    for row in info.other[:_LISTED]:
+        count = f"{row.tensors} tensor{'s' * (row.tensors != 1)}"
+        line = f"other: {printable(row.pattern)}: {count}, {human_count(row.parameters)}"
+        print_trimmed(console, Text(line, style="dim"))
+    if len(info.other) > _LISTED:
+        line = f"other: {len(info.other) - _LISTED} more forms of names; --format json lists them"
+        print_trimmed(console, Text(line, style="dim"))
     _remarks(console, info)
     if info.tree is not None:
         console.print()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from netweight.params.model import Model
 from netweight.params.role import ROLES
 
 __all__ = ["DtypeRow", "FileRow", "Info", "RoleRow", "info"]
+
+_NUMBER = re.compile(r"(?<![^.])[0-9]{1,6}(?![^.])")
 
 BUFFER = "buffer"
 """The row of what the model's code computes; not counted as parameters."""
@@ -52,12 +55,23 @@ class RoleRow:
 
 
 @dataclass(frozen=True)
+class OtherRow:
+    """The tensors of the role "other" whose names have one form, with numbers as N, and one of their names."""
+
+    pattern: str
+    tensors: int
+    parameters: int
+    example: str
+
+
+@dataclass(frozen=True)
 class Info:
     """What a checkpoint's headers and config say. Counts are elements as they are stored, tied weights counted once.
 
     `parameters` leaves out `buffers` (causal masks, rotary frequencies, running statistics). `layers` and what follows
     are None where neither config nor shapes tell. `stacks` counts the blocks of each tower, the main one as "". `tied`
-    maps an alias to the name that it repeats; `head_is` names the embedding that serves as the head, where the file
+    maps an alias to the name that it repeats; `other`: what has the role "other", by the form of the names, most
+    parameters first; `head_is` names the embedding that serves as the head, where the file
     holds none. `revision` is the commit that was read of a model of the hub.
     """
 
@@ -80,6 +94,7 @@ class Info:
     tied: dict[str, str]
     head_is: str | None
     roles: tuple[RoleRow, ...]
+    other: tuple[OtherRow, ...]
     skipped: tuple[Skipped, ...]
     notes: tuple[str, ...]
     config_problem: str | None
@@ -136,6 +151,7 @@ def _describe(checkpoint: Checkpoint, *, count_tied_twice: bool, tree: bool) -> 
         tied=ties.aliases,
         head_is=ties.absent,
         roles=roles,
+        other=_other(tensor for role, tensor in placed if role == "other"),
         skipped=checkpoint.skipped,
         notes=(*notes, *architecture.notes),
         config_problem=checkpoint.config_problem,
@@ -159,6 +175,16 @@ def _roles(placed: Iterable[tuple[str, Tensor]]) -> tuple[RoleRow, ...]:
         for role, count in counts.items()
         if count[0]
     )
+
+
+def _other(tensors: Iterable[Tensor]) -> tuple[OtherRow, ...]:
+    counts: dict[str, tuple[int, int, str]] = {}
+    for tensor in tensors:
+        pattern = _NUMBER.sub("N", tensor.name)
+        count, size, example = counts.get(pattern, (0, 0, tensor.name))
+        counts[pattern] = count + 1, size + tensor.size, example
+    rows = [OtherRow(pattern, *count) for pattern, count in counts.items()]
+    return tuple(sorted(rows, key=lambda row: (-row.parameters, row.pattern)))
 
 
 def _dtypes(tensors: Iterable[Tensor]) -> tuple[DtypeRow, ...]:
