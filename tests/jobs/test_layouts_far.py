@@ -78,7 +78,7 @@ def merge(folders, pair, out, **more):
     kind, first, second = pair
     return netweight.merge(
         None, out, base=folders(kind, first), models=[folders(kind, second, n) for n in (1, 2)], method="ties",
-        weights=(0.7, 0.4), settings={"density": 0.4}, sync=False, **more,
+        weights=(0.7, 0.4), settings={"density": 0.4}, sync=False, allow_mismatch=True, **more,
     )  # fmt: skip
 
 

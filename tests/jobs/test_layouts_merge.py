@@ -60,7 +60,16 @@ def within(tmp_path_factory):
 def merge(out, base, models, method="task_arithmetic", **more):
     weights = Weights(explicit=WEIGHTS[: len(models)])
     return netweight.merge(
-        None, out, base=base, models=models, method=method, weights=weights, sync=False, workers=1, **more
+        None,
+        out,
+        base=base,
+        models=models,
+        method=method,
+        weights=weights,
+        sync=False,
+        workers=1,
+        allow_mismatch=True,
+        **more,
     )
 
 
@@ -127,7 +136,7 @@ def test_weights_that_follow_from_norms(tmp_path, folders, kind):
     made = [
         netweight.merge(
             None, tmp_path / layout, base=folders(kind, first), models=models(folders, kind, layout), sync=False,
-            workers=1,
+            workers=1, allow_mismatch=True,
         ).weights
         for layout in (first, second)
     ]  # fmt: skip

@@ -78,7 +78,9 @@ def sizes(folders):
 
 
 def merge(out, base, model, **more):
-    return netweight.merge(None, out, base=base, models=[model], weights=(0.5,), sync=False, **more)
+    return netweight.merge(
+        None, out, base=base, models=[model], weights=(0.5,), sync=False, allow_mismatch=True, **more
+    )
 
 
 @over(ALL)

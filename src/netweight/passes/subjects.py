@@ -96,7 +96,7 @@ def find_subjects(
             if not parts:
                 skipped.append(Skipped(name, "not a weight matrix: left out, as asked", asked=True))
         subjects.extend(parts)
-    if len(checkpoint) and chosen_away == len(checkpoint):
+    if model.tensors and chosen_away == len(model.tensors):
         raise OptionError(nothing_matches(checkpoint, include, exclude))
     return tuple(subjects), tuple(skipped)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 
@@ -59,7 +60,11 @@ def check_result(outdir, base, models):
         summary = strict_json((outdir / name / "summary.json").read_text())
         usable = {n for n in floats & model.keys() if model[n].shape == base[n].shape and model[n].dtype.kind == "f"}
         left_out = {s["name"] for s in summary["skipped"]}
-        assert rows.keys() | left_out == base.keys() | model.keys()
+        apart = {entry["name"]: entry for entry in summary.get("not_weights", ())}
+        assert apart.keys() == {n for n in usable if n.endswith(("running_mean", "running_var"))}
+        for param, entry in apart.items():
+            check_row(entry | {"shape": json.dumps(base[param].shape)}, base[param], model[param])
+        assert rows.keys() | left_out | apart.keys() == base.keys() | model.keys()
         assert not rows.keys() & left_out
         assert rows.keys() <= usable
         assert all("tied to" in s["reason"] for s in summary["skipped"] if s["name"] in usable)
