@@ -100,3 +100,19 @@ def test_another_head_than_the_one_that_config_ties(tmp_path, shape, dtype):
     assert found.head_is is None
     [note] = found.notes
     assert "config.json ties lm_head.weight to model.embed_tokens.weight, and the file holds another head" in note
+
+
+def test_an_adapter_says_whose_it_is(tmp_path):
+    layer = "base_model.model.model.layers.0.self_attn.q_proj."
+    save_file(
+        {f"{layer}lora_{x}.weight": np.ones((4, 4), np.float32) for x in "AB"}, tmp_path / "adapter_model.safetensors"
+    )
+    about = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "base_model_name_or_path": "org/base"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(about | {"target_modules": ["q_proj", "v_proj"]}))
+    found = netweight.info(tmp_path)
+    assert found.notes == (
+        "adapter_config.json: an adapter (LORA, r = 4, lora_alpha = 8) of org/base, on q_proj, v_proj",
+    )
+    assert found.config_problem is None
+    (tmp_path / "adapter_config.json").write_text("[1]")
+    assert "adapter_config.json: holds a JSON array" in netweight.info(tmp_path).notes[0]

@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
+from netweight.checkpoint.config import MAX_CONFIG, read_json_in
 from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.tensor import Checkpoint, Skipped, Tensor
-from netweight.errors import printable
+from netweight.errors import NetweightError, printable
 from netweight.jobs.info.tree import Branch, grow
 from netweight.params.architecture import describe
 from netweight.params.families import family
@@ -20,6 +21,8 @@ from netweight.params.role import ROLES
 __all__ = ["DtypeRow", "FileRow", "Info", "RoleRow", "info"]
 
 _NUMBER = re.compile(r"(?<![^.])[0-9]{1,6}(?![^.])")
+
+_ADAPTER_CONFIG = "adapter_config.json"
 
 BUFFER = "buffer"
 """The row of what the model's code computes; not counted as parameters."""
@@ -131,6 +134,7 @@ def _describe(checkpoint: Checkpoint, *, count_tied_twice: bool, tree: bool) -> 
     roles = _roles(placed)
     total = sum(row.parameters for row in roles if row.role != BUFFER)
     architecture = describe(checkpoint, parameters)
+    adapter = _adapter(checkpoint)
     return Info(
         ref=checkpoint.ref,
         format=checkpoint.format,
@@ -153,11 +157,30 @@ def _describe(checkpoint: Checkpoint, *, count_tied_twice: bool, tree: bool) -> 
         roles=roles,
         other=_other(tensor for role, tensor in placed if role == "other"),
         skipped=checkpoint.skipped,
-        notes=(*notes, *architecture.notes),
-        config_problem=checkpoint.config_problem,
+        notes=(*notes, *architecture.notes, *([adapter] if adapter else [])),
+        config_problem=None if adapter and checkpoint.config is None else checkpoint.config_problem,
         metadata=checkpoint.metadata,
         revision=checkpoint.revision,
         tree=grow(tensors.values()) if tree else None,
+    )
+
+
+def _adapter(checkpoint: Checkpoint) -> str | None:
+    """What PEFT's adapter_config.json says of an adapter, None where there is none."""
+    place = checkpoint.place
+    if place is None or not place.has(_ADAPTER_CONFIG):
+        return None
+    try:
+        held = read_json_in(place, _ADAPTER_CONFIG, MAX_CONFIG)
+    except NetweightError as problem:
+        return str(problem)
+    kind, base = held.get("peft_type"), held.get("base_model_name_or_path")
+    numbers = [f"{key} = {printable(str(held[key]), 20)}" for key in ("r", "lora_alpha") if held.get(key) is not None]
+    targets = held.get("target_modules")
+    on = ", ".join(map(str, targets)) if isinstance(targets, list) else targets
+    return (
+        f"{_ADAPTER_CONFIG}: an adapter ({', '.join([printable(str(kind), 40), *numbers])}) of"
+        f" {printable(str(base), 200)}{f', on {printable(str(on), 200)}' if on else ''}"
     )
 
 
