@@ -13,6 +13,7 @@ from netweight.jobs.structure.folder import ANALYSIS, ModelEntry
 from netweight.jobs.structure.job import Base, ModelStructure, describe
 from netweight.jobs.structure.model import file_stamps
 from netweight.jobs.structure.rows import ModelRow, summary_row
+from netweight.output.manifest import MANIFEST
 from netweight.version import __version__
 
 __all__ = ["Member", "ModelResult"]
@@ -51,7 +52,9 @@ class Member:
     def gather(self) -> ModelResult:
         """The result of an earlier run, also where the weights are gone since."""
         model = self.model
-        folder = next((candidate for candidate in self._places() if has_analysis(candidate)), None)
+        places = [candidate for candidate in self._places() if has_analysis(candidate)]
+        # netweight's own before those of another tool, whose files it leaves where they are
+        folder = min(places, key=lambda place: not (place / MANIFEST).is_file(), default=None)
         if folder is None:
             if model.kind == "none":
                 return self.unanalysed()
