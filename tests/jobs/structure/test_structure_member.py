@@ -133,12 +133,12 @@ def test_merging_takes_the_files_of_the_tool_before(tmp_path: Path, models: Path
     row = run(models, None, tmp_path / "out", merge_results=True)["Magnitude_2000"]
     assert (row["total"], row["original"], row["reduction_ratio"]) == (100, 160, 0.5)
     assert row["attention"] is None
+    line = (tmp_path / "out" / "structure.csv").read_text().splitlines()[1]
+    assert line == "Magnitude_2000,,0,0,,80,30,48,2,0,32,8,14336,160,0.5,"
     # an analysis of netweight's own goes below the output folder, leaves these where they are, and is gathered then
     run(models, None, tmp_path / "out")
     assert json.loads((place / "model_structure.json").read_text()) == entry
     assert run(models, None, tmp_path / "out", merge_results=True)["Magnitude_2000"]["total"] == TOTAL
-    line = (tmp_path / "out" / "structure.csv").read_text().splitlines()[1]
-    assert line == "Magnitude_2000,,0,0,,80,30,48,2,0,32,8,14336,160,0.5,"
 
 
 def test_merging_keeps_the_base_and_what_has_no_weights_any_more(tmp_path: Path, models: Path, base: Path) -> None:
