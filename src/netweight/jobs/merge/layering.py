@@ -9,7 +9,7 @@ from typing import Any
 from netweight.errors import InputError, printable
 from netweight.jobs.merge.layer_forms import FORMS, Form
 
-__all__ = ["Layering", "edit_layers"]
+__all__ = ["Layering", "edit_layers", "says_kinds"]
 
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 _FURTHER = "num_nextn_predict_layers"
@@ -28,6 +28,13 @@ class Layering:
     before: int
     layers: Sequence[Place]
     further: int | None = None
+    stack: str = ""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The entries of a config that count these layers: BART's decoder alone also has entries of its own."""
+        side = next((word for word in self.stack.split(".") if word in {"encoder", "decoder"}), None)
+        return _LAYERS if side is None else (*_LAYERS, f"{side}_layers", f"num_{side}_layers")
 
 
 def edit_layers(config: dict[str, Any], layering: Layering, where: str) -> list[str]:
@@ -40,18 +47,24 @@ def edit_layers(config: dict[str, Any], layering: Layering, where: str) -> list[
     levels = [config, *([text] if isinstance(text, dict) else [])]
     count = len(layering.layers)
     notes = []
-    if not any(isinstance(level.get(key), int) for level in levels for key in _LAYERS):
+    if not any(isinstance(level.get(key), int) for level in levels for key in layering.keys):
         notes.append(f"config.json does not say how many layers there are; the merged model has {count}")
     for level in levels:
         notes += _edit_level(level, layering, where, nested=level is text)
     return notes
 
 
+def says_kinds(config: Mapping[str, Any] | None, layers: int) -> bool:
+    """Whether a config says which tensors each of so many layers has."""
+    levels = (_level_of(config, nested=nested) for nested in (False, True))
+    return any(form.read(level, layers) is not None for level in levels for form in FORMS if form.tensors)
+
+
 def _edit_level(level: dict[str, Any], layering: Layering, where: str, *, nested: bool) -> list[str]:
     """Edit what one level of a config says of layers."""
     notes: list[str] = []
     own = dict(level)
-    for key in _LAYERS:
+    for key in layering.keys:
         if isinstance(level.get(key), int):
             level[key] = len(layering.layers)
     if layering.further is not None and isinstance(level.get(_FURTHER), int):
