@@ -240,3 +240,21 @@ def test_entries_of_numbered_layers_follow(tmp_path):
     config = {"num_hidden_layers": 3, "per_layer_config": {"1": {"head_dim": 8}}}
     edit_layers(config, Layering(3, [(config, 3, 1), (config, 3, 0), (config, 3, 1)]), "a")
     assert config["per_layer_config"] == {"0": {"head_dim": 8}, "2": {"head_dim": 8}}
+
+
+def test_kinds_that_no_config_says_are_noted(tmp_path):
+    """Qwen3-Next's code has a rule of its own where its config says nothing; a type that is unknown gets a note."""
+    saved(tmp_path / "a", "Qwen3Next", 1)
+    path = tmp_path / "a" / "config.json"
+    held = json.loads(path.read_text())
+    del held["full_attention_interval"]
+    path.write_text(json.dumps(held | {"model_type": "unheard_of"}))
+
+    def notes(ranges, out: str):
+        parts = [{"sources": [{"model": str(tmp_path / "a"), "layer_range": list(part)}]} for part in ranges]
+        recipe = parse_recipe(json.dumps({"merge_method": "passthrough", "slices": parts}), "r.yml")
+        return [note for note in netweight.merge(recipe, tmp_path / out).notes if "config.json does not say" in note]
+
+    [note] = notes([(0, 2), (1, 4)], "moved")
+    assert "a: only 2 of 4 layers has " in note
+    assert notes([(0, 2), (2, 4)], "kept") == []

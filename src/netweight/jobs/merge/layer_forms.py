@@ -175,7 +175,10 @@ def _trailing(key: str) -> Form:
     return Form((key,), read, write)
 
 
-_SECOND = {"gemma2": 2, "gemma3_text": 6, "cohere2": 4, "llama4_text": 4, "smollm3": 4}
+_SECOND = {
+    "gemma2": 2, "vaultgemma": 2, "gpt_oss": 2, "gemma3_text": 6, "cohere2": 4, "olmo3": 4, "llama4_text": 4,
+    "smollm3": 4, "qwen3_next": 4, "qwen3_5_text": 4, "qwen3_5_moe_text": 4,
+}  # fmt: skip
 """Model types that alternate two kinds of attention with no entry that says so: every so manieth layer."""
 
 
@@ -322,10 +325,13 @@ FORMS: Sequence[Form] = (
     _leading("first_k_dense_replace", "moe_layer_freq"),
     _leading("num_dense_layers"),
     _trailing("num_kv_shared_layers"),
-    _every("full_attention_interval", "layer_types", _LINEAR),
+    _every(
+        "full_attention_interval", "layer_types", _LINEAR, default=("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
+    ),
     _every("layer_group_size", "layer_types", _LINEAR),
     _every(
-        "sliding_window_pattern", "layer_types", _SLIDING, tensors=False, default=("gemma2", "gemma3_text", "cohere2")
+        "sliding_window_pattern", "layer_types", _SLIDING, tensors=False,
+        default=("gemma2", "vaultgemma", "gpt_oss", "gemma3_text", "cohere2", "olmo3"),
     ),
     _every("global_attn_every_n_layers", "layer_types", _SLIDING, first="modernbert", tensors=False),
     _every("no_rope_layer_interval", "no_rope_layers", (1, 0), tensors=False, default=("llama4_text", "smollm3")),

@@ -9,7 +9,7 @@ from typing import Any
 from netweight.errors import InputError, printable
 from netweight.jobs.merge.layer_forms import FORMS, Form
 
-__all__ = ["Layering", "edit_layers", "says_kinds"]
+__all__ = ["Layering", "edit_layers", "kinds_of"]
 
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 _FURTHER = "num_nextn_predict_layers"
@@ -54,10 +54,11 @@ def edit_layers(config: dict[str, Any], layering: Layering, where: str) -> list[
     return notes
 
 
-def says_kinds(config: Mapping[str, Any] | None, layers: int) -> bool:
-    """Whether a config says which tensors each of so many layers has."""
-    levels = (_level_of(config, nested=nested) for nested in (False, True))
-    return any(form.read(level, layers) is not None for level in levels for form in FORMS if form.tensors)
+def kinds_of(config: Mapping[str, Any] | None, layers: int) -> list[tuple[Any, ...]]:
+    """What a config says, of each of so many layers, that decides which tensors it has."""
+    levels = [_level_of(config, nested=nested) for nested in (False, True)]
+    said = [form.read(level, layers) for level in levels for form in FORMS if form.tensors]
+    return [tuple(map(str, kinds)) for kinds in zip(*([0] * layers, *filter(None, said)), strict=True)]
 
 
 def _edit_level(level: dict[str, Any], layering: Layering, where: str, *, nested: bool) -> list[str]:

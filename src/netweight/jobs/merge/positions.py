@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from netweight.errors import InputError, printable
-from netweight.jobs.merge.layering import says_kinds
+from netweight.jobs.merge.layering import kinds_of
 from netweight.jobs.merge.sides import Side, stack_of
 
 if TYPE_CHECKING:
@@ -46,8 +46,7 @@ def note_on_kinds(origins: Sequence[Origin], anchor: Side) -> list[str]:
     """A note for tensors that some layers of the anchor have and others not, by rules of the model's code that config
     does not say, where the merged model has them in other layers: the first, the last, or those of other numbers.
     """
-    if says_kinds(anchor.checkpoint.config, anchor.layers):
-        return []
+    kinds = kinds_of(anchor.checkpoint.config, anchor.layers)
     stack = stack_of(anchor.model)
     was: dict[str, set[int]] = {}
     now: dict[str, set[int]] = {}
@@ -58,12 +57,12 @@ def note_on_kinds(origins: Sequence[Origin], anchor: Side) -> list[str]:
         if origin.layer is not None:
             now.setdefault(origin.name.removeprefix(f"{stack.head}.{origin.layer}."), set()).add(origin.layer)
     count = len(set().union(*now.values()))
-    last = {anchor.layers - 1}
-    moved = [
-        tail
-        for tail, layers in was.items()
-        if len(layers) < anchor.layers and now.get(tail, set()) != ({count - 1} if layers == last else layers)
-    ]
+    moved = []
+    for tail, layers in was.items():
+        lacking = set(range(anchor.layers)) - layers
+        unsaid = {kinds[n] for n in layers} & {kinds[n] for n in lacking}
+        if unsaid and now.get(tail, set()) != _expected(layers, lacking, anchor.layers - 1, count):
+            moved.append(tail)
     if not moved:
         return []
     held = sorted(was[moved[0]])
@@ -71,3 +70,12 @@ def note_on_kinds(origins: Sequence[Origin], anchor: Side) -> list[str]:
     more = f" and {len(moved) - 1} more" if len(moved) > 1 else ""
     what = f"only {which} has '{printable(moved[0])}'{more}, which config.json does not say"
     return [f"{anchor.ref}: {what}, and other layers of the merged model have it: check that it loads"]
+
+
+def _expected(layers: set[int], lacking: set[int], last: int, count: int) -> set[int]:
+    """Which of `count` layers have what `layers` of the anchor have and `lacking` do not."""
+    if layers == {last}:
+        return {count - 1}
+    if lacking == {0}:
+        return set(range(1, count))
+    return set(range(count - 1)) if lacking == {last} else layers
