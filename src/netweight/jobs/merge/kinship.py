@@ -15,7 +15,8 @@ __all__ = ["check_kinship"]
 _KEYS = (
     "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "hidden_act", "hidden_activation", "activation_function",
     "rotary_pct", "sliding_window", "norm_topk_prob", "routed_scaling_factor", "query_pre_attn_scalar",
-    "attn_logit_softcapping", "final_logit_softcapping", "embedding_multiplier", "residual_multiplier", "logits_scaling",
+    "attn_logit_softcapping", "final_logit_softcapping", "embedding_multiplier", "residual_multiplier",
+    "logits_scaling",
 )  # fmt: skip
 """Entries that change what weights do and not their shapes, where both configs have them."""
 
