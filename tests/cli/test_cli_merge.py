@@ -29,6 +29,7 @@ def test_dry_run_says_what_the_merge_will_do(models, tmp_path) -> None:
     assert not (tmp_path / "out").exists()
     found = json.loads(netweight("merge", "--base", base, "--models", *tuned, "--dry-run", "--format", "json").stdout)
     assert sum(m["weight"] for m in found["weights"]["models"]) == pytest.approx(1)
+    assert all(f"{{weight: {m['weight']}}}" in found["recipe"] for m in found["weights"]["models"])
     assert found["bytes_to_write"] > 0
     assert found["weights"]["merged_l2"] > 0
     assert list(tmp_path.iterdir()) == []

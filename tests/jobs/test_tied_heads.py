@@ -143,3 +143,68 @@ def test_a_head_stored_beside_the_embedding_that_config_ties(tmp_path):
     found = netweight.delta(sides[0], [sides[1]])
     assert found.models[0].summary["n_params_considered"] == 3
     assert any("and the file holds both: both count" in note for note in found.notes)
+
+
+def test_one_side_holds_every_name_and_the_other_one(tmp_path):
+    """PyTorch's files hold all names of a tensor, T5's embedding has four: the other side counts as often."""
+    torch = pytest.importorskip("torch")
+    sides = []
+    for seed in (0, 1):
+        held = tensors(seed)
+        shared, other = held[EMBEDDING], held[UP]
+        files = {"shared.weight": shared, "encoder.block.0.layer.0.SelfAttention.q.weight": other}
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps({"model_type": "t5"}))
+        if seed:
+            save_file(files, folder / "model.safetensors")
+        else:
+            state = {name: torch.from_numpy(array) for name, array in files.items()}
+            state |= {f"{place}.embed_tokens.weight": state["shared.weight"] for place in ("encoder", "decoder")}
+            torch.save(state | {"lm_head.weight": state["shared.weight"]}, folder / "pytorch_model.bin")
+        sides.append(folder)
+    a, b = tensors(0), tensors(1)
+    moved = {name: b[name] - a[name] for name in a}
+    for base, tuned in (sides, sides[::-1]):
+        for counted, times in ((False, 1), (True, 4)):
+            found = netweight.delta(base, [tuned], count_tied_twice=counted)
+            expected = norm(*[moved[EMBEDDING]] * times, moved[UP])
+            assert found.models[0].summary["global_l2"] == pytest.approx(expected, rel=1e-12)
+            assert found.coverage == ((1.0, 1.0),)
+            compared = netweight.compare(base, tuned, count_tied_twice=counted)
+            assert compared.totals["l2_distance"] == pytest.approx(expected, rel=1e-12)
+            assert compared.coverage == (1.0, 1.0)
+
+
+def test_a_stored_head_under_a_name_that_says_nothing(tmp_path):
+    """XLNet's head is `lm_loss`: shared with the embedding, it is no head that is lacking."""
+    torch = pytest.importorskip("torch")
+    sides = []
+    for seed in (0, 1):
+        held = torch.from_numpy(tensors(seed)[EMBEDDING])
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        torch.save({"transformer.word_embedding.weight": held, "lm_loss.weight": held}, folder / "pytorch_model.bin")
+        config = {"model_type": "xlnet", "architectures": ["XLNetLMHeadModel"], "tie_word_embeddings": True}
+        (folder / "config.json").write_text(json.dumps(config))
+        sides.append(folder)
+    moved = tensors(1)[EMBEDDING] - tensors(0)[EMBEDDING]
+    for counted, times in ((False, 1), (True, 2)):
+        summary = netweight.delta(sides[0], [sides[1]], count_tied_twice=counted).models[0].summary
+        assert summary["global_l2"] == pytest.approx(norm(*[moved] * times), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "rows"),
+    [
+        ("MarianMTModel", 2),
+        ("ElectraForPreTraining", 1),
+        ("BertForSequenceClassification", 1),
+        ("AlbertForMaskedLM", 2),
+    ],
+)
+def test_classes_with_a_head_of_tokens(tmp_path, architecture, rows):
+    """The config of ALBERT and ELECTRA says nothing of ties: their classes tie."""
+    held = {"embeddings.word_embeddings.weight": tensors(0)[EMBEDDING]}
+    folder = put(tmp_path / "m", held, architectures=[architecture], model_type="albert")
+    assert len(netweight.scan(folder, count_tied_twice=True)) == rows

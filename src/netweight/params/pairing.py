@@ -16,7 +16,8 @@ from netweight.params.matching import Match, match
 from netweight.params.model import Model
 from netweight.params.role import Parameter
 from netweight.params.selection import dtype_reason, examples, nothing_matches, unwanted_reason
-from netweight.params.tied import HEAD, find_ties, head_names
+from netweight.params.tied import find_ties
+from netweight.params.ties_of_several import notes_on_ties, rooted, with_heads
 
 __all__ = ["Aligned", "Alignment", "Coverage", "Pair", "Pairing", "align", "pair_up"]
 
@@ -42,8 +43,8 @@ class Coverage(NamedTuple):
 @dataclass(frozen=True)
 class Pair:
     """One parameter that both models hold: `parameter` by A's name, `b` in A's layout under the name that `name_b`
-    says, and why they cannot be compared ("" where they can). `repeats`: whether A's and B's tensor is one that the
-    model has under another name too, and counts there.
+    says, and why they cannot be compared ("" where they can). `repeats`: whether A's and B's tensor is one that an
+    earlier pair has under another name, and counts there.
     """
 
     parameter: Parameter
@@ -117,6 +118,14 @@ class Side(NamedTuple):
     ties: Mapping[str, str]
     unwanted: Mapping[str, str]
 
+    def again(self, seen: dict[str, str], names: Sequence[str], *, counts: bool) -> bool:
+        """Whether tensors of these names are all among those `seen` under other names; seen from now on if `counts`."""
+        held = {self.ties.get(name, name): name for name in names}
+        repeated = all(seen.get(root, name) != name for root, name in held.items())
+        if counts:
+            seen |= held | seen
+        return repeated
+
     def counted(self) -> int:
         """Elements of all its parameters."""
         parameters = self.model.parameters
@@ -140,6 +149,7 @@ def _pair(a: Side, b: Side, found: Match) -> Pairing:
     only: tuple[list[str], list[str]] = ([], [])
     skipped: list[Skipped] = []
     left_out: list[Skipped] = []
+    seen: tuple[dict[str, str], dict[str, str]] = ({}, {})
 
     def leave_out(name: str, reason: str, *, asked: bool = False, chosen: bool = True) -> None:
         left_out.append(Skipped(name, reason, asked=asked))
@@ -163,7 +173,7 @@ def _pair(a: Side, b: Side, found: Match) -> Pairing:
             other = found.tensors[name]
             reason = _unusable(tensor, other, a.label, b.label)
             more = f" and {len(own) - 1} more" if len(own) > 1 else ""
-            repeats = name in a.ties, all(n in b.ties for n in own)
+            repeats = a.again(seen[0], [name], counts=not reason), b.again(seen[1], own, counts=not reason)
             pairs.append(Pair(a.model.parameters[name], tensor, other, own[0] + more, reason, repeats))
             if reason:
                 leave_out(name, reason, chosen=False)
@@ -204,35 +214,6 @@ def _unusable(a: Tensor, b: Tensor, label_a: str, label_b: str) -> str:
     return ""
 
 
-def _with_heads(models: Sequence[Model], *, everywhere: bool) -> list[Model]:
-    """The models, each with the head that it ties and does not store, where one of them stores a head; `everywhere`:
-    also where none does.
-    """
-    stored = [name for model in models for name in head_names(model.parameters)]
-    if not stored and not everywhere:
-        return list(models)
-    return [model.with_head(stored[0] if stored else HEAD) for model in models]
-
-
-def _notes_on_ties(sides: Sequence[Side], *, twice: bool) -> list[str]:
-    """What ties mean for the sums."""
-    tied: dict[str, list[str]] = {}
-    notes = []
-    for side in sides:
-        ties = side.model.ties
-        alias = next(iter(ties.aliases.items()), None)
-        if ties.absent:
-            tied.setdefault(f"the head is '{printable(ties.absent)}'", []).append(side.ref)
-        elif alias and not twice:
-            tied.setdefault(f"'{printable(alias[0])}' is '{printable(alias[1])}'", []).append(side.ref)
-        notes += [f"{side.ref}: {note}" for note in ties.notes("both count")]
-    return notes + [
-        f"{' and '.join(refs)}: {what}, and counts once; tools that load the model count it twice, as"
-        " --count-tied-twice does"
-        for what, refs in tied.items()
-    ]
-
-
 def _unwanted(model: Model, include: Sequence[str], exclude: Sequence[str]) -> dict[str, str]:
     return {name: reason for name in model.tensors if (reason := unwanted_reason(name, include, exclude))}
 
@@ -251,7 +232,7 @@ def pair_up(
     Tied weights count once unless `count_tied_twice`. Notes tell of prefixes and layouts in which the models differ,
     and of depths. Raises InputError where they share no parameter, OptionError where the globs leave none.
     """
-    first, second = _with_heads((Model(a), Model(b)), everywhere=count_tied_twice)
+    first, second = with_heads((Model(a), Model(b)), everywhere=count_tied_twice)
     one, other = (
         Side(
             model,
@@ -268,7 +249,10 @@ def pair_up(
     if not found.tensors:
         raise InputError(_adapter(first) or _adapter(second) or _nothing_shared(a, b))
     pairing = _pair(one, other, found)
-    notes = [_depths(first.parameters, second.parameters), *_notes_on_ties((one, other), twice=count_tied_twice)]
+    notes = [
+        _depths(first.parameters, second.parameters),
+        *notes_on_ties([(side.model, side.ref) for side in (one, other)], twice=count_tied_twice),
+    ]
     return replace(pairing, notes=(*pairing.notes, *(note for note in notes if note)))
 
 
@@ -290,7 +274,7 @@ def align(
     Raises InputError where a model shares no usable parameter with the base, OptionError where no name passes the
     globs.
     """
-    anchor, *others = _with_heads([Model(c) for c in (base, *models)], everywhere=count_tied_twice)
+    anchor, *others = with_heads([Model(c) for c in (base, *models)], everywhere=count_tied_twice)
     unwanted = _unwanted(anchor, include, exclude)
     if base and len(unwanted) == len(anchor.tensors):
         raise OptionError(nothing_matches(base, include, exclude))
@@ -301,7 +285,7 @@ def align(
             return {}
         return find_ties(model.checkpoint, compare=compare_tied, parameters=model.parameters).aliases
 
-    base_ties = _rooted(ties(anchor), [matched.sources for matched in found])
+    base_ties = rooted(ties(anchor), [matched.sources for matched in found])
     one = Side(anchor, "the base", f"base {printable(base.ref)}", base_ties, unwanted)
     columns: list[dict[str, Tensor]] = []
     pairings: list[Pairing] = []
@@ -323,7 +307,7 @@ def align(
             )
         columns.append(column)
         pairings.append(pairing)
-    notes += _notes_on_ties((one,), twice=count_tied_twice)
+    notes += notes_on_ties([(anchor, one.ref)], twice=count_tied_twice)
     return Alignment(
         parameters=tuple(
             Aligned(name, anchor.parameters[name], tensor, tuple(column.get(name) for column in columns))
@@ -334,18 +318,6 @@ def align(
         coverage=tuple(pairing.coverage for pairing in pairings),
         notes=tuple(notes),
     )
-
-
-def _rooted(ties: Mapping[str, str], matched: Sequence[Mapping[str, object]]) -> dict[str, str]:
-    """`ties` with each parameter kept under the name that most models have, so that all of them meet in one row."""
-    members: dict[str, list[str]] = {}
-    for alias, name in ties.items():
-        members.setdefault(name, [name]).append(alias)
-    rooted: dict[str, str] = {}
-    for group in members.values():
-        kept = max(group, key=lambda name: sum(name in names for names in matched))
-        rooted |= {name: kept for name in group if name != kept}
-    return rooted
 
 
 def _depths(a: Mapping[str, Parameter], b: Mapping[str, Parameter]) -> str | None:

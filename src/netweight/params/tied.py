@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -36,8 +37,24 @@ Source: the configuration classes of the transformers library. `PretrainedConfig
 as False say so in their own class. Families that are not listed count as untied.
 """
 
-_TIED_BY_TYPE = {"gpt_neox_japanese": True, "mamba2": False, "qwen3_vl_moe": True, "qwen3_vl_moe_text": True}
-"""Model types whose default differs from that of their family."""
+_TIED_BY_TYPE: dict[str, bool] = {
+    model_type: is_tied
+    for is_tied, model_types in (
+        (False, "mamba2"),
+        (True, "gpt_neox_japanese qwen3_vl_moe qwen3_vl_moe_text albert bert-generation big_bird bigbird_pegasus"),
+        (True, "biogpt blenderbot blenderbot-small camembert cohere2_moe convbert cpmant ctrl data2vec-text deberta"),
+        (True, "deberta-v2 electra ernie ernie4_5 ernie4_5_moe esm flaubert fnet funnel gpt-sw3 granite_swa ibert"),
+        (True, "jetmoe led lfm2 lfm2_moe longformer luke m2m_100 megatron-bert minicpm3 mobilebert modernbert"),
+        (True, "modernbert-decoder mpnet mra mvp nllb-moe pegasus_x plbart prophetnet recurrent_gemma"),
+        (True, "roberta-prelayernorm roc_bert roformer smollm3 squeezebert starcoder2 switch_transformers trocr"),
+        (True, "vaultgemma xglm xlm xlm-roberta-xl xlnet xmod youtu zamba zamba2"),
+    )
+    for model_type in model_types.split()
+}
+"""Model types whose default differs from that of their family, and those of no family that tie."""
+
+_NO_HEAD = ("Classification", "QuestionAnswering", "MultipleChoice", "ElectraForPreTraining")
+"""Parts of the names of classes that yield no tokens."""
 
 _BLOCK = 1 << 20  # elements compared at a time
 
@@ -87,7 +104,14 @@ def find_ties(
     if not heads:
         others = [p.name for p in parameters.values() if p.slot == "head" and p.group == "lm_head"]
         # BERT's `cls.predictions` and RoBERTa's `lm_head.dense` come before their head, which is the embedding
-        of_tokens = not others or any(".predictions." in name or "lm_head." in name for name in others)
+        of_tokens = not others or any(
+            re.search(r"(?:^|\.)(?:predictions|vocab_transform)\.|lm_head\.", n) for n in others
+        )
+        # a head under a name that says nothing is the embedding's other name
+        names = {alias: name for alias, name in aliases.items() if embedding in {alias, name}}
+        of_tokens = of_tokens and all(
+            parameters[n].slot == "token_embedding" for pair in names.items() for n in pair if n in parameters
+        )
         of_tokens = of_tokens and not _is_headless(checkpoint.config)
         return Ties(aliases, absent=embedding if of_tokens else None)
     twice, apart = [], []
@@ -128,10 +152,16 @@ def token_embedding(checkpoint: Checkpoint, parameters: Mapping[str, Parameter])
 
 
 def _is_headless(config: Mapping[str, Any] | None) -> bool:
-    """Whether config names classes of transformers without any head, such as BertModel; GPT2LMHeadModel has one."""
+    """Whether config names classes of transformers that yield no tokens, such as BertModel and the discriminators of
+    ELECTRA; GPT2LMHeadModel and MarianMTModel do.
+    """
     named = (config or {}).get("architectures")
     classes = named if isinstance(named, list) else []
-    return bool(classes) and all(isinstance(c, str) and c.endswith("Model") and "Head" not in c for c in classes)
+    return bool(classes) and all(
+        isinstance(c, str)
+        and (any(part in c for part in _NO_HEAD) or (c.endswith("Model") and "Head" not in c and c != "MarianMTModel"))
+        for c in classes
+    )
 
 
 def _config_ties(config: Mapping[str, Any] | None) -> bool:

@@ -43,6 +43,15 @@ FAMILIES = {
     "Gemma3Text": (
         {"head_dim": 8, "layer_types": ["sliding_attention", "full_attention"] * 2}, {"sliding_window_pattern": 2},
         ("layer_types",)),
+    "Gemma2": (
+        {"head_dim": 8, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"] * 2}, {},
+        ("layer_types",)),
+    "SmolLM3": (
+        {"no_rope_layers": [1, 1, 1, 0], "use_sliding_window": False}, {},
+        ("layer_types", "no_rope_layers", "no_rope_layer_interval")),
+    "Afmoe": (
+        {**EXPERTS, "num_experts": 2, "num_dense_layers": 2, "global_attn_every_n_layers": 2, "sliding_window": 8,
+         "head_dim": 8, "n_group": 1, "topk_group": 1, "num_shared_experts": 1}, {}, ("layer_types",)),
     "RecurrentGemma": (
         {"head_dim": 8, "block_types": ["recurrent", "attention"], "lru_width": 16, "attention_window_size": 8},
         {}, ()),
@@ -96,6 +105,8 @@ def test_layers_of_two_kinds(tmp_path, name):
     for folder, seed in (("a", 1), ("b", 2)):
         saved(tmp_path / folder, name, seed)
     slices = [("a", 0, 3), ("b", 2, 4), ("b", 3, 4)]
+    if name == "Afmoe":  # the dense layers stand before the others
+        slices = [("a", 0, 4), ("b", 3, 4)]
     if name == "Jamba":  # its form has but periods
         slices = [("a", 0, 4), ("b", 2, 4)]
     model = loaded(merged(tmp_path, slices))
@@ -112,6 +123,8 @@ def test_layers_of_two_kinds(tmp_path, name):
     if kinds is not None:
         own = {f: getattr(m.config, "layer_types", None) or m.config.attention_layers for f, m in sources.items()}
         assert list(kinds) == [own[folder][number] for folder, number in places]
+    if name == "SmolLM3":
+        assert [layer.self_attn.use_rope for layer in layers] == [number % 4 != 3 for _, number in places]
     with torch.no_grad():
         assert torch.isfinite(model(torch.tensor([[1, 3, 4, 5]])).logits).all()
 
@@ -168,3 +181,80 @@ def test_what_stands_outside_the_blocks_stays_together(tmp_path):
             assert torch.equal(tensor, source.state_dict()[name]), name
     kinds = {f: m.config.layer_types for f, m in models.items()}
     assert found.config.layer_types == [*kinds["a"][:3], *kinds["b"][2:]]
+
+
+def test_a_decoder_alone_counts_its_layers_by_its_own_entry(tmp_path):
+    """BART's config counts the encoder's layers as num_hidden_layers; the norm of the embeddings goes with them."""
+    fields = {"vocab_size": 32, "d_model": 16, "encoder_layers": 4, "decoder_layers": 4, "encoder_attention_heads": 2,
+              "decoder_attention_heads": 2, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24,
+              "max_position_embeddings": 32}  # fmt: skip
+    models = {}
+    for folder, seed in (("a", 1), ("b", 2)):
+        torch.manual_seed(seed)
+        models[folder] = transformers.BartForCausalLM(transformers.BartConfig(**fields))
+        with torch.no_grad():
+            for p in models[folder].parameters():
+                p.normal_(0, 0.1)
+        models[folder].save_pretrained(tmp_path / folder)
+    found = loaded(merged(tmp_path, [("a", 0, 3), ("b", 1, 4)])).state_dict()
+    name = "model.decoder.layers.5.fc1.weight"
+    assert torch.equal(found[name], models["b"].state_dict()["model.decoder.layers.3.fc1.weight"])
+    name = "model.decoder.layernorm_embedding.weight"
+    assert torch.equal(found[name], models["a"].state_dict()[name])
+
+
+def test_embeddings_of_every_layer_cannot_follow_slices(tmp_path):
+    fields = {"head_dim": 8, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 32, "laurel_rank": 4,
+              "altup_num_inputs": 2, "num_kv_shared_layers": 0, "activation_sparsity_pattern": [0.0] * 4,
+              "intermediate_size": [24] * 4, "layer_types": ["sliding_attention", "full_attention"] * 2}  # fmt: skip
+    for folder, seed in (("a", 1), ("b", 2)):
+        torch.manual_seed(seed)
+        config = transformers.Gemma3nTextConfig(**SMALL | fields)
+        transformers.Gemma3nForCausalLM(config).save_pretrained(tmp_path / folder)
+    with pytest.raises(InputError, match=r"'model\.embed_tokens_per_layer\.weight' has a part for every layer"):
+        merged(tmp_path, [("a", 0, 2), ("b", 0, 2)])
+    loaded(merged(tmp_path, [("a", 0, 2), ("b", 2, 4)]))
+
+
+def test_tensors_of_the_last_layer_alone(tmp_path):
+    """GPT-NeoX Japanese has one bias at the end, which no config says."""
+    fields = {k: v for k, v in SMALL.items() if k not in {"num_key_value_heads", "pad_token_id"}}
+    torch.manual_seed(0)
+    config = transformers.GPTNeoXJapaneseConfig(**fields, intermediate_multiple_size=2)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "a")
+
+    def notes(slices, out: str):
+        parts = [{"sources": [{"model": str(tmp_path / "a"), "layer_range": list(part)}]} for part in slices]
+        recipe = parse_recipe(json.dumps({"merge_method": "passthrough", "slices": parts}), "r.yml")
+        return [note for note in netweight.merge(recipe, tmp_path / out).notes if "check that it loads" in note]
+
+    [note] = notes([(0, 4), (2, 4)], "twice")
+    assert "only layer 3 has 'attention.dense_bias'" in note
+    assert notes([(0, 2), (1, 4)], "once") == []
+
+
+def test_entries_of_numbered_layers_follow(tmp_path):
+    """Gemma 4 gives some layers entries of their own, by number."""
+    from netweight.jobs.merge.layering import Layering, edit_layers
+
+    config = {"num_hidden_layers": 3, "per_layer_config": {"1": {"head_dim": 8}}}
+    edit_layers(config, Layering(3, [(config, 3, 1), (config, 3, 0), (config, 3, 1)]), "a")
+    assert config["per_layer_config"] == {"0": {"head_dim": 8}, "2": {"head_dim": 8}}
+
+
+def test_kinds_that_no_config_says_are_noted(tmp_path):
+    """Qwen3-Next's code has a rule of its own where its config says nothing; a type that is unknown gets a note."""
+    saved(tmp_path / "a", "Qwen3Next", 1)
+    path = tmp_path / "a" / "config.json"
+    held = json.loads(path.read_text())
+    del held["full_attention_interval"]
+    path.write_text(json.dumps(held | {"model_type": "unheard_of"}))
+
+    def notes(ranges, out: str):
+        parts = [{"sources": [{"model": str(tmp_path / "a"), "layer_range": list(part)}]} for part in ranges]
+        recipe = parse_recipe(json.dumps({"merge_method": "passthrough", "slices": parts}), "r.yml")
+        return [note for note in netweight.merge(recipe, tmp_path / out).notes if "config.json does not say" in note]
+
+    [note] = notes([(0, 2), (1, 4)], "moved")
+    assert "a: only 2 of 4 layers has " in note
+    assert notes([(0, 2), (2, 4)], "kept") == []

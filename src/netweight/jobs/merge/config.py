@@ -9,7 +9,7 @@ from netweight.checkpoint.tensor import Checkpoint
 from netweight.dtypes import DType, Kind
 from netweight.errors import printable
 from netweight.jobs.merge.layering import Layering, edit_layers
-from netweight.jobs.merge.sides import Side, is_head, ties_head
+from netweight.jobs.merge.sides import Side, is_head, stack_of, ties_head
 from netweight.merging.target import Target
 from netweight.params.architecture import config_numbers
 from netweight.params.model import Model
@@ -71,7 +71,7 @@ def plan_config(
         further = None
         if any(layer >= anchor.layers for layer in behind):
             further = len({t.layer for t in targets if t.layer is not None and t.layer >= len(from_where)})
-        layering = Layering(_layers_of(owner, sides), from_where, further)
+        layering = Layering(_layers_of(owner, sides), from_where, further, stack_of(anchor.model).head)
     stored = any(is_head(p) and name in shapes for name, p in anchor.parameters.items())
     tie = _tie(declared=ties_head(owner, parameters), stored=stored, sides=sides, anchor=anchor)
     if tie is not None:

@@ -156,10 +156,9 @@ def _weighted(
     record: Record,
 ) -> tuple[Weighting | None, MergePlan]:
     """The weights, measured where they must be, and the plan with them."""
-    from netweight.jobs.merge.targets import plan_merge
     from netweight.jobs.merge.weights import measure_grams, read_grams, weigh
 
-    request, plan, options = prepared.request, prepared.plan, prepared.options
+    request, plan = prepared.request, prepared.plan
     if request.weights is None:
         return None, plan
     grams = None
@@ -169,8 +168,14 @@ def _weighted(
         prepare_kernels(plan, kernels, progress)
         grams = measure_grams(plan.targets, executor, kernels, progress, record)
     weighting = weigh(request.weights, prepared.names(), plan.targets, grams)
-    recipe = request.with_weights(weighting.weights)
-    return weighting, plan_merge(recipe, plan.checkpoints, options.planning)
+    return weighting, _with_weights(prepared, weighting)
+
+
+def _with_weights(prepared: Prepared, weighting: Weighting) -> MergePlan:
+    from netweight.jobs.merge.targets import plan_merge
+
+    recipe = prepared.request.with_weights(weighting.weights)
+    return plan_merge(recipe, prepared.plan.checkpoints, prepared.options.planning)
 
 
 def preview(
@@ -198,7 +203,8 @@ def preview(
             )
     if request.weights is None:
         return described(plan.targets, grams), plan
-    return weigh(request.weights, prepared.names(), plan.targets, grams), plan
+    weighting = weigh(request.weights, prepared.names(), plan.targets, grams)
+    return weighting, _with_weights(prepared, weighting)
 
 
 def _restored(

@@ -14,8 +14,9 @@ __all__ = ["check_kinship"]
 
 _KEYS = (
     "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "hidden_act", "hidden_activation", "activation_function",
-    "partial_rotary_factor", "rotary_pct", "query_pre_attn_scalar", "attn_logit_softcapping",
-    "final_logit_softcapping", "embedding_multiplier", "residual_multiplier", "logits_scaling",
+    "rotary_pct", "sliding_window", "norm_topk_prob", "routed_scaling_factor", "query_pre_attn_scalar",
+    "attn_logit_softcapping", "final_logit_softcapping", "embedding_multiplier", "residual_multiplier",
+    "logits_scaling",
 )  # fmt: skip
 """Entries that change what weights do and not their shapes, where both configs have them."""
 
@@ -72,27 +73,47 @@ def _said(config: Mapping[str, Any]) -> dict[str, Any]:
     }
     for key in _KEYS:
         value = next((level[key] for level in levels if level.get(key) is not None), None)
+        if key == "sliding_window" and any(level.get("use_sliding_window") is False for level in levels):
+            value = None  # Qwen 2 states a window that it does not use
         said[key] = value if isinstance(value, str | int | float) else None
     return said
 
 
 def _rotary(levels: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """The base of the rotary frequencies and how they are stretched, from transformers' older keys and newer ones."""
-    held: dict[str, Any] = {"rope_theta": None, "rope_type": None, "rope_factor": None}
+    """The base of the rotary frequencies and how they are stretched, from transformers' older keys and newer ones; of
+    layers with a sliding window apart, where they have others.
+    """
+    held: dict[str, Any] = {}
     for level in levels:
-        theta = level.get("rope_theta", level.get("rotary_emb_base"))
-        if not isinstance(theta, int | float):
-            theta = None
+        plain = {
+            "rope_theta": level.get("rope_theta", level.get("rotary_emb_base")),
+            "partial_rotary_factor": level.get("partial_rotary_factor"),
+        }
         scaling = level.get("rope_parameters", level.get("rope_scaling"))
-        if isinstance(scaling, Mapping) and isinstance(nested := scaling.get("full_attention"), Mapping):
-            scaling = nested
-        if isinstance(scaling, Mapping):
-            theta = scaling.get("rope_theta", theta)
-            held["rope_type"] = held["rope_type"] or scaling.get("rope_type", scaling.get("type"))
-            held["rope_factor"] = held["rope_factor"] or scaling.get("factor")
-        held["rope_theta"] = held["rope_theta"] or theta
-    if held["rope_theta"] is not None:
-        held["rope_theta"] = float(held["rope_theta"]) if isinstance(held["rope_theta"], int | float) else None
-        held["rope_type"] = held["rope_type"] or "default"
-        held["rope_factor"] = held["rope_factor"] or 1.0
-    return held
+        scaling = scaling if isinstance(scaling, Mapping) else {}
+        full, sliding = scaling.get("full_attention"), scaling.get("sliding_attention")
+        found = _frequencies(plain, full if isinstance(full, Mapping) else scaling)
+        local = {"rope_theta": level.get("rope_local_base_freq")}
+        if isinstance(sliding, Mapping) or local["rope_theta"] is not None:
+            of_window = _frequencies(local, sliding if isinstance(sliding, Mapping) else {})
+            found |= {f"sliding {key}": value for key, value in of_window.items()}
+        held = found | {key: value for key, value in held.items() if value is not None}
+    keys = ("rope_theta", "rope_type", "rope_factor", *_STRETCHED)
+    return {f"{place}{key}": held.get(f"{place}{key}") for place in ("", "sliding ") for key in keys}
+
+
+_STRETCHED = ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings", "partial_rotary_factor")
+
+
+def _frequencies(plain: Mapping[str, Any], scaling: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config says of one kind of layer: nothing of the way of stretching where it names no base."""
+    theta = scaling.get("rope_theta", plain.get("rope_theta"))
+    kind = scaling.get("rope_type", scaling.get("type"))
+    theta = float(theta) if isinstance(theta, int | float) else None
+    if kind == "mrope":  # images have positions in it, tokens of text those of the default
+        kind = "default"
+    factor = scaling.get("factor")
+    if theta is not None:
+        kind, factor = kind or "default", factor or 1.0
+    more = {key: scaling.get(key, plain.get(key)) for key in _STRETCHED}
+    return {"rope_theta": theta, "rope_type": kind, "rope_factor": factor, **more}

@@ -7,7 +7,7 @@ cannot. Source: the configuration classes of the transformers library, and those
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +71,22 @@ def _cycle(key: str) -> Form:
 
     def write(level: dict[str, Any], values: Values) -> bool:
         level[key] = values
+        return True
+
+    return Form((key,), read, write)
+
+
+def _by_number(key: str) -> Form:
+    """{"number of a layer": its own entries} of some layers (Gemma 4)."""
+
+    def read(level: Level, layers: int) -> Values | None:
+        held = level.get(key)
+        if not isinstance(held, Mapping) or not held or not all(number.isdecimal() for number in held):
+            return None
+        return [held.get(str(number)) for number in range(layers)]
+
+    def write(level: dict[str, Any], values: Values) -> bool:
+        level[key] = {str(number): value for number, value in enumerate(values) if value is not None}
         return True
 
     return Form((key,), read, write)
@@ -159,19 +175,40 @@ def _trailing(key: str) -> Form:
     return Form((key,), read, write)
 
 
-def _every(key: str, name: str, kinds: tuple[Any, Any], *, phase: int = 1, tensors: bool = True) -> Form:
+_SECOND = {
+    "gemma2": 2, "vaultgemma": 2, "gpt_oss": 2, "gemma3_text": 6, "cohere2": 4, "olmo3": 4, "llama4_text": 4,
+    "smollm3": 4, "qwen3_next": 4, "qwen3_5_text": 4, "qwen3_5_moe_text": 4,
+}  # fmt: skip
+"""Model types that alternate two kinds of attention with no entry that says so: every so manieth layer."""
+
+
+def _every(
+    key: str,
+    name: str,
+    kinds: tuple[Any, Any],
+    *,
+    first: str = "",
+    tensors: bool = True,
+    default: Collection[str] = (),
+) -> Form:
     """Every so manieth layer is of the second kind, the others of the first, unless the list `name` says it; other
-    orders are said by that list, which is then there. `phase` 1: the last of each run, 0: the first.
+    orders are said by that list, which is then there. It is the last of each run, in model types that begin with
+    `first` the first. Model types of `default` mean it also where no entry says it.
     """
 
     def read(level: Level, layers: int) -> Values | None:
+        model_type = level.get("model_type")
+        model_type = model_type if isinstance(model_type, str) else ""
         every = _count(level, key, 1)
-        if every is None or isinstance(level.get(name), list):
+        if every is None and model_type in default:
+            every = _SECOND[model_type]
+        if every is None or (isinstance(level.get(name), list) and level[name]):
             return None
+        phase = 0 if first and model_type.startswith(first) else 1
         return [kinds[(number + phase) % every == 0] for number in range(layers)]
 
     def write(level: dict[str, Any], values: Values) -> bool:
-        level.setdefault(name, values)  # another form may have said it
+        level[name] = level.get(name) or values  # another form may have said it
         return True
 
     return Form((key, name), read, write, tensors)
@@ -182,7 +219,7 @@ def _every_numbered(key: str, name: str) -> Form:
     every = _every(key, name, (False, True))
 
     def write(level: dict[str, Any], values: Values) -> bool:
-        level.setdefault(name, [number for number, so in enumerate(values) if so])
+        level[name] = level.get(name) or [number for number, so in enumerate(values) if so]
         return True
 
     return Form(every.keys, every.read, write)
@@ -274,6 +311,7 @@ FORMS: Sequence[Form] = (
     ),
     *(_letters(key) for key in ("hybrid_override_pattern", "hybrid_pattern", "layer_pattern")),
     _cycle("block_types"),
+    _by_number("per_layer_config"),
     _runs("attention_types"),
     *(
         _numbers(key)
@@ -287,11 +325,16 @@ FORMS: Sequence[Form] = (
     _leading("first_k_dense_replace", "moe_layer_freq"),
     _leading("num_dense_layers"),
     _trailing("num_kv_shared_layers"),
-    _every("full_attention_interval", "layer_types", _LINEAR),
+    _every(
+        "full_attention_interval", "layer_types", _LINEAR, default=("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
+    ),
     _every("layer_group_size", "layer_types", _LINEAR),
-    _every("sliding_window_pattern", "layer_types", _SLIDING, tensors=False),
-    _every("global_attn_every_n_layers", "layer_types", _SLIDING, phase=0, tensors=False),
-    _every("no_rope_layer_interval", "no_rope_layers", (1, 0), tensors=False),
+    _every(
+        "sliding_window_pattern", "layer_types", _SLIDING, tensors=False,
+        default=("gemma2", "vaultgemma", "gpt_oss", "gemma3_text", "cohere2", "olmo3"),
+    ),
+    _every("global_attn_every_n_layers", "layer_types", _SLIDING, first="modernbert", tensors=False),
+    _every("no_rope_layer_interval", "no_rope_layers", (1, 0), tensors=False, default=("llama4_text", "smollm3")),
     _every_numbered("interleave_moe_layer_step", "moe_layers"),
     _from("max_window_layers", "layer_types", ("full_attention", "sliding_attention"), "use_sliding_window"),
     _period("attn_layer_period", "attn_layer_offset"),

@@ -9,7 +9,7 @@ from typing import Any
 from netweight.errors import InputError, printable
 from netweight.jobs.merge.layer_forms import FORMS, Form
 
-__all__ = ["Layering", "edit_layers"]
+__all__ = ["Layering", "edit_layers", "kinds_of"]
 
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 _FURTHER = "num_nextn_predict_layers"
@@ -28,6 +28,13 @@ class Layering:
     before: int
     layers: Sequence[Place]
     further: int | None = None
+    stack: str = ""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The entries of a config that count these layers: BART's decoder alone also has entries of its own."""
+        side = next((word for word in self.stack.split(".") if word in {"encoder", "decoder"}), None)
+        return _LAYERS if side is None else (*_LAYERS, f"{side}_layers", f"num_{side}_layers")
 
 
 def edit_layers(config: dict[str, Any], layering: Layering, where: str) -> list[str]:
@@ -40,18 +47,25 @@ def edit_layers(config: dict[str, Any], layering: Layering, where: str) -> list[
     levels = [config, *([text] if isinstance(text, dict) else [])]
     count = len(layering.layers)
     notes = []
-    if not any(isinstance(level.get(key), int) for level in levels for key in _LAYERS):
+    if not any(isinstance(level.get(key), int) for level in levels for key in layering.keys):
         notes.append(f"config.json does not say how many layers there are; the merged model has {count}")
     for level in levels:
         notes += _edit_level(level, layering, where, nested=level is text)
     return notes
 
 
+def kinds_of(config: Mapping[str, Any] | None, layers: int) -> list[tuple[Any, ...]]:
+    """What a config says, of each of so many layers, that decides which tensors it has."""
+    levels = [_level_of(config, nested=nested) for nested in (False, True)]
+    said = [form.read(level, layers) for level in levels for form in FORMS if form.tensors]
+    return [tuple(map(str, kinds)) for kinds in zip(*([0] * layers, *filter(None, said)), strict=True)]
+
+
 def _edit_level(level: dict[str, Any], layering: Layering, where: str, *, nested: bool) -> list[str]:
     """Edit what one level of a config says of layers."""
     notes: list[str] = []
     own = dict(level)
-    for key in _LAYERS:
+    for key in layering.keys:
         if isinstance(level.get(key), int):
             level[key] = len(layering.layers)
     if layering.further is not None and isinstance(level.get(_FURTHER), int):

@@ -24,6 +24,12 @@ Shape = tuple[int, ...]
 _LEAVES = re.compile(r"(?:^|\.)(?:project_out|text_projection|visual_projection)(?:\.|$)")
 """Projections of what the blocks give."""
 
+_ENTERS = re.compile(
+    r"(?:^|\.)(?:layernorm_embedding|emb_norm|embedding_hidden_mapping_in|embeddings_project(?:ion)?|project_in|mask_emb"
+    r"|tokens_embed|positions_embed|input_hidden_states_scale|input_hidden_states_bias)(?:\.|$)"
+)
+"""Norms of embeddings and projections of them, where no name of their modules says so."""
+
 
 @dataclass(frozen=True)
 class Group:
@@ -180,6 +186,7 @@ def _enters(parameter: Parameter) -> bool:
     """Whether a parameter makes what the blocks take: of tokens, images or sounds."""
     return (
         parameter.group == "embed"
+        or bool(_ENTERS.search(parameter.name))
         or parameter.stack in {"vision", "audio"}
         or (parameter.slot == "projector" and not _LEAVES.search(parameter.name))
     )

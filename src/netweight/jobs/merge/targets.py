@@ -16,6 +16,7 @@ from netweight.jobs.merge.drafts import Draft, Drafts
 from netweight.jobs.merge.faults import Faults
 from netweight.jobs.merge.kinship import check_kinship
 from netweight.jobs.merge.leftovers import find_leftovers
+from netweight.jobs.merge.positions import check_tables, note_on_kinds
 from netweight.jobs.merge.sides import read_sides
 from netweight.jobs.merge.slices import Group, make_groups, origins_by_models, origins_by_slices, uses_base
 from netweight.jobs.merge.vocabulary import VOCAB
@@ -121,7 +122,9 @@ def plan_with(
     if recipe.models:
         origins = origins_by_models(groups[0], sides, anchor)
     else:
+        check_tables(groups, sides, anchor)
         origins, lacking = origins_by_slices(groups, sides, anchor)
+        notes += note_on_kinds(origins, anchor)
         if lenient:
             faults.layers += [
                 f"'{printable(name)}' is missing in the layer of {sides[number].ref} that it would come from, and"
