@@ -89,6 +89,12 @@ KNOWN = {
     "backbone.layers.2.mixer.up_proj.weight": ("up_proj", "up_proj", "weight", 2),
     "backbone.blocks.2.ffn.proj_up_gate.weight": ("gate_proj", "gate_proj", "weight", 2),
     "backbone.blocks.2.mlstm_layer.k.weight": ("k_proj", "k_proj", "weight", 2),
+    # heads and embeddings of other families
+    "lm_loss.weight": ("output", "lm_head", "weight", None),
+    "pred_layer.proj.weight": ("output", "lm_head", "weight", None),
+    "output_projection.weight": ("output", "lm_head", "weight", None),
+    "transformer.tokens_embed.weight": ("embedding", "token_embedding", "weight", None),
+    "transformer.positions_embed.weight": ("embedding", "position_embedding", "weight", None),
     # as they were: SliceGPT, Molmo, RWKV, words with a number in them
     "model.layers.6.mlp_shortcut_Q": ("other", "rotation", "weight", 6),
     "model.transformer.blocks.6.ff_out.weight": ("down_proj", "down_proj", "weight", 6),

@@ -73,7 +73,8 @@ PROJECTOR_PLACES = _words(
 )
 HEAD_PLACES = _words(
     "lm_head embed_out output_layer predictions cls vocab_projector vocab_transform score classifier qa_outputs v_head"
-    " value_head reward_head regression_head classification_head pre_classifier shared_head generator_lm_head"
+    " value_head reward_head regression_head classification_head pre_classifier shared_head generator_lm_head lm_loss"
+    " pred_layer output_projection"
 )
 """What stands under these belongs to the model's head."""
 
@@ -157,9 +158,9 @@ EMBEDDINGS = {
             "token_embedding",
             "token_embeddings embed_in emb embedding embeddings tok_emb token_emb new_embedding shared",
         ),
-        ("token_embedding", "embed_tokens_per_layer tok_embedding"),
+        ("token_embedding", "embed_tokens_per_layer tok_embedding tokens_embed"),
         ("position_embedding", "wpe position_embeddings position_embedding embed_positions positional_embedding"),
-        ("position_embedding", "pos_embed pos_emb pos_embedding relative_attention_bias"),
+        ("position_embedding", "pos_embed pos_emb pos_embedding relative_attention_bias positions_embed"),
         ("type_embedding", "token_type_embeddings"),
         ("patch_embedding", "patch_embedding patch_embeddings patch_embed patch_embedder class_embedding cls_token"),
         ("patch_embedding", "pad_embed mask_token"),

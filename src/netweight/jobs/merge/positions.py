@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_tables", "note_on_kinds"]
 
-_WIDTH = "hidden_size_per_layer_input"
+_WIDTH = "hidden_size_per_layer_input"  # of a layer's part in the tables
 
 
 def check_tables(groups: Sequence[Group], sides: Mapping[int, Side], anchor: Side) -> None:
@@ -24,9 +24,7 @@ def check_tables(groups: Sequence[Group], sides: Mapping[int, Side], anchor: Sid
     config = anchor.checkpoint.config or {}
     text = config.get("text_config")
     levels = [level for level in (text, config) if isinstance(level, Mapping)]
-    width = next(
-        (level["hidden_size_per_layer_input"] for level in levels if "hidden_size_per_layer_input" in level), 0
-    )
+    width = next((level[_WIDTH] for level in levels if _WIDTH in level), 0)
     starts = [start for group in groups for start in group.starts]
     expected = [sum(g.layers for g in groups[:at]) for at, group in enumerate(groups) for _ in group.starts]
     kept = starts == expected and all(
