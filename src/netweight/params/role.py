@@ -100,7 +100,8 @@ _NORM = re.compile(
 _CONVOLUTION = re.compile(r"conv|^downsample|^upsample")
 _FEED_FORWARD_ROLES = frozenset({"gate_proj", "up_proj", "down_proj", "gate_up", "moe_gate"})
 _TOKEN_HEADS = frozenset({
-    "lm_head", "embed_out", "output_layer", "vocab_projector", "shared_head", "lm_loss", "pred_layer", "output_projection",
+    "lm_head", "embed_out", "output_layer", "vocab_projector", "shared_head", "lm_loss", "pred_layer",
+    "output_projection",
 })  # fmt: skip
 _LONGEST_WORD = 64
 _LONGEST_CACHED = 512
