@@ -193,7 +193,8 @@ def test_training_checkpoints(save) -> None:
         "iter_num": "a counter",
         "best": "a number, not a tensor",
         "config": "a dict of 1 entries without tensors",
-        "ema": "other weights beside the model: 7 tensors, 136 bytes; save them alone to read them",
+        "ema": "other weights beside the model: 7 tensors, 136 bytes; to read them:"
+        " torch.save(torch.load(FILE)['ema'], OUT)",
         "rng_state": f"state of a random number generator: 1 tensor, {torch.get_rng_state().numel()} bytes",
         "note": "text, not a tensor",
         "none": "nothing, not a tensor",
@@ -465,3 +466,68 @@ def test_opening_reads_no_data_and_imports_nothing_heavy(tmp_path) -> None:
         check=True,
     )
     assert done.stdout.splitlines() == ["[2, 1]", "[]"]
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_lazy_negatives_and_conjugates(tmp_path, zipped):
+    """torch keeps a bit beside such a view; its elements are those of the storage with another sign."""
+
+    def z():
+        return torch.complex(torch.arange(6.0).reshape(2, 3), torch.arange(6.0, 12.0).reshape(2, 3))
+
+    tensors = {
+        "negative": z().conj().imag,
+        "strided": z().conj().imag.T,
+        "conjugate": z().conj(),
+        "both": torch._neg_view(z().conj()),
+        "integers": torch._neg_view(torch.tensor([1, -(2**31), 0, 7], dtype=torch.int32)),
+        "halves": torch._neg_view(torch.tensor([0.0, -0.0, float("inf"), 2.5], dtype=torch.float16)),
+        "plain": z().imag,
+        "as stored": torch._neg_view(torch._neg_view(torch.arange(3.0))),
+    }
+    torch.save(tensors, tmp_path / "m.pt", _use_new_zipfile_serialization=zipped)
+    loaded = torch.load(tmp_path / "m.pt", weights_only=True)
+    with open_checkpoint(tmp_path / "m.pt") as checkpoint:
+        assert set(checkpoint) == set(tensors)
+        assert not checkpoint.shared  # a negative is no alias of what it views
+        for name, tensor in checkpoint.items():
+            expected = loaded[name].resolve_conj().resolve_neg().contiguous()
+            if expected.is_complex():
+                expected = torch.view_as_real(expected)
+            assert tensor.read().tobytes() == expected.numpy().tobytes(), name
+
+
+def test_objects_that_hold_themselves(tmp_path):
+    weight = torch.ones(2, 2)
+    plain = {"w": weight}
+    plain["self"] = plain
+    nested = {"a": {"w": weight}}
+    nested["a"]["up"] = nested
+    listed = [weight]
+    listed.append(listed)
+    wrapped = {"state_dict": {"w": weight}}
+    wrapped["state_dict"]["trainer"] = wrapped["model"] = wrapped
+    for number, (held, name) in enumerate([(plain, "w"), (nested, "a.w"), ({"l": listed}, "l.0"), (wrapped, "w")]):
+        torch.save(held, tmp_path / f"{number}.pt")
+        with open_checkpoint(tmp_path / f"{number}.pt") as checkpoint:
+            assert list(checkpoint) == [name]
+            assert {entry.reason for entry in checkpoint.skipped} == {"what holds it: taken once"}
+
+
+@pytest.mark.parametrize("about", [1, {"neg": 1}, {"odd": True}, {"conj": True}])
+def test_bits_that_cannot_be(tmp_path, about):
+    """Of a float tensor: what torch never writes is refused or listed, and never read without the bit."""
+
+    class Written:
+        def __reduce__(self):
+            storage = torch.ones(2)._typed_storage()
+            return torch._utils._rebuild_tensor_v2, (storage, 0, (2,), (1,), False, {}, about)
+
+    torch.save({"w": Written(), "v": torch.ones(1)}, tmp_path / "m.pt")
+    if about in ({"odd": True}, {"neg": 1}):
+        with open_checkpoint(tmp_path / "m.pt") as checkpoint:
+            assert list(checkpoint) == ["v"]
+            assert checkpoint.skipped[0].reason == "bits beside its elements, of a kind that is not known"
+    else:
+        with pytest.raises(FormatError, match="'w'"):
+            open_checkpoint(tmp_path / "m.pt")

@@ -191,7 +191,8 @@ def test_entries_are_what_they_hold_whatever_they_are_called(tmp_path) -> None:
         "scheduler": "text, not a tensor",
         "rng_seed": "a number, not a tensor",
         "adam": f"optimizer state: {counted(state)}",
-        "scaler": "other weights beside the model: 1 tensor, 12 bytes; save them alone to read them",
+        "scaler": "other weights beside the model: 1 tensor, 12 bytes; to read them:"
+        " torch.save(torch.load(FILE)['scaler'], OUT)",
         "optimG": "optimizer state: 1 tensor, 12 bytes",
         "amp": "a dict of 1 entries without tensors",
     }

@@ -13,7 +13,7 @@ from netweight.source.protocol import Source
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["is_c_order", "read_strided", "span_of", "swap_bytes"]
+__all__ = ["flip_signs", "is_c_order", "read_strided", "span_of", "swap_bytes"]
 
 PIECE = 4 << 20  # bytes of a storage held at once
 READ_COST = 32 << 10  # a read call costs about as much as this many bytes from the page cache
@@ -52,6 +52,22 @@ def swap_bytes(out: memoryview, dtype: DType) -> None:
     width = dtype.bits // 8 // (2 if dtype.kind is Kind.COMPLEX else 1)
     if width > 1:
         np.frombuffer(out, f"<u{width}").byteswap(inplace=True)
+
+
+def flip_signs(out: memoryview, dtype: DType, *, negative: bool, conjugate: bool) -> None:
+    """Turn little-endian elements in `out` into their negatives, or complex ones into their conjugates, in place."""
+    import numpy as np  # noqa: PLC0415 - headers are read without numpy
+
+    width = dtype.bits // 8 // (2 if dtype.kind is Kind.COMPLEX else 1)
+    bits = np.frombuffer(out, f"<u{width}")
+    if dtype.kind is Kind.INTEGER:
+        np.negative(bits, out=bits)  # modulo 2^bits, as torch does
+        return
+    sign = bits.dtype.type(1 << (8 * width - 1))
+    if negative:
+        np.bitwise_xor(bits, sign, out=bits)
+    if conjugate:
+        np.bitwise_xor(bits[1::2], sign, out=bits[1::2])
 
 
 def read_strided(

@@ -19,7 +19,7 @@ __all__ = ["Region", "build_part"]
 _EXPANDED = 1 << 30  # bytes that a view may have beyond what its storage justifies
 _FACTOR = 64
 
-_ViewKey = tuple[str, int, tuple[int, ...], tuple[int, ...], str]
+_ViewKey = tuple[str, int, tuple[int, ...], tuple[int, ...], str, bool, bool]
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,8 @@ def _tensor(where: str, name: str, view: View, region: Region, source: Source, b
         None if is_c_order(view.shape, view.strides) else view.strides,
         storage.key,
         byteorder,
+        view.negative,
+        view.conjugate,
     )
 
 
@@ -113,7 +115,8 @@ def _sharing(tensors: list[StoredTensor]) -> tuple[dict[str, str], int]:
     for tensor in tensors:
         if not tensor.size or tensor.storage is None:
             continue
-        key = (tensor.storage, tensor.offset, tensor.shape, tensor.strides or (), tensor.dtype.name)
+        view = (tensor.storage, tensor.offset, tensor.shape, tensor.strides or (), tensor.dtype.name)
+        key = (*view, tensor.negative, tensor.conjugate)
         if key in first:
             shared[tensor.name] = first[key]
             continue

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from netweight.checkpoint.pickle_nodes import Blob, Call, Global, Mapped, Persistent
-from netweight.dtypes import DTYPES, DType
+from netweight.dtypes import DTYPES, DType, Kind
 
 __all__ = ["Storage", "TensorNodes", "Unreadable", "View", "element_width", "is_module", "is_script", "storage_dtype"]
 
@@ -43,6 +43,7 @@ _REASONS = {
 }
 _NUMPY = ("numpy.core.multiarray.", "numpy._core.multiarray.", "numpy.ndarray", "numpy._core.numeric.")
 _MAX_DIMENSIONS = 64
+_BITS = frozenset({"neg", "conj"})
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,17 @@ class Storage:
 
 @dataclass(frozen=True)
 class View:
-    """A tensor as a view of a storage; `offset` and `strides` are in elements of `dtype`."""
+    """A tensor as a view of a storage; `offset` and `strides` are in elements of `dtype`. `negative` and `conjugate`:
+    the elements are those of the storage with another sign.
+    """
 
     storage: Storage
     dtype: DType
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+    negative: bool = False
+    conjugate: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,9 +148,10 @@ class TensorNodes:
     def _call(self, node: Call) -> View | Unreadable | None:
         name = node.of
         if name in {"torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"}:
-            return self._view(node.args[:4])
+            return _with_bits(self._view(node.args[:4]), node.args[6:7])
         if name == "torch._utils._rebuild_tensor_v3":
-            return self._view(node.args[:4], node.args[6] if len(node.args) > 6 else None)
+            view = self._view(node.args[:4], node.args[6] if len(node.args) > 6 else None)
+            return _with_bits(view, node.args[7:8])
         if name in _REASONS:
             return Unreadable(_REASONS[name])
         if name.startswith(_NUMPY):
@@ -182,6 +188,26 @@ class TensorNodes:
                 return Unreadable(f"its dtype is {name}, which is not known")
             element = DTYPES[_NAMES[dtype.name]]
         return View(storage, element, offset, tuple(shape), tuple(strides))
+
+
+def _with_bits(view: View | Unreadable, about: tuple[Any, ...]) -> View | Unreadable:
+    """The view with the bits that torch keeps beside a tensor (torch/_utils.py, set_tensor_metadata): `about` is empty
+    where it keeps none.
+    """
+    held = about[0] if about else None
+    if isinstance(view, Unreadable) or held is None:
+        return view
+    if not isinstance(held, Mapped):
+        return Unreadable("what is kept of its bits is no dict", broken=True)
+    for key, value in held.pairs:
+        if key not in _BITS or type(value) is not bool:
+            return Unreadable("bits beside its elements, of a kind that is not known")
+    negative, conjugate = held.get("neg") is True, held.get("conj") is True
+    if conjugate and view.dtype.kind is not Kind.COMPLEX:
+        return Unreadable(f"the conjugate of {view.dtype}", broken=True)
+    if negative and view.dtype.kind not in {Kind.FLOAT, Kind.COMPLEX, Kind.INTEGER}:
+        return Unreadable(f"the negative of {view.dtype}, which is not read")
+    return replace(view, negative=negative, conjugate=conjugate)
 
 
 def _is_count(value: Any) -> bool:

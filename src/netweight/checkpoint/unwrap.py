@@ -75,10 +75,12 @@ class _Walk:
         self.result = Unwrapped()
         self.steps = 0
         self.characters = 0
+        self.above: list[int] = []  # identities of what holds the node that is looked at
 
     def enter(self, node: Any) -> None:
         """Go down through wrappers to the model, listing what lies beside it, then take its tensors."""
         for _ in range(MAX_DEPTH):
+            self.above.append(id(node))
             if is_script(node):
                 break
             node = attributes(node)
@@ -98,6 +100,7 @@ class _Walk:
                 break
             self._beside(entries, chosen)
             node = next(value for name, value in reversed(entries) if name == chosen)
+        self.above.pop()
         tensor = self.nodes.read(node)
         if tensor is not None and is_generator(tensor):
             holds = self._survey(node).holds
@@ -123,7 +126,9 @@ class _Walk:
         values = dict(entries)
         for key in _MODEL_KEYS:
             inner = values.get(key)
-            if inner is not None and self.nodes.read(inner) is None and self._survey(inner).count:
+            if inner is None or id(inner) in self.above or self.nodes.read(inner) is not None:
+                continue
+            if self._survey(inner).count:
                 return key
         return None
 
@@ -131,7 +136,8 @@ class _Walk:
         """The one entry of a list that holds tensors without being one, if there is exactly one."""
         if len(items) > 1000:
             return None
-        holding = [i for i, item in enumerate(items) if not is_optimizer(item) and self._survey(item).count]
+        others = [(i, item) for i, item in enumerate(items) if id(item) not in self.above and not is_optimizer(item)]
+        holding = [i for i, item in others if self._survey(item).count]
         return holding[0] if len(holding) == 1 and self.nodes.read(items[holding[0]]) is None else None
 
     def _beside(self, entries: list[tuple[str, Any]], chosen: str) -> None:
@@ -141,6 +147,8 @@ class _Walk:
 
     def _reason(self, name: str, value: Any) -> str:
         """Why the entry beside or inside a model is not taken."""
+        if id(value) in self.above:
+            return "what holds it: taken once"
         found = self._survey(value)
         holds = f": {found.holds}" if found.count else ""
         state = training_state(name, value, found)
@@ -152,13 +160,21 @@ class _Walk:
         if tensor is not None:
             return "a counter" if COUNTERS.fullmatch(name) else f"a tensor beside the model{holds}"
         if found.count:
-            return f"other weights beside the model{holds}; save them alone to read them"
+            return f"other weights beside the model{holds}; to read them: torch.save(torch.load(FILE)[{name!r}], OUT)"
         return described(value)
 
     def _collect(self, node: Any, prefix: str, depth: int, *, top: bool = False) -> None:
         """Take every tensor below `node`, named by its path."""
         if depth > MAX_DEPTH:
             raise FormatError(f"{self.where}: its tensors are nested more than {MAX_DEPTH} levels deep")
+        if id(node) in self.above:
+            self.result.skipped.append(Skipped(prefix.removesuffix("."), "what holds it: taken once"))
+            return
+        self.above.append(id(node))
+        self._collect_inside(node, prefix, depth, top=top)
+        self.above.pop()
+
+    def _collect_inside(self, node: Any, prefix: str, depth: int, *, top: bool) -> None:
         if is_module(node):
             self._collect_module(node, prefix, depth)
             return

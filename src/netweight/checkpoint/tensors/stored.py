@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from netweight.checkpoint.strided import read_strided, span_of, swap_bytes
+from netweight.checkpoint.strided import flip_signs, read_strided, span_of, swap_bytes
 from netweight.checkpoint.tensor import Stretch, Tensor
 from netweight.source.protocol import Source
 
@@ -17,7 +17,8 @@ class StoredTensor(Tensor):
     """Elements that one file holds.
 
     `offset` is where element 0 lies in `source`, in bytes; `strides` are in elements, None for C order.
-    `storage` names the storage that several tensors may share (torch), None where nothing can be shared.
+    `storage` names the storage that several tensors may share (torch), None where nothing can be shared. `negative` and
+    `conjugate` are torch's bits of lazy views: the elements are those stored with another sign.
     """
 
     source: Source = field(repr=False)
@@ -25,6 +26,8 @@ class StoredTensor(Tensor):
     strides: tuple[int, ...] | None = None
     storage: str | None = None
     byteorder: str = "little"
+    negative: bool = False
+    conjugate: bool = False
 
     @property
     def where(self) -> str:
@@ -54,3 +57,5 @@ class StoredTensor(Tensor):
             read_strided(self.source, self.offset, bits // 8, self.shape, self.strides, start, out)
         if self.byteorder == "big":
             swap_bytes(out, self.dtype)
+        if self.negative or self.conjugate:
+            flip_signs(out, self.dtype, negative=self.negative, conjugate=self.conjugate)
