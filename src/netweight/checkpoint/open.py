@@ -27,6 +27,7 @@ from netweight.source.remote import RemoteFile
 __all__ = ["open_checkpoint"]
 
 _AT_A_TIME = 8  # headers of files far away
+_SHOWN = 4  # names of a note
 
 
 def open_checkpoint(ref: str | os.PathLike[str], *, download: bool = False) -> Checkpoint:
@@ -158,6 +159,9 @@ def _open_selection(
     quantised = quantised_note(tensors, config)
     if quantised:
         notes.append(f"{printable(ref)}: {quantised}")
+    outside = tuple(dict.fromkeys(name for part in parts for name in part.outside))
+    if outside:
+        notes.append(_outside_note(outside))
     return Checkpoint(
         ref,
         tensors,
@@ -173,6 +177,17 @@ def _open_selection(
         revision=revision,
         location=local,
         place=place,
+        outside=outside,
+    )
+
+
+def _outside_note(outside: Sequence[str]) -> str:
+    shown = ", ".join(printable(name, 80) for name in outside[:_SHOWN])
+    more = f" and {len(outside) - _SHOWN} more" if len(outside) > _SHOWN else ""
+    count = "a name" if len(outside) == 1 else f"{len(outside)} names"
+    return (
+        f"its pickle has {count} outside the list of harmless ones ({shown}{more}): nothing was run here; loading it"
+        " elsewhere runs what they stand for"
     )
 
 

@@ -14,7 +14,8 @@ __all__ = ["Part"]
 @dataclass(frozen=True)
 class Part:
     """One file read: `format` as in Checkpoint, `tensors` in file order, `shared` alias -> first name.
-    `instead`: what the file holds, where that is known and no model.
+    `instead`: what the file holds, where that is known and no model. `outside`: what its pickles name beside what is
+    harmless.
     """
 
     format: str
@@ -26,3 +27,4 @@ class Part:
     notes: tuple[str, ...] = ()
     shared: Mapping[str, str] = field(default_factory=dict)
     instead: str = ""
+    outside: tuple[str, ...] = ()

@@ -134,7 +134,8 @@ class Checkpoint(Mapping[str, Tensor]):
     weights; `notes` are findings worth a line (hidden bytes, an index that disagrees with its shards); `shared` maps an
     alias to the tensor whose storage it is; `sources` are the open files. `revision` is the commit of a model of the
     hub, else None. `location` is the folder or file on this machine (of the hub: the snapshot in its cache), None where
-    the model is read from far away. `place` is the folder that its files lie in, wherever that is.
+    the model is read from far away. `place` is the folder that its files lie in, wherever that is. `outside` is what
+    its pickles name beside what is harmless, whether they call it or not; a note says so too.
     """
 
     def __init__(
@@ -154,6 +155,7 @@ class Checkpoint(Mapping[str, Tensor]):
         revision: str | None = None,
         location: Path | None = None,
         place: Place | None = None,
+        outside: tuple[str, ...] = (),
     ) -> None:
         self.ref = ref
         self.format = format
@@ -168,6 +170,7 @@ class Checkpoint(Mapping[str, Tensor]):
         self.revision = revision
         self.location = location
         self.place = place
+        self.outside = outside
         self._tensors = tensors
 
     def __getitem__(self, name: str) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from netweight.checkpoint.part import Part
@@ -38,8 +38,10 @@ def build_part(
     file: CheckpointFile,
     format: str,  # noqa: A002 - the field's word
     byteorder: str = "little",
+    outside: Iterable[str] = (),
 ) -> Part:
-    """The Part of the `unwrapped` tensors; `locate` gives the region of a storage by its key.
+    """The Part of the `unwrapped` tensors; `locate` gives the region of a storage by its key; `outside` is what
+    its pickles name beside what is harmless.
 
     Raises FormatError where a view leaves its storage.
     """
@@ -77,6 +79,7 @@ def build_part(
         notes=tuple(notes),
         shared=shared,
         instead=unwrapped.instead,
+        outside=tuple(outside),
     )
 
 

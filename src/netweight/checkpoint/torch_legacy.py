@@ -39,8 +39,9 @@ def read_torch_legacy(source: Source) -> Part:
         raise FormatError(f"{where}: its torch protocol is not {_PROTOCOL}, expected a file made by torch.save")
     load_pickle(stream, where)  # sizes of C types on the machine that wrote it: torch itself looks at none of them
     widths: dict[str, int] = {}
-    content = load_pickle(stream, where, lambda pid: _remember_width(pid, widths))
-    keys = load_pickle(stream, where)
+    outside: dict[str, None] = {}
+    content = load_pickle(stream, where, lambda pid: _remember_width(pid, widths), outside)
+    keys = load_pickle(stream, where, outside=outside)
     if not isinstance(keys, (list, tuple)) or not all(isinstance(key, (str, int)) for key in keys):
         raise FormatError(f"{where}: has no list of storages after its pickle; the file is damaged")
     data_start = stream.tell()
@@ -53,7 +54,7 @@ def read_torch_legacy(source: Source) -> Part:
         return regions[key]
 
     file = CheckpointFile(source.name, source.size, digest_of(source, 0, data_start))
-    return build_part(unwrapped, locate, source=source, file=file, format="torch legacy")
+    return build_part(unwrapped, locate, source=source, file=file, format="torch legacy", outside=outside)
 
 
 def _of(content: Any) -> str:

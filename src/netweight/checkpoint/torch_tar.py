@@ -37,10 +37,13 @@ def read_torch_tar(source: Source) -> Part:
     if "tensors" in members:
         contents.read_tensors(*members["tensors"])
     start, end = members["pickle"]
-    content = load_pickle(stream_of(source, start, end), where)
+    outside: dict[str, None] = {}
+    content = load_pickle(stream_of(source, start, end), where, outside=outside)
     unwrapped = unwrap(content, TensorNodes(contents.storage_of, contents.tensor_of), where)
     file = CheckpointFile(source.name, source.size, digest_of(source, start, end))
-    return build_part(unwrapped, contents.regions.__getitem__, source=source, file=file, format="torch tar")
+    return build_part(
+        unwrapped, contents.regions.__getitem__, source=source, file=file, format="torch tar", outside=outside
+    )
 
 
 def _members(source: Source, where: str) -> dict[str, tuple[int, int]]:

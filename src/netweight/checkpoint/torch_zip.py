@@ -40,7 +40,8 @@ def read_torch_zip(source: Source) -> Part:
     else:
         packed = read_small(source, pickle, MAX_PACKED_PICKLE)
         stream, digest = io.BytesIO(packed), hashlib.sha256(packed).hexdigest()
-    content = load_pickle(stream, where)
+    outside: dict[str, None] = {}
+    content = load_pickle(stream, where, outside=outside)
     unwrapped = unwrap(content, TensorNodes(storage_of), where)
     order = entries.get(f"{root}byteorder")
     byteorder = read_small(source, order, 16).decode("ascii", "replace").strip() if order else "little"
@@ -59,7 +60,9 @@ def read_torch_zip(source: Source) -> Part:
         return Region(data_offset(source, entry), entry.size)
 
     file = CheckpointFile(source.name, source.size, digest)
-    return build_part(unwrapped, locate, source=source, file=file, format="torch zip", byteorder=byteorder)
+    return build_part(
+        unwrapped, locate, source=source, file=file, format="torch zip", byteorder=byteorder, outside=outside
+    )
 
 
 def _root(entries: dict[str, ZipEntry], where: str) -> tuple[str, ZipEntry]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from netweight.checkpoint.pickle_nodes import Blob, Call, Global, Mapped, Persistent
-from netweight.checkpoint.pickle_policy import is_dangerous
+from netweight.checkpoint.pickle_policy import dangerous_call, is_harmless
 from netweight.errors import FormatError, UnsafeFileError, printable
 
 __all__ = ["load_pickle"]
@@ -29,14 +29,24 @@ _TUPLES = frozenset({"builtins.tuple", "__builtin__.tuple", "torch.Size"})
 _RECONSTRUCTORS = frozenset({"copyreg._reconstructor", "copy_reg._reconstructor", "copyreg.__newobj__"})
 
 
-def load_pickle(stream: BinaryIO, where: str, on_reference: Callable[[Any], None] | None = None) -> Any:
+def load_pickle(
+    stream: BinaryIO,
+    where: str,
+    on_reference: Callable[[Any], None] | None = None,
+    outside: dict[str, None] | None = None,
+) -> Any:
     """The pickle at the stream's position as nodes; `where` names it in messages.
 
-    `on_reference` is told each persistent id, reached from the result or not.
+    `on_reference` is told each persistent id, reached from the result or not; `outside` gets every name that is not on
+    the list of harmless ones, whether it is called or not.
 
     Raises FormatError where it is damaged or passes a cap, UnsafeFileError where it calls what only an attack calls.
     """
-    return _Machine(stream, where, on_reference).run()
+    machine = _Machine(stream, where, on_reference)
+    content = machine.run()
+    if outside is not None:
+        outside |= dict.fromkeys(named.full for named in machine.globals.values() if not is_harmless(named))
+    return content
 
 
 class _DamagedError(Exception):
@@ -142,11 +152,7 @@ class _Machine:
         if not isinstance(args, tuple):
             raise _DamagedError("the arguments of a call are no tuple")
         name = function.full if isinstance(function, Global) else ""
-        if name and is_dangerous(function):
-            raise UnsafeFileError(
-                f"{self.where}: its pickle asks to call {printable(name)} (byte {self.stream.tell()}); "
-                "nothing was run; do not load this file elsewhere"
-            )
+        self._refuse(function)
         self.cost += 160
         first = args[-1] if name == "collections.defaultdict" and args else args[0] if args else None
         if name in _DICTS:
@@ -156,10 +162,8 @@ class _Machine:
         elif name in _TUPLES:
             self.stack.append(tuple(first) if isinstance(first, (list, tuple)) else ())
         elif name in _RECONSTRUCTORS and args:
+            self._refuse(first)
             self.stack.append(Call(first, args[1:]))
-            if isinstance(first, Global) and is_dangerous(first):
-                self.stack.pop()
-                self.call(first, ())
         else:
             self.stack.append(Call(function, args))
         made = self.stack[-1]
@@ -167,6 +171,13 @@ class _Machine:
             self.cost += 8 * len(made)
         elif isinstance(made, Mapped):
             self.cost += 70 * len(made.pairs)
+
+    def _refuse(self, function: Any) -> None:
+        if name := dangerous_call(function):
+            raise UnsafeFileError(
+                f"{self.where}: its pickle asks to call {printable(name)} (byte {self.stream.tell()}); "
+                "nothing was run; do not load this file elsewhere"
+            )
 
     def put(self, index: int) -> None:
         if not 0 <= index < 1 << 32:

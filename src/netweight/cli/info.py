@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from netweight.cli.options import format_option
-from netweight.errors import OptionError
+from netweight.errors import OptionError, UnsafeFileError, printable
 from netweight.views.info import show_info
 from netweight.views.text import print_json
 
@@ -19,6 +19,9 @@ __all__ = ["info"]
 @click.option("--tree", is_flag=True, help="Show the tensors as a tree, equal layers folded into one branch.")
 @click.option("--depth", type=click.IntRange(min=1), metavar="N", help="Levels of the tree to show. Implies --tree.")
 @click.option("--count-tied-twice", is_flag=True, help="Count tied weights under each of their names.")
+@click.option(
+    "--strict", is_flag=True, help="Exit with 2 where a pickle names what is not on the list of harmless names."
+)
 def info(
     model: str | None,
     model_option: str | None,
@@ -26,6 +29,7 @@ def info(
     tree: bool,  # noqa: FBT001 - click passes by name
     depth: int | None,
     count_tied_twice: bool,  # noqa: FBT001
+    strict: bool,  # noqa: FBT001
 ) -> None:
     """Say what is in MODEL without reading its weights.
 
@@ -42,3 +46,6 @@ def info(
         print_json(result.to_dict())
     elif output_format == "human":
         show_info(result, depth=depth)
+    if strict and result.outside:
+        listed = ", ".join(printable(name, 200) for name in result.outside)
+        raise UnsafeFileError(f"{printable(ref)}: --strict: its pickle names what may not be harmless: {listed}")

@@ -74,8 +74,8 @@ class Info:
     `parameters` leaves out `buffers` (causal masks, rotary frequencies, running statistics). `layers` and what follows
     are None where neither config nor shapes tell. `stacks` counts the blocks of each tower, the main one as "". `tied`
     maps an alias to the name that it repeats; `other`: what has the role "other", by the form of the names, most
-    parameters first; `head_is` names the embedding that serves as the head, where the file
-    holds none. `revision` is the commit that was read of a model of the hub.
+    parameters first; `head_is` names the embedding that serves as the head, where the file holds none. `outside`: what
+    pickles name beside what is harmless. `revision` is the commit that was read of a model of the hub.
     """
 
     ref: str
@@ -103,6 +103,7 @@ class Info:
     config_problem: str | None
     metadata: dict[str, str]
     revision: str | None = None
+    outside: tuple[str, ...] = ()
     tree: Branch | None = field(default=None, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -161,6 +162,7 @@ def _describe(checkpoint: Checkpoint, *, count_tied_twice: bool, tree: bool) -> 
         config_problem=None if adapter and checkpoint.config is None else checkpoint.config_problem,
         metadata=checkpoint.metadata,
         revision=checkpoint.revision,
+        outside=checkpoint.outside,
         tree=grow(tensors.values()) if tree else None,
     )
 
