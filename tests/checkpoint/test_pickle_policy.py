@@ -73,7 +73,8 @@ def test_attacks_are_refused(tmp_path, name):
 @pytest.mark.parametrize(
     ("module", "attribute"),
     [("pathlib", "os.system"), ("torch.serialization", "os.system"), ("logging", "sys.modules"),
-     ("anything", "os.popen"), ("pathlib", "Path.unlink"), ("torch._ops", "_Ops.load_library"), ("collections", "abc.sys")],
+     ("anything", "os.popen"), ("pathlib", "Path.unlink"), ("torch._ops", "_Ops.load_library"),
+     ("collections", "abc.sys")],
 )  # fmt: skip
 def test_names_within_names(tmp_path, module, attribute):
     """`pathlib.os` is os: torch and pickle find it by its dots."""

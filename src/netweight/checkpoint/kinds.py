@@ -1,4 +1,5 @@
-"""Readers, and which of them a file is for: told by its first bytes, never by its name.
+"""Readers, and which of them a file is for: told by its first bytes. By its name only one thing is told: a file called
+.safetensors is read as that or not at all.
 
 Adding a reader is a file in this folder, which ends with its `READER`, and the file's name here.
 """
@@ -38,9 +39,9 @@ def reader_of(source: Source) -> Reader:
     head = bytearray(min(_HEAD, source.size))
     source.read_into(0, memoryview(head))
     start = bytes(head)
-    for reader in READERS.values():
-        if reader.matches(start, source.size):
-            return reader
+    fitting = [reader for reader in READERS.values() if reader.matches(start, source.size)]
+    if fitting:
+        return _the_one(fitting, source.name)
     what = what_is(start, source)
     if what:
         raise FormatError(f"{where}: is {what}")
@@ -53,3 +54,21 @@ def reader_of(source: Source) -> Reader:
         f"{where}: is no known model file: starts with {start[:8].hex(' ')}; expected safetensors, torch or npz"
         + (f"; it is named like {like}" if like else "")
     )
+
+
+def _the_one(fitting: list[Reader], name: str) -> Reader:
+    """The reader of a file that these take by its first bytes; raises FormatError where two would read other values."""
+    names = [reader.name for reader in fitting]
+    if name.endswith(".safetensors"):
+        if "safetensors" in names:
+            return READERS["safetensors"]  # as the safetensors package reads it, whatever else it may be
+        raise FormatError(
+            f"{printable(name)}: is no safetensors file, though its name says so, but a file of the format {names[0]};"
+            " give it the name that it should have"
+        )
+    if len(fitting) > 1 and names != ["npz", "torch zip"]:  # an archive that begins with an array is of numpy
+        raise FormatError(
+            f"{printable(name)}: could be {' or '.join(names)}, which would be other tensors; expected one format: if"
+            " it is a safetensors file, let its name end in .safetensors"
+        )
+    return fitting[0]

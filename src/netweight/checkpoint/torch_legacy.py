@@ -105,6 +105,8 @@ def _regions(source: Source, keys: list[str], start: int, widths: dict[str, int]
 
 
 def _matches(start: bytes, _size: int) -> bool:
+    if start[8:9] == b"{" and start[2:4] != b"\x8a\x0a":
+        return False  # the length of a safetensors header
     return (start[0] == 0x80 and len(start) > 1 and start[1] <= 5) or start.startswith(_MAGIC_AS_TEXT)
 
 
