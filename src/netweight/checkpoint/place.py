@@ -79,7 +79,10 @@ class LocalPlace:
 
     def has(self, name: str) -> bool:
         """See Place."""
-        return (self.folder / name).exists()
+        try:
+            return (self.folder / name).exists()
+        except OSError:  # a name that is too long for any file
+            return False
 
     def path(self, name: str) -> str:
         """See Place."""
@@ -97,7 +100,10 @@ def check_inside(folder: Path, path: Path) -> None:
     The links of a Hugging Face cache, from `snapshots/<revision>/` to `blobs/` beside it, are fine.
     """
     home = folder.resolve()
-    target = path.resolve()
+    try:
+        target = path.resolve()
+    except (OSError, RuntimeError):  # RuntimeError before Python 3.13
+        raise ModelNotFoundError(f"{printable(str(path), 300)}: is a link that leads back to itself") from None
     if target.is_relative_to(home):
         return
     for parent in (home, *home.parents):

@@ -8,11 +8,14 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import click
+from click.utils import PacifyFlushWrapper
 
 from netweight.cli.lazy import LazyGroup
-from netweight.errors import NetweightError
+from netweight.errors import NetweightError, printable
 from netweight.version import __version__
 from netweight.views.text import one_line
 
@@ -34,6 +37,11 @@ COMMANDS = {
 }
 
 _OBJECTS = 100_000  # made between two searches for garbage: libraries make many while they load, and none is garbage
+_BEYOND: dict[type[Exception], str] = {
+    OverflowError: "a number is beyond what float64 holds",
+    RecursionError: "an input is nested too deeply",
+    MemoryError: "there is not enough memory",
+}
 _BROKEN_PIPE = 141  # 128 + SIGPIPE, what a program that the signal ends returns
 
 
@@ -57,6 +65,9 @@ def cli() -> None:
 def main(args: Sequence[str] | None = None) -> None:
     """Run the program and leave with its exit code: 0, 1 failed job, 2 bad input, 130 interrupted."""
     gc.set_threshold(_OBJECTS, 50, 100)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller: what would be printed is not wanted
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - until the end
     code = _run(args)
     gc.freeze()  # the process ends: walking every object of every library once more would take half a second
     sys.exit(code)
@@ -76,10 +87,24 @@ def _run(args: Sequence[str] | None) -> int:
     except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted", 130)
     except BrokenPipeError:
-        # the interpreter flushes stdout once more at exit, and would complain there
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         return _BROKEN_PIPE
+    except SystemExit as left:  # click has met a broken pipe
+        return _BROKEN_PIPE if isinstance(sys.stdout, PacifyFlushWrapper) else int(left.code or 0)
+    except OSError as error:
+        where = f"{printable(str(error.filename), 300)}: " if error.filename else "stdout or a file: "
+        _drop_stdout()
+        return _fail(f"{where}{error.strerror or error}", 1)
+    except (OverflowError, RecursionError, MemoryError) as error:
+        what = next(what for kind, what in _BEYOND.items() if isinstance(error, kind))
+        return _fail(f"{what}: {str(error) or 'no more is known'}; no result was put in its place", 1)
     return code if isinstance(code, int) else 0
+
+
+def _drop_stdout() -> None:
+    """What is still to be printed goes nowhere: the interpreter flushes stdout at exit, and would complain there."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int) -> int:

@@ -14,6 +14,8 @@ from netweight.merging.recipe.yaml import Path
 
 __all__ = ["WITHOUT_EFFECT", "check_settings", "resolve"]
 
+_LARGEST = 3.4028234663852886e38  # float32's
+
 WITHOUT_EFFECT = {"int8_mask": "how mergekit keeps masks in memory; no value depends on it"}
 """Settings of mergekit that change no number: flags that recipes may have at any level."""
 
@@ -67,7 +69,7 @@ def _check_value(setting: Setting, value: Value | Gradient, recipe: Recipe, path
     for n, item in enumerate(value) if isinstance(value, tuple) else [(None, value)]:
         if not _fits(setting, item):
             where = recipe.where(*path, *([] if n is None else [n]))
-            raise OptionError(f"{where}: expected {_expected(setting)}, got {describe(item)}")
+            raise OptionError(f"{where}: expected {_expected(setting)}{_of_range(item)}, got {describe(item)}")
 
 
 def _fits(setting: Setting, value: Value) -> bool:
@@ -77,10 +79,15 @@ def _fits(setting: Setting, value: Value) -> bool:
         return False
     low, high = setting.low, setting.high
     return (
-        abs(value) < float("inf")  # false for NaN too
+        abs(value) <= _LARGEST  # false for NaN too
         and (low is None or value > low or (value == low and not setting.open_low))
         and (high is None or value < high or (value == high and not setting.open_high))
     )
+
+
+def _of_range(value: Any) -> str:
+    """What is to be said of numbers that sums and products would take beyond float64."""
+    return " within the range of float32" if type(value) in {int, float} and abs(value) > _LARGEST else ""
 
 
 def _expected(setting: Setting) -> str:
@@ -169,8 +176,8 @@ def _value(
         value = interpolate(value, depth)
     if isinstance(value, tuple) or not _fits(setting, value):
         raise OptionError(
-            f"{_at(recipe, source)}: {setting.name} for {printable(name)}: expected {_expected(setting)}, got "
-            f"{describe(value)}"
+            f"{_at(recipe, source)}: {setting.name} for {printable(name)}: expected {_expected(setting)}"
+            f"{_of_range(value)}, got {describe(value)}"
         )
     return float(value) if setting.kind == "number" else value
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Options", "Request", "Weights", "make_request"]
 
 _PLAIN = "task_arithmetic"
+_LARGEST = 3.4028234663852886e38  # float32's: sums of larger weights would leave float64
 
 
 @dataclass(frozen=True)
@@ -170,9 +171,11 @@ def _check(weights: Weights, base: str | None, models: Sequence[str]) -> None:
         if values is not None and len(values) != len(models):
             raise OptionError(f"{option}: expected one for each of the {len(models)} models, got {len(values)}")
         for value in values or ():
-            if not math.isfinite(value) or value < least:
+            if not abs(value) <= _LARGEST or value < least:
                 above = " of at least 0" if least == 0 else ""
-                raise OptionError(f"{option}: expected finite numbers{above}, got {value!r}")
+                large = math.isfinite(value) and value >= least
+                numbers = "numbers within the range of float32" if large else f"finite numbers{above}"
+                raise OptionError(f"{option}: expected {numbers}, got {value!r}")
     if base in models:
         raise OptionError(f"--models: {printable(base or '')} is the base itself and has no task vector; leave it out")
     ways = [
