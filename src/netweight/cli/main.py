@@ -12,7 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import click
-from click.utils import PacifyFlushWrapper
 
 from netweight.cli.lazy import LazyGroup
 from netweight.errors import NetweightError, printable
@@ -74,6 +73,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _run(args: Sequence[str] | None) -> int:
+    stdout = sys.stdout
     try:
         code = cli.main(args=args, prog_name="netweight", standalone_mode=False)
         sys.stdout.flush()
@@ -89,8 +89,8 @@ def _run(args: Sequence[str] | None) -> int:
     except BrokenPipeError:
         _drop_stdout()
         return _BROKEN_PIPE
-    except SystemExit as left:  # click has met a broken pipe
-        return _BROKEN_PIPE if isinstance(sys.stdout, PacifyFlushWrapper) else int(left.code or 0)
+    except SystemExit as left:  # where click meets a broken pipe, it puts something else in the place of stdout
+        return _BROKEN_PIPE if sys.stdout is not stdout else int(left.code or 0)
     except OSError as error:
         where = f"{printable(str(error.filename), 300)}: " if error.filename else "stdout or a file: "
         _drop_stdout()
