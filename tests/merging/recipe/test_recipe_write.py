@@ -238,3 +238,11 @@ def test_weights_by_name_reach_a_model_whose_names_have_a_prefix() -> None:
             names=[name, f"module.{name}"],
         )
         assert tuple(one["weight"] for one in each) == row
+
+
+def test_a_block_stands_before_names_that_are_parts_of_its_own():
+    """Found by chance: `.1` is a part of `1.1`, which is of the block `1.`."""
+    wanted = {"1.": [0.0, 0.0], ".1": [0.0, 1.0], "1.1": [0.0, 0.0]}
+    recipe = build_recipe("m", "base", ["a", "b"], weights=wanted)
+    for made in (recipe, parse_recipe(write_recipe(recipe), "x")):
+        assert {name: weights_of(made, name) for name in wanted} == wanted

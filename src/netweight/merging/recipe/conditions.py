@@ -27,22 +27,22 @@ class Conditions:
 
     def find(self, name: str) -> Value | Gradient | None:
         """The value for the parameter `name`, None where no filter fits."""
-        if self._longest_first and (exact := self._first.get(name)) is not None:
-            return self.values[exact]
         for n, word in enumerate(self.filters):
+            if n == self._longest_first and (exact := self._first.get(name, -1)) >= n:
+                return self.values[exact]
             if word is None or word in name or word == "*":
                 return self.values[n]
         return None
 
     @cached_property
     def _first(self) -> dict[str | None, int]:
-        return {word: n for n, word in reversed(list(enumerate(self.filters)))}
+        return {word: n for n, word in reversed(list(enumerate(self.filters))) if n >= self._longest_first}
 
     @cached_property
-    def _longest_first(self) -> bool:
-        # then a filter that equals a name is the first that fits it: those before it are longer, or others as long
+    def _longest_first(self) -> int:
+        # from here on a filter that equals a name is the first that fits it: those before it are longer, or as long
         lengths = [-1 if word in {None, "*"} else len(word or "") for word in self.filters]
-        return all(a >= b for a, b in pairwise(lengths))
+        return max((n for n, (a, b) in enumerate(pairwise(lengths), start=1) if a < b), default=0)
 
 
 SettingValue: TypeAlias = Value | Gradient | Conditions

@@ -142,14 +142,16 @@ def _weight(weights: Sequence[float] | Mapping[str, Sequence[float]], n: int, or
             raise OptionError(
                 f"a parameter named {name!r} cannot have its own weight: as a filter it means every parameter"
             )
-    # a filter fits wherever it is a part of the name: the longest first, each parameter meets its own name first
-    filters = _layers_as_one(rows)
-    words = sorted(filters, key=lambda word: (-len(word), word))
-    return _read_value([{"filter": word, "value": filters[word]} for word in words], origin)
+    # a filter fits wherever it is a part of the name: blocks first, for whatever they fit has their value, then the
+    # longest first, so that each parameter meets its own name first
+    blocks, rest = _layers_as_one(rows)
+    words = [sorted(filters, key=lambda word: (-len(word), word)) for filters in (blocks, rest)]
+    filters = blocks | rest
+    return _read_value([{"filter": word, "value": filters[word]} for each in words for word in each], origin)
 
 
-def _layers_as_one(rows: Mapping[str, float]) -> dict[str, float]:
-    """`rows` with one filter, `model.layers.3.`, for all parameters of a block that have one value.
+def _layers_as_one(rows: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
+    """One filter, `model.layers.3.`, for all parameters of a block that have one value, and the rows of the others.
 
     A filter fits every name that it is a part of, so a block stands for itself only where all those agree.
     """
@@ -157,9 +159,11 @@ def _layers_as_one(rows: Mapping[str, float]) -> dict[str, float]:
     for name in rows:
         if number := _BLOCK.search(name):
             blocks.setdefault(name[: number.end()], set()).add(name)
-    kept = dict(rows)
+    whole: dict[str, float] = {}
+    within: set[str] = set()
     for block, members in blocks.items():
         values = {rows[name] for name in rows if block in name} if len(members) > 1 else set()
         if len(values) == 1:
-            kept = {name: value for name, value in kept.items() if name not in members} | {block: values.pop()}
-    return kept
+            whole[block] = values.pop()
+            within |= members
+    return whole, {name: value for name, value in rows.items() if name not in within and name not in whole}
