@@ -391,3 +391,14 @@ def test_as_many_clusters_as_are_tried_at_most(tmp_path) -> None:
     x, _ = planted(1500, 64, 6, apart=0.5)
     found = netweight.embeddings(save_model(tmp_path, {NAME: x}), max_k=6)
     assert (found.optimal_k, len(found.curve)) == (6, 5)
+
+
+def test_norms_near_the_end_of_float64_correlate_too():
+    from netweight.jobs.embeddings.heads import _correlation
+
+    rng = np.random.default_rng(0)
+    a = rng.random(50) + 0.5
+    b = a + rng.random(50)
+    expected = np.corrcoef(a, b)[0, 1]
+    for scale in (1e-300, 1.0, 1e307):
+        assert _correlation(a * scale, b * scale) == pytest.approx(expected, rel=1e-12)

@@ -102,6 +102,8 @@ def measure_agreement(rows: Rows, norms: Array, head: Tensor, executor: Executor
 
 
 def _correlation(a: Array, b: Array) -> float | None:
+    """Pearson's, of positive numbers that may be near the ends of float64's range."""
+    a, b = a / a.max(), b / b.max()
     a, b = a - a.mean(), b - b.mean()
     size = math.sqrt(float(a @ a)) * math.sqrt(float(b @ b))
     return float(a @ b) / size if len(a) > 1 and size > 0 else None
