@@ -252,7 +252,7 @@ def test_torch_distributed_and_torch_export(tmp_path) -> None:
         for tensor in (torch.ones(3), torch.zeros(3)):
             torch.save(tensor, file)
     text = said(tmp_path / "__0_0.distcp")
-    assert text.startswith("several zip archives one after the other, as parts of a torch.distributed checkpoint are; ")
+    assert text.startswith("a part of a torch.distributed checkpoint, which is not supported: join its parts with ")
     assert text.endswith("`python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER model.pt`")
     torch.export.save(torch.export.export(torch.nn.Linear(3, 4), (torch.ones(2, 3),)), tmp_path / "m.pt2")
     assert said(tmp_path / "m.pt2").startswith("a torch.export program, which is not supported: save")

@@ -312,8 +312,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.wrong.status is not None:
             self._refuse(self.wrong.status, None, "as the test wants it")
         elif path.startswith("/cdn/"):
-            commit, owner, name, file = path.removeprefix("/cdn/").split("/", 3)
-            self._body(self.hub.repos[f"{owner}/{name}"].commits[commit][file], {})
+            commit, rest = path.removeprefix("/cdn/").split("/", 1)
+            name = next(name for name in self.hub.repos if rest.startswith(f"{name}/"))
+            self._body(self.hub.repos[name].commits[commit][rest.removeprefix(f"{name}/")], {})
         elif path.startswith("/api/models/"):
             self._api(parts.path.removeprefix("/api/models/"))
         elif "/resolve/" in path:
@@ -340,7 +341,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _api(self, rest: str) -> None:
         words = rest.split("/")
-        name, rest_words = "/".join(words[:2]), [unquote(word) for word in words[2:]]
+        parts = 1 if words[0] in self.hub.repos else 2  # the hub's first models have no owner
+        name, rest_words = "/".join(words[:parts]), [unquote(word) for word in words[parts:]]
         repo = self._repo(name)
         if repo is None:
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from netweight.checkpoint.asides import instead_of_weights
@@ -14,10 +14,13 @@ from netweight.checkpoint.kinds import READERS, reader_of
 from netweight.checkpoint.place import LocalPlace, Place, check_inside
 from netweight.errors import FormatError, InputError, ModelNotFoundError, printable
 
-__all__ = ["Selection", "select", "select_index"]
+__all__ = ["Selection", "part_of", "select", "select_index"]
 
 _NUMBERED = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})(\.safetensors|\.bin|\.pt|\.pth|\.npz)")
 _COUNTED = re.compile(r"(.+)\.(\d{2,5})(\.npz)")  # MLX's: weights.00.npz, weights.01.npz ...
+_PARALLEL = re.compile(r"(consolidated|mp_rank)[._](\d{2,4})(?:_model_states)?\.(?:pth|pt)")
+_DIGITS = re.compile(r"([0-9]+)")
+_MOST_FOLDERS, _DEEPEST = 1000, 4  # looked into below a folder without a model
 _TORCH = (".bin", ".pt", ".pth", ".ckpt")
 _LOOKED_INTO = 16  # files, to see which of them is a model
 _OTHERS = tuple(ending for reader in READERS.values() for ending in reader.endings)
@@ -62,11 +65,71 @@ def select(folder: Path | Place) -> Selection:
         or _choose_other(place, [name for name in names if name.endswith(_OTHERS) and not _NOT_MODELS.fullmatch(name)])
     )
     if chosen is None:
-        raise _nothing(place, names)
+        below = _below(place) if isinstance(place, LocalPlace) and not _is_told(names) else []
+        if len(below) != 1:
+            raise _several_below(place, below) if below else _nothing(place, names)
+        chosen = select(below[0])
+        note = f"{printable(place.label)}: holds no model itself; taken is the one below it, {printable(str(below[0]))}"
+        return replace(chosen, notes=(note, *chosen.notes))
     if isinstance(place, LocalPlace):
         for path in chosen.files:
             check_inside(place.folder, path)
     return chosen
+
+
+def _below(place: LocalPlace) -> list[Path]:
+    """The folders below it that hold models, as trainers and hubs leave them: `checkpoint-500`, `snapshots/COMMIT`; in
+    a folder of a model none is looked for.
+    """
+    found: list[Path] = []
+    waiting = [(place.folder / name, 1) for name in place.folders()]
+    for at, (folder, depth) in enumerate(waiting):
+        if at >= _MOST_FOLDERS:
+            break
+        try:
+            inside = LocalPlace(folder)
+            if any(_may_be_weights(name) for name in inside.names()):
+                found.append(folder)
+            elif depth < _DEEPEST and not folder.is_symlink():
+                waiting += [(folder / name, depth + 1) for name in inside.folders()]
+        except (OSError, ModelNotFoundError):
+            continue  # a folder that may not be read holds nothing to take
+    return sorted(found, key=lambda path: [int(w) if w.isdecimal() else w for w in _DIGITS.split(str(path))])
+
+
+def _may_be_weights(name: str) -> bool:
+    return name.endswith((".safetensors", *_TORCH, *_OTHERS)) and not _NOT_MODELS.fullmatch(name)
+
+
+def _is_told(names: list[str]) -> bool:
+    """Whether the files in a folder say by their names what it is."""
+    return any(named_like(name) or name.endswith((".safetensors", *_TORCH)) for name in names)
+
+
+def _several_below(place: Place, below: list[Path]) -> ModelNotFoundError:
+    shown = listed([str(path) for path in below], 10)
+    return ModelNotFoundError(f"{printable(place.label)}: holds no model itself; {len(below)} are below it: {shown}")
+
+
+def part_of(folder: Path, name: str) -> str:
+    """What is to be said of a file that is one of several of a model, named alone; nothing of any other. Raises
+    FormatError for one that has a part of every tensor.
+    """
+    if match := _PARALLEL.fullmatch(name):
+        parts = [p.name for p in folder.iterdir() if (m := _PARALLEL.fullmatch(p.name)) and m[1] == match[1]]
+        if len(parts) > 1:
+            raise _in_parts(str(folder / name), parts)
+    if (match := _NUMBERED.fullmatch(name)) and int(match[3]) > 1:
+        return f"{printable(name)}: is one of {int(match[3])} files of a model: a part of it is read, not the whole"
+    return ""
+
+
+def _in_parts(where: str, parts: list[str]) -> FormatError:
+    return FormatError(
+        f"{printable(where)}: {len(parts)} files have each a part of every tensor ({listed(sorted(parts))}), as"
+        " tensor-parallel training leaves them, and are not joined here; convert them to one model first, with the"
+        " script of the repository that they are from"
+    )
 
 
 def select_index(place: Place, name: str) -> Selection:
@@ -175,6 +238,8 @@ def _only_model(place: Place, names: list[str]) -> Selection:
             others[name] = holds
         else:
             models.append(name)
+    if len(models) > 1 and len({m[1] if (m := _PARALLEL.fullmatch(name)) else name for name in models}) == 1:
+        raise _in_parts(place.label, models)
     if len(models) > 1:
         raise FormatError(f"{printable(place.label)}: holds several models: {listed(models, 10)}; name one of them")
     if not models:
@@ -203,9 +268,16 @@ def _nothing(place: Place, names: list[str]) -> ModelNotFoundError:
         if foreign:
             then = "" if ":" in foreign else "; expected safetensors, torch or npz files"
             return ModelNotFoundError(f"{where}: holds {printable(name)!r}, {foreign}{then}")
+    inside = place.folders()
+    steps = [name for name in inside if name.startswith("global_step")]
+    if steps or any(name.endswith(("_model_states.pt", "_optim_states.pt")) for name in names):
+        script = "zero_to_fp32.py in it" if steps else "zero_to_fp32.py in the folder above it"
+        return ModelNotFoundError(
+            f"{where}: is what DeepSpeed leaves of a training, in parts: make one file of them with {script}"
+            " (python zero_to_fp32.py FOLDER OUT)"
+        )
     aside = [name for name in names if name.endswith((".safetensors", *_TORCH))]
     if aside:
         return ModelNotFoundError(f"{where}: holds no model, only what a trainer leaves beside one: {listed(aside)}")
-    inside = place.folders()
     hint = f"; its folders: {listed(inside)}" if inside else ""
     return ModelNotFoundError(f"{where}: holds no model: no .safetensors, .bin, .pt, .pth, .ckpt or .npz file{hint}")

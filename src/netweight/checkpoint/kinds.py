@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from netweight.checkpoint.foreign import named_like, what_is
+from netweight.checkpoint.foreign import JOIN, named_like, what_is
 from netweight.checkpoint.reader import Reader
 from netweight.errors import FormatError, printable
 from netweight.source.protocol import Source
@@ -39,6 +39,8 @@ def reader_of(source: Source) -> Reader:
     head = bytearray(min(_HEAD, source.size))
     source.read_into(0, memoryview(head))
     start = bytes(head)
+    if source.name.endswith(".distcp"):  # a part may pass for a zip archive with one tensor
+        raise FormatError(f"{where}: is a part of a torch.distributed checkpoint, which is not supported: {JOIN}")
     fitting = [reader for reader in READERS.values() if reader.matches(start, source.size)]
     if fitting:
         return _the_one(fitting, source.name)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from netweight.checkpoint.asides import instead_of_weights
 from netweight.checkpoint.config import read_config
-from netweight.checkpoint.folder import Selection, select, select_index
+from netweight.checkpoint.folder import Selection, part_of, select, select_index
 from netweight.checkpoint.index import join
 from netweight.checkpoint.kinds import reader_of
 from netweight.checkpoint.mlx import quantised_note
@@ -54,7 +54,9 @@ def open_checkpoint(ref: str | os.PathLike[str], *, download: bool = False) -> C
     if name.endswith(".index.json") and state.st_size:
         return _open_selection(name, select_index(place, path.name), path)
     # opened as it is named, wherever a link leads: it is the user's own word
-    return _open_selection(name, Selection(place, (path.name,)), path, [open_local(path)])
+    part = part_of(path.parent, path.name)
+    chosen = Selection(place, (path.name,), notes=(part,) if part else ())
+    return _open_selection(name, chosen, path, [open_local(path)])
 
 
 def _open_elsewhere(name: str, problem: OSError | ValueError, *, download: bool) -> Checkpoint:

@@ -12,7 +12,20 @@ __all__ = ["HubReference", "UrlReference", "at_commit", "parse_reference"]
 _WORD = r"[A-Za-z0-9_](?:[\w.-]{0,94}[A-Za-z0-9_-])?"
 _REVISION = r"(?:refs/(?:pr|convert)/)?[^/@\s\\]+"
 _SHORT = re.compile(rf"({_WORD}/{_WORD})(?:@([^@\s\\]+))?")
-_LONG = re.compile(rf"hf://({_WORD}/{_WORD})(?:@({_REVISION}))?(?:/(.*))?")
+_NAMES = (
+    "gpt2 gpt2-medium gpt2-large gpt2-xl distilgpt2 openai-gpt ctrl transfo-xl-wt103 xlnet-base-cased xlnet-large-cased"
+    " bert-base-uncased bert-base-cased bert-large-uncased bert-large-cased bert-base-chinese bert-base-german-cased"
+    " bert-base-multilingual-cased bert-base-multilingual-uncased bert-large-uncased-whole-word-masking camembert-base"
+    " distilbert-base-uncased distilbert-base-cased distilbert-base-multilingual-cased distilbert-base-german-cased"
+    " roberta-base roberta-large roberta-large-mnli roberta-base-openai-detector distilroberta-base xlm-roberta-base"
+    " xlm-roberta-large xlm-mlm-en-2048 albert-base-v1 albert-base-v2 albert-large-v1 albert-large-v2 albert-xlarge-v2"
+    " albert-xxlarge-v2 t5-small t5-base t5-large t5-3b t5-11b"
+)
+OWNERLESS = frozenset(_NAMES.split())
+"""Models of the hub that have no owner in their names: the first ones, which are found under these still."""
+
+_REPO = "|".join([*(f"{re.escape(name)}(?=[@/]|$)" for name in sorted(OWNERLESS)), f"{_WORD}/{_WORD}"])
+_LONG = re.compile(rf"hf://({_REPO})(?:@({_REVISION}))?(?:/(.*))?")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.:-]+://.+", re.DOTALL)
 
 
@@ -42,8 +55,8 @@ class UrlReference:
 def parse_reference(name: str) -> HubReference | UrlReference | None:
     """What `name`, which is no existing path, refers to: None where it can only be a path.
 
-    `org/name`, `org/name@revision`, `hf://org/name[@revision][/path]`, or a URL. Raises ModelNotFoundError for what
-    begins with `hf://` and is not of this form.
+    `org/name`, `org/name@revision`, `hf://org/name[@revision][/path]`, a name of OWNERLESS, or a URL. Raises
+    ModelNotFoundError for what begins with `hf://` and is not of this form.
     """
     if name.startswith("hf://"):
         match = _LONG.fullmatch(name)
@@ -55,6 +68,9 @@ def parse_reference(name: str) -> HubReference | UrlReference | None:
         return HubReference(match[1], match[2], path)
     if _URL.fullmatch(name):
         return UrlReference(name)
+    if name.partition("@")[0] in OWNERLESS:
+        repo, _, revision = name.partition("@")
+        return HubReference(repo, revision or None)
     match = _SHORT.fullmatch(name)
     if match is None or ".." in name or name.endswith("/"):
         return None
