@@ -78,4 +78,4 @@ def test_undefined_models_come_last_and_ties_keep_their_order():
     assert similarity_order([[1.0, nan], [nan, 1.0]]) == [0, 1]
     assert similarity_order([[None]]) == [0]
     assert similarity_order([]) == []
-    assert similarity_order([[1.0] * 4] * 4) == similarity_order([[1.0] * 4] * 4)
+    assert similarity_order([[1.0] * 4] * 4) == [0, 1, 2, 3]

@@ -265,11 +265,6 @@ def test_kernels_are_a_value(other):
     assert again.working_bytes(2) == other.working_bytes(2) > 3 << 20
 
 
-def test_any_types_are_prepared(other):
-    f8, bf16, f64 = (DTYPES[n] for n in ("F8_E4M3", "BF16", "F64"))
-    other.prepare([(f8, bf16, None), [None, f64], (bf16, bf16), (bf16, bf16)])
-
-
 def test_a_device_without_float64_leaves_sums_to_the_cpu(monkeypatch):
     monkeypatch.setattr(backend, "has_float64", lambda device: False)
     found = TorchKernels("cpu")

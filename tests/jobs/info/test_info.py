@@ -208,7 +208,7 @@ def test_json_holds_it_all(tmp_path: Path) -> None:
         "tensors": 1,
         "parameters": 512,
         "bytes": 1024,
-        "share": pytest.approx(9.0, abs=5),
+        "share": pytest.approx(100 * 512 / found.parameters),
     }
     assert entry["head_is"] == "model.embed_tokens.weight"
     tree = json.loads(json.dumps(info(tmp_path, tree=True).to_dict()))["tree"]
