@@ -122,6 +122,7 @@ class Fault:
     rate: float | None = None  # bytes per second
     body: bytes | None = None  # served instead of the file, ETag and X-Linked-* as they should be
     no_range: bool = False  # 200 and the whole file whatever is asked for
+    shift: int = 0  # by which the range that is served lies behind the one asked for
     etag: str | None = None
     size: int | None = None  # X-Linked-Size
 
@@ -470,6 +471,7 @@ class _Handler(BaseHTTPRequestHandler):
             first, _, last = asked.removeprefix("bytes=").partition("-")
             start = int(first) if first else max(blob.size - int(last), 0)
             stop = min(int(last) + 1, blob.size) if first and last else blob.size
+            start, stop = min(start + self.wrong.shift, blob.size - 1), min(stop + self.wrong.shift, blob.size)
             if start >= stop:
                 self._send(416, b"", {**headers, "Content-Range": f"bytes */{blob.size}"})
                 return

@@ -314,3 +314,12 @@ def test_several_ranges_are_in_flight(hub, tmp_path) -> None:
     netweight.scan("org/wide", remote=True)
     assert hub.count("/cdn/*", "GET") > 13
     assert hub.most_waiting > 1
+
+
+def test_a_server_that_sends_other_bytes_than_were_asked_for(hub, tmp_path) -> None:
+    """The answer says which bytes it has: those are not taken for the others."""
+    hub.publish("org/name", write_shape(tmp_path / "m", SMALL, 20_000_000), hashed=False)
+    with open_checkpoint("org/name") as opened:
+        hub.fault("/cdn/*", shift=64, times=None)
+        said = refused(ReadError, opened[LAST].read, "asked for the bytes from", "the server sends bytes ")
+        assert "model-" in said

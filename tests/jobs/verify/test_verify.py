@@ -170,3 +170,16 @@ def test_a_record_of_another_schema_or_without_one(made) -> None:
     path.unlink()
     with pytest.raises(ModelNotFoundError, match="`netweight merge`"):
         netweight.verify(made / "out")
+
+
+@pytest.mark.parametrize("how", ["another header", "another name"])
+def test_inputs_that_are_not_those_that_were_merged(made, how) -> None:
+    """They would give the same bytes, and are not what the record speaks of."""
+    file = made / "m1" / "model.safetensors"
+    arrays = load_file(file)
+    if how == "another name":
+        file.rename(made / "m1" / "weights.safetensors")
+    else:
+        save_file(arrays, file, {"format": "pt", "by": "another tool"})
+    with pytest.raises(ModelNotFoundError, match=r"m1: its files are not those that were merged"):
+        netweight.verify(made / "out")
