@@ -185,7 +185,14 @@ def _numbered(place: Place, names: list[str]) -> Selection | None:
             f"{printable(place.label)}: holds several models: {shown}; name one file, or move the others away"
         )
     ((stem, total, ending), shards), *_ = sets.items()
-    if len(shards) != total or min(shards) != 1 or max(shards) != total:
+    beyond = sorted(number for number in shards if not 1 <= number <= total)
+    if beyond:
+        shown = listed([shards[number] for number in beyond])
+        raise FormatError(
+            f"{printable(place.label)}: expected {total} shards, numbered from 1, and these are beyond: {shown}; they"
+            " are of another model or damaged: name the files that belong together by an index, or move the others away"
+        )
+    if len(shards) != total:
         missing = [number for number in range(1, min(total, 100_000) + 1) if number not in shards]
         shown = listed([f"{stem}-{number:05}-of-{total:05}{ending}" for number in missing])
         raise FormatError(

@@ -116,3 +116,13 @@ def test_an_adapter_says_whose_it_is(tmp_path):
     assert found.config_problem is None
     (tmp_path / "adapter_config.json").write_text("[1]")
     assert "adapter_config.json: holds a JSON array" in netweight.info(tmp_path).notes[0]
+
+
+def test_the_text_part_of_a_config_comes_first(tmp_path):
+    """A vision-language model's numbers at the top are of another tower, or left over."""
+    text = {"num_hidden_layers": 5, "num_attention_heads": 8, "hidden_size": 64, "vocab_size": 30}
+    top = {"num_hidden_layers": 3, "num_attention_heads": 2, "hidden_size": 16, "vocab_size": 9}
+    (tmp_path / "config.json").write_text(json.dumps(top | {"text_config": text}))
+    save_file({"w": np.ones(3, np.float32)}, tmp_path / "model.safetensors")
+    found = netweight.info(tmp_path)
+    assert (found.layers, found.heads, found.hidden_size, found.vocabulary) == (5, 8, 64, 30)

@@ -183,3 +183,23 @@ def test_inputs_that_are_not_those_that_were_merged(made, how) -> None:
         save_file(arrays, file, {"format": "pt", "by": "another tool"})
     with pytest.raises(ModelNotFoundError, match=r"m1: its files are not those that were merged"):
         netweight.verify(made / "out")
+
+
+def test_names_are_made_harmless_on_a_terminal(tmp_path) -> None:
+    import subprocess
+    import sys
+
+    odd = "model.layers.0.\x1b[31mred\u202e.weight"
+    for name, value in (("base", 1.0), ("a", 2.0)):
+        (tmp_path / name).mkdir()
+        save_file({odd: np.full((2, 2), value, np.float32)}, tmp_path / name / "model.safetensors")
+    netweight.merge(None, tmp_path / "out", base=str(tmp_path / "base"), models=[str(tmp_path / "a")], weights=[1.0])
+    change(tmp_path / "out" / "model.safetensors", odd)
+    done = subprocess.run(
+        [sys.executable, "-m", "netweight", "verify", str(tmp_path / "out"), "--verbose"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "red" in done.stdout
+    for sign in ("\x1b", "\u202e"):
+        assert sign not in done.stdout + done.stderr
