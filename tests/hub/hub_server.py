@@ -316,6 +316,8 @@ class _Handler(BaseHTTPRequestHandler):
             commit, rest = path.removeprefix("/cdn/").split("/", 1)
             name = next(name for name in self.hub.repos if rest.startswith(f"{name}/"))
             self._body(self.hub.repos[name].commits[commit][rest.removeprefix(f"{name}/")], {})
+        elif path.startswith("/api/models/") and self.wrong.body is not None:
+            self._send(200, self.wrong.body, {"Content-Type": "application/json"})
         elif path.startswith("/api/models/"):
             self._api(parts.path.removeprefix("/api/models/"))
         elif "/resolve/" in path:

@@ -428,3 +428,24 @@ def test_memory_urls(tmp_path) -> None:
 
 def test_urls_that_nothing_reads() -> None:
     refused("nosuch://host/model", ModelNotFoundError, "nosuch://host/model: ", "rotocol")
+
+
+_COMMIT = "0123456789" * 4
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        [], {}, None, "x", {"siblings": []}, {"id": "org/name", "sha": None, "siblings": []},
+        {"id": "org/name", "sha": "main", "siblings": []}, {"id": 3, "sha": _COMMIT, "siblings": [{}]},
+        {"id": "org/name", "sha": _COMMIT, "siblings": [{"rfilename": "model.safetensors", "size": "many"}]},
+    ],
+)  # fmt: skip
+def test_answers_that_no_hub_gives(hub, answer) -> None:
+    hub.fault("/api/models/*", body=json.dumps(answer).encode(), times=None)
+    refused("org/name", ReadError, "hf://org/name: ", "does not answer as a hub does (", "is HF_ENDPOINT right?")
+
+
+def test_an_answer_that_is_no_json(hub) -> None:
+    hub.fault("/api/models/*", body=b"not json", times=None)
+    refused("org/name", ReadError, "hf://org/name: ", "does not answer as a hub does (", "is HF_ENDPOINT right?")

@@ -7,6 +7,7 @@ It is loaded when a hub is asked for something.
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ __all__ = ["cached_snapshot", "fetch", "list_files", "offline"]
 T = TypeVar("T")
 
 _MAIN = "main"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _LISTINGS = 3  # a branch that moves while it is fetched is listed again
 _TOKENS = 30.0  # seconds that a listing may take
 _BESIDE = (".json", ".txt", ".model", ".jinja", ".tiktoken")  # config and tokenizer: what a model's folder needs
@@ -73,10 +75,14 @@ def list_files(reference: HubReference) -> HubPlace:
         api = HfApi()
         with _explained(reference):
             info = api.model_info(reference.repo, revision=reference.revision, files_metadata=True, timeout=_TOKENS)
+            if not _COMMIT.fullmatch(str(info.sha)):
+                raise ValueError("it names no commit of the model")
             files = {}
             for entry in info.siblings or ():
                 if entry.size is None:
                     return _by_tree(api, reference, str(info.sha))
+                if type(entry.size) is not int or not isinstance(entry.rfilename, str) or entry.size < 0:
+                    raise ValueError("it tells no names and sizes of the model's files")
                 files[entry.rfilename] = HubFile(entry.size, (entry.lfs.sha256 if entry.lfs else entry.blob_id) or "")
             return HubPlace(reference, str(info.sha), files)
 
@@ -197,6 +203,9 @@ def _explain(reference: HubReference, problem: Exception) -> Exception:
         )
     if isinstance(cause, OSError) and status is None:
         return Passing(f"{endpoint}: {_first_line(cause)}")  # such as a file that came in another size
+    if isinstance(cause, ValueError | KeyError | TypeError | AttributeError):
+        why = f"no {cause}" if isinstance(cause, KeyError) else _first_line(cause)
+        return ReadError(f"{shown}: {endpoint} does not answer as a hub does ({why}); is HF_ENDPOINT right?")
     return ReadError(f"{shown}: {endpoint}: {_first_line(cause)}")
 
 
