@@ -34,11 +34,13 @@ def test_the_one_model_below_is_taken(tmp_path, path):
 
 
 def test_several_models_below_are_listed_with_their_paths(tmp_path):
-    paths = [model(tmp_path / f"checkpoint-{step}") for step in (1000, 500, 20)]
+    """Whole paths, of any length, for a reader to copy."""
+    folder = tmp_path / "a-long-name-of-a-run-with-all-its-settings-in-it-as-trainers-like-to-write"
+    paths = [model(folder / f"checkpoint-{step}") for step in (1000, 500, 20)]
     with pytest.raises(ModelNotFoundError) as caught:
-        netweight.open(tmp_path)
+        netweight.open(folder)
     listed = ", ".join(f"'{path}'" for path in reversed(paths))
-    assert str(caught.value) == f"{tmp_path}: holds no model itself; 3 are below it: {listed}"
+    assert str(caught.value).endswith(f": holds no model itself; 3 are below it: {listed}")
 
 
 @pytest.mark.parametrize("beside", ["model.gguf", "optimizer.pt", "x.onnx"])

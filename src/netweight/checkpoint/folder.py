@@ -69,7 +69,8 @@ def select(folder: Path | Place) -> Selection:
         if len(below) != 1:
             raise _several_below(place, below) if below else _nothing(place, names)
         chosen = select(below[0])
-        note = f"{printable(place.label)}: holds no model itself; taken is the one below it, {printable(str(below[0]))}"
+        taken = printable(str(below[0]), 4096)
+        note = f"{printable(place.label)}: holds no model itself; taken is the one below it, {taken}"
         return replace(chosen, notes=(note, *chosen.notes))
     if isinstance(place, LocalPlace):
         for path in chosen.files:
@@ -107,8 +108,11 @@ def _is_told(names: list[str]) -> bool:
 
 
 def _several_below(place: Place, below: list[Path]) -> ModelNotFoundError:
-    shown = listed([str(path) for path in below], 10)
-    return ModelNotFoundError(f"{printable(place.label)}: holds no model itself; {len(below)} are below it: {shown}")
+    shown = ", ".join(repr(printable(str(path), 4096)) for path in below[:10])  # whole, for a reader to copy
+    more = f" and {len(below) - 10} more" if len(below) > 10 else ""
+    return ModelNotFoundError(
+        f"{printable(place.label)}: holds no model itself; {len(below)} are below it: {shown}{more}"
+    )
 
 
 def part_of(folder: Path, name: str) -> str:
