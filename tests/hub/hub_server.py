@@ -463,7 +463,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self, blob: Blob, headers: dict[str, str]) -> None:
         etag = self.wrong.etag or blob.etag
-        headers = {**headers, "ETag": f'"{etag}"', "Accept-Ranges": "bytes"}
+        headers = {**headers, "ETag": f'"{etag}"', "Accept-Ranges": "bytes", **self.wrong.headers}
         if self.wrong.body is not None:
             blob = Blob(self.wrong.body, blob.lfs)
         start, stop = 0, blob.size
@@ -473,7 +473,8 @@ class _Handler(BaseHTTPRequestHandler):
             first, _, last = asked.removeprefix("bytes=").partition("-")
             start = int(first) if first else max(blob.size - int(last), 0)
             stop = min(int(last) + 1, blob.size) if first and last else blob.size
-            start, stop = min(start + self.wrong.shift, blob.size - 1), min(stop + self.wrong.shift, blob.size)
+            if self.wrong.shift:
+                start, stop = min(start + self.wrong.shift, blob.size - 1), min(stop + self.wrong.shift, blob.size)
             if start >= stop:
                 self._send(416, b"", {**headers, "Content-Range": f"bytes */{blob.size}"})
                 return

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hub_models import FIRST, SECOND, write_model
-from safetensors.numpy import save_file
+from safetensors.numpy import save, save_file
 
 import netweight
 from netweight.checkpoint.open import open_checkpoint
@@ -449,3 +449,19 @@ def test_answers_that_no_hub_gives(hub, answer) -> None:
 def test_an_answer_that_is_no_json(hub) -> None:
     hub.fault("/api/models/*", body=b"not json", times=None)
     refused("org/name", ReadError, "hf://org/name: ", "does not answer as a hub does (", "is HF_ENDPOINT right?")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_what_comes_into_the_cache_is_held_against_its_digest(hub, tmp_path, name) -> None:
+    """Same size, same ETag, other bytes: they do not stay in the cache, and the next run gets the right ones."""
+    files = {"model.safetensors": save({"a": np.arange(64, dtype=np.float32)}), "config.json": b'{"model_type": "x"}'}
+    hub.publish("org/name", files)
+    wrong = files[name][:-2] + b" }" if name == "config.json" else files[name][:-4] + b"abcd"
+    glob = f"/cdn/*/{name}" if name != "config.json" else f"*/resolve/*/{name}"
+    hub.fault(glob, body=wrong, times=None)
+    refused("org/name", ReadError, f"hf://org/name/{name}: came with other bytes than the hub lists", download=True)
+    hub.clear()
+    with open_checkpoint("org/name", download=True) as opened:
+        assert np.array_equal(opened["a"].read(), np.arange(64))
+        assert (opened.location / name).read_bytes() == files[name]
+    assert hub.count(glob, "GET") == 1

@@ -323,3 +323,29 @@ def test_a_server_that_sends_other_bytes_than_were_asked_for(hub, tmp_path) -> N
         hub.fault("/cdn/*", shift=64, times=None)
         said = refused(ReadError, opened[LAST].read, "asked for the bytes from", "the server sends bytes ")
         assert "model-" in said
+
+
+def test_a_packed_answer_is_not_unpacked(hub, model) -> None:
+    """A few bytes may become gigabytes: nothing of it is read."""
+    with open_checkpoint("org/name") as opened:
+        hub.fault("/cdn/*", headers={"Content-Encoding": "gzip"}, times=None)
+        refused(ReadError, opened[LAST].read, "the server packs what it sends (gzip)", "download the file")
+
+
+@pytest.mark.parametrize("address", ["file:///etc/passwd", "ftp://127.0.0.1/model.safetensors", "gopher://host/"])
+def test_a_redirect_to_no_web_address(hub, model, address) -> None:
+    """It is said at once: no other try leads elsewhere."""
+    hub.fault("*/resolve/*", status=302, headers={"Location": address}, times=None)
+    refused(ReadError, lambda: open_checkpoint("org/name"), "cannot be read: ", address.partition(":")[0])
+    assert hub.count("*/resolve/*", "GET") == 1
+
+
+def test_an_answer_that_drips(hub, model, monkeypatch) -> None:
+    monkeypatch.setattr(http_ranges, "_WINDOW", 0.05)
+    monkeypatch.setattr(http_ranges, "_LEAST", 4 << 20)
+    with open_checkpoint("org/name") as opened:
+        hub.fault("/cdn/*", rate=400_000, times=1)
+        assert np.array_equal(opened[LAST].read(), model[LAST])  # one slow answer is asked for again
+        hub.fault("/cdn/*", rate=400_000, times=None)
+        name = max(model, key=lambda name: model[name].nbytes)
+        refused(ReadError, opened[name].read, "expected 4194304 a second, 6 times in a row")

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from netweight.checkpoint.reference import HubReference
 from netweight.checkpoint.remote_place import HubFile, HubPlace
 from netweight.errors import ModelNotFoundError, NetweightError, OutputError, ReadError, printable
+from netweight.source.digest import digest_of_file
 from netweight.source.http_ranges import passing
 from netweight.source.retry import Passing, retry_passing
 
@@ -30,6 +32,7 @@ T = TypeVar("T")
 
 _MAIN = "main"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # git's SHA-1 of a small file, SHA-256 of a large one
 _LISTINGS = 3  # a branch that moves while it is fetched is listed again
 _TOKENS = 30.0  # seconds that a listing may take
 _BESIDE = (".json", ".txt", ".model", ".jinja", ".tiktoken")  # config and tokenizer: what a model's folder needs
@@ -100,16 +103,20 @@ def _by_tree(api: Any, reference: HubReference, commit: str) -> HubPlace:
 
 def fetch(place: HubPlace, chosen: Callable[[HubPlace], Sequence[str]]) -> tuple[Path, str]:
     """Bring the `chosen` files, config and tokenizer into the hub's cache: (folder, commit). What is there is not
-    fetched again, and what was interrupted goes on.
+    fetched again, and what was interrupted goes on. Each file that came is held against the digest that the hub lists.
 
     Raises ReadError where the hub fails, OutputError where the cache cannot be written.
     """
     from huggingface_hub import snapshot_download  # noqa: PLC0415
 
     reference = place.reference
+    came: set[str] = set()
     for _ in range(_LISTINGS):
         names = [place.prefix + name for name in chosen(place)]
         names += [n for n, f in place.files.items() if _beside(n, place.prefix) and f.size <= _LARGEST_BESIDE]
+
+        held = None if place.commit in came else cached_snapshot(replace(reference, revision=place.commit))
+        new = [name for name in names if held is None or not (held / name).exists()]
 
         def bring(names: Sequence[str] = tuple(names)) -> str:
             with _explained(reference):
@@ -121,13 +128,45 @@ def fetch(place: HubPlace, chosen: Callable[[HubPlace], Sequence[str]]) -> tuple
                 )
 
         folder = Path(retry_passing(printable(reference.label), bring))
+        came.add(folder.name)
         if folder.name == place.commit:
+            try:
+                _check_digests(place, folder, new)
+            except OSError as problem:
+                raise ReadError(
+                    f"{printable(reference.label)}: what came into the hub's cache cannot be checked:"
+                    f" {printable(str(folder), 500)}: {problem.strerror}"
+                ) from None
             return folder, place.commit
         listed = list_files(reference)
         place = HubPlace(reference, listed.commit, listed.files, place.prefix)
     raise ReadError(
         f"{printable(reference.label)}: changed {_LISTINGS} times while it was fetched; name a commit: "
         f"{printable(reference.repo)}@{place.commit}"
+    )
+
+
+def _check_digests(place: HubPlace, folder: Path, names: Sequence[str]) -> None:
+    """Raises ReadError where one of `names` has other bytes than the hub lists. Such a file leaves the cache, and
+    `names` leave the snapshot, so that none takes what is left for the model: the next run links what is right again.
+    """
+    wrong = {}
+    for name in names:
+        tag = place.files[name].tag
+        if _DIGEST.fullmatch(tag):  # else this hub lists none
+            got = digest_of_file(folder / name, "sha256" if len(tag) == 64 else "git-sha1")
+            if got != tag:
+                wrong[name] = got
+    if not wrong:
+        return
+    for name in wrong:
+        (folder / name).resolve().unlink(missing_ok=True)  # what the snapshot's link leads to
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+    name, got = next(iter(wrong.items()))
+    raise ReadError(
+        f"{printable(place.path(name.removeprefix(place.prefix)))}: came with other bytes than the hub lists"
+        f" (digest {got}, expected {place.files[name].tag}); it is removed from the cache: run again"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -18,9 +19,11 @@ __all__ = ["HEAD", "HttpRanges", "open_http", "passing"]
 HEAD = 1 << 16
 """Bytes that opening a URL brings."""
 
-_CHUNK = 1 << 18
 _PROGRESS = 1 << 20  # bytes after which an attempt counts as one that went well
 _SKIPPED = 1 << 22  # bytes that may be read and thrown away where a server knows no ranges
+_LEAST = 1 << 10  # bytes a second that an answer must bring, over each _WINDOW of seconds
+_WINDOW = 60.0
+_NEVER_PASS = {"UnsupportedProtocol", "TooManyRedirects", "InvalidURL", "DecodingError"}
 _MAY_PASS = {408, 425, 429, 500, 502, 503, 504}
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)")
 
@@ -29,8 +32,8 @@ def passing(problem: Exception) -> Passing | None:
     """`problem` as a failure that may pass: a lost connection, a busy server; None where it will not."""
     from huggingface_hub import errors  # noqa: PLC0415 - nothing of it is loaded for local files
 
-    if isinstance(problem, errors.OfflineModeIsEnabled):
-        return None
+    if isinstance(problem, errors.OfflineModeIsEnabled) or type(problem).__name__ in _NEVER_PASS:
+        return None  # such as a redirect to file://, which no other try makes another
     response = getattr(problem, "response", None)
     if response is not None:
         if response.status_code not in _MAY_PASS:
@@ -128,7 +131,7 @@ class HttpRanges:
             ):
                 self._check(response)
                 skip = self._check_range(response, start)
-                for chunk in response.iter_bytes(_CHUNK):
+                for chunk in _arriving(response):
                     data = memoryview(chunk)[skip:]
                     skip = max(0, skip - len(chunk))
                     taken = min(len(data), len(view) - got)
@@ -159,7 +162,7 @@ class HttpRanges:
             self._final_tag = _own_tag(response)
             wanted = min(HEAD, self._state.size)
             head = bytearray()
-            for chunk in response.iter_bytes(_CHUNK):
+            for chunk in _arriving(response):
                 head += chunk
                 if len(head) >= wanted:
                     return bytes(head[:wanted])
@@ -197,6 +200,12 @@ class HttpRanges:
         """Raises Passing or ReadError where the answer is not about the file that was opened."""
         status = response.status_code
         if status in {200, 206}:
+            packed = response.headers.get("Content-Encoding", "identity")
+            if packed.lower() != "identity":
+                raise ReadError(
+                    f"{printable(self._name)}: the server packs what it sends ({printable(packed, 40)}), though it is"
+                    " asked not to; download the file, and name it"
+                )
             self._check_same(response)
             if response.history and response.history[0].status_code in {302, 303, 307}:
                 self._direct = str(response.url)
@@ -266,6 +275,18 @@ def open_http(url: str) -> HttpRanges:
     ranges = HttpRanges(url, url)
     ranges.open()
     return ranges
+
+
+def _arriving(response: Any) -> Iterator[bytes]:
+    """The bytes of an answer as they come; raises Passing where they come slower than _LEAST."""
+    begun, got = time.monotonic(), 0
+    for chunk in response.iter_raw():
+        yield chunk
+        got += len(chunk)
+        if (seconds := time.monotonic() - begun) >= _WINDOW:
+            if got < _LEAST * seconds:
+                raise Passing(f"the server sent {got} bytes in {seconds:.0f} seconds, expected {_LEAST} a second")
+            begun, got = time.monotonic(), 0
 
 
 def _normal(tag: str) -> str:

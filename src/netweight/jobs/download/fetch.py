@@ -6,7 +6,6 @@ to 10 MB at each break, and puts a config in place before the weights are there.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import threading
@@ -22,13 +21,14 @@ from netweight.jobs.download.hub import HubFile, HubModel, hub_error, request_fi
 from netweight.jobs.download.progress import DownloadProgress, Waiting
 from netweight.output.exchange import sync_file
 from netweight.output.positioned import allocate, write_at
+from netweight.source.digest import digest_of_file
 from netweight.source.http_ranges import passing
 from netweight.source.retry import Passing, Patience
 
 if TYPE_CHECKING:
     from netweight.run.journal import Journal
 
-__all__ = ["PIECE", "digest_of_file", "fetch_all", "is_right"]
+__all__ = ["PIECE", "fetch_all", "is_right"]
 
 PIECE = 1 << 26  # bytes that one request asks for at most
 _RECORD = 1 << 20  # bytes between two lines of the journal
@@ -332,14 +332,3 @@ def is_right(path: Path, file: HubFile) -> bool:
     if not path.is_file() or path.stat().st_size != file.size or not file.algorithm:
         return False
     return digest_of_file(path, file.algorithm) == file.digest
-
-
-def digest_of_file(path: Path, algorithm: str) -> str:
-    """SHA-256 of a file's bytes, or git's name of them: SHA-1 of "blob", their number, a zero byte and the bytes."""
-    digest = hashlib.sha256() if algorithm == "sha256" else hashlib.sha1(usedforsecurity=False)
-    with path.open("rb") as file:
-        if algorithm != "sha256":
-            digest.update(b"blob %d\0" % os.fstat(file.fileno()).st_size)
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
