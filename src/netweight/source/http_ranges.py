@@ -23,6 +23,7 @@ _PROGRESS = 1 << 20  # bytes after which an attempt counts as one that went well
 _SKIPPED = 1 << 22  # bytes that may be read and thrown away where a server knows no ranges
 _LEAST = 1 << 10  # bytes a second that an answer must bring, over each _WINDOW of seconds
 _WINDOW = 60.0
+_NOT_PACKED = {"", "identity", "aws-chunked"}  # the last one is what S3 keeps of how an object was once sent to it
 _NEVER_PASS = {"UnsupportedProtocol", "TooManyRedirects", "InvalidURL", "DecodingError"}
 _MAY_PASS = {408, 425, 429, 500, 502, 503, 504}
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)")
@@ -200,8 +201,8 @@ class HttpRanges:
         """Raises Passing or ReadError where the answer is not about the file that was opened."""
         status = response.status_code
         if status in {200, 206}:
-            packed = response.headers.get("Content-Encoding", "identity")
-            if packed.lower() != "identity":
+            packed = response.headers.get("Content-Encoding", "")
+            if packed.strip().lower() not in _NOT_PACKED:
                 raise ReadError(
                     f"{printable(self._name)}: the server packs what it sends ({printable(packed, 40)}), though it is"
                     " asked not to; download the file, and name it"
