@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import netweight
+from netweight.checkpoint import folder as folders
 from netweight.checkpoint.reference import OWNERLESS, HubReference, at_commit, parse_reference
 from netweight.errors import FormatError, ModelNotFoundError
 
@@ -49,6 +50,17 @@ def test_a_folder_that_says_what_it_is_is_not_looked_into(tmp_path, beside):
     (tmp_path / beside).write_bytes(b"GGUF" + bytes(40))
     with pytest.raises(ModelNotFoundError):
         netweight.open(tmp_path)
+
+
+def test_of_too_many_folders_none_is_taken_for_the_only_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "_MOST_FOLDERS", 3)
+    model(tmp_path / "a")
+    for name in "bcd":
+        (tmp_path / name).mkdir()
+    with pytest.raises(ModelNotFoundError, match=r"holds no model: no \.safetensors.*its folders: 'a', 'b', 'c', 'd'"):
+        netweight.open(tmp_path)
+    (tmp_path / "d").rmdir()
+    assert len(netweight.open(tmp_path).notes) == 1
 
 
 def test_folders_too_deep_and_links_back_are_left_alone(tmp_path):

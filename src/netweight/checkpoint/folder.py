@@ -80,13 +80,13 @@ def select(folder: Path | Place) -> Selection:
 
 def _below(place: LocalPlace) -> list[Path]:
     """The folders below it that hold models, as trainers and hubs leave them: `checkpoint-500`, `snapshots/COMMIT`; in
-    a folder of a model none is looked for.
+    a folder of a model none is looked for. None where there are too many folders to look into them all.
     """
     found: list[Path] = []
     waiting = [(place.folder / name, 1) for name in place.folders()]
     for at, (folder, depth) in enumerate(waiting):
         if at >= _MOST_FOLDERS:
-            break
+            return []
         try:
             inside = LocalPlace(folder)
             if any(_may_be_weights(name) for name in inside.names()):
