@@ -465,3 +465,15 @@ def test_what_comes_into_the_cache_is_held_against_its_digest(hub, tmp_path, nam
         assert np.array_equal(opened["a"].read(), np.arange(64))
         assert (opened.location / name).read_bytes() == files[name]
     assert hub.count(glob, "GET") == 1
+
+
+def test_file_urls(tmp_path, monkeypatch) -> None:
+    """A path from the root is no path from the folder that the program runs in."""
+    monkeypatch.chdir(tmp_path)
+    save_file({"a": np.arange(4, dtype=np.float32)}, tmp_path / "model.safetensors")
+    decoy = tmp_path / str(tmp_path / "model.safetensors").lstrip("/")
+    decoy.parent.mkdir(parents=True)
+    save_file({"a": np.ones(4, dtype=np.float32)}, decoy)
+    for url in (f"file://{tmp_path}/model.safetensors", f"file://{tmp_path}"):
+        with open_checkpoint(url) as opened:
+            assert np.array_equal(opened["a"].read(), np.arange(4))

@@ -94,7 +94,7 @@ class UrlPlace:
     def __init__(self, url: str, system: Any = None, path: str = "") -> None:
         self._url = url.rstrip("/")
         self._system = system
-        self._path = path.rstrip("/")
+        self._path = f"{path.rstrip('/')}/" if path else ""  # a path from the root stays one
         self._opened: dict[str, Ranges | None] = {}
         self._listed: dict[str, tuple[list[str], list[str]]] = {}
 
@@ -139,7 +139,7 @@ class UrlPlace:
                 self._opened[name] = (
                     open_http(self.path(name))
                     if self._system is None
-                    else FsspecRanges(self._system, f"{self._path}/{name}".lstrip("/"), self.path(name))
+                    else FsspecRanges(self._system, f"{self._path}{name}", self.path(name))
                 )
             except FileNotFoundError:
                 self._opened[name] = None
@@ -149,7 +149,7 @@ class UrlPlace:
         if folder not in self._listed:
             shown = printable(f"{self._url}/{folder}".rstrip("/"))
             try:
-                entries = self._system.ls(f"{self._path}/{folder}".strip("/") if folder else self._path, detail=True)
+                entries = self._system.ls(f"{self._path}{folder}".rstrip("/") or self._path, detail=True)
             except FileNotFoundError:
                 raise ModelNotFoundError(f"{shown}: there is no such file or folder") from None
             except Exception as problem:  # drivers have exceptions of their own
@@ -188,7 +188,7 @@ def place_of_url(url: str) -> tuple[UrlPlace, str]:
             f"{printable(url)}: cannot be reached: {printable(str(problem) or repr(problem), 300)}"
         ) from None
     if last.endswith(_ENDINGS) or _is_file(system, path, url):
-        return UrlPlace(above, system, str(path).rpartition("/")[0]), last
+        return UrlPlace(above, system, "".join(str(path).rpartition("/")[:2])), last
     return UrlPlace(url, system, path), ""
 
 
