@@ -182,7 +182,7 @@ def test_names_are_a_hint_where_the_bytes_say_nothing(name, what, tmp_path) -> N
 def test_folders_of_other_programs(tmp_path) -> None:
     for name, what in [("saved_model.pb", "a TensorFlow SavedModel"), ("model.onnx", "an ONNX file"),
                        ("flax_model.msgpack", "a Flax file"), ("tf_model.h5", "an HDF5 (Keras) file"),
-                       ("model.tflite", "a TensorFlow Lite file"), ("__0_0.distcp", "a part of a torch.distributed"),
+                       ("model.tflite", "a TensorFlow Lite file"),
                        ("model.ckpt-9.index", "the index of a TensorFlow checkpoint")]:  # fmt: skip
         folder = tmp_path / name.replace(".", "_")
         folder.mkdir()

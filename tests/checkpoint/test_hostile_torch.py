@@ -220,7 +220,7 @@ def bombs() -> dict[str, tuple[bytes, str]]:
         + b"."
     )
     return {
-        "flood of opcodes": (b"\x80\x02" + b"N0" * 5_000_000 + b".", "it has more than 8000000 opcodes"),
+        "flood of opcodes": (b"\x80\x02" + b"N0" * 5_000_000 + b".", "it has more than 8388608 opcodes"),
         "flood of lists": (deep, "it makes more than 160 MiB of objects"),
         "flood of dicts": (b"\x80\x02" + b"}" * 4_000_000, "it makes more than 160 MiB of objects"),
         "flood of marks": (b"\x80\x02" + b"(" * 4_000_000, "it makes more than 160 MiB of objects"),

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 import netweight
-from netweight.checkpoint import folder as folders
+from netweight.checkpoint import below as folders
 from netweight.checkpoint.reference import OWNERLESS, HubReference, at_commit, parse_reference
-from netweight.errors import FormatError, ModelNotFoundError
+from netweight.errors import FormatError, ModelNotFoundError, UnsafeFileError
 
 
 def model(folder, value: float = 1.0, file: str = "model.safetensors"):
@@ -44,12 +46,26 @@ def test_several_models_below_are_listed_with_their_paths(tmp_path):
     assert str(caught.value).endswith(f": holds no model itself; 3 are below it: {listed}")
 
 
-@pytest.mark.parametrize("beside", ["model.gguf", "optimizer.pt", "x.onnx"])
+@pytest.mark.parametrize("beside", ["model.gguf", "x.onnx"])
 def test_a_folder_that_says_what_it_is_is_not_looked_into(tmp_path, beside):
     model(tmp_path / "below")
     (tmp_path / beside).write_bytes(b"GGUF" + bytes(40))
     with pytest.raises(ModelNotFoundError):
         netweight.open(tmp_path)
+
+
+def test_what_a_trainer_leaves_beside_the_folder_of_a_model_is_no_model(tmp_path):
+    """Accelerate's FSDP: the weights in one folder below the checkpoint, the optimizer in another."""
+    below = model(tmp_path / "checkpoint-5" / "pytorch_model_fsdp_0")
+    model(tmp_path / "checkpoint-5" / "optimizer_0")
+    for name in (
+        "scheduler.pt",
+        "rng_state_0.pth",
+        "optim_world_size_2_rank_0.pt",
+        "extra_state_world_size_2_rank_0.pt",
+    ):
+        (tmp_path / "checkpoint-5" / name).write_bytes(b"what a trainer leaves")
+    assert netweight.open(tmp_path / "checkpoint-5").notes[0].endswith(f"taken is the one below it, {below}")
 
 
 def test_of_too_many_folders_none_is_taken_for_the_only_one(tmp_path, monkeypatch):
@@ -70,26 +86,15 @@ def test_folders_too_deep_and_links_back_are_left_alone(tmp_path):
         netweight.open(tmp_path)
 
 
-def test_parts_of_every_tensor_are_no_model(tmp_path):
-    """Meta's tensor-parallel files: half of each matrix in each."""
-    torch = pytest.importorskip("torch")
-    for rank in range(2):
-        torch.save({"w": torch.ones(2, 2)}, tmp_path / f"consolidated.0{rank}.pth")
-    for ref in (tmp_path, tmp_path / "consolidated.00.pth"):
-        with pytest.raises(FormatError, match=r"2 files have each a part of every tensor .*consolidated\.00\.pth"):
-            netweight.open(ref)
-    (tmp_path / "consolidated.01.pth").unlink()
-    for ref in (tmp_path, tmp_path / "consolidated.00.pth"):
-        assert list(netweight.open(ref)) == ["w"]
-
-
 def test_ranks_of_deepspeed(tmp_path):
+    """ZeRO-3 and tensor-parallel trainings leave parts; up to ZeRO-2 one file has all weights, and is taken."""
     torch = pytest.importorskip("torch")
     step = tmp_path / "global_step10"
     step.mkdir()
     (tmp_path / "latest").write_text("global_step10")
     for rank in range(2):
         torch.save({"module": {"w": torch.ones(2)}}, step / f"mp_rank_0{rank}_model_states.pt")
+        torch.save({"optimizer_state_dict": {}}, step / f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt")
     for folder, script in ((tmp_path, "zero_to_fp32.py in it"), (step, "zero_to_fp32.py in the folder above it")):
         with pytest.raises(ModelNotFoundError, match=f"is what DeepSpeed leaves of a training, in parts: .*{script}"):
             netweight.open(folder)
@@ -97,6 +102,57 @@ def test_ranks_of_deepspeed(tmp_path):
         netweight.open(step / "mp_rank_00_model_states.pt")
     (step / "mp_rank_01_model_states.pt").unlink()
     assert list(netweight.open(step / "mp_rank_00_model_states.pt")) == ["w"]
+    for folder in (tmp_path, step):
+        with netweight.open(folder) as checkpoint:
+            assert checkpoint["w"].read().tolist() == [1, 1]
+            assert "taken are the weights that it computed with" in checkpoint.notes[folder == tmp_path]
+    (step / "layer_0_expert_0_mp_rank_00_model_states.pt").touch()
+    with pytest.raises(ModelNotFoundError, match="in parts"):
+        netweight.open(step)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["model_world_size_2_rank_0.pt", "model_world_size_2_rank_1.pt"],
+        ["pytorch_model_fsdp_0_rank0.bin", "pytorch_model_fsdp_0_rank1.bin"],
+        ["checkpoint_last-shard0.pt", "checkpoint_last-shard1.pt"],
+        ["rank-0.pth", "rank-1.pth", "rank-2.pth"],
+    ],
+)
+def test_files_of_ranks_are_no_models(tmp_path, names):
+    torch = pytest.importorskip("torch")
+    for name in names:
+        torch.save({"w": torch.ones(2)}, tmp_path / name)
+    for ref in (tmp_path, tmp_path / names[1]):
+        with pytest.raises(FormatError, match=rf"{len(names)} files that the ranks of a training wrote .*{names[0]}"):
+            netweight.open(ref)
+
+
+def test_the_rank_of_a_lora_is_no_rank_of_a_training(tmp_path):
+    torch = pytest.importorskip("torch")
+    for rank in (8, 16):
+        torch.save({"w": torch.ones(rank)}, tmp_path / f"lora_rank_{rank}.pt")
+    assert netweight.open(tmp_path / "lora_rank_8.pt")["w"].shape == (8,)
+    with pytest.raises(FormatError, match=r"holds several models: 'lora_rank_16\.pt', 'lora_rank_8\.pt'; name one"):
+        netweight.open(tmp_path)
+
+
+def test_a_distributed_tensor_is_named(tmp_path):
+    """One rank's file, alone."""
+    pytest.importorskip("torch")
+    program = (
+        "import sys, torch, torch.distributed as dist\n"
+        "from torch.testing._internal.distributed.fake_pg import FakeStore\n"
+        "from torch.distributed.device_mesh import init_device_mesh\n"
+        "from torch.distributed.tensor import DTensor, Shard\n"
+        "dist.init_process_group('fake', store=FakeStore(), rank=0, world_size=2)\n"
+        "mesh = init_device_mesh('cpu', (2,))\n"
+        "torch.save({'w': DTensor.from_local(torch.ones(2, 2), mesh, [Shard(0)], run_check=False)}, sys.argv[1])\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program, tmp_path / "m.pt"], check=True)
+    with pytest.raises(FormatError, match=r"'w': one rank's part of a tensor that is distributed .*verl\.model_merger"):
+        netweight.open(tmp_path / "m.pt")
 
 
 def test_one_shard_is_said_to_be_a_part(tmp_path):
@@ -106,17 +162,37 @@ def test_one_shard_is_said_to_be_a_part(tmp_path):
     assert not netweight.open(model(tmp_path / "one", file="model-00001-of-00001.safetensors")).notes
 
 
-def test_parts_of_torch_distributed(tmp_path):
-    torch = pytest.importorskip("torch")
-    import torch.distributed.checkpoint as dcp
+def test_an_index_of_files_that_are_gone(tmp_path):
+    """A complete set of other shards counts; an index of which some shards are there is to be kept to."""
+    index = {"weight_map": {"w": "model-00001-of-00002.safetensors", "v": "model-00002-of-00002.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    for number in (1, 2, 3):
+        save_file({f"w{number}": np.ones(2, np.float32)}, tmp_path / f"model-0000{number}-of-00003.safetensors")
+    with netweight.open(tmp_path) as checkpoint:
+        assert sorted(checkpoint) == ["w1", "w2", "w3"]
+        assert "model.safetensors.index.json: not used: none of its 2 shards is there" in checkpoint.notes[0]
+    (tmp_path / "model-00003-of-00003.safetensors").unlink()
+    with pytest.raises(FormatError, match=r"1 of 3 shards are missing: 'model-00003-of-00003"):
+        netweight.open(tmp_path)
+    save_file({"w": np.ones(2, np.float32)}, tmp_path / "model-00001-of-00002.safetensors")
+    with pytest.raises(FormatError, match=r"1 of its 2 shards are missing: 'model-00002-of-00002"):
+        netweight.open(tmp_path)
 
-    with pytest.warns(UserWarning, match="single process"):
-        dcp.save({"model": {"w": torch.ones(4, 4)}}, checkpoint_id=tmp_path / "dcp")
-    for ref in (tmp_path / "dcp", tmp_path / "dcp" / "__0_0.distcp"):
-        with pytest.raises(
-            (FormatError, ModelNotFoundError), match=r"part of a torch\.distributed checkpoint.*dcp_to_torch"
-        ):
-            netweight.open(ref)
+
+def test_a_folder_of_links_into_a_hub_cache(tmp_path):
+    """As `--local-dir` with links leaves it; links to anywhere else are still refused."""
+    cache = tmp_path / "hub" / "models--org--name"
+    blob = cache / "blobs" / "0123abcd"
+    (cache / "snapshots" / "abc").mkdir(parents=True)
+    blob.parent.mkdir()
+    save_file({"w": np.ones(2, np.float32)}, blob)
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / "model.safetensors").symlink_to(blob)
+    assert list(netweight.open(tmp_path / "local")) == ["w"]
+    (cache / "snapshots" / "abc").rmdir()
+    (cache / "snapshots").rmdir()
+    with pytest.raises(UnsafeFileError, match=r"is a link to .*outside its folder"):
+        netweight.open(tmp_path / "local")
 
 
 @pytest.mark.parametrize("name", ["gpt2", "bert-base-uncased", "t5-small", "distilgpt2"])

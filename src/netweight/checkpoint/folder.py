@@ -2,44 +2,46 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from netweight.checkpoint.asides import instead_of_weights
-from netweight.checkpoint.foreign import named_like
+from netweight.checkpoint.below import models_below, nothing_in, several_below
+from netweight.checkpoint.distcp import METADATA
+from netweight.checkpoint.file_names import (
+    COUNTED,
+    NOT_MODELS,
+    NUMBERED,
+    OTHERS,
+    PARALLEL,
+    RANKS,
+    TORCH,
+    ZERO_2,
+    is_zero_2,
+)
 from netweight.checkpoint.index import Index, listed, read_index_of
-from netweight.checkpoint.kinds import READERS, reader_of
+from netweight.checkpoint.kinds import reader_of
 from netweight.checkpoint.place import LocalPlace, Place, check_inside
 from netweight.errors import FormatError, InputError, ModelNotFoundError, printable
 
-__all__ = ["Selection", "part_of", "select", "select_index"]
+__all__ = ["Selection", "check_alone", "select", "select_index"]
 
-_NUMBERED = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})(\.safetensors|\.bin|\.pt|\.pth|\.npz)")
-_COUNTED = re.compile(r"(.+)\.(\d{2,5})(\.npz)")  # MLX's: weights.00.npz, weights.01.npz ...
-_PARALLEL = re.compile(r"(consolidated|mp_rank)[._](\d{2,4})(?:_model_states)?\.(?:pth|pt)")
-_DIGITS = re.compile(r"([0-9]+)")
-_MOST_FOLDERS, _DEEPEST = 1000, 4  # looked into below a folder without a model
-_TORCH = (".bin", ".pt", ".pth", ".ckpt")
 _LOOKED_INTO = 16  # files, to see which of them is a model
-_OTHERS = tuple(ending for reader in READERS.values() for ending in reader.endings)
-_NOT_MODELS = re.compile(  # what trainers leave beside a model
-    r"training_args\.(bin|pt)|(optimizer|scheduler|scaler|random_states|rng_state|trainer_state).*"
-    r"|.*_(optim|model)_states\.pt|events\.out.*"
-)
 
 
 @dataclass(frozen=True)
 class Selection:
     """The files to open, sorted: their `names` in `place`; `index` where one names them; `notes` on what was left
-    aside.
+    aside. `parallel`: each has a part of every tensor. Where the first is the metadata of torch.distributed.checkpoint,
+    they say what the others hold.
     """
 
     place: Place
     names: tuple[str, ...]
     index: Index | None = None
     notes: tuple[str, ...] = ()
+    parallel: bool = False
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -55,19 +57,21 @@ def select(folder: Path | Place) -> Selection:
     """
     place = LocalPlace(folder) if isinstance(folder, Path) else folder
     names = place.names()
-    safetensors = [name for name in names if name.endswith(".safetensors") and not _NOT_MODELS.fullmatch(name)]
-    torch = [name for name in names if name.endswith(_TORCH) and not _NOT_MODELS.fullmatch(name)]
+    safetensors = [name for name in names if name.endswith(".safetensors") and not NOT_MODELS.fullmatch(name)]
+    torch = [name for name in names if name.endswith(TORCH) and not NOT_MODELS.fullmatch(name)]
     chosen = (
         _choose(place, names, safetensors, ("model",), ".safetensors")
         or _choose(place, names, torch, ("pytorch_model", "pruned_model"), ".bin")
         or _only(place, safetensors)
         or _only(place, torch)
-        or _choose_other(place, [name for name in names if name.endswith(_OTHERS) and not _NOT_MODELS.fullmatch(name)])
+        or _distributed(place, names)
+        or _of_deepspeed(place, names)
+        or _choose_other(place, [name for name in names if name.endswith(OTHERS) and not NOT_MODELS.fullmatch(name)])
     )
     if chosen is None:
-        below = _below(place) if isinstance(place, LocalPlace) and not _is_told(names) else []
+        below = models_below(place, names)
         if len(below) != 1:
-            raise _several_below(place, below) if below else _nothing(place, names)
+            raise several_below(place, below) if below else nothing_in(place, names)
         chosen = select(below[0])
         taken = printable(str(below[0]), 4096)
         note = f"{printable(place.label)}: holds no model itself; taken is the one below it, {taken}"
@@ -78,62 +82,72 @@ def select(folder: Path | Place) -> Selection:
     return chosen
 
 
-def _below(place: LocalPlace) -> list[Path]:
-    """The folders below it that hold models, as trainers and hubs leave them: `checkpoint-500`, `snapshots/COMMIT`; in
-    a folder of a model none is looked for. None where there are too many folders to look into them all.
-    """
-    found: list[Path] = []
-    waiting = [(place.folder / name, 1) for name in place.folders()]
-    for at, (folder, depth) in enumerate(waiting):
-        if at >= _MOST_FOLDERS:
-            return []
-        try:
-            inside = LocalPlace(folder)
-            if any(_may_be_weights(name) for name in inside.names()):
-                found.append(folder)
-            elif depth < _DEEPEST and not folder.is_symlink():
-                waiting += [(folder / name, depth + 1) for name in inside.folders()]
-        except (OSError, ModelNotFoundError):
-            continue  # a folder that may not be read holds nothing to take
-    return sorted(found, key=lambda path: [int(w) if w.isdecimal() else w for w in _DIGITS.split(str(path))])
-
-
-def _may_be_weights(name: str) -> bool:
-    return name.endswith((".safetensors", *_TORCH, *_OTHERS)) and not _NOT_MODELS.fullmatch(name)
-
-
-def _is_told(names: list[str]) -> bool:
-    """Whether the files in a folder say by their names what it is."""
-    return any(named_like(name) or name.endswith((".safetensors", *_TORCH)) for name in names)
-
-
-def _several_below(place: Place, below: list[Path]) -> ModelNotFoundError:
-    shown = ", ".join(repr(printable(str(path), 4096)) for path in below[:10])  # whole, for a reader to copy
-    more = f" and {len(below) - 10} more" if len(below) > 10 else ""
-    return ModelNotFoundError(
-        f"{printable(place.label)}: holds no model itself; {len(below)} are below it: {shown}{more}"
-    )
-
-
-def part_of(folder: Path, name: str) -> str:
+def check_alone(folder: Path, name: str) -> str:
     """What is to be said of a file that is one of several of a model, named alone; nothing of any other. Raises
-    FormatError for one that has a part of every tensor.
+    FormatError for one that has a part of every tensor, or that only others make sense of.
     """
-    if match := _PARALLEL.fullmatch(name):
-        parts = [p.name for p in folder.iterdir() if (m := _PARALLEL.fullmatch(p.name)) and m[1] == match[1]]
+    where = printable(str(folder / name))
+    if name.endswith(".distcp") and (folder / METADATA).exists():
+        raise FormatError(f"{where}: is a part of a torch.distributed checkpoint; name its folder, {_shown(folder)}")
+    for pattern in (PARALLEL, RANKS):
+        match = pattern.fullmatch(name)
+        if not match or (pattern is RANKS and NOT_MODELS.fullmatch(name)):
+            continue
+        matches = [m for p in folder.iterdir() if (m := pattern.fullmatch(p.name)) and m[1] == match[1]]
+        parts = [m[0] for m in matches] if any(int(m[2]) == 0 for m in matches) else []  # else it is a LoRA's rank
+        if len(parts) > 1 and match[1] == "consolidated":
+            raise FormatError(
+                f"{where}: is one of {len(parts)} files with a part of every tensor each; name their folder, which is"
+                f" read as one model: {_shown(folder)}"
+            )
         if len(parts) > 1:
             raise _in_parts(str(folder / name), parts)
-    if (match := _NUMBERED.fullmatch(name)) and int(match[3]) > 1:
+    if (match := NUMBERED.fullmatch(name)) and int(match[3]) > 1:
         return f"{printable(name)}: is one of {int(match[3])} files of a model: a part of it is read, not the whole"
     return ""
 
 
+def _shown(folder: Path) -> str:
+    return repr(printable(str(folder), 4096))  # whole, for a reader to copy
+
+
 def _in_parts(where: str, parts: list[str]) -> FormatError:
+    if all(RANKS.fullmatch(name) for name in parts):
+        return FormatError(
+            f"{printable(where)}: {len(parts)} files that the ranks of a training wrote ({listed(sorted(parts))}), each"
+            " with its part of the tensors, are not joined here; convert them to one model first, with the trainer"
+            " that wrote them (verl: python -m verl.model_merger merge; accelerate: accelerate merge-weights)"
+        )
     return FormatError(
         f"{printable(where)}: {len(parts)} files have each a part of every tensor ({listed(sorted(parts))}), as"
         " tensor-parallel training leaves them, and are not joined here; convert them to one model first, with the"
         " script of the repository that they are from"
     )
+
+
+def _distributed(place: Place, names: list[str]) -> Selection | None:
+    """What torch.distributed.checkpoint writes."""
+    parts = [name for name in names if name.endswith(".distcp")]
+    if not parts:
+        return None
+    if METADATA not in names:
+        raise FormatError(
+            f"{printable(place.label)}: holds {len(parts)} parts of a torch.distributed checkpoint and no {METADATA},"
+            " which says what is in them; it is written last, by rank 0: bring it into the same folder"
+        )
+    return Selection(place, (METADATA, *parts))
+
+
+def _of_deepspeed(place: Place, names: list[str]) -> Selection | None:
+    """The weights that DeepSpeed leaves whole, in a folder of a step (`global_step10`)."""
+    if not is_zero_2(names):
+        return None
+    note = (
+        f"{printable(place.label)}: is what DeepSpeed leaves of a training; taken are the weights that it computed with"
+        f" ({ZERO_2}), not the float32 ones that its optimizer keeps: zero_to_fp32.py in the folder above it makes a"
+        " file of those"
+    )
+    return Selection(place, (ZERO_2,), notes=(note,))
 
 
 def select_index(place: Place, name: str) -> Selection:
@@ -152,6 +166,16 @@ def select_index(place: Place, name: str) -> Selection:
     return chosen
 
 
+def _other_than(place: Place, index: str, own: list[str]) -> Selection | None:
+    """The complete set of shards `own`, where the index beside it is of files that are gone."""
+    named = read_index_of(place, index).shards
+    if not any(place.has(shard) for shard in named) and own:
+        numbered = _numbered(place, own)
+        note = f"{index}: not used: none of its {len(named)} shards is there, and a complete set of others is"
+        return numbered and replace(numbered, notes=(note,))
+    return None
+
+
 def _choose(
     place: Place, names: list[str], candidates: list[str], stems: tuple[str, ...], ending: str
 ) -> Selection | None:
@@ -161,9 +185,10 @@ def _choose(
         if f"{stem}{ending}" in candidates:
             note = (f"{index}: not used, {stem}{ending} is there too",) if index in names else ()
             return Selection(place, (f"{stem}{ending}",), notes=note)
+        own = [name for name in candidates if name.startswith(f"{stem}-")]
         if index in names:
-            return select_index(place, index)
-        numbered = _numbered(place, [name for name in candidates if name.startswith(f"{stem}-")])
+            return _other_than(place, index, own) or select_index(place, index)
+        numbered = _numbered(place, own)
         if numbered:
             return numbered
     indexes = [name for name in names if name.endswith(f"{ending}.index.json")]
@@ -178,7 +203,7 @@ def _numbered(place: Place, names: list[str]) -> Selection | None:
     """A set `x-00001-of-0000N`, complete."""
     sets: dict[tuple[str, int, str], dict[int, str]] = {}
     for name in names:
-        match = _NUMBERED.fullmatch(name)
+        match = NUMBERED.fullmatch(name)
         if match:
             sets.setdefault((match[1], int(match[3]), match[4]), {})[int(match[2])] = name
     if not sets:
@@ -210,7 +235,7 @@ def _choose_other(place: Place, names: list[str]) -> Selection | None:
     """What other formats have: one file, MLX's `weights.npz`, or a set that is numbered."""
     if "weights.npz" in names:
         return Selection(place, ("weights.npz",))
-    matches = [match for name in names if (match := _COUNTED.fullmatch(name))]
+    matches = [match for name in names if (match := COUNTED.fullmatch(name))]
     if matches and len({match[1] for match in matches}) == 1:
         numbers = [int(match[2]) for match in matches]
         missing = sorted(set(range(max(numbers))) - set(numbers))
@@ -243,14 +268,18 @@ def _only_model(place: Place, names: list[str]) -> Selection:
     """The one file that holds a model, where the others are known to hold none."""
     models: list[str] = []
     others: dict[str, str] = {}
+    _check_ranks(place, names)
     for name in names:
         holds = _instead(place, name) if len(names) <= _LOOKED_INTO else ""
         if holds:
             others[name] = holds
         else:
             models.append(name)
-    if len(models) > 1 and len({m[1] if (m := _PARALLEL.fullmatch(name)) else name for name in models}) == 1:
-        raise _in_parts(place.label, models)
+    matches = [match for name in models if (match := PARALLEL.fullmatch(name))]
+    if len(models) > 1 and len(matches) == len(models) and len({match[1] for match in matches}) == 1:
+        if matches[0][1] != "consolidated":
+            raise _in_parts(place.label, models)
+        return _parallel(place, {int(match[2]): match[0] for match in matches})
     if len(models) > 1:
         raise FormatError(f"{printable(place.label)}: holds several models: {listed(models, 10)}; name one of them")
     if not models:
@@ -260,6 +289,25 @@ def _only_model(place: Place, names: list[str]) -> Selection:
     return Selection(place, tuple(models), notes=notes)
 
 
+def _check_ranks(place: Place, names: list[str]) -> None:
+    """Raises FormatError where the files are those of a training's ranks, numbered from 0 (a LoRA's rank is not)."""
+    matches = [match for name in names if (match := RANKS.fullmatch(name))]
+    if len(matches) > 1 and len({match[1] for match in matches}) == 1 and any(int(match[2]) == 0 for match in matches):
+        raise _in_parts(place.label, [match[0] for match in matches])
+
+
+def _parallel(place: Place, parts: dict[int, str]) -> Selection:
+    """Meta's files by their numbers, complete from 0."""
+    missing = [number for number in range(max(parts)) if number not in parts]
+    if missing:
+        shown = ", ".join(f"{number:02}" for number in missing[:5])
+        raise FormatError(
+            f"{printable(place.label)}: of {max(parts) + 1} tensor-parallel files number {shown} is missing; download"
+            " it into the same folder"
+        )
+    return Selection(place, tuple(parts[number] for number in sorted(parts)), parallel=True)
+
+
 def _instead(place: Place, name: str) -> str:
     """What a file holds that is known to be no model, or nothing."""
     with closing(place.open(name)) as source:
@@ -267,28 +315,3 @@ def _instead(place: Place, name: str) -> str:
             return instead_of_weights(reader_of(source).read(source))
         except InputError:
             return ""  # it may be one that is damaged
-
-
-def _nothing(place: Place, names: list[str]) -> ModelNotFoundError:
-    where = printable(place.label)
-    itself = named_like(place.label.rstrip("/\\"))
-    if itself:
-        return ModelNotFoundError(f"{where}: is {itself}")
-    for name in names:
-        foreign = named_like(name)
-        if foreign:
-            then = "" if ":" in foreign else "; expected safetensors, torch or npz files"
-            return ModelNotFoundError(f"{where}: holds {printable(name)!r}, {foreign}{then}")
-    inside = place.folders()
-    steps = [name for name in inside if name.startswith("global_step")]
-    if steps or any(name.endswith(("_model_states.pt", "_optim_states.pt")) for name in names):
-        script = "zero_to_fp32.py in it" if steps else "zero_to_fp32.py in the folder above it"
-        return ModelNotFoundError(
-            f"{where}: is what DeepSpeed leaves of a training, in parts: make one file of them with {script}"
-            " (python zero_to_fp32.py FOLDER OUT)"
-        )
-    aside = [name for name in names if name.endswith((".safetensors", *_TORCH))]
-    if aside:
-        return ModelNotFoundError(f"{where}: holds no model, only what a trainer leaves beside one: {listed(aside)}")
-    hint = f"; its folders: {listed(inside)}" if inside else ""
-    return ModelNotFoundError(f"{where}: holds no model: no .safetensors, .bin, .pt, .pth, .ckpt or .npz file{hint}")

@@ -15,7 +15,7 @@ from netweight.checkpoint.table import JoinedTables
 from netweight.checkpoint.tensor import Tensor
 from netweight.errors import FormatError, UnsafeFileError, printable
 
-__all__ = ["Index", "check_inside", "join", "listed", "read_index", "read_index_of"]
+__all__ = ["Index", "check_inside", "check_shard_name", "join", "listed", "read_index", "read_index_of"]
 
 MAX_INDEX = 100_000_000  # bytes
 MAX_ENTRIES = 2_000_000
@@ -68,7 +68,7 @@ def read_index_of(place: Place, name: str) -> Index:
     if len(shards) > MAX_SHARDS:
         raise FormatError(f"{where}: names {len(shards)} shards, expected at most {MAX_SHARDS}")
     for shard in shards:
-        _check_name(where, shard)
+        check_shard_name(where, shard)
     return Index(name, path, weight_map, total_size)
 
 
@@ -120,7 +120,8 @@ def _total_size(cursor: JsonCursor) -> int | None:
     return total
 
 
-def _check_name(where: str, shard: str) -> None:
+def check_shard_name(where: str, shard: str) -> None:
+    """Raises UnsafeFileError where the name of a `shard`, which the file `where` gives, leads out of the folder."""
     parts = shard.replace("\\", "/").split("/")
     windows = PureWindowsPath(shard)
     if (

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from netweight.checkpoint.asides import instead_of_weights
 from netweight.checkpoint.config import read_config
-from netweight.checkpoint.folder import Selection, part_of, select, select_index
+from netweight.checkpoint.distcp import METADATA, read_distcp
+from netweight.checkpoint.folder import Selection, check_alone, select, select_index
 from netweight.checkpoint.index import join
 from netweight.checkpoint.kinds import reader_of
 from netweight.checkpoint.mlx import quantised_note
@@ -19,6 +20,7 @@ from netweight.checkpoint.place import LocalPlace, Place
 from netweight.checkpoint.reference import HubReference, UrlReference, parse_reference
 from netweight.checkpoint.table import TensorTable
 from netweight.checkpoint.tensor import Checkpoint, Tensor
+from netweight.checkpoint.tensor_parallel import join_parallel
 from netweight.errors import FormatError, ModelNotFoundError, NetweightError, did_you_mean, printable
 from netweight.source.local import open_local
 from netweight.source.protocol import Source
@@ -53,8 +55,10 @@ def open_checkpoint(ref: str | os.PathLike[str], *, download: bool = False) -> C
     place = LocalPlace(path.parent)
     if name.endswith(".index.json") and state.st_size:
         return _open_selection(name, select_index(place, path.name), path)
+    if path.name == METADATA:
+        return _open_selection(name, select(path.parent), path.parent)
     # opened as it is named, wherever a link leads: it is the user's own word
-    part = part_of(path.parent, path.name)
+    part = check_alone(path.parent, path.name)
     chosen = Selection(place, (path.name,), notes=(part,) if part else ())
     return _open_selection(name, chosen, path, [open_local(path)])
 
@@ -131,11 +135,15 @@ def _open_selection(
 ) -> Checkpoint:
     """`local`: the path on this machine that is the model."""
     place = selection.place
-    if sources is None:
-        sources = [place.open(name) for name in selection.names]
-    parts = _read_all(sources)
+    if selection.names[0] == METADATA:
+        parts = read_distcp(place)
+    else:
+        parts = _read_all(sources or [place.open(name) for name in selection.names])
     notes = list(selection.notes)
-    if len(parts) == 1 and selection.index is None:
+    if selection.parallel:
+        tensors, findings = join_parallel(parts, selection.names)
+        notes += findings
+    elif len(parts) == 1 and selection.index is None:
         tensors = parts[0].tensors
     else:
         tensors, findings = join(parts, selection.names, selection.index)

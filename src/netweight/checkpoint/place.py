@@ -97,7 +97,8 @@ class LocalPlace:
 def check_inside(folder: Path, path: Path) -> None:
     """Raises UnsafeFileError where `path` in `folder` is a link that leads out of it.
 
-    The links of a Hugging Face cache, from `snapshots/<revision>/` to `blobs/` beside it, are fine.
+    The links of a Hugging Face cache, from `snapshots/<revision>/` to `blobs/` beside it, are fine, and those of a
+    folder elsewhere that lead to the `blobs/` of such a cache.
     """
     home = folder.resolve()
     try:
@@ -106,9 +107,9 @@ def check_inside(folder: Path, path: Path) -> None:
         raise ModelNotFoundError(f"{printable(str(path), 300)}: is a link that leads back to itself") from None
     if target.is_relative_to(home):
         return
-    for parent in (home, *home.parents):
-        if parent.name == "snapshots" and target.is_relative_to(parent.parent / "blobs"):
-            return
+    blobs, cache = target.parent, target.parent.parent
+    if blobs.name == "blobs" and (cache / "snapshots").is_dir():
+        return
     raise UnsafeFileError(
         f"{printable(str(path))}: is a link to {printable(str(target))}, outside its folder; name that file itself"
     )

@@ -9,7 +9,17 @@ from typing import Any
 from netweight.checkpoint.pickle_nodes import Blob, Call, Global, Mapped, Persistent
 from netweight.dtypes import DTYPES, DType, Kind
 
-__all__ = ["Storage", "TensorNodes", "Unreadable", "View", "element_width", "is_module", "is_script", "storage_dtype"]
+__all__ = [
+    "Storage",
+    "TensorNodes",
+    "Unreadable",
+    "View",
+    "dtype_named",
+    "element_width",
+    "is_module",
+    "is_script",
+    "storage_dtype",
+]
 
 _TYPES = {
     "Float": "F32", "Double": "F64", "Half": "F16", "BFloat16": "BF16", "Long": "I64", "Int": "I32", "Short": "I16",
@@ -41,6 +51,10 @@ _REASONS = {
     "torch._utils._rebuild_wrapper_subclass": "a tensor subclass without a storage, which is not read",
     "torch.storage._load_from_bytes": "a tensor pickled inside the pickle, which is not read",
 }
+_OF_A_RANK = (
+    "one rank's part of a tensor that is distributed over several (DTensor, ShardedTensor), which is not read: save the"
+    " whole model with the trainer that wrote it (verl: python -m verl.model_merger merge)"
+)
 _NUMPY = ("numpy.core.multiarray.", "numpy._core.multiarray.", "numpy.ndarray", "numpy._core.numeric.")
 _MAX_DIMENSIONS = 64
 _BITS = frozenset({"neg", "conj"})
@@ -95,6 +109,14 @@ def storage_dtype(kind: Any) -> DType | Unreadable | None:
     if kind is None or not name:
         return Unreadable("its storage is of no torch class", broken=True)
     return Unreadable(f"its storage is of the unknown class {kind.full}")
+
+
+def dtype_named(dtype: Any) -> DType | Unreadable:
+    """The dtype that a global such as `torch.bfloat16` names."""
+    if isinstance(dtype, Global) and dtype.module == "torch" and dtype.name in _NAMES:
+        return DTYPES[_NAMES[dtype.name]]
+    name = dtype.full if isinstance(dtype, Global) else "none"
+    return Unreadable(f"its dtype is {name}, which is not known")
 
 
 def element_width(kind: Any) -> int:
@@ -152,6 +174,10 @@ class TensorNodes:
         if name == "torch._utils._rebuild_tensor_v3":
             view = self._view(node.args[:4], node.args[6] if len(node.args) > 6 else None)
             return _with_bits(view, node.args[7:8])
+        if name == "torch._utils._rebuild_wrapper_subclass" and node.args and _is_named(node.args[0], "DTensor"):
+            return Unreadable(_OF_A_RANK)
+        if _is_named(node.function, "ShardedTensor"):
+            return Unreadable(_OF_A_RANK)
         if name in _REASONS:
             return Unreadable(_REASONS[name])
         if name.startswith(_NUMPY):
@@ -183,10 +209,10 @@ class TensorNodes:
             )
         element = storage.dtype
         if dtype is not None or element is None:
-            if not (isinstance(dtype, Global) and dtype.module == "torch" and dtype.name in _NAMES):
-                name = dtype.full if isinstance(dtype, Global) else "none"
-                return Unreadable(f"its dtype is {name}, which is not known")
-            element = DTYPES[_NAMES[dtype.name]]
+            named = dtype_named(dtype)
+            if isinstance(named, Unreadable):
+                return named
+            element = named
         return View(storage, element, offset, tuple(shape), tuple(strides))
 
 
@@ -208,6 +234,10 @@ def _with_bits(view: View | Unreadable, about: tuple[Any, ...]) -> View | Unread
     if negative and view.dtype.kind not in {Kind.FLOAT, Kind.COMPLEX, Kind.INTEGER}:
         return Unreadable(f"the negative of {view.dtype}, which is not read")
     return replace(view, negative=negative, conjugate=conjugate)
+
+
+def _is_named(node: Any, name: str) -> bool:
+    return isinstance(node, Global) and node.name == name and node.module.startswith("torch.distributed.")
 
 
 def _is_count(value: Any) -> bool:

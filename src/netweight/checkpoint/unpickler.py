@@ -16,8 +16,8 @@ from netweight.errors import FormatError, UnsafeFileError, printable
 
 __all__ = ["load_pickle"]
 
-MAX_OPCODES = 8_000_000
 MAX_OBJECTS = 160 << 20  # bytes of Python objects, estimated from above
+_PER_OPCODE = 20  # bytes of them that an opcode makes at least, on average: the cap on opcodes
 MAX_LINE = 1 << 20
 MAX_STRING = 64 << 20
 MAX_NUMBER = 4096  # bytes of an integer
@@ -34,15 +34,17 @@ def load_pickle(
     where: str,
     on_reference: Callable[[Any], None] | None = None,
     outside: dict[str, None] | None = None,
+    *,
+    most: int = MAX_OBJECTS,
 ) -> Any:
     """The pickle at the stream's position as nodes; `where` names it in messages.
 
     `on_reference` is told each persistent id, reached from the result or not; `outside` gets every name that is not on
-    the list of harmless ones, whether it is called or not.
+    the list of harmless ones, whether it is called or not. `most`: bytes of Python objects that it may make.
 
     Raises FormatError where it is damaged or passes a cap, UnsafeFileError where it calls what only an attack calls.
     """
-    machine = _Machine(stream, where, on_reference)
+    machine = _Machine(stream, where, on_reference, most)
     content = machine.run()
     if outside is not None:
         outside |= dict.fromkeys(named.full for named in machine.globals.values() if not is_harmless(named))
@@ -54,8 +56,9 @@ class _DamagedError(Exception):
 
 
 class _Machine:
-    def __init__(self, stream: BinaryIO, where: str, on_reference: Callable[[Any], None] | None) -> None:
+    def __init__(self, stream: BinaryIO, where: str, on_reference: Callable[[Any], None] | None, most: int) -> None:
         self.on_reference = on_reference
+        self.most = most
         self.stream = stream
         self.where = where
         self.stack: list[Any] = []
@@ -77,7 +80,8 @@ class _Machine:
 
     def _interpret(self) -> Any:
         read = self.stream.read
-        for _ in range(MAX_OPCODES):
+        opcodes = self.most // _PER_OPCODE
+        for _ in range(opcodes):
             opcode = read(1)
             if opcode == b".":
                 return self.stack.pop()
@@ -85,9 +89,13 @@ class _Machine:
             if handler is None:
                 raise _DamagedError(f"opcode {opcode!r} is not known" if opcode else "it ends before its end mark")
             handler(self)
-            if self.cost > MAX_OBJECTS:
-                raise _DamagedError(f"it makes more than {MAX_OBJECTS >> 20} MiB of objects")
-        raise _DamagedError(f"it has more than {MAX_OPCODES} opcodes")
+            if self.cost > self.most:
+                self.check_cost()
+        raise _DamagedError(f"it has more than {opcodes} opcodes")
+
+    def check_cost(self) -> None:
+        if self.cost > self.most:
+            raise _DamagedError(f"it makes more than {self.most >> 20} MiB of objects")
 
     def exactly(self, size: int) -> bytes:
         data = self.stream.read(size)
@@ -115,8 +123,7 @@ class _Machine:
         if size > MAX_STRING:
             raise _DamagedError(f"a string of {size} bytes, expected at most {MAX_STRING}")
         self.cost += size  # before reading: a claim beyond the caps is not even tried
-        if self.cost > MAX_OBJECTS:
-            raise _DamagedError(f"it makes more than {MAX_OBJECTS >> 20} MiB of objects")
+        self.check_cost()
         data = self.exactly(size)
         try:
             text = data.decode("utf-8", errors)

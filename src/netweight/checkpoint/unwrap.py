@@ -29,6 +29,7 @@ _MODEL_KEYS = (
     "state_dict", "model_state_dict", "model_state", "model", "module", "params", "net", "network", "weights",
     "params_ema", "ema", "model_ema", "ema_state_dict", "ema_model",
 )  # fmt: skip
+_OTHERS = "to read them: torch.save(torch.load(FILE)[{name}], OUT)"
 _STATE = frozenset({"_parameters", "_buffers", "_modules"})
 _PREFIXES = ("module.", "_orig_mod.")
 MAX_DEPTH = 64
@@ -45,9 +46,12 @@ class Unwrapped:
     instead: str = ""
 
 
-def unwrap(root: Any, nodes: TensorNodes, where: str) -> Unwrapped:
-    """The model's tensors in `root`; raises FormatError where a tensor is broken or the nesting passes a cap."""
-    walk = _Walk(nodes, where)
+def unwrap(root: Any, nodes: TensorNodes, where: str, others: str = _OTHERS) -> Unwrapped:
+    """The model's tensors in `root`; `others` says how weights beside it, an entry `{name}`, can be read.
+
+    Raises FormatError where a tensor is broken or the nesting passes a cap.
+    """
+    walk = _Walk(nodes, where, others)
     walk.enter(root)
     unwrapped = walk.result
     walk.tell_what_else(root)
@@ -69,9 +73,10 @@ def _common_prefixes(tensors: dict[str, View]) -> Iterator[str]:
 
 
 class _Walk:
-    def __init__(self, nodes: TensorNodes, where: str) -> None:
+    def __init__(self, nodes: TensorNodes, where: str, others: str) -> None:
         self.nodes = nodes
         self.where = where
+        self.others = others
         self.result = Unwrapped()
         self.steps = 0
         self.characters = 0
@@ -160,7 +165,7 @@ class _Walk:
         if tensor is not None:
             return "a counter" if COUNTERS.fullmatch(name) else f"a tensor beside the model{holds}"
         if found.count:
-            return f"other weights beside the model{holds}; to read them: torch.save(torch.load(FILE)[{name!r}], OUT)"
+            return f"other weights beside the model{holds}; {self.others.format(name=repr(name))}"
         return described(value)
 
     def _collect(self, node: Any, prefix: str, depth: int, *, top: bool = False) -> None:
