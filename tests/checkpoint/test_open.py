@@ -389,12 +389,13 @@ def test_pipes_and_devices_do_not_hang(tmp_path) -> None:
     refused(tmp_path, ModelNotFoundError, "holds no model")
 
 
-def test_a_file_that_may_not_be_read(tmp_path) -> None:
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch) -> None:
+    """As a folder that may not be looked into: bad input, exit code 2."""
     path = write(tmp_path / "model.safetensors")
-    path.chmod(0)
-    if os.access(path, os.R_OK):
-        pytest.skip("this user may read everything")
-    refused(path, ReadError, f"cannot be opened: {os.strerror(errno.EACCES)}")
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda name, mode: name != str(path) and allowed(name, mode))
+    refused(path, ModelNotFoundError, f"{path}: cannot be opened: {os.strerror(errno.EACCES)}")
+    refused(tmp_path, ModelNotFoundError, f"{path}: cannot be opened: {os.strerror(errno.EACCES)}")
 
 
 def test_names_that_differ_in_case_or_hold_control_characters(tmp_path) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from slowness import slowness
 
 from netweight.checkpoint import open_checkpoint
 from netweight.checkpoint.safetensors import read_safetensors
+from netweight.dtypes import DTYPES
 from netweight.errors import FormatError
 from netweight.source.local import open_local
 
@@ -192,6 +194,14 @@ def test_a_header_without_tensors_is_a_checkpoint_of_none(tmp_path) -> None:
     assert len(open_checkpoint(path)) == 0
 
 
+def test_the_dtypes_of_the_package_are_those_that_are_read() -> None:
+    """The installed release lists them itself: one that adds a dtype fails here, and not at a user."""
+    header = b'{"a":{"dtype":"none of them","shape":[1],"data_offsets":[0,1]}}'
+    with pytest.raises(safetensors.SafetensorError, match="expected one of") as caught:
+        safetensors.deserialize(len(header).to_bytes(8, "little") + header + b"x")
+    assert set(re.findall(r"`(\w+)`", str(caught.value).partition("expected one of")[2])) == set(DTYPES) - {"C128"}
+
+
 def test_every_dtype_name_of_the_package_is_known_and_no_other(tmp_path) -> None:
     for name in [
         "BOOL",
@@ -361,6 +371,7 @@ def test_real_files_agree_with_the_package(realweights) -> None:
 MEASURE = """
 import resource, sys, time
 from netweight.checkpoint import open_checkpoint
+from netweight.dtypes import DTYPES
 from netweight.errors import FormatError
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 before, start = peak(), time.process_time()

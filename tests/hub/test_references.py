@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 from hub_models import FIRST, SECOND, write_model
@@ -19,7 +20,7 @@ import netweight
 from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.reference import HubReference, UrlReference, at_commit, parse_reference
 from netweight.errors import FormatError, ModelNotFoundError, NetweightError, OptionError, OutputError, ReadError
-from netweight.source import retry
+from netweight.source import least_rate, retry
 
 
 @pytest.fixture(autouse=True)
@@ -465,6 +466,24 @@ def test_what_comes_into_the_cache_is_held_against_its_digest(hub, tmp_path, nam
         assert np.array_equal(opened["a"].read(), np.arange(64))
         assert (opened.location / name).read_bytes() == files[name]
     assert hub.count(glob, "GET") == 1
+
+
+def test_what_comes_into_the_cache_comes_at_a_least_rate(hub, monkeypatch) -> None:
+    """One slow answer is asked for again; a server that is slow each time ends the run. Other users of
+    huggingface_hub's connections in this process are left as they were.
+    """
+    monkeypatch.setattr(least_rate, "_WINDOW", 0.05)
+    monkeypatch.setattr(least_rate, "_LEAST", 4 << 20)
+    hub.publish("org/name", {"model.safetensors": save({"a": np.arange(1 << 20, dtype=np.float32)})})
+    hooks = huggingface_hub.get_session().event_hooks["response"]
+    slow = hub.fault("/cdn/*", rate=1e6, times=1)
+    with open_checkpoint("org/name", download=True) as opened:
+        assert np.array_equal(opened["a"].read(), np.arange(1 << 20))
+    assert slow.times == 0
+    hub.publish("org/other", {"model.safetensors": save({"a": np.arange(1 << 20, dtype=np.float32)})})
+    hub.fault("/cdn/*", rate=1e6, times=None)
+    refused("org/other", ReadError, "expected 4194304 a second, 6 times in a row", download=True)
+    assert huggingface_hub.get_session().event_hooks["response"] == hooks
 
 
 def test_file_urls(tmp_path, monkeypatch) -> None:

@@ -15,7 +15,7 @@ import netweight
 from netweight.checkpoint.open import open_checkpoint
 from netweight.errors import ModelNotFoundError, NetweightError, ReadError
 from netweight.run import plan
-from netweight.source import http_ranges, remote, retry
+from netweight.source import http_ranges, least_rate, remote, retry
 from shapes import SHAPES, Shape
 
 SMALL = Shape("small", 512, 6, 8, 4, 64, 1536, 4000, tied=False, fine_tunes=1)
@@ -344,8 +344,8 @@ def test_a_redirect_to_no_web_address(hub, model, address) -> None:
 
 
 def test_an_answer_that_drips(hub, model, monkeypatch) -> None:
-    monkeypatch.setattr(http_ranges, "_WINDOW", 0.05)
-    monkeypatch.setattr(http_ranges, "_LEAST", 4 << 20)
+    monkeypatch.setattr(least_rate, "_WINDOW", 0.05)
+    monkeypatch.setattr(least_rate, "_LEAST", 4 << 20)
     with open_checkpoint("org/name") as opened:
         hub.fault("/cdn/*", rate=400_000, times=1)
         assert np.array_equal(opened[LAST].read(), model[LAST])  # one slow answer is asked for again

@@ -152,7 +152,10 @@ def _of_deepspeed(place: Place, names: list[str]) -> Selection | None:
 
 def select_index(place: Place, name: str) -> Selection:
     """The shards that the index `name` in `place` lists; raises FormatError where some are missing."""
-    index = read_index_of(place, name)
+    return _listed_by(place, read_index_of(place, name))
+
+
+def _listed_by(place: Place, index: Index) -> Selection:
     missing = [shard for shard in index.shards if not place.has(shard)]
     if missing:
         raise FormatError(
@@ -166,12 +169,14 @@ def select_index(place: Place, name: str) -> Selection:
     return chosen
 
 
-def _other_than(place: Place, index: str, own: list[str]) -> Selection | None:
+def _other_than(place: Place, index: Index, own: list[str]) -> Selection | None:
     """The complete set of shards `own`, where the index beside it is of files that are gone."""
-    named = read_index_of(place, index).shards
-    if not any(place.has(shard) for shard in named) and own:
+    if own and not any(place.has(shard) for shard in index.shards):
         numbered = _numbered(place, own)
-        note = f"{index}: not used: none of its {len(named)} shards is there, and a complete set of others is"
+        note = (
+            f"{printable(index.name)}: not used: none of its {len(index.shards)} shards is there, and a complete set of"
+            " others is"
+        )
         return numbered and replace(numbered, notes=(note,))
     return None
 
@@ -187,7 +192,8 @@ def _choose(
             return Selection(place, (f"{stem}{ending}",), notes=note)
         own = [name for name in candidates if name.startswith(f"{stem}-")]
         if index in names:
-            return _other_than(place, index, own) or select_index(place, index)
+            listing = read_index_of(place, index)
+            return _other_than(place, listing, own) or _listed_by(place, listing)
         numbered = _numbered(place, own)
         if numbered:
             return numbered

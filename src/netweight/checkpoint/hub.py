@@ -21,6 +21,7 @@ from netweight.checkpoint.remote_place import HubFile, HubPlace
 from netweight.errors import ModelNotFoundError, NetweightError, OutputError, ReadError, printable
 from netweight.source.digest import digest_of_file
 from netweight.source.http_ranges import passing
+from netweight.source.least_rate import least_rate
 from netweight.source.retry import Passing, retry_passing
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def fetch(place: HubPlace, chosen: Callable[[HubPlace], Sequence[str]]) -> tuple
         new = [name for name in names if held is None or not (held / name).exists()]
 
         def bring(names: Sequence[str] = tuple(names)) -> str:
-            with _explained(reference):
+            with _explained(reference), least_rate():
                 return snapshot_download(
                     reference.repo,
                     revision=reference.revision,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
 from netweight.errors import ModelNotFoundError, NetweightError, ReadError, printable
+from netweight.source.least_rate import arriving
 from netweight.source.protocol import FileState
 from netweight.source.retry import Passing, Patience, retry_after, retry_passing
 
@@ -21,8 +21,6 @@ HEAD = 1 << 16
 
 _PROGRESS = 1 << 20  # bytes after which an attempt counts as one that went well
 _SKIPPED = 1 << 22  # bytes that may be read and thrown away where a server knows no ranges
-_LEAST = 1 << 10  # bytes a second that an answer must bring, over each _WINDOW of seconds
-_WINDOW = 60.0
 _NOT_PACKED = {"", "identity", "aws-chunked"}  # the last one is what S3 keeps of how an object was once sent to it
 _NEVER_PASS = {"UnsupportedProtocol", "TooManyRedirects", "InvalidURL", "DecodingError"}
 _MAY_PASS = {408, 425, 429, 500, 502, 503, 504}
@@ -132,7 +130,7 @@ class HttpRanges:
             ):
                 self._check(response)
                 skip = self._check_range(response, start)
-                for chunk in _arriving(response):
+                for chunk in arriving(response.iter_raw()):
                     data = memoryview(chunk)[skip:]
                     skip = max(0, skip - len(chunk))
                     taken = min(len(data), len(view) - got)
@@ -163,7 +161,7 @@ class HttpRanges:
             self._final_tag = _own_tag(response)
             wanted = min(HEAD, self._state.size)
             head = bytearray()
-            for chunk in _arriving(response):
+            for chunk in arriving(response.iter_raw()):
                 head += chunk
                 if len(head) >= wanted:
                     return bytes(head[:wanted])
@@ -276,18 +274,6 @@ def open_http(url: str) -> HttpRanges:
     ranges = HttpRanges(url, url)
     ranges.open()
     return ranges
-
-
-def _arriving(response: Any) -> Iterator[bytes]:
-    """The bytes of an answer as they come; raises Passing where they come slower than _LEAST."""
-    begun, got = time.monotonic(), 0
-    for chunk in response.iter_raw():
-        yield chunk
-        got += len(chunk)
-        if (seconds := time.monotonic() - begun) >= _WINDOW:
-            if got < _LEAST * seconds:
-                raise Passing(f"the server sent {got} bytes in {seconds:.0f} seconds, expected {_LEAST} a second")
-            begun, got = time.monotonic(), 0
 
 
 def _normal(tag: str) -> str:

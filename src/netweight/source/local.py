@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import socket
@@ -34,7 +35,7 @@ _handles: HandlePool[FileIO] = HandlePool(MAX_OPEN_FILES)
 def open_local(path: str | os.PathLike[str]) -> Source:
     """The file at `path` as a Source; it is opened on the first read.
 
-    Raises ModelNotFoundError where there is none or it may not be looked at, FormatError where it is no regular file.
+    Raises ModelNotFoundError where there is none or it may not be read, FormatError where it is no regular file.
     """
     return PreadFile(path) if hasattr(os, "pread") else HandlePerThreadFile(path)
 
@@ -55,6 +56,8 @@ class _LocalFile:
             self._state = _state_of(os.stat(self._path), self._path)  # noqa: PTH116 - the path is a plain string
         except (OSError, ValueError) as problem:
             raise ModelNotFoundError(f"{printable(self._path)}: {_why(problem)}") from None
+        if not os.access(self._path, os.R_OK):
+            raise ModelNotFoundError(f"{printable(self._path)}: cannot be opened: {os.strerror(errno.EACCES)}")
         self._begin()
 
     def _begin(self, *, arrived: bool = False) -> None:

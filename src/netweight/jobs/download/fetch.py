@@ -23,6 +23,7 @@ from netweight.output.exchange import sync_file
 from netweight.output.positioned import allocate, write_at
 from netweight.source.digest import digest_of_file
 from netweight.source.http_ranges import passing
+from netweight.source.least_rate import arriving
 from netweight.source.retry import Passing, Patience
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["PIECE", "fetch_all", "is_right"]
 
 PIECE = 1 << 26  # bytes that one request asks for at most
+_PROGRESS = 1 << 16  # bytes after which an attempt counts as one that went well; more than the least rate brings
 _RECORD = 1 << 20  # bytes between two lines of the journal
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
@@ -233,25 +235,28 @@ class _Transfer:
         """Send one request for the bytes from `at` to `stop` of the piece at `start`; wait after a failure."""
         start, at, stop = span
         failure: Passing | None = None
-        recorded = at
+        recorded = begun = at
         try:
             headers = {**self._headers, "Range": f"bytes={at}-{stop - 1}"} if ranges else self._headers
             with request_file(self._model, file.remote, headers) as response:
                 self._check(file, response, at, stop, ranges=ranges)
-                for chunk in response.iter_raw():
+                for chunk in arriving(response.iter_raw()):
                     self._go_on()
                     self._check_room(file, at + len(chunk), stop)
                     write_at(descriptor, memoryview(chunk), at)
                     at += len(chunk)
                     file.done[start] = at - start
                     self._advance(file, len(chunk))
-                    if ranges:
+                    if ranges and at - begun >= _PROGRESS:
                         patience.renew()
+                        begun = at
                     if ranges and at - recorded >= _RECORD:
                         recorded = at
                         self._journal.append(file.key(start), {"bytes": at - start})
         except (_NoRangesError, _StoppedError, ReadError):
             raise
+        except Passing as slow:
+            failure = slow
         except Exception as error:
             failure = passing(error)
             if failure is None:

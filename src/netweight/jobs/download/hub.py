@@ -31,6 +31,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined] # offered ther
 from netweight.checkpoint.reference import HubReference, parse_reference
 from netweight.errors import ModelNotFoundError, NetweightError, OptionError, ReadError, printable
 from netweight.source.http_ranges import passing
+from netweight.source.least_rate import arriving
 from netweight.source.retry import Passing, retry_passing
 from netweight.version import __version__
 
@@ -156,10 +157,12 @@ def read_small(model: HubModel, file: HubFile, limit: int) -> bytes:
         data = bytearray()
         try:
             with request_file(model, file, request_headers()) as response:
-                for chunk in response.iter_raw():
+                for chunk in arriving(response.iter_raw()):
                     data += chunk
                     if len(data) > file.size:
                         break
+        except Passing:
+            raise
         except Exception as error:
             raise passing(error) or hub_error(error, where, model.endpoint) from error
         if len(data) != file.size:
