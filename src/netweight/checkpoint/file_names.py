@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from netweight.checkpoint.kinds import READERS
 
 __all__ = [
+    "CHUNKS",
     "COUNTED",
     "NOT_MODELS",
     "NUMBERED",
@@ -32,6 +33,8 @@ RANKS = re.compile(
 )
 """Files that the ranks of a training write, each its own: pytorch_model_fsdp_0_rank1.bin, model_world_size_8_rank_1.pt,
 checkpoint_last-shard1.pt."""
+CHUNKS = re.compile(r"shard-(\d{5})-model-\d{5}-of-\d{5}\.safetensors")
+"""Files of chunks that the ranks of torch.distributed.checkpoint write for Hugging Face."""
 NOT_MODELS = re.compile(
     r"training_args\.(bin|pt)"
     r"|(optim_|optimizer|scheduler|scaler|random_states|rng_state|trainer_state|extra_state|distrib_optim|model_rng).*"

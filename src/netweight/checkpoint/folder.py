@@ -10,6 +10,7 @@ from netweight.checkpoint.asides import instead_of_weights
 from netweight.checkpoint.below import models_below, nothing_in, several_below
 from netweight.checkpoint.distcp import METADATA
 from netweight.checkpoint.file_names import (
+    CHUNKS,
     COUNTED,
     NOT_MODELS,
     NUMBERED,
@@ -60,7 +61,8 @@ def select(folder: Path | Place) -> Selection:
     safetensors = [name for name in names if name.endswith(".safetensors") and not NOT_MODELS.fullmatch(name)]
     torch = [name for name in names if name.endswith(TORCH) and not NOT_MODELS.fullmatch(name)]
     chosen = (
-        _choose(place, names, safetensors, ("model",), ".safetensors")
+        _of_ranks(place, safetensors)
+        or _choose(place, names, safetensors, ("model",), ".safetensors")
         or _choose(place, names, torch, ("pytorch_model", "pruned_model"), ".bin")
         or _only(place, safetensors)
         or _only(place, torch)
@@ -102,6 +104,8 @@ def check_alone(folder: Path, name: str) -> str:
             )
         if len(parts) > 1:
             raise _in_parts(str(folder / name), parts)
+    if CHUNKS.fullmatch(name) and sum(bool(CHUNKS.fullmatch(path.name)) for path in folder.iterdir()) > 1:
+        raise FormatError(f"{where}: has one rank's chunks of tensors; name the folder of all: {_shown(folder)}")
     if (match := NUMBERED.fullmatch(name)) and int(match[3]) > 1:
         return f"{printable(name)}: is one of {int(match[3])} files of a model: a part of it is read, not the whole"
     return ""
@@ -123,6 +127,21 @@ def _in_parts(where: str, parts: list[str]) -> FormatError:
         " tensor-parallel training leaves them, and are not joined here; convert them to one model first, with the"
         " script of the repository that they are from"
     )
+
+
+def _of_ranks(place: Place, names: list[str]) -> Selection | None:
+    """The chunks of all ranks, where a folder holds nothing else; what they make follows from their headers."""
+    matches = [match for name in names if (match := CHUNKS.fullmatch(name))]
+    if not matches or len(matches) < len(names):
+        return None
+    ranks = {int(match[1]) for match in matches}
+    missing = sorted(set(range(max(ranks))) - ranks)
+    if missing:
+        raise FormatError(
+            f"{printable(place.label)}: holds the chunks of {len(ranks)} ranks, up to {max(ranks)}, and none of rank"
+            f" {missing[0]}; bring the files of all ranks into the same folder"
+        )
+    return Selection(place, tuple(match[0] for match in matches))
 
 
 def _distributed(place: Place, names: list[str]) -> Selection | None:

@@ -18,6 +18,7 @@ from netweight.checkpoint.mlx import quantised_note
 from netweight.checkpoint.part import Part
 from netweight.checkpoint.place import LocalPlace, Place
 from netweight.checkpoint.reference import HubReference, UrlReference, parse_reference
+from netweight.checkpoint.saved_chunks import are_chunks, join_chunks
 from netweight.checkpoint.table import TensorTable
 from netweight.checkpoint.tensor import Checkpoint, Tensor
 from netweight.checkpoint.tensor_parallel import join_parallel
@@ -142,6 +143,9 @@ def _open_selection(
     notes = list(selection.notes)
     if selection.parallel:
         tensors, findings = join_parallel(parts, selection.names)
+        notes += findings
+    elif are_chunks(parts):
+        tensors, findings = join_chunks(parts)
         notes += findings
     elif len(parts) == 1 and selection.index is None:
         tensors = parts[0].tensors
