@@ -22,6 +22,7 @@ import struct
 import sys
 import tempfile
 import traceback
+import warnings
 from pathlib import Path
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "NO_COLOR": "1", "COLUMNS": "80"}
@@ -97,8 +98,30 @@ def make_inputs(root: Path) -> list[str]:
     (root / "missing_shard").mkdir()
     (root / "missing_shard" / "model.safetensors.index.json").write_text('{"weight_map": {"a": "b.safetensors"}}')
     (root / "bare").mkdir()
+    make_folders_of_trainers(root)
     return [*(str(path) for path in sorted(root.iterdir())), str(root), "", "x" * 5000, "no/such", "org/name", "hf://",
             "http://127.0.0.1:9/x", "a b", "-", "~", str(root / "base" / "model.safetensors")]  # fmt: skip
+
+
+def make_folders_of_trainers(root: Path) -> None:
+    """Checkpoints of torch.distributed, tensor-parallel files, files of ranks and DeepSpeed's; whole and broken."""
+    import torch
+    import torch.distributed.checkpoint as dcp
+
+    held = {name: torch.from_numpy(array) for name, array in weights(9).items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that one process saves is what is wanted
+        for name in ("dcp", "dcp_cut", "dcp_alone"):
+            dcp.save({"model": held, "step": 3}, checkpoint_id=root / name)
+    (root / "dcp_cut" / "__0_0.distcp").write_bytes((root / "dcp" / "__0_0.distcp").read_bytes()[:-900])
+    (root / "dcp_alone" / ".metadata").unlink()
+    files = {"parallel": "consolidated.{:02}.pth", "ranks": "model_rank_{}.pt", "megatron": "mp_rank_{:02}.pt"}
+    for name, file in files.items():
+        (root / name).mkdir()
+        for rank in range(2):
+            torch.save({n: t.chunk(2)[rank].clone() for n, t in held.items()}, root / name / file.format(rank))
+    (root / "zero2" / "global_step3").mkdir(parents=True)
+    torch.save({"module": held, "ds_version": "0.16"}, root / "zero2" / "global_step3" / "mp_rank_00_model_states.pt")
 
 
 def make_outputs(root: Path) -> list[str]:
