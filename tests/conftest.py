@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from hub_server import HubServer
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the real hub for anything: the fixture `hub` has one of its own
+
+# Without bytecode every program that a test starts would compile netweight's source, and every run of the tests theirs.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell's background job, and then of all programs it starts
     signal.signal(signal.SIGINT, signal.default_int_handler)

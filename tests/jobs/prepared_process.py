@@ -56,7 +56,7 @@ os.environ.update(asked["environment"])
 sys.argv = ["-c", *asked["arguments"]]
 exec(asked["code"], {"__name__": "__main__"})
 """
-READ_WHILE_IT_RUNS = ("NO_COLOR", "COLUMNS", "LINES", "TERM", "HF_")
+READ_WHILE_IT_RUNS = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "TERM", "HF_", "HUGGING", "NO_PROXY", "no_proxy")
 """Beginnings of variables that no library of the prepared process has read."""
 
 

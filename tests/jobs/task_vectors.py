@@ -204,7 +204,9 @@ def tree(folder):
 
 
 def netweight(*args, cwd=None, env=None, **settings):
-    """Run the program; the completed process, its output as text. `settings` are those of a fresh process."""
+    """Run the program; the completed process, its output as text. `env` is what differs from this process's own, None
+    what is not there. `settings` are those of a fresh process.
+    """
     environment = {**os.environ, "NO_COLOR": "1", **(env or {})}
     environment = {k: v for k, v in environment.items() if v is not None}
     words = list(map(str, args))

@@ -84,10 +84,8 @@ def test_what_is_written_is_read_back(recipe, comments):
 @pytest.mark.parametrize("inside", [False, True], ids=["of the recipe", "of a model"])
 def test_a_key_of_the_recipe_is_no_name_of_a_setting(key, inside):
     own = {key: 1.0}
-    recipe = Recipe(
-        "linear", None, (Source("a", None, own if inside else {}),), (), {} if inside else own, None, None, None, "made",
-        None,
-    )  # fmt: skip
+    models = (Source("a", None, own if inside else {}),)
+    recipe = Recipe("linear", None, models, (), {} if inside else own, None, None, None, "made", None)
     with pytest.raises(OptionError, match=f"the key '{key}' stands beside parameters, not under it: move it out"):
         parse_recipe(write_recipe(recipe), "x")
 
