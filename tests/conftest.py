@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the real hub for anything: the fixture `hub` has one of its own
 
+# Threads that wait for each other sleep. They would spin, on cores that the other tests need.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+
 # Without bytecode every program that a test starts would compile netweight's source, and every run of the tests theirs.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
