@@ -226,6 +226,7 @@ def netweight(*args, cwd=None, env=None, **settings):
 
 _OF_SLOW_MACHINES = re.compile(
     r"(?:[\d.]+ \w+ of [\d.]+ \w+, \d+ of \d+ tensors, [\d.]+ \w+/s, [\d:]+ left"
+    r"|\d+ of \d+ models, [\d.]+/s, \d+ s left"
     r"|note: compiling the kernels: only at the first run of an installation)\n"
 )
 
