@@ -380,14 +380,16 @@ def measured(path: Path) -> tuple[str, float, float]:
     return "\n".join(text), seconds, mebibytes
 
 
-def test_a_million_tensors(tmp_path) -> None:
+def test_many_tensors(tmp_path) -> None:
+    """The bounds are those of a million in 10 s and 256 MiB."""
+    many = 400_000
     path = tmp_path / "x.safetensors"
-    entries = ",".join(f'"h.{i}.w":{{"dtype":"U8","shape":[1],"data_offsets":[{i},{i + 1}]}}' for i in range(1_000_000))
-    path.write_bytes(framed("{" + entries + "}", bytes(1_000_000)))
+    entries = ",".join(f'"h.{i}.w":{{"dtype":"U8","shape":[1],"data_offsets":[{i},{i + 1}]}}' for i in range(many))
+    path.write_bytes(framed("{" + entries + "}", bytes(many)))
     text, seconds, mebibytes = measured(path)
-    assert text == "1000000"
-    assert seconds < 10 * slowness()
-    assert mebibytes < 256
+    assert text == str(many)
+    assert seconds < 4 * slowness()
+    assert mebibytes < 103
 
 
 def test_many_shapes_out_of_order(tmp_path) -> None:
