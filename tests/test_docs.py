@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import click
 import pytest
+from task_vectors import netweight
 
 from netweight.cli.main import COMMANDS, cli
 from netweight.jobs.demo.models import make_demo_models
@@ -200,14 +198,8 @@ def test_the_output_shown_is_what_the_commands_print(tmp_path: Path, path: Path,
     shown = shown_outputs(path)
     assert [command.split()[1] for command, _ in shown] == commands
     for command, lines in shown:
-        done = subprocess.run(
-            [sys.executable, "-c", "from netweight.cli.main import main; main()", *shlex.split(command)[1:]],
-            cwd=tmp_path,
-            env={**os.environ, "COLUMNS": "80", "NO_COLOR": "1"},
-            capture_output=True,
-            encoding="utf-8",
-            check=True,
-        )
+        done = netweight(*shlex.split(command)[1:], cwd=tmp_path, env={"COLUMNS": "80"})
+        assert done.returncode == 0, done.stderr
         assert [line.rstrip() for line in done.stdout.splitlines()] == lines
 
 

@@ -15,7 +15,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from slowness import slowness
+from slowness import PEAK, slowness
 
 from netweight.checkpoint import open_checkpoint
 from netweight.errors import FormatError, NetweightError, UnsafeFileError
@@ -239,11 +239,10 @@ def bombs() -> dict[str, tuple[bytes, str]]:
     }  # fmt: skip
 
 
-MEASURE = """
-import resource, sys, time
+MEASURE = f"""{PEAK}
+import sys, time
 from netweight.checkpoint import open_checkpoint
 from netweight.errors import FormatError
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 before, start = peak(), time.process_time()
 try:
     print(len(open_checkpoint(sys.argv[1])))

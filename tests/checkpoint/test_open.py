@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-from slowness import slowness
+from slowness import PEAK, slowness
 
 from netweight.checkpoint import CheckpointFile, open_checkpoint
 from netweight.errors import FormatError, ModelNotFoundError, NetweightError, ReadError, UnsafeFileError
@@ -196,11 +196,10 @@ def test_an_index_of_too_many_shards(tmp_path) -> None:
     refused(tmp_path, FormatError, "index.json: names 100001 shards, expected at most 100000")
 
 
-MEASURE = """
-import resource, sys, time
+MEASURE = f"""{PEAK}
+import sys, time
 from netweight.checkpoint import open_checkpoint
 from netweight.errors import NetweightError
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 before, start = peak(), time.process_time()
 try:
     print(len(open_checkpoint(sys.argv[1])))

@@ -153,7 +153,8 @@ def test_long_paths_leave_what_tells_them_apart(tmp_path, columns) -> None:
     assert [m["model"] for m in found["weights"]["models"]] == tuned
 
 
-def test_shown_names() -> None:
+def test_shown_names(monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")  # a pipe has no width, and names are whole there
     assert display_names(["m/base", "m/a"]) == {"m/base": "m/base", "m/a": "m/a"}
     above = "/srv/models/of-somebody-with-a-long-name/2026"
     same = [f"{above}/{run}/checkpoint-100" for run in ("run1", "run2", "run3/inner")]

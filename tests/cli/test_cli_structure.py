@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from task_vectors import beside_progress
 
 from netweight.cli.main import main
 
@@ -50,7 +51,7 @@ def run(capsys: pytest.CaptureFixture[str], *args: object, code: int = 0) -> tup
         main(["structure", *map(str, args)])
     shown = capsys.readouterr()
     assert left.value.code == code, shown.err
-    return shown.out, shown.err
+    return shown.out, beside_progress(shown.err)
 
 
 def test_one_model(capsys: pytest.CaptureFixture[str], base: Path) -> None:

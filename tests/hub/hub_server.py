@@ -120,6 +120,7 @@ class Fault:
     drop_after: int | None = None  # bytes of the body, then the connection is closed
     delay: float = 0.0  # seconds before the answer
     rate: float | None = None  # bytes per second
+    hold: threading.Event | None = None  # until it is set, the body comes by 5 kB a second: slow, but not too slow
     body: bytes | None = None  # served instead of the file, ETag and X-Linked-* as they should be
     no_range: bool = False  # 200 and the whole file whatever is asked for
     shift: int = 0  # by which the range that is served lies behind the one asked for
@@ -483,7 +484,12 @@ class _Handler(BaseHTTPRequestHandler):
         self._head(status, stop - start, headers)
         if self.command == "HEAD":
             return
-        left = self.wrong.drop_after
+        left, hold = self.wrong.drop_after, self.wrong.hold
+        while hold is not None and start < stop and not hold.wait(0.1):
+            for piece in blob.chunks(start, min(start + 512, stop)):
+                self.request_.sent += len(piece)
+                self.wfile.write(piece)
+                start += len(piece)
         for piece in blob.chunks(start, stop):
             part = piece if left is None else piece[:left]
             # Counted before it goes: the client may look at the counts the moment it has the last byte.

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import huggingface_hub
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 from hub_models import FIRST, SECOND, write_model
 from safetensors.numpy import save, save_file
+from task_vectors import netweight as program
 
 import netweight
 from netweight.checkpoint.open import open_checkpoint
@@ -318,10 +318,8 @@ def test_gated_private_missing(hub, tmp_path, monkeypatch) -> None:
 
 
 def run(*args: object, env: dict[str, str], code: int = 0) -> subprocess.CompletedProcess:
-    done = subprocess.run(
-        [sys.executable, "-c", "from netweight.cli.main import main; main()", *map(str, args)],
-        capture_output=True, text=True, env=env, check=False, timeout=300,
-    )  # fmt: skip
+    gone = {name: None for name in os.environ if name not in env}
+    done = program(*args, env={**gone, **env})
     assert done.returncode == code, done.stderr
     return done
 

@@ -1,4 +1,4 @@
-"""Limits of computing time that hold on every machine, whatever else it does."""
+"""Limits of computing time and of memory that hold on every machine, whatever else it does."""
 
 from __future__ import annotations
 
@@ -23,3 +23,19 @@ def slowness():
     leave out what others take.
     """
     return max(1.0, max(_loop() for _ in range(3)) / _REFERENCE)
+
+
+PEAK = """
+import resource
+
+def peak():
+    '''Most memory of this program so far, in KiB.'''
+    try:
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
+    except FileNotFoundError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+"""
+"""For programs that tests start. On Linux, `ru_maxrss` of a program begins with the size of what started it: a program
+that takes less than the tests do would seem to take nothing.
+"""

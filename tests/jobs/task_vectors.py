@@ -13,6 +13,7 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+import prepared_process
 
 QUANTILES = (0, 1, 5, 10, 25, 50, 75, 90, 95, 99, 100)
 FIELDS = [
@@ -202,22 +203,30 @@ def tree(folder):
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()}
 
 
-def netweight(*args, **settings):
-    """Run the program; the completed process, its output as text."""
-    environment = {**os.environ, "NO_COLOR": "1", **settings.pop("env", {})}
+def netweight(*args, cwd=None, env=None, **settings):
+    """Run the program; the completed process, its output as text. `env` is what differs from this process's own, None
+    what is not there. `settings` are those of a fresh process.
+    """
+    environment = {**os.environ, "NO_COLOR": "1", **(env or {})}
+    environment = {k: v for k, v in environment.items() if v is not None}
+    words = list(map(str, args))
+    if not settings and prepared_process.can_run(environment):
+        return prepared_process.run(PROGRAM[-1], words, environment, cwd)
     return subprocess.run(
-        [*PROGRAM, *map(str, args)],
+        [*PROGRAM, *words],
         check=False,
         capture_output=True,
         text=True,
         timeout=300,
-        env={k: v for k, v in environment.items() if v is not None},
+        env=environment,
+        cwd=cwd,
         **settings,
     )
 
 
 _OF_SLOW_MACHINES = re.compile(
     r"(?:[\d.]+ \w+ of [\d.]+ \w+, \d+ of \d+ tensors, [\d.]+ \w+/s, [\d:]+ left"
+    r"|\d+ of \d+ models, [\d.]+/s, \d+ s left"
     r"|note: compiling the kernels: only at the first run of an installation)\n"
 )
 

@@ -15,6 +15,8 @@ try:
     import torch
 except ImportError:
     torch = None
+else:
+    torch.set_num_threads(1)  # what tests give is too little to be worth sharing out
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,40 @@ def undefined(row):
     return {k for k, v in row.items() if v is None or v == [] or (isinstance(v, float) and math.isnan(v))}
 
 
+FIELDS = {
+    "condition_number": "number", "singular": "boolean", "condition_number_error": "number", "stable_rank": "number",
+    "stable_rank_ratio": "number", "effective_rank": "integer", "entropy_rank": "number", "total_rank": "integer",
+    "design_rank": "integer", "actual_rank": "integer", "rank_ratio": "number", "matrix_rank": "integer",
+    "svd_90_percent_rank": "integer", "svd_90_percent_ratio": "number", "svd_90_percent_rank_at_least": "integer",
+    "max_singular_value": "number", "min_singular_value": "number", "singular_value_ratio": "number",
+    "top_singular_values": "numbers", "nuclear_norm": "number", "frobenius_norm": "number", "spectrum_method": "text",
+    "spectrum_error": "number", "spectrum_reason": "text",
+}  # fmt: skip
+"""Every field of a row and the type of its cells, in the order of the tables."""
+
+OF_TYPE = {"number": (float,), "integer": (int, float), "boolean": (bool,), "text": (str,), "numbers": (list,)}
+"""Whole numbers are nan where they are not known."""
+
+
 def test_registered():
+    """The row is what the registry's own measure makes, with the fields and types of the tables."""
     measure = find("spectral")
-    assert (measure.needs, measure.takes, measure.derive) == ({"spectrum"}, ("spectrum",), spectral.derive)
+    assert (measure.name, measure.needs, measure.takes) == ("spectral", {"spectrum"}, ("spectrum",))
+    assert [(column.name, column.type) for column in measure.columns] == list(FIELDS.items())
+    assert all(column.doc and column.unit == "" for column in measure.columns)
+    assert measure.compared == (
+        "condition_number_ratio", "stable_rank_diff", "max_singular_value_ratio", "effective_rank_diff",
+        "entropy_rank_diff",
+    )  # fmt: skip
+    assert (measure.axes, measure.shown_columns()) == ((), ("condition_number",))
+    w = np.random.default_rng(3).standard_normal((6, 4))
+    accumulator = CpuKernels().spectrum(DTYPES["F64"], 6, 4, None)
+    accumulator.add(w.view(np.uint8).reshape(-1), 6)
+    assert not accumulator.look_again()
+    row = measure.derive(Spectrum.of(accumulator))
+    assert row["condition_number"] == pytest.approx(np.linalg.cond(w), rel=1e-10)
+    assert [name for name, kind in FIELDS.items() if type(row[name]) not in OF_TYPE[kind]] == []
+    assert all(type(row[name]) is int for name, kind in FIELDS.items() if kind == "integer")
 
 
 def test_every_field():
@@ -82,6 +113,34 @@ def test_condition_numbers_stay_within_their_error(condition):
     # what rounding w itself does stands beside the error of the spectrum
     assert abs(row["condition_number"] / condition - 1) <= row["condition_number_error"] + 1e-15 * condition
     assert row["singular"] is False
+
+
+def test_every_rank_has_a_threshold_of_its_own():
+    """Eight singular values that each rank counts up to another one, in a matrix of eight rows and twelve columns."""
+    s = np.array([1, 0.5, 0.02, 0.009, 1e-4, 1.2e-6, 5e-7, 1e-7])
+    rng = np.random.default_rng(4)
+    left, right = (np.linalg.qr(rng.standard_normal((n, n)))[0] for n in (8, 12))
+    row = row_of((left * s) @ right[:8])
+    assert (row["svd_90_percent_rank"], row["svd_90_percent_ratio"], row["svd_90_percent_rank_at_least"]) == (
+        2,
+        1 / 4,
+        2,
+    )
+    assert row["effective_rank"] == (s > 0.01 * s[0]).sum() == 3
+    assert row["matrix_rank"] == np.linalg.matrix_rank(left * s, tol=12 * 2.0**-23) == 5
+    assert row["actual_rank"] == (s > 1e-6 * s[0]).sum() == 6
+    assert (row["total_rank"], row["design_rank"], row["rank_ratio"]) == (8, 8, 6 / 8)
+    assert row["stable_rank_ratio"] == pytest.approx((s**2).sum() / 8, rel=1e-9)
+    assert row["singular_value_ratio"] == pytest.approx(1e-7, rel=1e-3)
+    assert row["max_singular_value"] == pytest.approx(1, rel=1e-12)
+    assert row["min_singular_value"] == pytest.approx(1e-7, rel=1e-3)
+    assert row["nuclear_norm"] == pytest.approx(s.sum(), rel=1e-8)
+    assert row["top_singular_values"] == pytest.approx(s.tolist(), rel=1e-3)
+
+
+def test_the_ten_largest_are_listed():
+    w = np.random.default_rng(5).standard_normal((12, 11))
+    assert row_of(w)["top_singular_values"] == pytest.approx(np.linalg.svd(w, compute_uv=False)[:10].tolist(), rel=1e-9)
 
 
 def test_rank_deficient():

@@ -74,7 +74,7 @@ class Nodes:
         self._cluster.shutdown()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # its processes would take from the tests of other folders
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     if importlib.util.find_spec("ray") is None:
         pytest.skip("Ray is not installed: pip install 'netweight[ray]'")
@@ -85,7 +85,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     found.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def ray_executor(nodes: Nodes) -> Iterator[Any]:
     """Three workers that stay from test to test."""
     executor = nodes.connect()

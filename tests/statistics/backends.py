@@ -14,6 +14,7 @@ def kernels_of(name):
 
         return CpuKernels()
     torch = pytest.importorskip("torch", reason="torch is not installed")
+    torch.set_num_threads(1)  # what tests give is too little to be worth sharing out
     device = name.removeprefix("torch-")
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from task_vectors import normal, save, tuned
+from task_vectors import netweight, normal, save, tuned
 
 from netweight.views.fitted_table import Column, labels, name, numbers, print_table, text
 
@@ -135,11 +135,10 @@ COMMANDS = {
 
 
 def run(models, command, columns=None):
-    environment = {k: v for k, v in os.environ.items() if k not in {"COLUMNS", "FORCE_COLOR"}}
-    environment |= {} if columns is None else {"COLUMNS": str(columns)}
-    return subprocess.run(
-        [sys.executable, *MODULE, *command], cwd=models, env=environment, capture_output=True, text=True, check=True
-    ).stdout
+    environment = {"COLUMNS": None if columns is None else str(columns), "FORCE_COLOR": None}
+    done = netweight(*command, cwd=models, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -128,7 +128,7 @@ print(json.dumps({name: [sum(s.cache_hits.values()), sum(s.cache_misses.values()
 def test_compiled_once_on_a_machine(models, tmp_path):
     """The second run compiles nothing, and its code gives the very bits of the run that compiled it."""
     large = tmp_path / "large"
-    base = {"a": normal(1_200_000), "b": normal((50, 50), "float64"), "c": normal((50, 50), "bfloat16")}
+    base = {"a": normal(1_200_000), "c": normal((50, 50), "bfloat16")}
     save(large / "base", base)
     save(large / "tuned", tuned(base, 1))
     arguments = ["delta", "--base", large / "base", "--models", large / "tuned", "--format", "quiet", "--outdir"]
@@ -140,9 +140,9 @@ def test_compiled_once_on_a_machine(models, tmp_path):
             env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")},
         )  # fmt: skip
         counts.append(strict_json(done.stdout))
-    (_, compiled), (loaded, again) = (map(sum, zip(*count.values(), strict=True)) for count in counts)
-    assert compiled > 0
-    assert (again, loaded >= 3) == (0, True), counts
+    outer = {"add_block", "refine_block"}  # the other loops are parts of these
+    assert {name for name, (_, compiled) in counts[0].items() if compiled} > outer
+    assert counts[1] == {name: [int(name in outer), 0] for name in counts[0]}
     assert tree(tmp_path / "out0") == tree(tmp_path / "out1")
 
 

@@ -10,10 +10,12 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+from task_vectors import netweight as program
 
 import netweight
 from netweight.errors import (
@@ -101,9 +103,8 @@ def start(hub, tmp_path, *args, **settings):
 
 
 def run(hub, tmp_path, *args, **settings):
-    process = start(hub, tmp_path, *args, **settings)
-    stdout, stderr = process.communicate(timeout=300)
-    return process.returncode, stdout, stderr
+    done = program("download", *args, env=hub.environment(tmp_path), **settings)
+    return done.returncode, done.stdout, done.stderr
 
 
 def test_the_usual_choice(hub, tmp_path):
@@ -576,13 +577,18 @@ def test_disk_full(hub, tmp_path):
 
 def test_two_runs_at_once(hub, tmp_path):
     files = big_model(hub)
-    slow = hub.fault("/cdn/*", rate=1e5, times=3)
+    goes_on = threading.Event()
+    hub.fault("/cdn/*", hold=goes_on, times=3)
     first = start(hub, tmp_path, "org/big", "--out", tmp_path / "out")
-    until = time.monotonic() + 300
-    while hub.sent("/cdn/*") < MEGABYTE // 10 and time.monotonic() < until:
-        time.sleep(0.01)
-    code, _, stderr = run(hub, tmp_path, "org/big", "--out", tmp_path / "out")
-    slow.rate = None  # the first has gone on till now
+    try:
+        until = time.monotonic() + 300
+        while not hub.sent("/cdn/*"):
+            assert first.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        code, _, stderr = run(hub, tmp_path, "org/big", "--out", tmp_path / "out")
+    finally:
+        goes_on.set()
     assert (code, stderr.count("\n")) == (1, 1)
     assert "is writing results there; wait for it to end" in stderr
     first.communicate(timeout=300)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from merge_families import family
+from task_vectors import beside_progress, tree
 from task_vectors import netweight as program
-from task_vectors import tree
 
 import netweight
 from netweight.errors import (
@@ -82,9 +82,10 @@ def limited(size):
 def one_line(done, code, text):
     assert done.returncode == code, done.stderr
     assert done.stdout == ""
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert text in done.stderr
+    said = beside_progress(done.stderr)
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    assert text in said
 
 
 @pytest.mark.parametrize(("size", "code"), [(50, 1), (3000, 2), (9000, 1), (20_000, 1)])

@@ -41,7 +41,11 @@ conditions = st.lists(
     st.tuples(st.none() | st.text(st.characters(codec="utf-8"), max_size=9), values), min_size=1, max_size=4
 )
 filtered = conditions.map(lambda pairs: Conditions(tuple(p[0] for p in pairs), tuple(p[1] for p in pairs)))
-parameters = st.dictionaries(texts.filter(lambda text: text != "<<"), values | filtered, max_size=3)
+# Keys of the recipe and of a model, which are refused as names of settings; `<<` is YAML's own.
+BESIDE = ["merge_method", "base_model", "models", "slices", "dtype", "out_dtype", "tokenizer_source", "tokenizer"]
+# Hypothesis draws words of the sources too, and so these.
+settings_names = texts.filter(lambda text: text not in {"<<", *BESIDE})
+parameters = st.dictionaries(settings_names, values | filtered, max_size=3)
 dtypes = st.none() | st.sampled_from([DTYPES[name] for name in ("F32", "F16", "BF16", "F64")])
 
 
@@ -74,6 +78,16 @@ def test_what_is_written_is_read_back(recipe, comments):
     assert recipe_mapping(again) == recipe_mapping(recipe)
     assert yaml.safe_load(text) == recipe_mapping(recipe)  # PyYAML, which mergekit reads with
     assert json.loads(json.dumps(recipe_mapping(recipe))) == recipe_mapping(recipe)
+
+
+@pytest.mark.parametrize("key", BESIDE)
+@pytest.mark.parametrize("inside", [False, True], ids=["of the recipe", "of a model"])
+def test_a_key_of_the_recipe_is_no_name_of_a_setting(key, inside):
+    own = {key: 1.0}
+    models = (Source("a", None, own if inside else {}),)
+    recipe = Recipe("linear", None, models, (), {} if inside else own, None, None, None, "made", None)
+    with pytest.raises(OptionError, match=f"the key '{key}' stands beside parameters, not under it: move it out"):
+        parse_recipe(write_recipe(recipe), "x")
 
 
 @settings(max_examples=200, deadline=None)
