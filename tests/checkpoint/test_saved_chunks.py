@@ -45,7 +45,7 @@ def test_the_chunks_of_all_ranks_are_the_model(tmp_path, cut):
         assert checkpoint.keys() == WHOLE.keys()
         for name, array in WHOLE.items():
             np.testing.assert_array_equal(checkpoint[name].read(), array)
-        assert "2 tensors are put together of the chunks that ranks saved in 4 files" in checkpoint.notes[0]
+        assert "2 tensors are put together of what ranks saved in 4 files" in checkpoint.notes[0]
 
 
 def test_a_rank_alone_is_no_model(tmp_path):

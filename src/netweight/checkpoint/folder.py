@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +28,7 @@ from netweight.checkpoint.kinds import reader_of
 from netweight.checkpoint.place import LocalPlace, Place, check_inside
 from netweight.errors import FormatError, InputError, ModelNotFoundError, printable
 
-__all__ = ["Selection", "check_alone", "select", "select_index"]
+__all__ = ["Selection", "check_alone", "in_parts", "select", "select_index"]
 
 _LOOKED_INTO = 16  # files, to see which of them is a model
 
@@ -34,8 +36,8 @@ _LOOKED_INTO = 16  # files, to see which of them is a model
 @dataclass(frozen=True)
 class Selection:
     """The files to open, sorted: their `names` in `place`; `index` where one names them; `notes` on what was left
-    aside. `parallel`: each has a part of every tensor. Where the first is the metadata of torch.distributed.checkpoint,
-    they say what the others hold.
+    aside. `parallel`: each has a part of every tensor; `ranks`: each is what one rank of a training wrote. Where the
+    first is the metadata of torch.distributed.checkpoint, they say what the others hold.
     """
 
     place: Place
@@ -43,6 +45,7 @@ class Selection:
     index: Index | None = None
     notes: tuple[str, ...] = ()
     parallel: bool = False
+    ranks: bool = False
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -102,8 +105,12 @@ def check_alone(folder: Path, name: str) -> str:
                 f"{where}: is one of {len(parts)} files with a part of every tensor each; name their folder, which is"
                 f" read as one model: {_shown(folder)}"
             )
+        if len(parts) > 1 and pattern is RANKS:
+            raise FormatError(
+                f"{where}: is what one of {len(parts)} ranks of a training wrote; name their folder: {_shown(folder)}"
+            )
         if len(parts) > 1:
-            raise _in_parts(str(folder / name), parts)
+            raise in_parts(str(folder / name), parts)
     if CHUNKS.fullmatch(name) and sum(bool(CHUNKS.fullmatch(path.name)) for path in folder.iterdir()) > 1:
         raise FormatError(f"{where}: has one rank's chunks of tensors; name the folder of all: {_shown(folder)}")
     if (match := NUMBERED.fullmatch(name)) and int(match[3]) > 1:
@@ -115,7 +122,8 @@ def _shown(folder: Path) -> str:
     return repr(printable(str(folder), 4096))  # whole, for a reader to copy
 
 
-def _in_parts(where: str, parts: list[str]) -> FormatError:
+def in_parts(where: str, parts: Sequence[str]) -> FormatError:
+    """That each of the files `parts` has its part of the tensors, in a way that is not known here."""
     if all(RANKS.fullmatch(name) for name in parts):
         return FormatError(
             f"{printable(where)}: {len(parts)} files that the ranks of a training wrote ({listed(sorted(parts))}), each"
@@ -293,7 +301,8 @@ def _only_model(place: Place, names: list[str]) -> Selection:
     """The one file that holds a model, where the others are known to hold none."""
     models: list[str] = []
     others: dict[str, str] = {}
-    _check_ranks(place, names)
+    if ranks := _ranks(place, names):
+        return ranks
     for name in names:
         holds = _instead(place, name) if len(names) <= _LOOKED_INTO else ""
         if holds:
@@ -303,7 +312,7 @@ def _only_model(place: Place, names: list[str]) -> Selection:
     matches = [match for name in models if (match := PARALLEL.fullmatch(name))]
     if len(models) > 1 and len(matches) == len(models) and len({match[1] for match in matches}) == 1:
         if matches[0][1] != "consolidated":
-            raise _in_parts(place.label, models)
+            raise in_parts(place.label, models)
         return _parallel(place, {int(match[2]): match[0] for match in matches})
     if len(models) > 1:
         raise FormatError(f"{printable(place.label)}: holds several models: {listed(models, 10)}; name one of them")
@@ -314,11 +323,27 @@ def _only_model(place: Place, names: list[str]) -> Selection:
     return Selection(place, tuple(models), notes=notes)
 
 
-def _check_ranks(place: Place, names: list[str]) -> None:
-    """Raises FormatError where the files are those of a training's ranks, numbered from 0 (a LoRA's rank is not)."""
+def _ranks(place: Place, names: list[str]) -> Selection | None:
+    """The files of all ranks of a training, numbered from 0 (a LoRA's rank is not); what they hold says whether they
+    make one model.
+    """
     matches = [match for name in names if (match := RANKS.fullmatch(name))]
-    if len(matches) > 1 and len({match[1] for match in matches}) == 1 and any(int(match[2]) == 0 for match in matches):
-        raise _in_parts(place.label, [match[0] for match in matches])
+    ranks = {int(match[2]): match[0] for match in matches}
+    if 0 not in ranks or len(ranks) < len(matches) or len({match[1] for match in matches}) > 1:
+        return None
+    world = re.search(r"world_size_(\d{1,5})$", matches[0][1] or "")
+    count = int(world[1]) if world else max(ranks) + 1
+    missing = sorted(set(range(count)) - set(ranks))
+    if missing:
+        raise FormatError(
+            f"{printable(place.label)}: holds the files of {len(ranks)} of {count} ranks, and none of rank"
+            f" {missing[0]}; bring those of all ranks into the same folder"
+        )
+    if count == 1:
+        return None
+    others = [name for name in names if name not in ranks.values()]
+    notes = (f"{listed(others)}: left out beside the files of {count} ranks",) if others else ()
+    return Selection(place, tuple(ranks[number] for number in sorted(ranks)), notes=notes, ranks=True)
 
 
 def _parallel(place: Place, parts: dict[int, str]) -> Selection:

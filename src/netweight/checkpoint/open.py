@@ -11,7 +11,7 @@ from pathlib import Path
 from netweight.checkpoint.asides import instead_of_weights
 from netweight.checkpoint.config import read_config
 from netweight.checkpoint.distcp import METADATA, read_distcp
-from netweight.checkpoint.folder import Selection, check_alone, select, select_index
+from netweight.checkpoint.folder import Selection, check_alone, in_parts, select, select_index
 from netweight.checkpoint.index import join
 from netweight.checkpoint.kinds import reader_of
 from netweight.checkpoint.mlx import quantised_note
@@ -144,7 +144,9 @@ def _open_selection(
     if selection.parallel:
         tensors, findings = join_parallel(parts, selection.names)
         notes += findings
-    elif are_chunks(parts):
+    elif are_chunks(parts) or selection.ranks:
+        if not are_chunks(parts):
+            raise in_parts(place.label, selection.names)
         tensors, findings = join_chunks(parts)
         notes += findings
     elif len(parts) == 1 and selection.index is None:

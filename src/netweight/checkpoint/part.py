@@ -14,8 +14,9 @@ __all__ = ["Part"]
 @dataclass(frozen=True)
 class Part:
     """One file read: `format` as in Checkpoint, `tensors` in file order, `shared` alias -> first name.
-    `instead`: what the file holds, where that is known and no model. `outside`: what its pickles name beside what is
-    harmless.
+    `chunks`: of tensors that are one rank's share, where they begin in the whole, and its shape (None where the file
+    does not say). `instead`: what the file holds, where that is known and no model. `outside`: what its pickles name
+    beside what is harmless.
     """
 
     format: str
@@ -26,5 +27,6 @@ class Part:
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
     shared: Mapping[str, str] = field(default_factory=dict)
+    chunks: Mapping[str, tuple[tuple[int, ...], tuple[int, ...] | None]] = field(default_factory=dict)
     instead: str = ""
     outside: tuple[str, ...] = ()

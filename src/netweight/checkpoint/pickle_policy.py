@@ -60,7 +60,7 @@ _HARMLESS_FORMS = re.compile(
     r"|torch\.nn\.(?:modules|quantized|intrinsic|parallel)\.[a-z_.]+\.[A-Z]\w*"
     r"|torch\.nn\.[A-Z]\w*"
     r"|torch\.optim\.(?:[a-z_]+\.)?[A-Z]\w*"
-    r"|torch\.distributed\.(?:checkpoint|tensor|_shard|_tensor)\.[a-z_.]*\.[A-Z_]\w*"
+    r"|torch\.distributed\.(?:checkpoint|tensor|_shard|_tensor|device_mesh|_mesh_layout)(?:\.[a-z_]+)*\.[A-Z_]\w*"
     r"|numpy\.dtypes\.[A-Z]\w*DType"
     r"|numpy\.random\._[a-z0-9]+\.[A-Z]\w*"
     r"|__torch__\..+"

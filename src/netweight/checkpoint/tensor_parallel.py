@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from netweight.checkpoint.index import join, listed
 from netweight.checkpoint.part import Part
 from netweight.checkpoint.tensor import Tensor
-from netweight.checkpoint.tensors.sharded import Chunk, put_together
+from netweight.checkpoint.tensors.sharded import Chunk, put_together, same_bytes
 from netweight.errors import FormatError, printable
 
 __all__ = ["join_parallel"]
@@ -22,7 +22,6 @@ _BY_ROWS = re.compile(r"output\.weight|layers\.\d+\.(attention\.w[qkv]|feed_forw
 _BY_COLUMNS = re.compile(r"layers\.\d+\.(attention\.wo|feed_forward\.w2)\.weight")
 _EMBEDDINGS = "tok_embeddings.weight"
 _WHOLE = re.compile(r"norm\.weight|layers\.\d+\.(attention|ffn)_norm\.weight|rope\.freqs")
-_BLOCK = 1 << 20
 
 
 def join_parallel(parts: Sequence[Part], names: Sequence[str]) -> tuple[Mapping[str, Tensor], list[str]]:
@@ -72,7 +71,7 @@ def _joined(name: str, tensors: Sequence[Tensor], width: int, where: str) -> Ten
     if any(tensor.shape != shape or tensor.dtype != tensors[0].dtype for tensor in tensors):
         raise FormatError(f"{of}: the files have it in other shapes or types; they are not of one model")
     if _WHOLE.fullmatch(name):
-        if not all(_same(tensors[0], tensor) for tensor in tensors[1:]):
+        if not all(same_bytes(tensors[0], tensor) for tensor in tensors[1:]):
             raise FormatError(f"{of}: has other values in every file, expected one for all; they are not of one model")
         return tensors[0]
     axis = 0 if _BY_ROWS.fullmatch(name) else 1 if _BY_COLUMNS.fullmatch(name) else None
@@ -83,7 +82,7 @@ def _joined(name: str, tensors: Sequence[Tensor], width: int, where: str) -> Ten
             f"{of}: is one of {len(tensors)} parts, and not known is how it is cut; convert the model first, with the"
             " script of the repository that it is from"
         )
-    if re.fullmatch(r"layers\.0\.attention\.wk\.weight", name) and _same(tensors[0], tensors[1]):
+    if re.fullmatch(r"layers\.0\.attention\.wk\.weight", name) and same_bytes(tensors[0], tensors[1]):
         raise FormatError(
             f"{of}: is the same in two files: there are more files than heads of keys, which is not supported; convert"
             " the model first"
@@ -92,16 +91,3 @@ def _joined(name: str, tensors: Sequence[Tensor], width: int, where: str) -> Ten
     chunks = [Chunk((step * i, 0) if axis == 0 else (0, step * i), tensor) for i, tensor in enumerate(tensors)]
     whole = tuple(n * len(tensors) if i == axis else n for i, n in enumerate(shape))
     return put_together(name, whole, tensors[0].dtype, chunks)
-
-
-def _same(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors of one shape have the same bytes; read until the first that differ."""
-    item = max(1, first.dtype.bits // 8)
-    for start in range(0, first.size, _BLOCK):
-        count = min(_BLOCK, first.size - start)
-        left, right = bytearray(count * item), bytearray(count * item)
-        first.read_into(start, memoryview(left))
-        second.read_into(start, memoryview(right))
-        if left != right:
-            return False
-    return True

@@ -78,6 +78,7 @@ def build_part(
         skipped=tuple(skipped),
         notes=tuple(notes),
         shared=shared,
+        chunks={name: view.inside for name, view in unwrapped.tensors.items() if view.inside},
         instead=unwrapped.instead,
         outside=tuple(outside),
     )

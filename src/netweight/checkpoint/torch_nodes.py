@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from netweight.checkpoint.dtensor import is_dtensor, local_tensor, offsets_of
 from netweight.checkpoint.pickle_nodes import Blob, Call, Global, Mapped, Persistent
 from netweight.dtypes import DTYPES, DType, Kind
 
@@ -52,8 +53,8 @@ _REASONS = {
     "torch.storage._load_from_bytes": "a tensor pickled inside the pickle, which is not read",
 }
 _OF_A_RANK = (
-    "one rank's part of a tensor that is distributed over several (DTensor, ShardedTensor), which is not read: save the"
-    " whole model with the trainer that wrote it (verl: python -m verl.model_merger merge)"
+    "one rank's share of a tensor that is distributed over several in a way that is not known here, which is not read:"
+    " save the whole model with the trainer that wrote it (verl: python -m verl.model_merger merge)"
 )
 _NUMPY = ("numpy.core.multiarray.", "numpy._core.multiarray.", "numpy.ndarray", "numpy._core.numeric.")
 _MAX_DIMENSIONS = 64
@@ -76,7 +77,8 @@ class Storage:
 @dataclass(frozen=True)
 class View:
     """A tensor as a view of a storage; `offset` and `strides` are in elements of `dtype`. `negative` and `conjugate`:
-    the elements are those of the storage with another sign.
+    the elements are those of the storage with another sign. `inside`: of one rank's share of a tensor, where it begins
+    in the whole, and the whole's shape.
     """
 
     storage: Storage
@@ -86,6 +88,7 @@ class View:
     strides: tuple[int, ...]
     negative: bool = False
     conjugate: bool = False
+    inside: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,8 @@ class TensorNodes:
                 return None
             if node.of in _WRAPPERS:
                 node = node.args[0] if node.args else None
+            elif is_dtensor(node):
+                return self._share(node)
             elif node.of in _SUBCLASSES:
                 if len(node.args) < 3 or not isinstance(node.args[2], tuple):
                     return Unreadable("a tensor subclass without its arguments", broken=True)
@@ -174,8 +179,6 @@ class TensorNodes:
         if name == "torch._utils._rebuild_tensor_v3":
             view = self._view(node.args[:4], node.args[6] if len(node.args) > 6 else None)
             return _with_bits(view, node.args[7:8])
-        if name == "torch._utils._rebuild_wrapper_subclass" and node.args and _is_named(node.args[0], "DTensor"):
-            return Unreadable(_OF_A_RANK)
         if _is_named(node.function, "ShardedTensor"):
             return Unreadable(_OF_A_RANK)
         if name in _REASONS:
@@ -190,6 +193,14 @@ class TensorNodes:
         ):
             return self._view(node.state)  # torch 0.1: an empty tensor whose state says what it views
         return None
+
+    def _share(self, node: Call) -> View | Unreadable:
+        """The tensor that one rank holds of a DTensor."""
+        local = self.read(local_tensor(node))
+        if not isinstance(local, View):
+            return local or Unreadable("a distributed tensor without its share", broken=True)
+        inside = offsets_of(node, local.shape)
+        return replace(local, inside=inside) if inside else Unreadable(_OF_A_RANK)
 
     def _view(self, args: tuple[Any, ...], dtype: Any = None) -> View | Unreadable:
         reference, offset, shape, strides = args if len(args) == 4 else (None, 0, (), ())

@@ -14,8 +14,9 @@ from netweight.checkpoint.tensors.rearranged import Placed, RearrangedTensor
 from netweight.dtypes import DType
 from netweight.errors import FormatError
 
-__all__ = ["Chunk", "ShardedTensor", "put_together"]
+__all__ = ["Chunk", "ShardedTensor", "put_together", "same_bytes"]
 
+_BLOCK = 1 << 20  # elements that are compared at a time
 _MOST_PIECES = 1 << 20  # rectangles of one tensor
 
 
@@ -69,6 +70,19 @@ def put_together(name: str, shape: tuple[int, ...], dtype: DType, chunks: Sequen
         if len(placed) > _MOST_PIECES:
             raise FormatError(f"its chunks make more than {_MOST_PIECES} pieces")
     return ShardedTensor(name, shape, dtype, width, tuple(placed))
+
+
+def same_bytes(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors of one shape and type have the same bytes; read until the first that differ."""
+    item = max(1, first.dtype.bits // 8)
+    for start in range(0, first.size, _BLOCK):
+        count = min(_BLOCK, first.size - start)
+        left, right = bytearray(count * item), bytearray(count * item)
+        first.read_into(start, memoryview(left))
+        second.read_into(start, memoryview(right))
+        if left != right:
+            return False
+    return True
 
 
 def _placed(chunk: Chunk, shape: tuple[int, ...], cut: int, inner: int) -> Iterator[Placed]:
