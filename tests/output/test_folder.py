@@ -424,6 +424,18 @@ def test_read_only_places(as_nobody):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="permissions work otherwise on Windows")
+def test_a_folder_above_that_may_be_written_but_not_read(as_nobody):
+    """Its list of names cannot be brought to the disk: that is said."""
+    parent = as_nobody / "parent"
+    parent.mkdir()
+    parent.chmod(0o333)
+    denied = f"the results are in place, but: [Errno {errno.EACCES}] {os.strerror(errno.EACCES)}: '{parent}'"
+    for files in (OLD, NEW):
+        assert run(parent / "out", files) == (f"{parent / 'out'}: {denied}",)
+        assert tree(parent / "out") == files
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions work otherwise on Windows")
 def test_foreign_folders_and_files_with_odd_rights(as_nobody, way):
     target = as_nobody / "out"
     theirs = {"closed/x": "1", "secret": "2"}

@@ -97,7 +97,8 @@ class ResultFile:
         self._new.replace(self.target)
         self._committed = True
         for path in (self.target, *self._made):
-            sync_folder(path.parent)
+            with contextlib.suppress(PermissionError):  # a folder that may be written, but not read
+                sync_folder(path.parent)
         self.journal_path.unlink(missing_ok=True)
 
     @property
