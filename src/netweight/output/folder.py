@@ -99,6 +99,11 @@ class ResultFolder:
         self._unfinished.unlink(missing_ok=True)
         self.journal_path.unlink(missing_ok=True)
 
+    def is_left(self) -> bool:
+        """Whether a run that was stopped has left something beside the target, which entering clears; OSError."""
+        self.target = self._given.resolve()
+        return self._place().is_dir()
+
     def outcome(self) -> str:
         """The state of the target so far, in words for a run that ends early."""
         if self._committed:
@@ -224,24 +229,26 @@ class ResultFolder:
         if self._replace is not None:
             check_model_target(self.target, self._given, self._kind, overwrite=self._replace)
 
-    def _hold(self) -> None:
-        """Find the working folder's place, lock it, and clear what a killed run left in it."""
-        parent = self.target.parent
-        within = self.target.is_dir() and (
+    def _place(self) -> Path:
+        """Where the working folder is, or would be."""
+        parent, name = self.target.parent, self.target.name
+        if self.target.is_dir() and (
             os.path.ismount(self.target)
             or self.target.stat().st_dev != parent.stat().st_dev
             or not os.access(parent, os.W_OK | os.X_OK)
             or is_mounted(self.target)
-        )
-        if within:
+        ):
             self._entrywise = "it cannot be renamed (a mount point, or a folder above that is read-only)"
-            self._work = self.target / ".netweight-run"
-        else:
-            name = self.target.name
-            if len(os.fsencode(name)) > 200:
-                name = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
-            self._work = parent / f".{name}.netweight-run"
-            self._make_parents(parent)
+            return self.target / ".netweight-run"
+        if len(os.fsencode(name)) > 200:
+            name = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
+        return parent / f".{name}.netweight-run"
+
+    def _hold(self) -> None:
+        """Find the working folder's place, lock it, and clear what a killed run left in it."""
+        self._work = self._place()
+        if self._work.parent != self.target:
+            self._make_parents(self._work.parent)
         while True:
             self._work.mkdir(exist_ok=True)
             if self._work.is_symlink():

@@ -448,6 +448,40 @@ def test_an_unfinished_download_goes_on_with_another_commit(hub, tmp_path):
     assert found(tmp_path / "out")["config.json"] == b"{}"
 
 
+def test_what_an_unfinished_run_has_fetched_stays_beside_a_whole_model(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr("netweight.jobs.download.fetch.PIECE", 50_000)
+    out, beside = tmp_path / "out", tmp_path / ".out.netweight-run"
+    first = hub.publish("org/name", SMALL)
+    netweight.download("org/name", out)
+    newer = {**SMALL, "model.safetensors": RNG.randbytes(200_000), "tokenizer.json": b"[]" * 50_000}
+    hub.publish("org/name", newer)
+    hub.fault("*/tokenizer.json", status=404, times=None)
+    with pytest.raises(ReadError, match=r"is listed, but .* does not have it"):
+        netweight.download("org/name", out, workers=1)
+    hub.clear()
+    assert netweight.download(f"org/name@{first}", out).fetched == 0
+    assert found(out) == {name: SMALL[name] for name in USUAL}
+    assert (beside / "stage" / "model.safetensors").read_bytes() == newer["model.safetensors"]
+    netweight.download("org/name", out)
+    assert hub.count("*/model.safetensors") == 0
+    assert found(out) == {name: newer[name] for name in USUAL}
+    assert left_beside(out) == []
+
+
+def test_what_a_run_that_was_killed_at_its_end_has_left_is_removed(hub, tmp_path):
+    """It has put the model in place, and has the one before in its stage."""
+    hub.publish("org/name", SMALL)
+    out, beside = tmp_path / "out", tmp_path / ".out.netweight-run"
+    netweight.download("org/name", out)
+    (beside / "stage").mkdir(parents=True)
+    for name in ("stage/model.safetensors", "journal.jsonl", "lock"):
+        (beside / name).write_text("left")
+    hub.clear()
+    assert netweight.download("org/name", out).fetched == 0
+    assert [r.path for r in hub.requests] == ["/api/models/org/name/revision/main"]
+    assert left_beside(out) == []
+
+
 @pytest.mark.parametrize(
     ("ref", "revision", "told"),
     [
