@@ -475,6 +475,21 @@ def test_foreign_files_are_copied_where_links_are_not_possible(tmp_path, monkeyp
     assert (target / "x").stat().st_mtime == 1
 
 
+def test_where_a_name_is_taken_on_a_file_system_without_case_the_others_are_carried(tmp_path, monkeypatch):
+    target, link = tmp_path / "out", os.link
+    run(target, OLD)
+    write(target, {"COSINES.CSV": "x", "mine": "m", "zebra": "z"})
+
+    def without_case(old, new, **settings):
+        if Path(new).name == "COSINES.CSV":
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        link(old, new, **settings)
+
+    monkeypatch.setattr(os, "link", without_case)
+    run(target, NEW)
+    assert tree(target) == NEW | {"mine": "m", "zebra": "z"}
+
+
 def test_a_pipe_that_cannot_be_linked_is_not_read(tmp_path, monkeypatch):
     if not hasattr(os, "mkfifo"):
         pytest.skip("no pipes in folders here")
