@@ -540,6 +540,19 @@ def test_what_comes_in_while_the_folder_is_exchanged_is_kept(tmp_path, monkeypat
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_folders_that_come_in_while_the_folder_is_exchanged_are_kept(tmp_path, monkeypatch):
+    target, put = tmp_path / "out", folder.put_in_place
+    run(target, OLD)
+
+    def late(new, place, aside):
+        write(target, {"deep/er/late": "l", "a/late": "l"})
+        put(new, place, aside)
+
+    monkeypatch.setattr(folder, "put_in_place", late)
+    assert run(target, NEW) == ()
+    assert tree(target) == NEW | {"deep/er/late": "l", "a/late": "l"}
+
+
 def test_a_full_disk_while_writing(tmp_path):
     target = tmp_path / "out"
     run(target, OLD)
