@@ -7,6 +7,7 @@ ARGS ?=
 
 VENV := .venv
 NEWEST := .venv-newest
+MUTATION := .mutation
 BIN := $(VENV)/bin
 # The versions that everything is installed in, the tools that build the package too; empty: the newest there are.
 CONSTRAINTS := constraints.txt
@@ -14,7 +15,7 @@ PIP = env PIP_CONSTRAINT=$(CONSTRAINTS) PIP_BUILD_CONSTRAINT=$(CONSTRAINTS) \
 	$(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-newest check bench constraints clean
+.PHONY: help setup demo test test-newest check bench mutants constraints clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -45,6 +46,11 @@ bench: $(VENV)/.dev ## measure speed and memory; ARGS="--cold" passes options on
 	$(BIN)/python benchmarks/merge.py
 	$(BIN)/python benchmarks/embeddings.py
 
+# cosmic-ray and what it needs lie apart: nothing else here uses them.
+mutants: $(VENV)/.dev ## change the program in small ways, and see whether its tests notice (hours); ARGS="--package run --sample 50"
+	$(PIP) --upgrade --target $(MUTATION) cosmic-ray
+	env PYTHONPATH=$(MUTATION) $(BIN)/python benchmarks/mutants.py --report mutants.md $(ARGS)
+
 # What is above the line in constraints.txt is chosen by hand and stays; below it is what pip installs beside that.
 constraints: ## renew constraints.txt: the newest release of every package of the development environment
 	rm -rf $(NEWEST)
@@ -55,7 +61,7 @@ constraints: ## renew constraints.txt: the newest release of every package of th
 	mv constraints.new constraints.txt
 
 clean: ## remove .venv, the demo, and what tools leave behind; benchmarks/data is kept
-	rm -rf $(VENV) $(NEWEST) demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(NEWEST) $(MUTATION) mutants.md demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Half an environment would be taken for a whole one by the next run: it is removed.

@@ -39,3 +39,29 @@ def test_sets_with_a_number_beyond(tmp_path, numbers, total, beyond):
     said = f"expected {total} shards, numbered from 1, and these are beyond: 'model-{beyond:05}-of-{total:05}"
     with pytest.raises(FormatError, match=said):
         netweight.open(shards(tmp_path, numbers, total))
+
+
+def counted(folder, numbers, width=2):
+    for number in numbers:
+        np.savez(folder / f"weights.{number:0{width}}.npz", **{f"w{number}": np.full(2, number, np.float32)})
+    return folder
+
+
+@pytest.mark.parametrize("width", [2, 5])
+def test_arrays_of_mlx_are_counted_from_zero(tmp_path, width):
+    with netweight.open(counted(tmp_path, range(11), width)) as checkpoint:
+        assert {name: checkpoint[name].read().tolist() for name in checkpoint} == {f"w{i}": [i, i] for i in range(11)}
+
+
+@pytest.mark.parametrize(
+    ("numbers", "told"),
+    [
+        ([1, 2], r"1 shards are missing: 'weights\.00\.npz'"),
+        ([1], r"1 shards are missing: 'weights\.00\.npz'"),
+        ([0, 2], r"1 shards are missing: 'weights\.01\.npz'"),
+        ([3], r"3 shards are missing: 'weights\.00\.npz', 'weights\.01\.npz'"),
+    ],
+)
+def test_arrays_of_mlx_that_lack_one(tmp_path, numbers, told):
+    with pytest.raises(FormatError, match=told):
+        netweight.open(counted(tmp_path, numbers))

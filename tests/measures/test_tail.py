@@ -253,3 +253,18 @@ def test_values_are_plain_numbers():
 def test_the_registry_knows_the_measure():
     assert find("tail").columns is COLUMNS
     assert find("tail").needs == {"spectrum"}
+
+
+@pytest.mark.parametrize("shape", [(12, 4000), (4000, 12)])
+def test_the_rank_is_counted_against_the_longer_side(shape):
+    """numpy's rule: sigma > sigma_1 max(rows, cols) eps."""
+    eps = np.finfo(np.float64).eps
+    values = np.array([1, 0.5, 4001 * eps, 3999 * eps, 2000 * eps, 13 * eps, 11 * eps, *[0.5] * 5])
+    matrix = np.zeros(shape)
+    matrix[np.arange(12), np.arange(12)] = values
+    row = derive(spectrum_with(values, rows=shape[0], cols=shape[1]))
+    assert row["matrix_rank"] == np.linalg.matrix_rank(matrix) == 8
+    assert row["rank_loss"] == 4
+    shares = np.sort(values)[::-1] ** 2 / (values**2).sum()
+    assert row["entropy"] == pytest.approx(-(shares * np.log(shares)).sum() / np.log(8), rel=1e-12)
+    assert (row["N"], row["M"], row["num_evals"], row["Q"]) == (4000, 12, 12, 4000 / 12)

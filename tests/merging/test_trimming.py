@@ -186,3 +186,20 @@ def test_defaults_are_those_that_recipes_rely_on():
     assert defaults["della"]["epsilon"] == 0.15
     assert all(own.get("density", 1.0) == 1.0 and own.get("lambda", 1.0) == 1.0 for own in defaults.values())
     assert all(own["weight"] is None for own in defaults.values() if "weight" in own)
+
+
+@pytest.mark.parametrize("densities", [(1.0, 0.4), (0.4, 1.0), (1.0, 0.0), (0.25, 0.4, 1.0)])
+@pytest.mark.parametrize("name", ["ties", "breadcrumbs", "breadcrumbs_ties"])
+def test_rescaling_with_densities_apart(name, densities):
+    """Each vector has its own factor, and one that is kept whole does not keep the others from theirs."""
+    base, *others = models_like("narrow", (70, 40), len(densities))
+    weights = (0.75, 0.5, 0.875)[: len(densities)]
+    each = [{"density": d, "weight": w} for d, w in zip(densities, weights, strict=True)]
+    each = [own | ({} if name == "ties" else {"gamma": 0.0}) for own in each]
+    found = merge(name, [base, *others], each, rescale=True, normalize=False)
+    vectors = []
+    for other, density in zip(others, densities, strict=True):
+        d = (other - base).astype(np.float64)
+        kept = top(d, density)
+        vectors.append(kept * (np.abs(d).sum() / np.abs(kept).sum() if kept.any() else 1))
+    close(found, summed(base, vectors, weights, elect=name != "breadcrumbs", normalize=False))

@@ -424,6 +424,18 @@ def test_read_only_places(as_nobody):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="permissions work otherwise on Windows")
+def test_a_folder_above_that_may_be_written_but_not_read(as_nobody):
+    """Its list of names cannot be brought to the disk: that is said."""
+    parent = as_nobody / "parent"
+    parent.mkdir()
+    parent.chmod(0o333)
+    denied = f"the results are in place, but: [Errno {errno.EACCES}] {os.strerror(errno.EACCES)}: '{parent}'"
+    for files in (OLD, NEW):
+        assert run(parent / "out", files) == (f"{parent / 'out'}: {denied}",)
+        assert tree(parent / "out") == files
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions work otherwise on Windows")
 def test_foreign_folders_and_files_with_odd_rights(as_nobody, way):
     target = as_nobody / "out"
     theirs = {"closed/x": "1", "secret": "2"}
@@ -461,6 +473,21 @@ def test_foreign_files_are_copied_where_links_are_not_possible(tmp_path, monkeyp
     assert run(target, NEW) == ()
     assert tree(target) == NEW | {"x": "1"}
     assert (target / "x").stat().st_mtime == 1
+
+
+def test_where_a_name_is_taken_on_a_file_system_without_case_the_others_are_carried(tmp_path, monkeypatch):
+    target, link = tmp_path / "out", os.link
+    run(target, OLD)
+    write(target, {"COSINES.CSV": "x", "mine": "m", "zebra": "z"})
+
+    def without_case(old, new, **settings):
+        if Path(new).name == "COSINES.CSV":
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        link(old, new, **settings)
+
+    monkeypatch.setattr(os, "link", without_case)
+    run(target, NEW)
+    assert tree(target) == NEW | {"mine": "m", "zebra": "z"}
 
 
 def test_a_pipe_that_cannot_be_linked_is_not_read(tmp_path, monkeypatch):
@@ -513,6 +540,19 @@ def test_what_comes_in_while_the_folder_is_exchanged_is_kept(tmp_path, monkeypat
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_folders_that_come_in_while_the_folder_is_exchanged_are_kept(tmp_path, monkeypatch):
+    target, put = tmp_path / "out", folder.put_in_place
+    run(target, OLD)
+
+    def late(new, place, aside):
+        write(target, {"deep/er/late": "l", "a/late": "l"})
+        put(new, place, aside)
+
+    monkeypatch.setattr(folder, "put_in_place", late)
+    assert run(target, NEW) == ()
+    assert tree(target) == NEW | {"deep/er/late": "l", "a/late": "l"}
+
+
 def test_a_full_disk_while_writing(tmp_path):
     target = tmp_path / "out"
     run(target, OLD)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
+import os
 from pathlib import Path
 
 import pytest
@@ -98,3 +100,18 @@ def test_two_runs_do_not_write_one_file(tmp_path: Path) -> None:
         other.join(30)
     with ResultFile(tmp_path / "r.json"):
         pass
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions work otherwise on Windows")
+def test_a_folder_that_may_be_written_but_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.open
+
+    def refuse(path, flags, *rest, **settings):
+        if Path(path) == tmp_path and not flags & os.O_CREAT:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path, flags, *rest, **settings)
+
+    monkeypatch.setattr(os, "open", refuse)
+    write_file(tmp_path / "f.json", writing("x"))
+    assert (tmp_path / "f.json").read_text() == "x"
+    assert list(tmp_path.iterdir()) == [tmp_path / "f.json"]

@@ -150,6 +150,14 @@ def test_towers_stand_apart(make: Make) -> None:
             Declared(layers=3, extra_layers=1),
         ),
         (
+            {
+                "num_local_experts": 4,
+                "num_experts_per_tok": 3,
+                "text_config": {"num_local_experts": 8, "num_experts_per_tok": 2, "num_hidden_layers": 5},
+            },
+            Declared(layers=5, experts=8, experts_per_token=2),
+        ),
+        (
             {"encoder_layers": 3, "decoder_layers": 2},
             Declared(stacks={"encoder": 3, "decoder": 2}),
         ),

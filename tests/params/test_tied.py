@@ -31,6 +31,13 @@ def test_shared_storage(make: Make) -> None:
         ({"model_type": "gemma2"}, True),
         ({"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}}, True),
         ({"text_config": {"tie_word_embeddings": True}}, True),
+        # the whole model's own word comes first, as in transformers
+        ({"tie_word_embeddings": False, "text_config": {"tie_word_embeddings": True}}, False),
+        ({"tie_word_embeddings": True, "text_config": {"tie_word_embeddings": False}}, True),
+        ({"tie_word_embeddings": None, "text_config": {"tie_word_embeddings": True}}, True),
+        ({"model_type": "gemma2", "text_config": {"model_type": "llama"}}, True),
+        ({"model_type": "llama", "text_config": {"model_type": "gemma2"}}, False),
+        ({"model_type": "gemma2", "text_config": {"tie_word_embeddings": False}}, False),
         ({"tie_word_embeddings": "yes"}, False),
         ({"model_type": ["gpt2"], "text_config": 3}, False),
         ({"model_type": "never_heard_of"}, False),

@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 from collections.abc import Collection
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from netweight.output.carry import leaves, remove_tree
 from netweight.output.exchange import sync_folder
@@ -22,20 +22,37 @@ def replace_entries(
 
     Each file is replaced in one step. Names in `stale` that lead out of `target` are left alone. Raises OSError.
     """
-    # Configs and indexes after the weights that they speak of; the list of our files last: it ends the work.
-    for name in sorted(new, key=lambda n: (n == MANIFEST, n.endswith(".json"), n)):
-        path = target / name
-        _make_folder(path.parent, target)
-        if path.is_dir() and not path.is_symlink():
-            remove_tree(path)  # it holds nothing but earlier results
-        move_file(stage / name, path, sync=sync)
+    # Configs and indexes after the weights that they speak of; the list of our files last: it ends the work. What comes
+    # later is on the disk later, too.
+    described = {name for name in new if name.endswith(".json")} - {MANIFEST}
+    _move(stage, target, set(new) - described - {MANIFEST}, sync=sync)
+    _move(stage, target, described, sync=sync)
     for name in sorted(stale):
         path = target / name
         if _inside(target, name) and (path.is_symlink() or path.is_file()):
             path.unlink()
             _remove_hollow(path.parent, target)
-    for folder in {(target / name).parent for name in new} if sync else ():
-        sync_folder(folder)
+    if sync:
+        _sync_above(target, stale)
+    _move(stage, target, {MANIFEST}, sync=sync)
+
+
+def _move(stage: Path, target: Path, names: Collection[str], *, sync: bool) -> None:
+    for name in sorted(names):
+        path = target / name
+        _make_folder(path.parent, target)
+        if path.is_dir() and not path.is_symlink():
+            remove_tree(path)  # it holds nothing but earlier results
+        move_file(stage / name, path, sync=sync)
+    if sync:
+        _sync_above(target, names)
+
+
+def _sync_above(target: Path, names: Collection[str]) -> None:
+    """Bring the lists of names of all folders that are, or were, above the files `names` of `target` to the disk."""
+    for folder in {target / above for name in names if _inside(target, name) for above in PurePosixPath(name).parents}:
+        if folder.is_dir():
+            sync_folder(folder)
 
 
 def move_file(source: Path, target: Path, *, sync: bool) -> None:

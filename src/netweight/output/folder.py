@@ -14,7 +14,7 @@ from typing import Self
 from netweight.errors import JobError, NetweightError, OutputError, printable
 from netweight.output.carry import FolderEntries, NoSwapError, carry, leaves, obstacles, remove_tree, settle, survey
 from netweight.output.entries import drop_unlisted, move_file, replace_entries
-from netweight.output.exchange import is_mounted, put_in_place, sync_folder, sync_tree
+from netweight.output.exchange import is_mounted, put_in_place, sync_file, sync_folder, sync_tree
 from netweight.output.lock import lock, unlock
 from netweight.output.manifest import MANIFEST, read_manifest, write_manifest
 from netweight.output.model_target import check_apart, check_model_target
@@ -99,6 +99,11 @@ class ResultFolder:
         self._unfinished.unlink(missing_ok=True)
         self.journal_path.unlink(missing_ok=True)
 
+    def is_left(self) -> bool:
+        """Whether a run that was stopped has left something beside the target, which entering clears; OSError."""
+        self.target = self._given.resolve()
+        return self._place().is_dir()
+
     def outcome(self) -> str:
         """The state of the target so far, in words for a run that ends early."""
         if self._committed:
@@ -175,13 +180,10 @@ class ResultFolder:
         if self._sync:
             sync_tree(self.stage)
         self._put(own, new, others)
-        self._committed = True
         try:
-            if self._sync:
-                sync_folder(self.target.parent)
             self.journal_path.unlink(missing_ok=True)
         except OSError as error:
-            self._notes.append(f"{_shown(self.target)}: the results are in place, but: {error}")
+            self._note_after(error)
         return tuple(self._notes)
 
     def _check(self) -> None:
@@ -227,24 +229,26 @@ class ResultFolder:
         if self._replace is not None:
             check_model_target(self.target, self._given, self._kind, overwrite=self._replace)
 
-    def _hold(self) -> None:
-        """Find the working folder's place, lock it, and clear what a killed run left in it."""
-        parent = self.target.parent
-        within = self.target.is_dir() and (
+    def _place(self) -> Path:
+        """Where the working folder is, or would be."""
+        parent, name = self.target.parent, self.target.name
+        if self.target.is_dir() and (
             os.path.ismount(self.target)
             or self.target.stat().st_dev != parent.stat().st_dev
             or not os.access(parent, os.W_OK | os.X_OK)
             or is_mounted(self.target)
-        )
-        if within:
+        ):
             self._entrywise = "it cannot be renamed (a mount point, or a folder above that is read-only)"
-            self._work = self.target / ".netweight-run"
-        else:
-            name = self.target.name
-            if len(os.fsencode(name)) > 200:
-                name = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
-            self._work = parent / f".{name}.netweight-run"
-            self._make_parents(parent)
+            return self.target / ".netweight-run"
+        if len(os.fsencode(name)) > 200:
+            name = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
+        return parent / f".{name}.netweight-run"
+
+    def _hold(self) -> None:
+        """Find the working folder's place, lock it, and clear what a killed run left in it."""
+        self._work = self._place()
+        if self._work.parent != self.target:
+            self._make_parents(self._work.parent)
         while True:
             self._work.mkdir(exist_ok=True)
             if self._work.is_symlink():
@@ -294,6 +298,10 @@ class ResultFolder:
     def _handing_over(self) -> Iterator[None]:
         self._unfinished.unlink(missing_ok=True)
         try:
+            if self._sync:  # what stood there goes into the working folder, which must be there, and without that mark
+                sync_folder(self._work)
+                with contextlib.suppress(PermissionError):  # a folder above that may be written, but not read
+                    sync_folder(self._work.parent)
             yield
         except OSError:  # refused, so that the stage is what it was; of other endings nobody knows
             if self._keep_stage:
@@ -304,6 +312,7 @@ class ResultFolder:
         if not self.target.exists():
             with self._handing_over():
                 self.stage.rename(self.target)
+            self._conclude()
             return
         reason = self._entrywise
         if reason is None:
@@ -321,17 +330,34 @@ class ResultFolder:
                     raise
                 reason = f"it cannot be renamed ({error.strerror})"
             else:
-                self._committed = True
+                self._conclude()  # before the old results go
                 self._settle(self._aside if self._aside.exists() else self.stage, new, entries)
                 return
         # Killed among the files below, the next run must know all of them for netweight's.
         write_manifest(self._work, {**others, self._kind: own | new})
+        if self._sync:
+            sync_file(self._work / MANIFEST)
         move_file(self._work / MANIFEST, self.target / MANIFEST, sync=self._sync)
+        if self._sync:
+            sync_folder(self.target)
         self._replacing = True
         replace_entries(self.stage, self.target, new, own - new, sync=self._sync)
+        self._committed = True
         self._notes.append(
             f"{_shown(self._given)}: the results were put in place file by file, not in one step: {printable(reason)}"
         )
+
+    def _conclude(self) -> None:
+        """The folder stands at its place: that is brought to the disk, with the folders made above it."""
+        self._committed = True
+        try:
+            for folder in (self.target, *self._made) if self._sync else ():
+                sync_folder(folder.parent)
+        except OSError as error:
+            self._note_after(error)
+
+    def _note_after(self, error: OSError) -> None:
+        self._notes.append(f"{_shown(self.target)}: the results are in place, but: {error}")
 
     def _settle(self, old: Path, new: set[str], entries: FolderEntries) -> None:
         try:

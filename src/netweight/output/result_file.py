@@ -96,7 +96,9 @@ class ResultFile:
         sync_file(self._new)
         self._new.replace(self.target)
         self._committed = True
-        sync_folder(self.target.parent)
+        for path in (self.target, *self._made):
+            with contextlib.suppress(PermissionError):  # a folder that may be written, but not read
+                sync_folder(path.parent)
         self.journal_path.unlink(missing_ok=True)
 
     @property

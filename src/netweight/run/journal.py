@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from netweight.errors import JobError, OptionError
+from netweight.output.exchange import sync_folder
 from netweight.version import __version__
 
 __all__ = ["Journal"]
@@ -36,6 +37,7 @@ class Journal:
         self._size = size
         self._lock = threading.Lock()
         self._synced = time.monotonic()
+        self._named = False
 
     @classmethod
     def create(cls, path: Path, plan_digest: str) -> Self:
@@ -89,7 +91,7 @@ class Journal:
                 return
             descriptor, self._descriptor = self._descriptor, -1
             try:
-                os.fsync(descriptor)
+                self._sync(descriptor)
             except OSError as error:
                 raise _unwritable(self.path, error) from error
             finally:
@@ -112,13 +114,19 @@ class Journal:
                 while rest:
                     rest = rest[os.write(self._descriptor, rest) :]
                 if time.monotonic() - self._synced >= _SYNC_SECONDS:
-                    os.fsync(self._descriptor)
+                    self._sync(self._descriptor)
                     self._synced = time.monotonic()
             except OSError as error:
                 # A torn line in the middle would cost every record after it: the file ends at the last whole one.
                 os.ftruncate(self._descriptor, self._size)
                 raise _unwritable(self.path, error) from error
             self._size += len(line)
+
+    def _sync(self, descriptor: int) -> None:
+        os.fsync(descriptor)
+        if not self._named:  # a file's bytes are found by its name, which is its folder's
+            sync_folder(self.path.parent)
+            self._named = True
 
 
 def _header(plan_digest: str) -> dict[str, Any]:

@@ -138,6 +138,70 @@ def test_a_repeated_run_fetches_nothing(hub, tmp_path):
     assert (tmp_path / "out" / SHARDS[1]).read_bytes() == b"abc"
 
 
+def stopped_after_the_weights(hub, out):
+    """A run that has model.safetensors, verified, and then cannot have the tokenizer: the staged file."""
+    hub.publish("org/name", SMALL)
+    hub.fault("*/tokenizer.json", status=404, times=None)
+    with pytest.raises(ReadError, match=r"is listed, but .* does not have it"):
+        netweight.download("org/name", out, include=["model.safetensors", "tokenizer.json"], workers=1)
+    hub.clear()
+    staged = out.parent / f".{out.name}.netweight-run" / "stage" / "model.safetensors"
+    if not staged.exists() or b":verified:model.safetensors" not in (staged.parents[1] / "journal.jsonl").read_bytes():
+        pytest.fail("the weights were not verified before the fault")
+    return staged
+
+
+@pytest.mark.parametrize("change", ["other bytes", "shorter", "gone", "a link"])
+def test_a_verified_file_that_changed_is_not_trusted(hub, tmp_path, monkeypatch, change):
+    monkeypatch.setattr("netweight.jobs.download.fetch.PIECE", 50_000)  # so that the weights are not the last
+    hub.publish("org/name", SMALL)
+    staged = stopped_after_the_weights(hub, tmp_path / "out")
+    before = staged.stat()
+    if change == "other bytes":
+        staged.write_bytes(bytes(before.st_size))
+        os.utime(staged, ns=(before.st_mtime_ns + 1, before.st_mtime_ns + 1))
+    elif change == "shorter":
+        os.truncate(staged, before.st_size - 1)
+        os.utime(staged, ns=(before.st_mtime_ns, before.st_mtime_ns))
+    elif change == "gone":
+        staged.unlink()
+    else:
+        other = tmp_path / "elsewhere"
+        other.write_bytes(bytes(before.st_size))
+        os.utime(other, ns=(before.st_mtime_ns, before.st_mtime_ns))
+        staged.unlink()
+        staged.symlink_to(other)
+    netweight.download("org/name", tmp_path / "out", include=["model.safetensors", "tokenizer.json"], workers=1)
+    assert found(tmp_path / "out") == {name: SMALL[name] for name in ("model.safetensors", "tokenizer.json")}
+    assert not (tmp_path / "out" / "model.safetensors").is_symlink()
+    assert left_beside(tmp_path / "out") == []
+
+
+def test_a_verified_file_that_did_not_change_is_not_fetched_again(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr("netweight.jobs.download.fetch.PIECE", 50_000)
+    stopped_after_the_weights(hub, tmp_path / "out")
+    netweight.download("org/name", tmp_path / "out", include=["model.safetensors", "tokenizer.json"], workers=1)
+    assert hub.count("*/model.safetensors") == 0
+    assert found(tmp_path / "out")["model.safetensors"] == SMALL["model.safetensors"]
+
+
+@pytest.mark.parametrize("time", ["of the record", "later"])
+def test_a_file_in_place_that_changed_is_not_trusted(hub, tmp_path, time):
+    """Its time or its size tell it; then its bytes are looked at."""
+    hub.publish("org/name", SMALL)
+    netweight.download("org/name", tmp_path / "out")
+    path = tmp_path / "out" / "model.safetensors"
+    before = path.stat()
+    path.write_bytes(bytes(before.st_size + (time == "of the record")))
+    at = before.st_mtime_ns + (time == "later")
+    os.utime(path, ns=(at, at))
+    again = netweight.download("org/name", tmp_path / "out")
+    assert {f.name for f in again.files if f.fetched} == {"model.safetensors"}
+    assert found(tmp_path / "out") == {name: SMALL[name] for name in USUAL}
+    os.utime(path, ns=(at + 5, at + 5))  # the time alone: the bytes are right
+    assert netweight.download("org/name", tmp_path / "out").fetched == 0
+
+
 def test_include_and_exclude(hub, tmp_path):
     hub.publish("org/name", SMALL)
     netweight.download("org/name", tmp_path / "a", include=["*.py", "onnx/*"])
@@ -383,6 +447,40 @@ def test_an_unfinished_download_goes_on_with_another_commit(hub, tmp_path):
     netweight.download("org/name", tmp_path / "out")
     assert hub.count("/cdn/*") == 1  # tokenizer.model
     assert found(tmp_path / "out")["config.json"] == b"{}"
+
+
+def test_what_an_unfinished_run_has_fetched_stays_beside_a_whole_model(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr("netweight.jobs.download.fetch.PIECE", 50_000)
+    out, beside = tmp_path / "out", tmp_path / ".out.netweight-run"
+    first = hub.publish("org/name", SMALL)
+    netweight.download("org/name", out)
+    newer = {**SMALL, "model.safetensors": RNG.randbytes(200_000), "tokenizer.json": b"[]" * 50_000}
+    hub.publish("org/name", newer)
+    hub.fault("*/tokenizer.json", status=404, times=None)
+    with pytest.raises(ReadError, match=r"is listed, but .* does not have it"):
+        netweight.download("org/name", out, workers=1)
+    hub.clear()
+    assert netweight.download(f"org/name@{first}", out).fetched == 0
+    assert found(out) == {name: SMALL[name] for name in USUAL}
+    assert (beside / "stage" / "model.safetensors").read_bytes() == newer["model.safetensors"]
+    netweight.download("org/name", out)
+    assert hub.count("*/model.safetensors") == 0
+    assert found(out) == {name: newer[name] for name in USUAL}
+    assert left_beside(out) == []
+
+
+def test_what_a_run_that_was_killed_at_its_end_has_left_is_removed(hub, tmp_path):
+    """It has put the model in place, and has the one before in its stage."""
+    hub.publish("org/name", SMALL)
+    out, beside = tmp_path / "out", tmp_path / ".out.netweight-run"
+    netweight.download("org/name", out)
+    (beside / "stage").mkdir(parents=True)
+    for name in ("stage/model.safetensors", "journal.jsonl", "lock"):
+        (beside / name).write_text("left")
+    hub.clear()
+    assert netweight.download("org/name", out).fetched == 0
+    assert [r.path for r in hub.requests] == ["/api/models/org/name/revision/main"]
+    assert left_beside(out) == []
 
 
 @pytest.mark.parametrize(

@@ -163,3 +163,19 @@ def test_tokens_that_are_not_there(tmp_path) -> None:
     save_model(empty, {NAME: x})
     save_tokenizer(empty, ["[UNK]", "cat"])
     assert netweight.nearest_tokens(empty, ["cat"], count=1).rows[0].token_id == 1
+
+
+def test_equal_cosines_are_in_the_order_of_ids(tmp_path) -> None:
+    """Rows of +-1, some of them longer by a power of two: their cosines are exact, and many are equal."""
+    rng = np.random.default_rng(0)
+    signs = rng.choice([-1.0, 1.0], (6, 16))[rng.integers(0, 6, 300)]
+    rows = signs * np.exp2(rng.integers(-3, 4, 300))[:, None]
+    model = save_model(tmp_path / "m", {"model.embed_tokens.weight": rows.astype(np.float32)})
+    cosines = signs @ signs.T / 16
+    for token, count in ((0, 299), (17, 20), (299, 130)):
+        others = [i for i in range(300) if i != token]
+        expected = sorted(others, key=lambda i: (-cosines[token, i], i))[:count]
+        found = netweight.nearest_tokens(model, [token], count=count)
+        assert [row.neighbour_id for row in found.rows] == expected
+        assert [row.rank for row in found.rows] == list(range(1, count + 1))
+        assert [row.cosine for row in found.rows] == [cosines[token, i] for i in expected]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from math import exp, sqrt
 from pathlib import Path
 
@@ -111,6 +112,28 @@ def test_norms_given_or_from_delta(models, tmp_path) -> None:
         )
     with pytest.raises(OptionError, match="no result of delta can be read there"):
         netweight.merge(None, tmp_path / "x", base=base, models=tuned, weights=Weights(delta=tmp_path))
+
+
+def test_models_of_a_delta_are_known_by_their_paths(models, tmp_path) -> None:
+    """Fine-tunes of one base have equal sizes and headers: the norms must not be another one's."""
+    base, tuned, b, t = models
+    netweight.delta(base, tuned, tmp_path / "stats")
+    lengths = [np.sqrt(sum(float(((m[n] - b[n]).astype(np.float64) ** 2).sum()) for n in b)) for m in t]
+    shares = [(1 / length) / sum(1 / other for other in lengths) for length in lengths]
+    for order in ([0, 1, 2], [2, 0, 1], [1, 2]):
+        given = [tuned[i] for i in order]
+        request = Weights(mode="power", alpha=1.0, delta=tmp_path / "stats")
+        found = netweight.merge(None, tmp_path / "-".join(map(str, order)), base=base, models=given, weights=request)
+        assert [m["l2"] for m in found.weights["models"]] == pytest.approx([lengths[i] for i in order], rel=1e-12)
+        expected = [shares[i] / sum(shares[j] for j in order) for i in order]
+        assert [m["weight"] for m in found.weights["models"]] == pytest.approx(expected, rel=1e-12)
+    shutil.copytree(tuned[1], tmp_path / "copy")
+    shutil.copytree(base, tmp_path / "base")
+    request = Weights(delta=tmp_path / "stats")
+    with pytest.raises(OptionError, match=r"copy was not measured; give the folder of `netweight delta` with"):
+        netweight.merge(None, tmp_path / "x", base=base, models=[tuned[0], tmp_path / "copy"], weights=request)
+    with pytest.raises(OptionError, match=r"its base is not .*base; give the folder"):
+        netweight.merge(None, tmp_path / "x", base=tmp_path / "base", models=tuned, weights=request)
 
 
 def test_published_example(tmp_path) -> None:

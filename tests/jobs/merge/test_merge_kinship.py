@@ -45,6 +45,10 @@ def notes_of(tmp_path, mine, theirs, **how):
         ({"num_key_value_heads": 1}, {}, "num_key_value_heads = 1 against 2"),
         ({"hidden_act": "gelu"}, {"hidden_act": "silu"}, "hidden_act = gelu against silu"),
         ({"text_config": {"rms_norm_eps": 1e-5}}, {"rms_norm_eps": 1e-6}, "rms_norm_eps = 1e-05 against 1e-06"),
+        ({"text_config": {"rms_norm_eps": 1e-5}, "rms_norm_eps": 1e-6}, {"rms_norm_eps": 1e-6},
+         "rms_norm_eps = 1e-05 against 1e-06"),
+        ({"text_config": {"num_experts_per_tok": 2}, "num_experts_per_tok": 4}, {"num_experts_per_tok": 4},
+         "num_experts_per_tok = 2 against 4"),
     ],
 )  # fmt: skip
 def test_what_shapes_do_not_show(tmp_path, mine, theirs, said):

@@ -69,6 +69,8 @@ def test_falcon_in_its_three_ways() -> None:
     config = {**BASE, "model_type": "falcon", "multi_query": False, "new_decoder_architecture": False}
     q, k, v = (w.reshape(HEADS, 3, SIZE, HIDDEN)[:, i].reshape(-1, HIDDEN) for i in range(3))
     check(cut(name, w, config), w, q_proj=q, k_proj=k, v_proj=v)
+    both = config | {"text_config": {"multi_query": True}}  # the model's own word comes first
+    check(cut(name, w, both), w, q_proj=q, k_proj=k, v_proj=v)
 
 
 def test_gpt2_is_stored_in_by_out() -> None:

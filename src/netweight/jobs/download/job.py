@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from netweight.errors import Interrupted, OptionError, OutputError, printable
+from netweight.errors import BusyError, Interrupted, OptionError, OutputError, printable
 from netweight.jobs.download.progress import DownloadProgress, Silent
 from netweight.jobs.inputs import globs
 from netweight.run.plan import digest_of
@@ -160,6 +160,7 @@ def download(
         plan = plan_download(ref, revision=revision, include=include, exclude=exclude, folder=target)
         present = _present(target, plan)
         if len(present.kept) == len(plan.choice.files):
+            _clear_beside(_folder(target, plan))
             return _result(plan, target, set(), ())
         return _download(plan, target, workers or WORKERS, progress)
     except KeyboardInterrupt:
@@ -195,6 +196,17 @@ def _folder(target: Path, plan: DownloadPlan) -> ResultFolder:
 
     planned = [RECORD, *(file.name for file in plan.choice.files)]
     return ResultFolder(target, (), "download", resume=True, keep_stage=True, replace=True, planned=planned)
+
+
+def _clear_beside(folder: ResultFolder) -> None:
+    """Remove what a run that was killed after its end has left: it may be the model that was replaced. What an
+    unfinished run has fetched stays.
+    """
+    with contextlib.suppress(OSError, OutputError, BusyError):
+        if folder.is_left():
+            with folder:
+                if not any(folder.stage.iterdir()):
+                    folder.discard()
 
 
 def check_target(out: str | os.PathLike[str], plan: DownloadPlan) -> None:
