@@ -9,7 +9,7 @@ import random
 import shutil
 
 import pytest
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save, save_file
 
 import netweight
 from netweight.errors import FormatError, InputError, ModelNotFoundError, UnsafeFileError
@@ -137,6 +137,15 @@ def test_commands_take_it(tmp_path):
     assert found[0].summary["global_l2"] == 0
     norm = sum(float((two[name] - tensor).double().square().sum()) for name, tensor in one.items()) ** 0.5
     assert found[1].summary["global_l2"] == pytest.approx(norm, rel=1e-6)
+
+
+def test_what_lies_beside_is_not_taken_for_the_model(tmp_path):
+    """Megatron keeps its arguments in `common.pt`; a model under its usual name counts more than either."""
+    folder = by_ranks(tmp_path)
+    torch.save({"args": {"lr": 1.0}, "iteration": torch.tensor(5)}, folder / "common.pt")
+    same(netweight.open(folder), WHOLE)
+    save_file({"w": torch.ones(2)}, folder / "model.safetensors")
+    assert list(netweight.open(folder)) == ["w"]
 
 
 def test_folders_that_lack_something(tmp_path):
