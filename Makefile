@@ -2,7 +2,7 @@
 # Windows has no make: CONTRIBUTING.md gives the same steps as plain commands.
 
 PYTHON ?= python3
-JOBS ?= 2
+JOBS ?= 3
 ARGS ?=
 
 VENV := .venv

@@ -9,9 +9,9 @@ from pathlib import Path
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "fuzz_commands.py"
 
 
-def test_a_hundred_runs():
+def test_some_runs():
     done = subprocess.run(
-        [sys.executable, SCRIPT, "--runs", "100", "--seed", "7"], capture_output=True, text=True, check=False
+        [sys.executable, SCRIPT, "--runs", "40", "--seed", "7"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    assert "100 runs, 0 faults" in done.stdout
+    assert "40 runs, 0 faults" in done.stdout
