@@ -19,6 +19,7 @@ from netweight.checkpoint.part import Part
 from netweight.checkpoint.place import LocalPlace, Place
 from netweight.checkpoint.reference import HubReference, UrlReference, parse_reference
 from netweight.checkpoint.saved_chunks import are_chunks, join_chunks
+from netweight.checkpoint.scales import with_scales
 from netweight.checkpoint.table import TensorTable
 from netweight.checkpoint.tensor import Checkpoint, Tensor
 from netweight.checkpoint.tensor_parallel import join_parallel
@@ -172,6 +173,9 @@ def _open_selection(
             " is saved without its weights gathered; give what zero_to_fp32.py makes of the training's folder"
         )
     config, problem = read_config(place)
+    tensors, unused, decoded = with_scales(tensors, config, printable(ref))
+    if decoded:
+        notes.append(f"{printable(ref)}: {decoded}")
     quantised = quantised_note(tensors, config)
     if quantised:
         notes.append(f"{printable(ref)}: {quantised}")
@@ -186,7 +190,7 @@ def _open_selection(
         config=config,
         config_problem=problem,
         metadata={key: value for part in reversed(parts) for key, value in part.metadata.items()},
-        skipped=tuple(skipped for part in parts for skipped in part.skipped),
+        skipped=(*(skipped for part in parts for skipped in part.skipped), *unused),
         notes=(*notes, *(note for part in parts for note in part.notes)),
         shared={alias: name for part in parts for alias, name in part.shared.items()},
         sources=tuple(part.source for part in parts),

@@ -53,6 +53,16 @@ class Tensor(ABC):
         return -(-self.size * self.dtype.bits // 8)
 
     @property
+    def stored(self) -> str:
+        """How files have the elements: their dtype's name, or what they are decoded from."""
+        return self.dtype.name
+
+    @property
+    def file_bytes(self) -> int:
+        """Bytes that it takes in files."""
+        return self.nbytes
+
+    @property
     def scratch(self) -> int:
         """Bytes that a thread holds to read it, beside what it fills."""
         return 0

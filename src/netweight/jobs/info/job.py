@@ -144,7 +144,7 @@ def _describe(checkpoint: Checkpoint, *, count_tied_twice: bool, tree: bool) -> 
         tensors=len(checkpoint),
         parameters=total,
         buffers=sum(row.parameters for row in roles if row.role == BUFFER),
-        bytes=sum(tensor.nbytes for tensor in counted),
+        bytes=sum(tensor.file_bytes for tensor in counted),
         dtypes=_dtypes(counted),
         layers=architecture.layers,
         heads=architecture.heads,
@@ -193,7 +193,7 @@ def _roles(placed: Iterable[tuple[str, Tensor]]) -> tuple[RoleRow, ...]:
         count = counts[role]
         count[0] += 1
         count[1] += tensor.size
-        count[2] += tensor.nbytes
+        count[2] += tensor.file_bytes
     total = sum(count[1] for role, count in counts.items() if role != BUFFER)
     return tuple(
         RoleRow(role, count[0], count[1], count[2], 100 * count[1] / total if total and role != BUFFER else 0.0)
@@ -216,10 +216,10 @@ def _dtypes(tensors: Iterable[Tensor]) -> tuple[DtypeRow, ...]:
     """A row for each dtype, the one with most bytes first."""
     counts: dict[str, list[int]] = {}
     for tensor in tensors:
-        count = counts.setdefault(str(tensor.dtype), [0, 0, 0])
+        count = counts.setdefault(tensor.stored, [0, 0, 0])
         count[0] += 1
         count[1] += tensor.size
-        count[2] += tensor.nbytes
+        count[2] += tensor.file_bytes
     rows = [DtypeRow(name, *count) for name, count in counts.items()]
     return tuple(sorted(rows, key=lambda row: (-row.bytes, row.dtype)))
 

@@ -74,14 +74,14 @@ def _finish(label: str, node: _Node, forms: dict[object, int]) -> tuple[Branch, 
     own = node.tensor
     finished = [(word, *_finish(word, child, forms)) for word, child in _in_order(node.children)]
     children = _fold(finished)
-    shape, dtype = (own.shape, str(own.dtype)) if own else (None, None)
+    shape, dtype = (own.shape, own.stored) if own else (None, None)
     form = forms.setdefault((shape, dtype, tuple((word, form) for word, _, form in finished)), len(forms))
     branch = Branch(
         label=label,
         times=1,
         tensors=bool(own) + sum(child.tensors for child in children),
         parameters=(own.size if own else 0) + sum(child.parameters for child in children),
-        bytes=(own.nbytes if own else 0) + sum(child.bytes for child in children),
+        bytes=(own.file_bytes if own else 0) + sum(child.bytes for child in children),
         shape=shape,
         dtype=dtype,
         children=children,

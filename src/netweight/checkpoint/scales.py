@@ -1,0 +1,110 @@
+"""Weights of 8 bits that have scales beside them (DeepSeek-V3, Qwen3-FP8, compressed-tensors, modelopt): each is one
+tensor under the weight's name, `code * scale`.
+
+Stored are `NAME` in F8_E4M3 or F8_E5M2, and `NAME_scale_inv` or `NAME_scale`, by which it is multiplied in spite of the
+name: one for all, one for every row, or one for every block (`weight_block_size` in config; the last blocks are cut).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from netweight.checkpoint.tensor import Skipped, Tensor
+from netweight.checkpoint.tensors.scaled import ScaledTensor
+from netweight.dtypes import DTYPES, Kind
+from netweight.errors import FormatError, printable
+
+__all__ = ["with_scales"]
+
+_CODES = frozenset({"F8_E4M3", "F8_E5M2"})
+_SCALES = ("_scale_inv", "_scale")
+_OF_INPUTS = ("input_scale", "input_scale_inv", "activation_scale", "act_scale")
+_USUAL = 128  # elements of a block's side, where config does not say
+
+
+class _Scaled(Mapping[str, Tensor]):
+    """The tensors of `stored` without those of `hidden`; `decoded` stand for the weights that they scale."""
+
+    def __init__(self, stored: Mapping[str, Tensor], decoded: dict[str, Tensor], hidden: frozenset[str]) -> None:
+        self._stored = stored
+        self._decoded = decoded
+        self._hidden = hidden
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name in self._hidden:
+            raise KeyError(name)
+        return self._decoded.get(name) or self._stored[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._stored and name not in self._hidden
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self._stored if name not in self._hidden)
+
+    def __len__(self) -> int:
+        return len(self._stored) - len(self._hidden)
+
+
+def with_scales(
+    tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, where: str
+) -> tuple[Mapping[str, Tensor], tuple[Skipped, ...], str | None]:
+    """(The tensors, where weights with scales are one each; what is left out beside them; a note that says so). Raises
+    FormatError where scales do not fit their weight.
+    """
+    decoded: dict[str, Tensor] = {}
+    hidden: set[str] = set()
+    for name in tensors:
+        ending = next((ending for ending in _SCALES if name.endswith(ending)), None)
+        weight = name.removesuffix(ending) if ending else ""
+        if not ending or weight not in tensors or tensors[weight].dtype.name not in _CODES:
+            continue
+        if weight in decoded:
+            raise FormatError(f"{where}: tensor {printable(weight)!r}: has two tensors of scales")
+        decoded[weight] = _scaled(tensors[weight], tensors[name], config, where)
+        hidden.add(name)
+    if not decoded:
+        return tensors, (), None
+    modules = {name.rpartition(".")[0] for name in decoded}
+    unused = [name for name in tensors if name.endswith(_OF_INPUTS) and name.rpartition(".")[0] in modules]
+    skipped = tuple(Skipped(name, "a scale of a layer's inputs, no weight") for name in unused)
+    kinds = ", ".join(sorted({tensor.stored for tensor in decoded.values()}))
+    note = f"{len(decoded)} weights are stored with scales ({kinds}): what is read is code times scale, as float32"
+    return _Scaled(tensors, decoded, frozenset(hidden.union(unused))), skipped, note
+
+
+def _scaled(codes: Tensor, scales: Tensor, config: Mapping[str, Any] | None, where: str) -> ScaledTensor:
+    shape, grid = codes.shape, scales.shape
+    if scales.size == 1:
+        grid = (1,) * len(shape)
+    elif len(grid) == 1 and len(shape) > 1:
+        grid = (*grid, *(1,) * (len(shape) - 1))  # one for every row
+    declared = _declared(config)
+    floats = scales.dtype.kind is Kind.FLOAT
+    if not shape or len(grid) != len(shape) or not floats:
+        raise _do_not_fit(codes, scales, where)
+    steps = []
+    for axis, (n, count) in enumerate(zip(shape, grid, strict=True)):
+        side = declared[axis - len(shape)] if declared and axis >= len(shape) - 2 else _USUAL
+        step = max(n, 1) if count == 1 else 1 if count == n else side
+        if count != max(1, -(-n // step)):
+            raise _do_not_fit(codes, scales, where)
+        steps.append(step)
+    return ScaledTensor(codes.name, shape, DTYPES["F32"], codes, scales, tuple(steps), grid)
+
+
+def _do_not_fit(codes: Tensor, scales: Tensor, where: str) -> FormatError:
+    return FormatError(
+        f"{where}: tensor {printable(codes.name)!r}: its shape {list(codes.shape)} and its scales"
+        f" {printable(scales.name)!r}, {scales.dtype} {list(scales.shape)}, do not fit; expected one scale for all, for"
+        " every row, or for every block of config.json's weight_block_size (128 x 128 where it has none)"
+    )
+
+
+def _declared(config: Mapping[str, Any] | None) -> tuple[int, int] | None:
+    """The sides of a block, [rows, columns], where config says them."""
+    about = (config or {}).get("quantization_config")
+    sides = about.get("weight_block_size") if isinstance(about, Mapping) else None
+    if isinstance(sides, list) and len(sides) == 2 and all(type(n) is int and n > 0 for n in sides):
+        return sides[0], sides[1]
+    return None
