@@ -247,6 +247,8 @@ def main() -> int:
             code, err, trace = run(words)
             counts[words[0] if words[0] in program.COMMANDS else "(none)", code] += 1
             lines = [line for line in err.splitlines() if line.startswith("error: ")]
+            if code == 1 and words[0] == "structure" and not lines:  # of a folder of models each has a line
+                lines = [line for line in err.splitlines() if line.startswith("failed: ")][:1]
             if trace:
                 faults.setdefault(trace.strip().splitlines()[-1][:160], []).append(f"{words}\n{trace}")
             elif code not in CODES or len(lines) != (code not in {0, 141}):
