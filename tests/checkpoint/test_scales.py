@@ -92,6 +92,19 @@ def test_every_code_times_its_scale(tmp_path, shape, grid, block, config, dtype)
             same_bits(out, expected.reshape(-1)[start : start + len(out)])
 
 
+@pytest.mark.parametrize(("grid", "block"), [((5, 1), (1, 300)), ((1, 3), (5, 128))])
+def test_integers_times_their_scales(tmp_path, grid, block):
+    """All of int8; not where zero points say that the codes are shifted."""
+    codes, scales = every_code(5, 300).view(torch.int8), scales_of(*grid, dtype=torch.bfloat16)
+    held = {"w": codes, "w_scale": scales, "v": codes.clone(), "v_scale": scales.clone()}
+    folder = write(tmp_path / "m", {**held, "v_zero_point": codes[:, :1].clone()})
+    with netweight.open(folder) as checkpoint:
+        same_bits(checkpoint["w"].read(), product(codes, scales, block))
+        assert checkpoint["w"].stored == f"I8 {block[0]}x{block[1]}"
+        assert checkpoint["v"].dtype.name == "I8"
+        assert {"v_scale", "v_zero_point"} < set(checkpoint)
+
+
 @pytest.mark.parametrize("shape", [(), (1,), (5,), (1, 1)])
 def test_scales_of_fewer_axes(tmp_path, shape):
     """One number for all, or one for every row."""

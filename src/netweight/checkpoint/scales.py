@@ -1,8 +1,9 @@
 """Weights of 8 bits that have scales beside them (DeepSeek-V3, Qwen3-FP8, compressed-tensors, modelopt): each is one
 tensor under the weight's name, `code * scale`.
 
-Stored are `NAME` in F8_E4M3 or F8_E5M2, and `NAME_scale_inv` or `NAME_scale`, by which it is multiplied in spite of the
-name: one for all, one for every row, or one for every block (`weight_block_size` in config; the last blocks are cut).
+Stored are `NAME` in F8_E4M3, F8_E5M2 or I8, and `NAME_scale_inv` or `NAME_scale`, by which it is multiplied in spite
+of the name: one for all, one for every row, or one for every block (`weight_block_size` in config; the last blocks are cut).
+Integers that have zero points too are left as they are stored.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from netweight.errors import FormatError, printable
 
 __all__ = ["with_scales"]
 
-_CODES = frozenset({"F8_E4M3", "F8_E5M2"})
+_CODES = frozenset({"F8_E4M3", "F8_E5M2", "I8"})
 _SCALES = ("_scale_inv", "_scale")
+_ZERO = "_zero_point"
 _OF_INPUTS = ("input_scale", "input_scale_inv", "activation_scale", "act_scale")
 _USUAL = 128  # elements of a block's side, where config does not say
 
@@ -57,7 +59,7 @@ def with_scales(
     for name in tensors:
         ending = next((ending for ending in _SCALES if name.endswith(ending)), None)
         weight = name.removesuffix(ending) if ending else ""
-        if not ending or weight not in tensors or tensors[weight].dtype.name not in _CODES:
+        if not ending or weight not in tensors or tensors[weight].dtype.name not in _CODES or weight + _ZERO in tensors:
             continue
         if weight in decoded:
             raise FormatError(f"{where}: tensor {printable(weight)!r}: has two tensors of scales")

@@ -19,7 +19,7 @@ _BLOCK = 1 << 18  # codes that are read at a time
 
 @dataclass(frozen=True)
 class ScaledTensor(Tensor):
-    """`codes`, floats of 8 bits of this shape, times `scales`: element i of an axis has scale i // `block` of it.
+    """`codes`, floats or integers of 8 bits of this shape, times `scales`: element i of an axis has scale i // `block`.
 
     `grid` is the shape of the scales, of as many axes. The product is float32, rounded once.
     """
