@@ -2,8 +2,8 @@
 tensor under the weight's name, `code * scale`.
 
 Stored are `NAME` in F8_E4M3, F8_E5M2 or I8, and `NAME_scale_inv` or `NAME_scale`, by which it is multiplied in spite
-of the name: one for all, one for every row, or one for every block (`weight_block_size` in config; the last blocks are cut).
-Integers that have zero points too are left as they are stored.
+of the name: one for all, one for every row, or one for every block (`weight_block_size` in config; the last blocks are
+cut). Integers that have zero points too are left as they are stored.
 """
 
 from __future__ import annotations
