@@ -10,6 +10,7 @@ from pathlib import Path
 
 from netweight.checkpoint.asides import instead_of_weights
 from netweight.checkpoint.config import read_config
+from netweight.checkpoint.decoded import decoded
 from netweight.checkpoint.distcp import METADATA, read_distcp
 from netweight.checkpoint.folder import Selection, check_alone, in_parts, select, select_index
 from netweight.checkpoint.index import join
@@ -19,7 +20,6 @@ from netweight.checkpoint.part import Part
 from netweight.checkpoint.place import LocalPlace, Place
 from netweight.checkpoint.reference import HubReference, UrlReference, parse_reference
 from netweight.checkpoint.saved_chunks import are_chunks, join_chunks
-from netweight.checkpoint.scales import with_scales
 from netweight.checkpoint.table import TensorTable
 from netweight.checkpoint.tensor import Checkpoint, Tensor
 from netweight.checkpoint.tensor_parallel import join_parallel
@@ -173,9 +173,8 @@ def _open_selection(
             " is saved without its weights gathered; give what zero_to_fp32.py makes of the training's folder"
         )
     config, problem = read_config(place)
-    tensors, unused, decoded = with_scales(tensors, config, printable(ref))
-    if decoded:
-        notes.append(f"{printable(ref)}: {decoded}")
+    tensors, unused, found = decoded(tensors, config, printable(ref))
+    notes += [f"{printable(ref)}: {note}" for note in found]
     quantised = quantised_note(tensors, config)
     if quantised:
         notes.append(f"{printable(ref)}: {quantised}")

@@ -8,15 +8,16 @@ cut). Integers that have zero points too are left as they are stored.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from netweight.checkpoint.quantised import Found
 from netweight.checkpoint.tensor import Skipped, Tensor
 from netweight.checkpoint.tensors.scaled import ScaledTensor
 from netweight.dtypes import DTYPES, Kind
 from netweight.errors import FormatError, printable
 
-__all__ = ["with_scales"]
+__all__ = ["find"]
 
 _CODES = frozenset({"F8_E4M3", "F8_E5M2", "I8"})
 _SCALES = ("_scale_inv", "_scale")
@@ -25,54 +26,27 @@ _OF_INPUTS = ("input_scale", "input_scale_inv", "activation_scale", "act_scale")
 _USUAL = 128  # elements of a block's side, where config does not say
 
 
-class _Scaled(Mapping[str, Tensor]):
-    """The tensors of `stored` without those of `hidden`; `decoded` stand for the weights that they scale."""
-
-    def __init__(self, stored: Mapping[str, Tensor], decoded: dict[str, Tensor], hidden: frozenset[str]) -> None:
-        self._stored = stored
-        self._decoded = decoded
-        self._hidden = hidden
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name in self._hidden:
-            raise KeyError(name)
-        return self._decoded.get(name) or self._stored[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._stored and name not in self._hidden
-
-    def __iter__(self) -> Iterator[str]:
-        return (name for name in self._stored if name not in self._hidden)
-
-    def __len__(self) -> int:
-        return len(self._stored) - len(self._hidden)
-
-
-def with_scales(
-    tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, where: str
-) -> tuple[Mapping[str, Tensor], tuple[Skipped, ...], str | None]:
-    """(The tensors, where weights with scales are one each; what is left out beside them; a note that says so). Raises
-    FormatError where scales do not fit their weight.
-    """
-    decoded: dict[str, Tensor] = {}
-    hidden: set[str] = set()
+def find(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, where: str) -> Found:
+    """Every weight with scales as one; raises FormatError where they do not fit, naming the model by `where`."""
+    instead: dict[str, Tensor] = {}
+    parts: set[str] = set()
     for name in tensors:
         ending = next((ending for ending in _SCALES if name.endswith(ending)), None)
         weight = name.removesuffix(ending) if ending else ""
         if not ending or weight not in tensors or tensors[weight].dtype.name not in _CODES or weight + _ZERO in tensors:
             continue
-        if weight in decoded:
+        if weight in instead:
             raise FormatError(f"{where}: tensor {printable(weight)!r}: has two tensors of scales")
-        decoded[weight] = _scaled(tensors[weight], tensors[name], config, where)
-        hidden.add(name)
-    if not decoded:
-        return tensors, (), None
-    modules = {name.rpartition(".")[0] for name in decoded}
+        instead[weight] = _scaled(tensors[weight], tensors[name], config, where)
+        parts.add(name)
+    if not instead:
+        return Found()
+    modules = {name.rpartition(".")[0] for name in instead}
     unused = [name for name in tensors if name.endswith(_OF_INPUTS) and name.rpartition(".")[0] in modules]
     skipped = tuple(Skipped(name, "a scale of a layer's inputs, no weight") for name in unused)
-    kinds = ", ".join(sorted({tensor.stored for tensor in decoded.values()}))
-    note = f"{len(decoded)} weights are stored with scales ({kinds}): what is read is code times scale, as float32"
-    return _Scaled(tensors, decoded, frozenset(hidden.union(unused))), skipped, note
+    kinds = ", ".join(sorted({tensor.stored for tensor in instead.values()}))
+    note = f"{len(instead)} weights are stored with scales ({kinds}): what is read is code times scale, as float32"
+    return Found(instead, frozenset(parts.union(unused)), skipped, note)
 
 
 def _scaled(codes: Tensor, scales: Tensor, config: Mapping[str, Any] | None, where: str) -> ScaledTensor:

@@ -79,6 +79,17 @@ class RearrangedTensor(Tensor):
         return tuple({part.name: part for piece in self.placed for part in piece.tensor.parts}.values())
 
     @property
+    def stored(self) -> str:
+        """See Tensor."""
+        return " + ".join(sorted({piece.tensor.stored for piece in self.placed}))
+
+    @property
+    def file_bytes(self) -> int:
+        """See Tensor; the share of those that it is a part of."""
+        shares = ((len(p.rows) * len(p.cols), p.tensor) for p in self.placed)
+        return sum(size * tensor.file_bytes // tensor.size for size, tensor in shares)
+
+    @property
     def scratch(self) -> int:
         """See Tensor."""
         inner = max(piece.tensor.scratch for piece in self.placed)

@@ -1,11 +1,13 @@
-"""Codes of one byte times scales: weights that are stored in 8 bits, with a scale for every block."""
+"""Codes times scales: weights that are stored in 8 or 4 bits, with a scale for every block."""
 
 from __future__ import annotations
+
+import numpy as np
 
 from netweight.kernels.arrays import Array
 from netweight.kernels.cpu.compiled import compiled_exactly
 
-__all__ = ["scale_codes"]
+__all__ = ["scale_codes", "widen_fours"]
 
 
 @compiled_exactly
@@ -30,3 +32,17 @@ def scale_codes(
             col = stop
         row += 1
         col = 0
+
+
+@compiled_exactly
+def widen_fours(pairs: Array, scales: Array, values: Array, powers: Array, out: Array) -> None:
+    """Fill `out` [32 n] uint16 with bfloat16 of groups of 32 numbers of 4 bits, two in a byte of `pairs` [16 n], low one
+    first: `values` [16] float32, times the group's of `powers` [256] float32, by `scales` [n]. None needs rounding.
+    """
+    for group in range(len(scales)):
+        power = powers[scales[group]]
+        for i in range(16 * group, 16 * group + 16):
+            low = np.float32(values[pairs[i] & 15] * power)
+            high = np.float32(values[pairs[i] >> 4] * power)
+            out[2 * i] = low.view(np.uint32) >> 16
+            out[2 * i + 1] = high.view(np.uint32) >> 16

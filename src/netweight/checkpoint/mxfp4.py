@@ -1,0 +1,58 @@
+"""Experts in MXFP4, as gpt-oss has them: `NAME_blocks` [experts, out, groups, 16] and `NAME_scales` [experts, out,
+groups], bytes both.
+
+A byte has two numbers of 4 bits (E2M1), the low one first; a scale is a power of two (E8M0) for the 32 numbers of its
+group. The weight is `NAME` [experts, in, out], transposed, as the model's bfloat16 form has it; every number fits
+bfloat16. Source: gpt_oss/torch/weights.py, and transformers' integrations/mxfp4.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from netweight.checkpoint.quantised import Found
+from netweight.checkpoint.tensor import Tensor
+from netweight.checkpoint.tensors.microscaled import GROUP, MicroscaledTensor
+from netweight.checkpoint.tensors.rearranged import Placed, RearrangedTensor
+from netweight.dtypes import DTYPES
+from netweight.errors import FormatError, printable
+
+__all__ = ["find"]
+
+_BLOCKS, _SCALES = "_blocks", "_scales"
+
+
+def find(tensors: Mapping[str, Tensor], _config: Mapping[str, Any] | None, where: str) -> Found:
+    """Every pair of blocks and scales as one weight; raises FormatError where they do not fit."""
+    instead: dict[str, Tensor] = {}
+    parts: set[str] = set()
+    for name in tensors:
+        if not name.endswith(_BLOCKS) or (other := name.removesuffix(_BLOCKS) + _SCALES) not in tensors:
+            continue
+        blocks, scales = tensors[name], tensors[other]
+        bytes_both = blocks.dtype.name == scales.dtype.name == "U8"
+        if not bytes_both or len(blocks.shape) != 4 or blocks.shape[3] != 16 or scales.shape != blocks.shape[:3]:
+            raise FormatError(
+                f"{where}: tensor {printable(name)!r}: {blocks.dtype} {list(blocks.shape)} and its scales"
+                f" {scales.dtype} {list(scales.shape)} do not fit; expected bytes, [experts, out, groups, 16] and"
+                " [experts, out, groups]"
+            )
+        instead[name] = _turned(name.removesuffix(_BLOCKS), blocks, scales)
+        parts.add(other)
+    note = f"{len(instead)} weights are stored in MXFP4: what is read is number times scale, as bfloat16"
+    return Found(instead, frozenset(parts), note=note if instead else "")
+
+
+def _turned(name: str, blocks: Tensor, scales: Tensor) -> Tensor:
+    experts, rows, groups, _ = blocks.shape
+    cols = groups * GROUP
+    held = MicroscaledTensor(name, (experts, rows, cols), DTYPES["BF16"], blocks, scales)
+    if not held.size:
+        return replace(held, shape=(experts, cols, rows))
+    placed = [
+        Placed(range(expert * cols, (expert + 1) * cols), range(rows), held, expert * rows * cols, 1, cols)
+        for expert in range(experts)
+    ]
+    return RearrangedTensor(name, (experts, cols, rows), DTYPES["BF16"], rows, tuple(placed))
