@@ -1,4 +1,4 @@
-"""MXFP4 as gpt-oss stores its experts, against torch: a table of E2M1, ldexp in bfloat16, the low half first, turned."""
+"""MXFP4 as gpt-oss stores its experts, against torch: a table of E2M1, ldexp, the low half first, turned."""
 
 from __future__ import annotations
 
