@@ -36,8 +36,8 @@ def scale_codes(
 
 @compiled_exactly
 def widen_fours(pairs: Array, scales: Array, values: Array, powers: Array, out: Array) -> None:
-    """Fill `out` [32 n] uint16 with bfloat16 of groups of 32 numbers of 4 bits, two in a byte of `pairs` [16 n], low one
-    first: `values` [16] float32, times the group's of `powers` [256] float32, by `scales` [n]. None needs rounding.
+    """Fill `out` [32 n] uint16 with bfloat16 of groups of 32 numbers of 4 bits, two in a byte of `pairs` [16 n], the
+    low one first: `values` [16] float32, times the group's of `powers` [256] float32, by `scales` [n]; all are exact.
     """
     for group in range(len(scales)):
         power = powers[scales[group]]
