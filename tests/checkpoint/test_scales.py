@@ -232,3 +232,4 @@ def test_info_says_how_they_are_stored(models):
     scaled = sum(row.elements for row in rows.values() if row.dtype.startswith("F8_E4M3"))
     assert scaled == sum(row.elements for row in plain.dtypes) - rows["F32"].elements
     assert found.bytes < plain.bytes / 2
+    assert netweight.structure(fp8).structure["bytes"] == found.bytes

@@ -109,7 +109,7 @@ class BlockBuilder:
         part, key = self._part_and_slot(parameter, words)
         slots = self._parts.setdefault(part, {})
         slots[key] = slots.get(key, 0) + tensor.size
-        self._bytes += tensor.nbytes
+        self._bytes += tensor.file_bytes
         if parameter.kind == "bias":
             kind = "mlp" if part in {"routed", "shared", "router"} else part
             self._biases[kind] = self._biases.get(kind, 0) + tensor.size

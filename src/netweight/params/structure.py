@@ -141,7 +141,7 @@ def structure_of(
         trainable=sum(weights[name].size for name in floats if kinds[name] != "quantization"),
         biases=sum(tensor.size for name, tensor in weights.items() if kinds[name] == "bias"),
         buffers=sum(tensor.size for name, tensor in tensors.items() if name not in weights),
-        bytes=sum(tensor.nbytes for tensor in tensors.values()),
+        bytes=sum(tensor.file_bytes for tensor in tensors.values()),
         packed=sum(name not in floats and kinds[name] != "quantization" for name in weights),
         sizes={"hidden_size": sizes.hidden, "vocabulary": sizes.vocabulary} if sizes.hidden else {},
         missing_layers=missing,
