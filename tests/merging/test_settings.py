@@ -12,6 +12,7 @@ from netweight.errors import OptionError
 from netweight.merging.method import Base, Method, Setting
 from netweight.merging.recipe.conditions import Conditions
 from netweight.merging.recipe.recipe import build_recipe, parse_recipe
+from netweight.merging.registry import METHODS
 from netweight.merging.settings import check_settings, resolve
 
 METHOD = Method(
@@ -260,6 +261,37 @@ def refused(text):
 )
 def test_settings_that_cannot_be(text, expected):
     assert expected in refused(text)
+
+
+SHARE, POSITIVE, ANY = ("0", "1", "-0.001", "1.001"), ("0", "1e9", "-0.001"), ("-1e9", "1e9")
+ENDS = {
+    "density": SHARE,
+    "epsilon": SHARE,
+    "gamma": SHARE,
+    "select_topk": SHARE,
+    "eps": POSITIVE,
+    "tol": POSITIVE,
+    "max_iter": ("1", "1000", "0"),
+    "weight": ANY,
+    "lambda": ANY,
+    "scale": ANY,
+    ("slerp", "t"): ANY,
+    ("nearswap", "t"): POSITIVE,
+}
+"""Of every number that a method takes: two values that it can have, then such that it cannot."""
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_numbers_of_every_method_have_their_ends(method):
+    for setting in method.settings:
+        if setting.kind == "flag":
+            continue
+        low, high, *beyond = ENDS[(method.name, setting.name) if setting.name == "t" else setting.name]
+        for given in (low, high):
+            check_settings(method, read(f"models: [{{model: a}}]\nparameters: {{{setting.name}: {given}}}\n"))
+        for given in beyond:
+            with pytest.raises(OptionError, match=rf"{setting.name}: expected a .*, got {given}$"):
+                check_settings(method, read(f"models: [{{model: a}}]\nparameters: {{{setting.name}: {given}}}\n"))
 
 
 def test_a_method_without_settings_says_so():
