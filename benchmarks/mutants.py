@@ -35,7 +35,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "netweight"
 
-_TORCH = ("tests/checkpoint/test_torch_readers.py", "tests/checkpoint/test_hostile_torch.py")
+_TORCH = tuple(
+    f"tests/checkpoint/test_{name}.py" for name in ("pickle_policy", "training_state", "torch_readers", "hostile_torch")
+)
 
 TESTS = {
     "source": ("tests/source", "tests/hub/test_remote.py"),
@@ -70,8 +72,8 @@ TESTS = {
     "checkpoint/torch_nodes.py": _TORCH,
     "checkpoint/torch_tar.py": _TORCH,
     "checkpoint/torch_zip.py": _TORCH,
-    "checkpoint/unpickler.py": ("tests/checkpoint/test_pickle_policy.py", *_TORCH),
-    "checkpoint/unwrap.py": (*_TORCH, "tests/checkpoint/test_training_state.py"),
+    "checkpoint/unpickler.py": _TORCH,
+    "checkpoint/unwrap.py": _TORCH,
     "checkpoint/zip_directory.py": ("tests/checkpoint/test_zip_directory.py", *_TORCH),
     "merging": ("tests/merging", "tests/jobs/merge/test_merge.py"),
     "merging/grams.py": ("tests/merging/test_combinations.py", "tests/merging/test_spherical.py"),
@@ -84,7 +86,7 @@ TESTS = {
     "merging/recipe/conditions.py": ("tests/merging/test_settings.py", "tests/merging/recipe"),
     "merging/select.py": ("tests/merging/test_select.py", "tests/merging/test_trimming.py"),
     "merging/settings.py": ("tests/merging/test_settings.py",),
-    "merging/target.py": ("tests/jobs/merge/test_merge_targets.py", "tests/jobs/merge/test_merge_files.py"),
+    "merging/target.py": ("tests/merging/test_target.py", "tests/jobs/merge/test_merge_targets.py"),
     "merging/trims.py": ("tests/merging/test_trimming.py", "tests/merging/test_dropping.py"),
     "merging/writes.py": ("tests/merging/test_combinations.py", "tests/merging/test_spherical.py"),
     "statistics": ("tests/statistics", "tests/measures"),
