@@ -38,6 +38,7 @@ SOURCE = ROOT / "src" / "netweight"
 _TORCH = tuple(
     f"tests/checkpoint/test_{name}.py" for name in ("pickle_policy", "training_state", "torch_readers", "hostile_torch")
 )
+_METHODS = ("tests/merging/test_settings.py", "tests/merging/test_against_mergekit.py")
 
 TESTS = {
     "source": ("tests/source", "tests/hub/test_remote.py"),
@@ -77,11 +78,11 @@ TESTS = {
     "checkpoint/zip_directory.py": ("tests/checkpoint/test_zip_directory.py", *_TORCH),
     "merging": ("tests/merging", "tests/jobs/merge/test_merge.py"),
     "merging/grams.py": ("tests/merging/test_combinations.py", "tests/merging/test_spherical.py"),
-    "merging/methods/della.py": ("tests/merging/test_dropping.py",),
-    "merging/methods/means.py": ("tests/merging/test_spherical.py", "tests/merging/test_against_mergekit.py"),
-    "merging/methods/model_stock.py": ("tests/merging/test_combinations.py",),
-    "merging/methods/sce.py": ("tests/merging/test_fusing.py",),
-    "merging/methods/slerp.py": ("tests/merging/test_spherical.py", "tests/merging/test_against_mergekit.py"),
+    "merging/methods/della.py": ("tests/merging/test_dropping.py", *_METHODS),
+    "merging/methods/means.py": ("tests/merging/test_spherical.py", *_METHODS),
+    "merging/methods/model_stock.py": ("tests/merging/test_combinations.py", *_METHODS),
+    "merging/methods/sce.py": ("tests/merging/test_fusing.py", *_METHODS),
+    "merging/methods/slerp.py": ("tests/merging/test_spherical.py", *_METHODS),
     "merging/recipe": ("tests/merging/recipe", "tests/merging/test_against_mergekit.py"),
     "merging/recipe/conditions.py": ("tests/merging/test_settings.py", "tests/merging/recipe"),
     "merging/select.py": ("tests/merging/test_select.py", "tests/merging/test_trimming.py"),
