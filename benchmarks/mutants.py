@@ -38,7 +38,8 @@ SOURCE = ROOT / "src" / "netweight"
 _TORCH = tuple(
     f"tests/checkpoint/test_{name}.py" for name in ("pickle_policy", "training_state", "torch_readers", "hostile_torch")
 )
-_METHODS = ("tests/merging/test_settings.py", "tests/merging/test_against_mergekit.py")
+_STEPS = ("tests/merging/test_course.py",)
+_METHODS = (*_STEPS, "tests/merging/test_settings.py", "tests/merging/test_against_mergekit.py")
 
 TESTS = {
     "source": ("tests/source", "tests/hub/test_remote.py"),
@@ -77,7 +78,7 @@ TESTS = {
     "checkpoint/unwrap.py": _TORCH,
     "checkpoint/zip_directory.py": ("tests/checkpoint/test_zip_directory.py", *_TORCH),
     "merging": ("tests/merging", "tests/jobs/merge/test_merge.py"),
-    "merging/grams.py": ("tests/merging/test_combinations.py", "tests/merging/test_spherical.py"),
+    "merging/grams.py": (*_STEPS, "tests/merging/test_combinations.py", "tests/merging/test_spherical.py"),
     "merging/methods/della.py": ("tests/merging/test_dropping.py", *_METHODS),
     "merging/methods/means.py": ("tests/merging/test_spherical.py", *_METHODS),
     "merging/methods/model_stock.py": ("tests/merging/test_combinations.py", *_METHODS),
@@ -85,11 +86,11 @@ TESTS = {
     "merging/methods/slerp.py": ("tests/merging/test_spherical.py", *_METHODS),
     "merging/recipe": ("tests/merging/recipe", "tests/merging/test_against_mergekit.py"),
     "merging/recipe/conditions.py": ("tests/merging/test_settings.py", "tests/merging/recipe"),
-    "merging/select.py": ("tests/merging/test_select.py", "tests/merging/test_trimming.py"),
+    "merging/select.py": (*_STEPS, "tests/merging/test_select.py", "tests/merging/test_trimming.py"),
     "merging/settings.py": ("tests/merging/test_settings.py",),
     "merging/target.py": ("tests/merging/test_target.py", "tests/jobs/merge/test_merge_targets.py"),
-    "merging/trims.py": ("tests/merging/test_trimming.py", "tests/merging/test_dropping.py"),
-    "merging/writes.py": ("tests/merging/test_combinations.py", "tests/merging/test_spherical.py"),
+    "merging/trims.py": (*_STEPS, "tests/merging/test_trimming.py", "tests/merging/test_dropping.py"),
+    "merging/writes.py": (*_STEPS, "tests/merging/test_combinations.py", "tests/merging/test_spherical.py"),
     "statistics": ("tests/statistics", "tests/measures"),
     "statistics/channels.py": ("tests/statistics/test_channels.py", "tests/passes/test_matrices.py"),
     "statistics/difference.py": ("tests/statistics/test_difference.py",),
