@@ -150,6 +150,8 @@ def test_where_a_share_lies():
     starts = [sum(len(c) for c in torch.arange(10).chunk(4)[:at]) for at in range(4)]
     for at, rows in enumerate(torch.arange(10).chunk(4)):
         assert offsets_of(distributed(coordinate=(at,)), (len(rows), 7)) == ((starts[at], 0), (10, 7))
+    assert offsets_of(distributed(coordinate=(4,)), (0, 7)) is None
+    assert offsets_of(distributed(placements=(), coordinate=(), ranks=()), (10, 7)) is None
 
 
 @pytest.mark.parametrize(
