@@ -185,6 +185,22 @@ def test_filters_see_the_name_that_the_model_has_and_for_the_method_that_of_the_
     assert found == {"weight": 3.0, "lambda": 10.0}
 
 
+@pytest.mark.parametrize(
+    ("filters", "wanted"),
+    [
+        ("[{filter: model.x, value: 2}]", 2.0),
+        ("[{filter: w.model.x, value: 3}]", 3.0),
+        ("[{filter: only.in, value: 2}, {filter: w.model, value: 3}]", 3.0),
+        ("[{filter: output.model, value: 2}, {filter: w.model, value: 3}]", 3.0),
+        ("[{filter: output.model, value: 2}]", 2.0),
+        ("[{filter: output.model, value: 2}, {value: 5}]", 5.0),
+    ],
+)
+def test_filters_of_whole_models_mean_their_own_names_before_those_of_the_output(filters, wanted):
+    recipe = with_weight(filters)
+    assert value(recipe, "output.model.x", names=["w.model.x"]) == wanted
+
+
 def test_models_get_their_own_values_in_order():
     recipe = read(
         "models: [{model: b}, {model: a, parameters: {weight: 1}}, {model: c, parameters: {weight: 2, density: 0.5}}]\n"
