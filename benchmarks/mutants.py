@@ -35,6 +35,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "netweight"
 
+_TORCH = tuple(
+    f"tests/checkpoint/test_{name}.py" for name in ("pickle_policy", "training_state", "torch_readers", "hostile_torch")
+)
+_STEPS = ("tests/merging/test_course.py",)
+_METHODS = (*_STEPS, "tests/merging/test_settings.py", "tests/merging/test_against_mergekit.py")
+
 TESTS = {
     "source": ("tests/source", "tests/hub/test_remote.py"),
     "source/digest.py": ("tests/jobs/download",),
@@ -49,12 +55,55 @@ TESTS = {
     "run/ray_worker.py": ("tests/run/test_ray_executor.py",),
     "run/ray_cluster.py": ("tests/run/test_ray_executor.py",),
     "checkpoint": ("tests/checkpoint", "tests/jobs/info", "tests/hub/test_references.py"),
+    "checkpoint/distcp.py": ("tests/checkpoint/test_distcp.py",),
+    "checkpoint/dtensor.py": ("tests/checkpoint/test_ranks.py",),
+    "checkpoint/foreign.py": ("tests/checkpoint/test_foreign.py",),
+    "checkpoint/foreign_signs.py": ("tests/checkpoint/test_foreign.py",),
     "checkpoint/hub.py": ("tests/hub",),
+    "checkpoint/jsontext.py": ("tests/checkpoint/test_safetensors_reader.py", "tests/checkpoint/test_open.py"),
+    "checkpoint/matrix.py": ("tests/checkpoint/test_matrix.py",),
+    "checkpoint/npz.py": ("tests/checkpoint/test_npz.py",),
+    "checkpoint/pickle_policy.py": ("tests/checkpoint/test_pickle_policy.py",),
+    "checkpoint/protobuf_fields.py": ("tests/checkpoint/test_foreign.py",),
     "checkpoint/remote_place.py": ("tests/hub",),
+    "checkpoint/safetensors.py": ("tests/checkpoint/test_safetensors_reader.py",),
+    "checkpoint/saved_chunks.py": ("tests/checkpoint/test_saved_chunks.py",),
+    "checkpoint/tensor_parallel.py": ("tests/checkpoint/test_tensor_parallel.py",),
+    "checkpoint/torch_layout.py": _TORCH,
+    "checkpoint/torch_legacy.py": _TORCH,
+    "checkpoint/torch_nodes.py": _TORCH,
+    "checkpoint/torch_tar.py": _TORCH,
+    "checkpoint/torch_zip.py": _TORCH,
+    "checkpoint/unpickler.py": _TORCH,
+    "checkpoint/unwrap.py": _TORCH,
+    "checkpoint/zip_directory.py": ("tests/checkpoint/test_zip_directory.py", *_TORCH),
     "merging": ("tests/merging", "tests/jobs/merge/test_merge.py"),
+    "merging/grams.py": (*_STEPS, "tests/merging/test_combinations.py", "tests/merging/test_spherical.py"),
+    "merging/methods/della.py": ("tests/merging/test_dropping.py", *_METHODS),
+    "merging/methods/means.py": ("tests/merging/test_spherical.py", *_METHODS),
+    "merging/methods/model_stock.py": ("tests/merging/test_combinations.py", *_METHODS),
+    "merging/methods/sce.py": ("tests/merging/test_fusing.py", *_METHODS),
+    "merging/methods/slerp.py": ("tests/merging/test_spherical.py", *_METHODS),
     "merging/recipe": ("tests/merging/recipe", "tests/merging/test_against_mergekit.py"),
-    "merging/target.py": ("tests/jobs/merge",),
+    "merging/recipe/conditions.py": ("tests/merging/test_settings.py", "tests/merging/recipe"),
+    "merging/select.py": (*_STEPS, "tests/merging/test_select.py", "tests/merging/test_trimming.py"),
+    "merging/settings.py": ("tests/merging/test_settings.py",),
+    "merging/target.py": ("tests/merging/test_target.py", "tests/jobs/merge/test_merge_targets.py"),
+    "merging/trims.py": (*_STEPS, "tests/merging/test_trimming.py", "tests/merging/test_dropping.py"),
+    "merging/writes.py": (*_STEPS, "tests/merging/test_combinations.py", "tests/merging/test_spherical.py"),
     "statistics": ("tests/statistics", "tests/measures"),
+    "statistics/channels.py": ("tests/statistics/test_channels.py", "tests/passes/test_matrices.py"),
+    "statistics/difference.py": ("tests/statistics/test_difference.py",),
+    "statistics/moments.py": ("tests/statistics/test_moments.py", "tests/statistics/test_values.py"),
+    "statistics/order.py": ("tests/statistics/test_order.py", "tests/statistics/test_values.py"),
+    "statistics/pairs.py": ("tests/statistics/test_pair_statistics.py", "tests/measures/test_drift.py"),
+    "statistics/partition.py": ("tests/statistics/test_partition.py",),
+    "statistics/patterns.py": ("tests/statistics/test_patterns.py",),
+    "statistics/readings.py": ("tests/statistics/test_values.py", "tests/statistics/test_channels.py"),
+    "statistics/rounding_error.py": ("tests/statistics/test_rounding_error.py",),
+    "statistics/spectrum.py": ("tests/statistics/test_spectrum.py", "tests/measures/test_spectral.py"),
+    "statistics/tail.py": ("tests/measures/test_tail.py",),
+    "statistics/values.py": ("tests/statistics/test_values.py",),
 }
 """The tests of a module, the quickest first: those of the longest name here that it begins with."""
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import bisect
 import io
 import os
 import pickle
@@ -18,6 +19,7 @@ import pytest
 from slowness import PEAK, slowness
 
 from netweight.checkpoint import open_checkpoint
+from netweight.checkpoint.unpickler import load_pickle
 from netweight.errors import FormatError, NetweightError, UnsafeFileError
 
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -264,6 +266,26 @@ def test_bombs_are_bounded(name, tmp_path) -> None:
     assert message in said
     assert seconds < 10 * slowness()
     assert mebibytes < 256
+
+
+@pytest.mark.parametrize("opcode", [b"N", b"\x88", b"\x89", b"K\x07", b")", b"2"])
+def test_another_reference_to_an_object_costs_a_pointer(opcode) -> None:
+    """None, true, false, small numbers, the empty tuple and what is doubled are there already."""
+
+    def room(before: bytes) -> int:
+        """Characters of the longest text that may still follow."""
+
+        def fits(size: int) -> bool:
+            try:
+                load_pickle(io.BytesIO(b"\x80\x02" + before + text("x" * size) + b"."), "x", most=4000)
+            except FormatError as problem:
+                assert "it makes more than 0 MiB of objects" in str(problem)  # noqa: PT017 - either may be
+                return False
+            return True
+
+        return bisect.bisect_left(range(4000), True, key=lambda size: not fits(size)) - 1
+
+    assert room(b"N") - room(b"N" + opcode * 50) == 50 * struct.calcsize("P")
 
 
 def test_a_module_of_itself_is_read_once(tmp_path) -> None:

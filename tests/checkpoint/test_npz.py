@@ -198,6 +198,7 @@ def test_what_cannot_be_read_in_place_is_refused(tmp_path) -> None:
         (npy("'<f4'", "3", bytes(12)), "expected a dict of descr, fortran_order and shape"),
         (npy("__import__('os')", "()", b""), "expected a dict of descr, fortran_order and shape"),
         (npy("", "", b"", header="{'descr': '<f4'}"), "expected a dict of descr, fortran_order and shape"),
+        (npy("", "", b"", header="'descr': '<f4', 'fortran_order': False, 'shape': (), }"), "expected a dict of descr"),
         (npy("", "", b"", header="{" * 60_000), "expected a dict of descr, fortran_order and shape"),
         (npy("", "", b"", header="{'descr': '<f4', 'descr': '<f4', 'fortran_order': False}"), "expected a dict"),
         (npy("", "", b"", header="{'descr': '<f4', 'fortran_order': False, 'shape': ()} + 1"), "expected a dict"),

@@ -13,6 +13,8 @@ import pytest
 from safetensors.torch import load_file
 
 import netweight
+from netweight.checkpoint.dtensor import offsets_of
+from netweight.checkpoint.pickle_nodes import Call, Global, Mapped
 from netweight.errors import FormatError
 
 torch = pytest.importorskip("torch")
@@ -123,3 +125,62 @@ def test_files_of_two_trainings_are_told(made, tmp_path):
     shutil.copy(made / "copies" / "model_world_size_4_rank_3.pt", tmp_path / "m")
     with pytest.raises(FormatError, match=r"is another than in the files before it|do not fill its shape"):
         netweight.open(tmp_path / "m")
+
+
+def node(name, state=None, args=()):
+    """What a pickle says of an object of torch; dicts are its attributes."""
+    made = Call(Global("torch.distributed", name), args)
+    made.state = Mapped(list(state.items())) if isinstance(state, dict) else state
+    return made
+
+
+def distributed(*, whole=(10, 7), placements=(("Shard", 0),), coordinate=(1,), ranks=(4,)):
+    """A DTensor's node; what is None is left out."""
+    mesh = {"_coordinate_on_dim": coordinate, "_layout": node("_MeshLayout", {"shape": ranks})}
+    how = placements
+    if isinstance(placements, tuple):
+        how = tuple(node(kind, {"dim": dim}, ()) for kind, dim in placements)
+    spec = {"tensor_meta": node("TensorMeta", args=() if whole is None else (whole,)), "placements": how}
+    attributes = {"_spec": node("DTensorSpec", spec | {"mesh": node("DeviceMesh", mesh)})}
+    return node("_rebuild_from_type_v2", args=(None, None, None, Mapped(list(attributes.items()))))
+
+
+def test_where_a_share_lies():
+    """torch.chunk makes 3, 3, 3 and 1 rows of 10 for 4 ranks."""
+    starts = [sum(len(c) for c in torch.arange(10).chunk(4)[:at]) for at in range(4)]
+    for at, rows in enumerate(torch.arange(10).chunk(4)):
+        assert offsets_of(distributed(coordinate=(at,)), (len(rows), 7)) == ((starts[at], 0), (10, 7))
+    assert offsets_of(distributed(coordinate=(4,)), (0, 7)) is None
+    assert offsets_of(distributed(placements=(), coordinate=(), ranks=()), (10, 7)) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"whole": None},
+        {"whole": (10, -7)},
+        {"whole": (10, 7.0)},
+        {"whole": (10, 8)},
+        {"whole": (10,)},
+        {"placements": None},
+        {"placements": ()},
+        {"placements": (("Shard", 0), ("Replicate", None))},
+        {"placements": (("Shard", 2),)},
+        {"placements": (("Shard", -1),)},
+        {"placements": (("Shard", None),)},
+        {"placements": (("Partial", 0),)},
+        {"coordinate": None},
+        {"coordinate": ()},
+        {"coordinate": (4,)},
+        {"coordinate": (-1,)},
+        {"coordinate": ("1",)},
+        {"ranks": None},
+        {"ranks": ()},
+        {"ranks": (0,)},
+        {"ranks": (4, 1)},
+    ],
+    ids=str,
+)
+def test_shares_whose_place_is_not_known(change):
+    assert offsets_of(distributed(), (3, 7)) == ((3, 0), (10, 7))
+    assert offsets_of(distributed(**change), (3, 7)) is None

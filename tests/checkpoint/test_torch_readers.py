@@ -340,7 +340,7 @@ def test_archives_with_dots_in_their_root_and_packed_pickles(tmp_path) -> None:
     agree(packed, content)
 
 
-def old_tar(path: Path, shape=(2, 3), stride=(3, 1), offset: int = 1, count: int = 7) -> np.ndarray:
+def old_tar(path: Path, shape=(2, 3), stride=(3, 1), offset: int = 1, count: int = 7, storage: int = 7) -> np.ndarray:
     """A file as torch 0.1.9 wrote it: tensors are named by their keys in the pickle."""
     data = np.arange(count, dtype="<f4")
 
@@ -348,8 +348,8 @@ def old_tar(path: Path, shape=(2, 3), stride=(3, 1), offset: int = 1, count: int
         return pickle.dumps(value, protocol=2)
 
     storages = dumps(1) + dumps((7, "cpu", torch.FloatStorage))
-    storages += struct.pack("<q", count) + data.tobytes() + dumps([(9, 7, 0, 2)])
-    tensors = dumps(1) + dumps((5, 7, torch.FloatStorage)) + struct.pack("<ii", len(shape), 0)
+    storages += struct.pack("<q", count) + data.tobytes() + dumps([(9, 7, 2, 5)])
+    tensors = dumps(1) + dumps((5, storage, torch.FloatStorage)) + struct.pack("<ii", len(shape), 0)
     tensors += struct.pack(f"<{2 * len(shape) + 1}q", *shape, *stride, offset)
     content = b"\x80\x02}X\x01\x00\x00\x00wX\x01\x00\x00\x005Qs."  # {"w": the tensor of the persistent id "5"}
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
@@ -375,6 +375,101 @@ def test_tar_archives_of_torch_before_0_1_10(tmp_path) -> None:
     opened = open_checkpoint(path)
     assert opened.format == "torch tar"
     np.testing.assert_array_equal(opened["w"].read(), data[1:7].reshape(2, 3))
+
+
+def test_tar_archives_with_views_of_storages(tmp_path) -> None:
+    path = tmp_path / "old.pt"
+    data = old_tar(path, shape=(2, 2), stride=(2, 1), storage=9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = torch.load(path, weights_only=False)
+    np.testing.assert_array_equal(expected["w"], data[3:7].reshape(2, 2))
+    agree(path, expected)
+
+
+class Stored:
+    """Takes a storage's place in a pickle."""
+
+    def __init__(self, *reference) -> None:
+        self.reference = reference
+
+
+class Rebuilt:
+    def __init__(self, function, *args) -> None:
+        self.answer = (function, args)
+
+    def __reduce__(self):
+        return self.answer
+
+
+class Referring(pickle.Pickler):
+    def persistent_id(self, value):
+        return value.reference if isinstance(value, Stored) else None
+
+
+def old_stream(path: Path, tensor: Rebuilt, data: np.ndarray) -> Path:
+    """A file of one tensor as torch wrote it before zip archives: its storage "0" has `data`."""
+    stream = io.BytesIO()
+    for value in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}):
+        pickle.dump(value, stream, 2)
+    Referring(stream, 2).dump({"w": tensor})
+    pickle.dump(["0"], stream, 2)
+    path.write_bytes(stream.getvalue() + struct.pack("<q", len(data)) + data.tobytes())
+    return path
+
+
+def test_streams_with_views_of_storages(tmp_path) -> None:
+    """As torch 0.3 writes them. No torch reads such a view without a type, which is of bytes."""
+    data, view = np.arange(12, dtype="<f4"), ("v", 4, 6)
+    stored = Stored("storage", torch.FloatStorage, "0", "cpu", 12, view)
+    tensor = Rebuilt(torch._utils._rebuild_tensor_v2, stored, 1, (2, 2), (2, 1), False, collections.OrderedDict())
+    path = old_stream(tmp_path / "typed.pt", tensor, data)
+    expected = torch.load(path, weights_only=False)
+    np.testing.assert_array_equal(expected["w"], data[5:9].reshape(2, 2))
+    agree(path, expected)
+    data = np.arange(12, dtype="<u2")
+    stored = Stored("storage", torch.UntypedStorage, "0", "cpu", 24, view)
+    about = (1, (2,), (1,), False, collections.OrderedDict(), torch.uint16)
+    path = old_stream(
+        tmp_path / "untyped.pt", Rebuilt(torch._utils._rebuild_tensor_v3, stored, *about), data.view("u1")
+    )
+    with open_checkpoint(path) as opened:
+        np.testing.assert_array_equal(opened["w"].read(), data[3:5])
+
+
+def test_streams_with_views_beyond_their_storage(tmp_path) -> None:
+    for view, message in [
+        (("v", 8, 5), "its storage is a view of elements 8 to 13 of 12"),
+        (("v", 2, 4), "reach byte 20 of its storage, which has 16; the file is damaged"),
+        (("v", -1, 4), "its storage is a view without offset and size"),
+        (("v", 1), "its storage is a view without offset and size"),
+    ]:
+        stored = Stored("storage", torch.FloatStorage, "0", "cpu", 12, view)
+        tensor = Rebuilt(torch._utils._rebuild_tensor_v2, stored, 1, (2, 2), (2, 1), False, collections.OrderedDict())
+        with pytest.raises(FormatError, match=rf"tensor 'w': .*{message}"):
+            open_checkpoint(old_stream(tmp_path / "m.pt", tensor, np.arange(12, dtype="<f4")))
+
+
+def test_references_that_are_no_persistent_ids(tmp_path) -> None:
+    data = np.arange(6, dtype="<f4")
+    reference = ("storage", torch.FloatStorage, "0", "cpu", 6)
+    content = Rebuilt(torch._utils._rebuild_tensor_v2, reference, 2, (2, 2), (2, 1), False, collections.OrderedDict())
+    path = tmp_path / "m.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("m/data.pkl", pickle.dumps({"w": content}, 2))
+        archive.writestr("m/data/0", data.tobytes())
+    with open_checkpoint(path) as opened:
+        np.testing.assert_array_equal(opened["w"].read(), data[2:].reshape(2, 2))
+
+
+def test_ordered_dicts_of_python_2(tmp_path) -> None:
+    """They are made of a list of pairs."""
+    content = {"a": torch.arange(3.0), "b": torch.ones(2)}
+    pairs = [[name, tensor] for name, tensor in content.items()]
+    path = tmp_path / "m.pt"
+    torch.save(Rebuilt(collections.OrderedDict, pairs), path)
+    assert torch.load(path).keys() == content.keys()
+    agree(path, content)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from netweight.errors import OptionError
 from netweight.merging.method import Base, Method, Setting
 from netweight.merging.recipe.conditions import Conditions
 from netweight.merging.recipe.recipe import build_recipe, parse_recipe
+from netweight.merging.registry import METHODS
 from netweight.merging.settings import check_settings, resolve
 
 METHOD = Method(
@@ -184,6 +185,22 @@ def test_filters_see_the_name_that_the_model_has_and_for_the_method_that_of_the_
     assert found == {"weight": 3.0, "lambda": 10.0}
 
 
+@pytest.mark.parametrize(
+    ("filters", "wanted"),
+    [
+        ("[{filter: model.x, value: 2}]", 2.0),
+        ("[{filter: w.model.x, value: 3}]", 3.0),
+        ("[{filter: only.in, value: 2}, {filter: w.model, value: 3}]", 3.0),
+        ("[{filter: output.model, value: 2}, {filter: w.model, value: 3}]", 3.0),
+        ("[{filter: output.model, value: 2}]", 2.0),
+        ("[{filter: output.model, value: 2}, {value: 5}]", 5.0),
+    ],
+)
+def test_filters_of_whole_models_mean_their_own_names_before_those_of_the_output(filters, wanted):
+    recipe = with_weight(filters)
+    assert value(recipe, "output.model.x", names=["w.model.x"]) == wanted
+
+
 def test_models_get_their_own_values_in_order():
     recipe = read(
         "models: [{model: b}, {model: a, parameters: {weight: 1}}, {model: c, parameters: {weight: 2, density: 0.5}}]\n"
@@ -260,6 +277,37 @@ def refused(text):
 )
 def test_settings_that_cannot_be(text, expected):
     assert expected in refused(text)
+
+
+SHARE, POSITIVE, ANY = ("0", "1", "-0.001", "1.001"), ("0", "1e9", "-0.001"), ("-1e9", "1e9")
+ENDS = {
+    "density": SHARE,
+    "epsilon": SHARE,
+    "gamma": SHARE,
+    "select_topk": SHARE,
+    "eps": POSITIVE,
+    "tol": POSITIVE,
+    "max_iter": ("1", "1000", "0"),
+    "weight": ANY,
+    "lambda": ANY,
+    "scale": ANY,
+    ("slerp", "t"): ANY,
+    ("nearswap", "t"): POSITIVE,
+}
+"""Of every number that a method takes: two values that it can have, then such that it cannot."""
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_numbers_of_every_method_have_their_ends(method):
+    for setting in method.settings:
+        if setting.kind == "flag":
+            continue
+        low, high, *beyond = ENDS[(method.name, setting.name) if setting.name == "t" else setting.name]
+        for given in (low, high):
+            check_settings(method, read(f"models: [{{model: a}}]\nparameters: {{{setting.name}: {given}}}\n"))
+        for given in beyond:
+            with pytest.raises(OptionError, match=rf"{setting.name}: expected a .*, got {given}$"):
+                check_settings(method, read(f"models: [{{model: a}}]\nparameters: {{{setting.name}: {given}}}\n"))
 
 
 def test_a_method_without_settings_says_so():

@@ -214,3 +214,13 @@ def test_a_frozen_model_and_an_absent_one(statistics_of):
 def test_incomplete_statistics_are_refused():
     with pytest.raises(RuntimeError, match="0 of 2 stretches"):
         DifferenceStatistics(1, 2).unresolved()
+
+
+def test_the_histogram_is_of_leading_bits(statistics_of):
+    rng = np.random.default_rng(7)
+    base, model = rng.standard_normal((2, 5000)).astype(np.float32)
+    found = statistics_of(base, [model], ["F32", "F32"], stretch=1 << 12)
+    leading = (model - base).view(np.uint32) >> 16
+    assert np.array_equal(found.histogram(0), np.bincount(leading, minlength=1 << 16))
+    with pytest.raises(RuntimeError, match="no stretch was added"):
+        DifferenceStatistics(1).histogram(0)

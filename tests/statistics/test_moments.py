@@ -72,6 +72,7 @@ def test_nothing():
     one = of(np.array([2.0, 3.0]))
     assert EMPTY.merge(one) is one
     assert one.merge(EMPTY) is one
+    assert (EMPTY.mean, EMPTY.m2, EMPTY.m3, EMPTY.m4) == (0, 0, 0, 0)
     assert (EMPTY.l1, EMPTY.l2, EMPTY.maxabs, EMPTY.square_sum) == (0, 0, 0, 0)
     assert all(map(math.isnan, (EMPTY.average, EMPTY.std, EMPTY.skew, EMPTY.kurtosis_excess)))
     assert Moments.of_counts(np.empty(0), np.empty(0, int)) is EMPTY

@@ -83,6 +83,8 @@ def test_nothing():
     assert PairStatistics.of_stretches([]) == NOTHING
     some = PairStatistics.of(partial(*arrays(10, 2)))
     assert some.merge(NOTHING) == NOTHING.merge(some) == some
+    huge = PairStatistics.of(partial([1e200] * 3, [2e200] * 3))  # the square of a mean is beyond float64
+    assert huge.merge(NOTHING) == NOTHING.merge(huge) == huge
     assert math.isnan(NOTHING.mean_diff)
     assert math.isnan(NOTHING.std_diff)
     assert (NOTHING.square_a, NOTHING.dot, NOTHING.maxabs) == (0, 0, 0)

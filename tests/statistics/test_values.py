@@ -154,6 +154,14 @@ def test_only_what_is_asked_for_is_looked_at():
     assert matrix.bytes_read == upcast.nbytes  # the leading bits are all there are
 
 
+def test_what_rounding_alone_leaves_is_no_error():
+    scale, n = 0.375, 6
+    most = n * scale * 2.0**-43
+    assert Int8Sums.of(scale, n, (1.0, most, 2.0, 3.0)) == Int8Sums(scale, 0.0, 0.0, 2.0, 3.0)
+    more = float(np.nextafter(most, 1))
+    assert Int8Sums.of(scale, n, (1.0, more, 2.0, 3.0)) == Int8Sums(scale, 1.0, more, 2.0, 3.0)
+
+
 @pytest.mark.parametrize("name", ["BF16", "F16", "F32", "F64"])
 def test_the_buffer_changes_no_bit(name):
     array = sample("heavy", name, (700, 999), seed=7)

@@ -7,8 +7,9 @@ Source: _dtensor_spec.py and placement_types.py of torch/distributed/tensor, tor
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
-from typing import Any
+from typing import Any, TypeGuard
 
 from netweight.checkpoint.pickle_nodes import Call, Global, Mapped
 
@@ -34,9 +35,9 @@ def offsets_of(node: Call, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tup
     about, placements, mesh = spec.get("tensor_meta"), spec.get("placements"), _state(spec.get("mesh"))
     whole = about.args[0] if isinstance(about, Call) and about.args else None
     coordinate, sizes = mesh.get("_coordinate_on_dim"), _sizes(mesh)
-    if whole is None or coordinate is None or not isinstance(placements, tuple) or not sizes:
+    if not isinstance(placements, tuple) or not sizes or not _counts(whole) or not _counts(coordinate):
         return None
-    if not _counts(whole) or not _counts(coordinate) or not len(placements) == len(coordinate) == len(sizes):
+    if not len(placements) == len(coordinate) == len(sizes):
         return None
     starts, left = [0] * len(whole), list(whole)
     for placement, at, size in zip(placements, coordinate, sizes, strict=True):
@@ -75,9 +76,9 @@ def _sizes(mesh: Mapped) -> tuple[int, ...]:
     if shape is None:
         ranks = mesh.get("mesh")
         shape = ranks.args[2] if isinstance(ranks, Call) and len(ranks.args) > 2 else None
-    return tuple(shape) if shape is not None and _counts(shape) else ()
+    return tuple(shape) if _counts(shape) else ()
 
 
-def _counts(value: Any) -> bool:
+def _counts(value: Any) -> TypeGuard[Sequence[int]]:
     some = isinstance(value, (tuple, list)) and len(value) <= 64
     return some and all(type(n) is int and 0 <= n < 1 << 62 for n in value)

@@ -195,6 +195,7 @@ def test_settings_are_the_recipes_own_parameters():
     recipe = build_recipe("m", None, ["a"], settings={"t": [0, 1], "k": {"filter": "mlp", "value": 2}})
     assert recipe.parameters == {"t": (0, 1), "k": Conditions(("mlp",), (2,))}
     assert recipe.models == (Source("a", None, {}),)
+    assert [source.line for source in recipe.models] == [0]  # there is no file
     assert recipe.where("parameters", "t") == "the command line, parameters.t"
 
 
