@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
@@ -126,6 +127,10 @@ def test_a_prefetch_reads_these_bytes_and_returns_at_once(small) -> None:
     file.prefetch(len(DATA) - 10, 1000)
     assert read(file, len(DATA) - 10, 10) == DATA[-10:]
     file.prefetch(len(DATA) + 5, 10)
+    file.prefetch(800_000, 1)
+    while (800_000, 800_001) not in ranges.asked and time.monotonic() < end:
+        time.sleep(0.001)
+    assert ranges.asked.count((800_000, 800_001)) == 1
     file.prefetch(0, 100)
     assert read(file, 0, 1000) == DATA[:1000]
     assert ranges.asked.count((0, 1000)) == 1
@@ -159,6 +164,19 @@ def test_pieces_that_are_read_in_part_do_not_pile_up(small, monkeypatch) -> None
     assert len(ranges.asked) == 32
     assert read(file, at + 10, 10) == DATA[at + 10 : at + 20]
     assert len(ranges.asked) == 32
+
+
+def test_more_workers_than_cores_may_each_be_in_a_piece(small, monkeypatch) -> None:
+    monkeypatch.setattr(remote, "PIECE", 10_000)
+    monkeypatch.setattr(remote, "_room", remote._Room(0))
+    workers = min(2 * (os.cpu_count() or 1), 300)
+    ranges = Ranges()
+    file = RemoteFile(ranges)
+    file.announce([(0, len(DATA))])
+    for offset in (0, 10, 20):
+        for at in range(1000 + offset, 1000 + 10_000 * workers, 10_000):
+            assert read(file, at, 10) == DATA[at : at + 10]
+    assert len(ranges.asked) == workers
 
 
 def test_a_file_that_is_dropped_gives_its_room_back(small) -> None:
