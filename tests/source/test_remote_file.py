@@ -243,6 +243,32 @@ def test_a_file_that_changed(small) -> None:
         file.check_unchanged()
 
 
+class Recorder(threading.Event):
+    """Nobody waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[float | None] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits.append(timeout)
+        return False
+
+
+@pytest.mark.parametrize(("chance", "share"), [(min, 0.75), (max, 1.25)])
+def test_how_long_it_is_waited(monkeypatch, chance, share) -> None:
+    """As docs/remote.md says, give or take a quarter."""
+    monkeypatch.setattr(retry.random, "uniform", chance)
+    recorder = Recorder()
+    patience = Patience("it", recorder, attempts=9)
+    for _ in range(7):
+        patience.wait(Passing("busy"))
+    assert recorder.waits == [share * seconds for seconds in (0.5, 1, 2, 4, 8, 8, 8)]
+    patience.renew()
+    patience.wait(Passing("busy"))
+    assert recorder.waits[-1] == share * 0.5
+
+
 def test_waiting_between_attempts(monkeypatch) -> None:
     monkeypatch.setattr(retry, "_FIRST_WAIT", 0.02)
     calls = []
@@ -255,17 +281,11 @@ def test_waiting_between_attempts(monkeypatch) -> None:
 
     assert retry_passing("it", flaky) == "done"
     assert all(b - a >= 0.015 for a, b in pairwise(calls))
-    waits = []
-
-    class Recorder(threading.Event):
-        def wait(self, timeout: float | None = None) -> bool:
-            waits.append(timeout)
-            return False
-
-    patience = Patience("it", Recorder())
+    recorder = Recorder()
+    patience = Patience("it", recorder)
     for _ in range(4):
         patience.wait(Passing("busy"))
-    assert all(a < b for a, b in pairwise(waits))
+    assert all(a < b for a, b in pairwise(recorder.waits))
     with pytest.raises(ReadError, match=r"^it: busy, 3 times in a row; try again later$"):
         retry_passing("it", lambda: (_ for _ in ()).throw(Passing("busy")), attempts=3)
     stop = threading.Event()
