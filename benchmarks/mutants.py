@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import ast
 import difflib
+import itertools
 import os
 import queue
 import random
@@ -103,6 +104,7 @@ OPERATORS = (
     *("ReplaceBreakWithContinue", "ReplaceContinueWithBreak", "NumberReplacer", "ZeroIterationForLoop"),
 )
 LEAST_SECONDS = 60
+_numbers = itertools.count(1)
 
 
 @dataclass(frozen=True)
@@ -210,6 +212,8 @@ def try_mutant(mutant: Mutant, operators: dict[str, Any], copy: Path, seconds: d
     path = copy / "netweight" / mutant.module
     state = path.stat()
     path.write_text(after, encoding="utf-8")
+    # A time of its own, or the bytecode of another mutant of the same size and second would run.
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns + next(_numbers) * 10**9))
     try:
         tests = tests_of(mutant.module)
         verdict = run_tests(tests, copy, seconds[tests])
