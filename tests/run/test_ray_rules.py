@@ -36,7 +36,7 @@ class Ref:
 
 
 class Actor:
-    """One worker: `begins` is "well", "badly" or "never"."""
+    """One worker: `begins` is "well", "late", "badly" or "never"."""
 
     def __init__(self, ray: Cluster, begins: str) -> None:
         self._ray = ray
@@ -48,7 +48,7 @@ class Actor:
 
     def _take(self, work: bytes) -> Ref:
         self._work = pickle.loads(work)
-        return Ref(float("inf") if self._begins == "never" else self._ray.now, self._greet)
+        return Ref(self._ray.now + {"never": float("inf"), "late": 100.0}.get(self._begins, 0.0), self._greet)
 
     def _greet(self) -> Any:
         if self._begins == "badly":
@@ -161,7 +161,7 @@ def test_a_worker_has_one_task_under_way_and_the_next(cluster):
 
 
 def test_tasks_of_a_lost_worker_are_done_by_another(cluster):
-    ray = cluster("well")
+    ray = cluster("well", "well", "late")
     tries = Counter()
 
     def once(task):
@@ -169,9 +169,11 @@ def test_tasks_of_a_lost_worker_are_done_by_another(cluster):
         return task == 3 and tries[task] == 1
 
     ray.is_deadly = once
+    ray.seconds = 1.0
     executor, found = run(ray, range(10), 2)
     assert sorted(found) == [(n, 2 * n) for n in range(10)]
     assert (executor.lost, len(ray.actors)) == (1, 3)
+    assert [have for _, task, have in ray.sent if task == 3][1:] == [1]  # tried again, it is alone
 
 
 def test_a_task_that_ends_its_workers_is_named_and_no_other(cluster):
@@ -189,7 +191,7 @@ def test_a_task_that_ends_its_workers_is_named_and_no_other(cluster):
     assert set(ray.ended) == set(ray.actors)
 
 
-def test_a_task_behind_one_that_ends_its_workers_is_not_to_blame(cluster):
+def test_a_task_may_lose_its_worker_twice(cluster):
     ray = cluster("well")
     ray.seconds = 1.0
     ends = Counter()
@@ -233,6 +235,12 @@ def test_no_worker_for_five_minutes(cluster):
     ray = cluster("well", "never")
     ray.seconds = 1000.0
     _, found = run(ray, range(3))  # a worker is there, and it works
+    assert len(found) == 3
+    ray = cluster("well", "late")
+    ray.seconds = 400.0
+    left = [0]
+    ray.is_deadly = lambda task: bool(left) and left.pop() == task
+    _, found = run(ray, range(3), 1)  # it was there a minute ago
     assert len(found) == 3
 
 
