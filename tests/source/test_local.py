@@ -99,7 +99,7 @@ def test_systems_without_preadv_or_pread(content, monkeypatch) -> None:
 
 def test_systems_without_flags_of_others(kind, content, monkeypatch) -> None:
     path, data = content
-    for flag in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY"):
+    for flag in ("O_CLOEXEC", "O_NONBLOCK"):
         monkeypatch.delattr(os, flag, raising=False)
     buffer = bytearray(1000)
     kind(path).read_into(3, memoryview(buffer))
