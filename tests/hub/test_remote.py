@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import threading
 import time
 from itertools import pairwise
 
@@ -237,6 +238,20 @@ def test_an_address_of_storage_that_expires(hub, model) -> None:
         assert hub.count("*/resolve/*.safetensors") == before + 1
 
 
+@pytest.mark.parametrize("status", [302, 303, 307])
+def test_where_a_redirect_leads_is_asked_at_once(hub, status) -> None:
+    data = np.random.default_rng(0).bytes(200_000)
+    commit = hub.publish("org/name", {"file": data})
+    place = {"Location": f"{hub.cdn}/cdn/{commit}/org/name/file"}
+    hub.fault("*/resolve/*", status=status, headers=place, times=None)
+    ranges = http_ranges.open_http(f"{hub.url}/org/name/resolve/main/file")
+    for start in (70_000, 150_000):
+        out = bytearray(1000)
+        ranges.fetch(start, memoryview(out), threading.Event())
+        assert out == data[start : start + 1000]
+    assert (hub.count("*/resolve/*"), hub.count("/cdn/*")) == (1, 3)
+
+
 def test_files_that_are_not_what_the_listing_says(hub, model) -> None:
     hub.fault("/cdn/*", body=b"short", times=None)
     refused(ReadError, lambda: open_checkpoint("org/name"), "changed since it was opened", "now 5)")
@@ -330,6 +345,9 @@ def test_a_packed_answer_is_not_unpacked(hub, model) -> None:
     with open_checkpoint("org/name") as opened:
         hub.fault("/cdn/*", headers={"Content-Encoding": "gzip"}, times=None)
         refused(ReadError, opened[LAST].read, "the server packs what it sends (gzip)", "download the file")
+        hub.clear()
+        hub.fault("/cdn/*", headers={"Content-Encoding": "x" * 500}, times=None)
+        refused(ReadError, opened[LAST].read, f"({'x' * 37}...)")
         hub.clear()
         hub.fault("/cdn/*", headers={"Content-Encoding": "aws-chunked"}, times=None)  # plain bytes, as S3 has them
         assert np.array_equal(opened[LAST].read(), model[LAST])

@@ -10,11 +10,12 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from netweight.errors import BusyError, JobError, OutputError
-from netweight.output import exchange, folder
+from netweight.output import carry, exchange, folder
 from netweight.output.folder import ResultFolder
 
 ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
@@ -307,6 +308,29 @@ def test_a_failed_run_leaves_the_old_results_and_its_journal(tmp_path, failure):
     assert not (tmp_path / ".out.netweight-run").exists()
 
 
+@pytest.mark.parametrize("journal", [False, True])
+def test_a_run_keeps_nothing_where_it_is_told_so(tmp_path, journal):
+    with ResultFolder(tmp_path / "out", [], "delta", keep_stage=True) as results:
+        write(results.stage, NEW)
+        if journal:
+            results.journal_path.write_text("done: 1")
+        results.discard()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_above_that_another_makes_at_the_same_time(tmp_path, monkeypatch):
+    real = Path.mkdir
+
+    def later(path, *rest, **how):
+        if path == tmp_path / "deep":
+            real(path)
+        real(path, *rest, **how)
+
+    monkeypatch.setattr(Path, "mkdir", later)
+    run(tmp_path / "deep" / "out", NEW)
+    assert tree(tmp_path / "deep" / "out") == NEW
+
+
 def test_without_resume_the_journal_is_cleared(tmp_path):
     with pytest.raises(ValueError, match="bad"):
         fail(tmp_path / "out", ValueError("bad"))
@@ -517,6 +541,56 @@ def test_more_foreign_files_than_can_be_carried(tmp_path, monkeypatch):
     assert tree(target) == NEW | theirs
 
 
+def test_empty_folders_of_others_are_kept(tmp_path, way):
+    target = tmp_path / "out"
+    (target / "a" / "empty").mkdir(parents=True)
+    (target / "mine").mkdir()
+    run(target, NEW)
+    assert tree(target) == NEW
+    assert (target / "a" / "empty").is_dir()
+    assert (target / "mine").is_dir()
+
+
+def test_what_is_mounted_inside_is_not_carried(tmp_path, monkeypatch):
+    """A folder of the same file system is one by its name alone, a single file by its device alone."""
+    (tmp_path / "out" / "mount").mkdir(parents=True)
+    real = os.path.ismount
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == tmp_path / "out" / "mount" or real(path))
+    with pytest.raises(carry.NoSwapError, match=r"another file system is mounted at .*mount"):
+        carry.survey(tmp_path / "out", (), ())
+    other = SimpleNamespace(
+        path="elsewhere",
+        is_dir=lambda **_: False,
+        stat=lambda **_: SimpleNamespace(st_dev=(tmp_path / "out").stat().st_dev + 1),
+    )
+    monkeypatch.setattr(carry, "leaves", lambda _: [("file", other)])
+    with pytest.raises(carry.NoSwapError, match="another file system is mounted at elsewhere"):
+        carry.survey(tmp_path / "out", (), ())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system call of Linux")
+def test_systems_that_cannot_exchange_names(tmp_path, monkeypatch):
+    import ctypes
+
+    def library(number):
+        def refuse(*_):
+            ctypes.set_errno(number)
+            return -1
+
+        return SimpleNamespace(renameat2=refuse)
+
+    first, second = tmp_path / "a", tmp_path / "b"
+    for number in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EPERM):
+        monkeypatch.setattr(ctypes, "CDLL", lambda *_, n=number, **__: library(n))
+        assert exchange.swap(first, second) is False
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: library(errno.EBUSY))
+    with pytest.raises(OSError, match="b") as caught:
+        exchange.swap(first, second)
+    assert (caught.value.errno, caught.value.filename) == (errno.EBUSY, str(second))
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: SimpleNamespace())
+    assert exchange.swap(first, second) is False
+
+
 @pytest.mark.parametrize("links", [True, False])
 def test_what_comes_in_while_the_folder_is_exchanged_is_kept(tmp_path, monkeypatch, links):
     target = tmp_path / "out"
@@ -654,6 +728,12 @@ def test_a_lock_that_was_removed_meanwhile_is_taken_anew(tmp_path, monkeypatch):
     run(tmp_path / "out", NEW)
     assert len(calls) == 2
     assert tree(tmp_path / "out") == NEW
+
+
+def test_the_lock_has_the_rights_of_any_new_file(tmp_path):
+    with ResultFolder(tmp_path / "out", [], "delta"):
+        (tmp_path / "new").touch()
+        assert (tmp_path / ".out.netweight-run" / "lock").stat().st_mode == (tmp_path / "new").stat().st_mode
 
 
 def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):

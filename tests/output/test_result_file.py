@@ -48,6 +48,19 @@ def test_a_failure_keeps_what_stood_there_and_the_journal(tmp_path: Path) -> Non
     assert left(tmp_path) == ["r.json"]
 
 
+def test_a_folder_above_that_another_makes_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.mkdir
+
+    def later(path, *rest, **how):
+        if path == tmp_path / "deep":
+            real(path)
+        real(path, *rest, **how)
+
+    monkeypatch.setattr(Path, "mkdir", later)
+    write_file(tmp_path / "deep" / "r.json", writing("1"))
+    assert (tmp_path / "deep" / "r.json").read_text() == "1"
+
+
 def test_folders_made_for_nothing_are_removed(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), ResultFile(tmp_path / "a" / "b" / "r.json"):
         1 // 0  # noqa: B018

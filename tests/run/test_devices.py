@@ -87,6 +87,9 @@ def test_a_gpu_that_is_not_there(monkeypatch):
     with pytest.raises(OptionError) as caught:
         choose("cuda:3", False, "statistics")
     assert str(caught.value) == r"--device cuda:3: there is no such device; there are cpu, cuda:0 (Ei\x1bns)"
+    fake_gpus(monkeypatch, gpus=[gpu(0, model="x" * 500)])
+    with pytest.raises(OptionError, match=rf"there are cpu, cuda:0 \({'x' * 57}\.\.\.\)$"):
+        choose("cuda:3", False, "statistics")
     fake_gpus(monkeypatch, 0)
     with pytest.raises(OptionError) as caught:
         choose("xpu", False, "statistics")

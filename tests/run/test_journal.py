@@ -100,6 +100,9 @@ def test_another_plan_is_refused_in_one_line(tmp_path):
         "(plan plan-a in the journal, plan-b now); run without --resume"
     )
     assert path.read_bytes() == before
+    Journal.create(path, "0123456789ab" * 5).close()
+    with pytest.raises(OptionError, match=r"\(plan 0123456789ab in the journal, ba9876543210 now\)"):
+        Journal.resume(path, "ba9876543210" * 5)
 
 
 def test_another_version_is_refused(tmp_path, monkeypatch):
@@ -172,6 +175,20 @@ def test_a_closed_journal_takes_nothing(tmp_path):
     journal.close()
     with pytest.raises(ValueError, match="the journal is closed"):
         journal.append("k", {})
+
+
+def test_a_closed_journal_gives_its_file_back(tmp_path, monkeypatch):
+    for fails in (False, True):
+        journal = Journal.create(tmp_path / "j", "p")
+        descriptor = journal._descriptor
+        with monkeypatch.context() as patch:
+            if fails:
+                patch.setattr(os, "fsync", lambda _: os.read(-1, 1))
+                with pytest.raises(JobError, match="the journal cannot be kept"):
+                    journal.close()
+            journal.close()
+        with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+            os.fstat(descriptor)
 
 
 WRITER = """

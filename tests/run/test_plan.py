@@ -48,6 +48,8 @@ def test_a_plan():
     }  # fmt: skip
     with pytest.raises(dataclasses.FrozenInstanceError):
         made.tensors = 5
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        tasks[0].stop = 11
 
 
 def test_digests():

@@ -242,6 +242,17 @@ def test_kernels_of_the_devices_chosen():
     assert all_kernels(placed) == ["CUDA:0", "CUDA:1", "CPU"]
     assert (placed.by_device, placed.fallback, placed.at_once) == ({"cuda:0": "CUDA:0", "cuda:1": "CUDA:1"}, "CPU", 3)
     assert made == ["cpu", "cuda:0", "cuda:1", "cpu"]
+    assert kernels_on(Choice(("cuda:0",)), make).at_once == 1
+
+
+def test_a_long_message_of_a_library_is_cut():
+    spread = Spread({"cuda:0": lambda _: raise_lost("y" * 1000)}, lambda task: task)
+    spread("task")
+    assert list(spread.notes()) == [f"cuda:0 fails, its work goes to the CPU: {'y' * 297}..."]
+
+
+def raise_lost(why):
+    raise DeviceLost(why)
 
 
 def test_a_device_that_cannot_be_used_is_found_before_any_task():

@@ -97,6 +97,15 @@ def test_systems_without_preadv_or_pread(content, monkeypatch) -> None:
     assert isinstance(open_local(path), HandlePerThreadFile)
 
 
+def test_systems_without_flags_of_others(kind, content, monkeypatch) -> None:
+    path, data = content
+    for flag in ("O_CLOEXEC", "O_NONBLOCK"):
+        monkeypatch.delattr(os, flag, raising=False)
+    buffer = bytearray(1000)
+    kind(path).read_into(3, memoryview(buffer))
+    assert bytes(buffer) == data[3:1003]
+
+
 def test_a_changed_file_is_noticed(kind, content) -> None:
     path, data = content
     source = kind(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
@@ -126,6 +127,10 @@ def test_a_prefetch_reads_these_bytes_and_returns_at_once(small) -> None:
     file.prefetch(len(DATA) - 10, 1000)
     assert read(file, len(DATA) - 10, 10) == DATA[-10:]
     file.prefetch(len(DATA) + 5, 10)
+    file.prefetch(800_000, 1)
+    while (800_000, 800_001) not in ranges.asked and time.monotonic() < end:
+        time.sleep(0.001)
+    assert ranges.asked.count((800_000, 800_001)) == 1
     file.prefetch(0, 100)
     assert read(file, 0, 1000) == DATA[:1000]
     assert ranges.asked.count((0, 1000)) == 1
@@ -159,6 +164,19 @@ def test_pieces_that_are_read_in_part_do_not_pile_up(small, monkeypatch) -> None
     assert len(ranges.asked) == 32
     assert read(file, at + 10, 10) == DATA[at + 10 : at + 20]
     assert len(ranges.asked) == 32
+
+
+def test_more_workers_than_cores_may_each_be_in_a_piece(small, monkeypatch) -> None:
+    monkeypatch.setattr(remote, "PIECE", 10_000)
+    monkeypatch.setattr(remote, "_room", remote._Room(0))
+    workers = min(2 * (os.cpu_count() or 1), 300)
+    ranges = Ranges()
+    file = RemoteFile(ranges)
+    file.announce([(0, len(DATA))])
+    for offset in (0, 10, 20):
+        for at in range(1000 + offset, 1000 + 10_000 * workers, 10_000):
+            assert read(file, at, 10) == DATA[at : at + 10]
+    assert len(ranges.asked) == workers
 
 
 def test_a_file_that_is_dropped_gives_its_room_back(small) -> None:
@@ -225,6 +243,32 @@ def test_a_file_that_changed(small) -> None:
         file.check_unchanged()
 
 
+class Recorder(threading.Event):
+    """Nobody waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[float | None] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits.append(timeout)
+        return False
+
+
+@pytest.mark.parametrize(("chance", "share"), [(min, 0.75), (max, 1.25)])
+def test_how_long_it_is_waited(monkeypatch, chance, share) -> None:
+    """As docs/remote.md says, give or take a quarter."""
+    monkeypatch.setattr(retry.random, "uniform", chance)
+    recorder = Recorder()
+    patience = Patience("it", recorder, attempts=9)
+    for _ in range(7):
+        patience.wait(Passing("busy"))
+    assert recorder.waits == [share * seconds for seconds in (0.5, 1, 2, 4, 8, 8, 8)]
+    patience.renew()
+    patience.wait(Passing("busy"))
+    assert recorder.waits[-1] == share * 0.5
+
+
 def test_waiting_between_attempts(monkeypatch) -> None:
     monkeypatch.setattr(retry, "_FIRST_WAIT", 0.02)
     calls = []
@@ -237,17 +281,11 @@ def test_waiting_between_attempts(monkeypatch) -> None:
 
     assert retry_passing("it", flaky) == "done"
     assert all(b - a >= 0.015 for a, b in pairwise(calls))
-    waits = []
-
-    class Recorder(threading.Event):
-        def wait(self, timeout: float | None = None) -> bool:
-            waits.append(timeout)
-            return False
-
-    patience = Patience("it", Recorder())
+    recorder = Recorder()
+    patience = Patience("it", recorder)
     for _ in range(4):
         patience.wait(Passing("busy"))
-    assert all(a < b for a, b in pairwise(waits))
+    assert all(a < b for a, b in pairwise(recorder.waits))
     with pytest.raises(ReadError, match=r"^it: busy, 3 times in a row; try again later$"):
         retry_passing("it", lambda: (_ for _ in ()).throw(Passing("busy")), attempts=3)
     stop = threading.Event()

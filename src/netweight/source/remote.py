@@ -307,7 +307,6 @@ class RemoteFile:
     def _let_go(self, piece: _Piece) -> None:
         self._held.pop(piece.start, None)
         piece.future = None
-        self._give_back(piece)
 
     def _give_back(self, piece: _Piece) -> None:
         if piece.ahead:
