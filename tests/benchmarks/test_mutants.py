@@ -21,7 +21,9 @@ def test_every_module_has_tests_that_are_there():
             assert mutants.tests_of(module)
     for name, tests in mutants.TESTS.items():
         assert (mutants.SOURCE / name).exists(), name
-        assert all((ROOT / path).exists() for path in tests), tests
+        for path, _, test in (given.partition("::") for given in tests):
+            assert (ROOT / path).exists(), path
+            assert not test or f"def {test}(" in (ROOT / path).read_text(), f"{path}::{test}"
     assert mutants.tests_of("run/plan.py") == mutants.TESTS["run/plan.py"]
     assert mutants.tests_of("merging/recipe/yaml.py") == mutants.TESTS["merging/recipe"]
     assert mutants.tests_of("output/folder.py") == mutants.TESTS["output"]
