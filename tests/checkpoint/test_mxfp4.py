@@ -87,6 +87,13 @@ def test_parts_that_do_not_fit(tmp_path, blocks, scales):
         netweight.open(tmp_path / "m.safetensors")
 
 
+def test_a_weight_that_is_stored_twice(tmp_path):
+    blocks, scales = parts(1, 2, 1)
+    save_file({"w": torch.ones(2), "w_blocks": blocks, "w_scales": scales}, tmp_path / "m.safetensors")
+    with pytest.raises(FormatError, match="tensor 'w': is stored twice, in MXFP4 too"):
+        netweight.open(tmp_path / "m.safetensors")
+
+
 def test_blocks_alone_are_what_they_are(tmp_path):
     save_file({"w_blocks": torch.zeros(1, 2, 3, 16, dtype=torch.uint8)}, tmp_path / "m.safetensors")
     assert netweight.open(tmp_path / "m.safetensors")["w_blocks"].dtype.name == "U8"

@@ -31,6 +31,8 @@ def find(tensors: Mapping[str, Tensor], _config: Mapping[str, Any] | None, where
     for name in tensors:
         if not name.endswith(_BLOCKS) or (other := name.removesuffix(_BLOCKS) + _SCALES) not in tensors:
             continue
+        if (weight := name.removesuffix(_BLOCKS)) in tensors:
+            raise FormatError(f"{where}: tensor {printable(weight)!r}: is stored twice, in MXFP4 too")
         blocks, scales = tensors[name], tensors[other]
         bytes_both = blocks.dtype.name == scales.dtype.name == "U8"
         if not bytes_both or len(blocks.shape) != 4 or blocks.shape[3] != 16 or scales.shape != blocks.shape[:3]:
@@ -39,7 +41,7 @@ def find(tensors: Mapping[str, Tensor], _config: Mapping[str, Any] | None, where
                 f" {scales.dtype} {list(scales.shape)} do not fit; expected bytes, [experts, out, groups, 16] and"
                 " [experts, out, groups]"
             )
-        instead[name] = _turned(name.removesuffix(_BLOCKS), blocks, scales)
+        instead[name] = _turned(weight, blocks, scales)
         parts.add(other)
     note = f"{len(instead)} weights are stored in MXFP4: what is read is number times scale, as bfloat16"
     return Found(instead, frozenset(parts), note=note if instead else "")

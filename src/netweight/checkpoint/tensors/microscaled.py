@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from netweight.checkpoint.tensor import Stretch, Tensor
+from netweight.checkpoint.tensor import Stretch
+from netweight.checkpoint.tensors.quantised import QuantisedTensor
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,23 +23,10 @@ _GROUPS = 1 << 13  # that are read at a time
 
 
 @dataclass(frozen=True)
-class MicroscaledTensor(Tensor):
-    """Numbers of `pairs` (bytes, two numbers each, E2M1, the low one first) times 2^(scale - 127) of `scales` (bytes,
+class MicroscaledTensor(QuantisedTensor):
+    """Numbers of `codes` (bytes, two numbers each, E2M1, the low one first) times 2^(scale - 127) of `scales` (bytes,
     E8M0: 255 is NaN), group after group in the tensor's order. Every product is a bfloat16.
     """
-
-    pairs: Tensor
-    scales: Tensor
-
-    @property
-    def where(self) -> str:
-        """See Tensor."""
-        return self.pairs.where
-
-    @property
-    def parts(self) -> tuple[Tensor, ...]:
-        """See Tensor."""
-        return (*self.pairs.parts, *self.scales.parts)
 
     @property
     def stored(self) -> str:
@@ -46,20 +34,15 @@ class MicroscaledTensor(Tensor):
         return "MXFP4"
 
     @property
-    def file_bytes(self) -> int:
-        """See Tensor."""
-        return self.pairs.nbytes + self.scales.nbytes
-
-    @property
     def scratch(self) -> int:
         """See Tensor."""
-        return _GROUPS * (17 + 2 * GROUP) + self.pairs.scratch + self.scales.scratch
+        return _GROUPS * (17 + 2 * GROUP) + self.codes.scratch + self.scales.scratch
 
     def bytes_of(self, start: int, count: int) -> Iterator[Stretch]:
         """See Tensor."""
         if count > 0:
             first, stop = start // GROUP, -(-(start + count) // GROUP)
-            yield from self.pairs.bytes_of(16 * first, 16 * (stop - first))
+            yield from self.codes.bytes_of(16 * first, 16 * (stop - first))
             yield from self.scales.bytes_of(first, stop - first)
 
     def read_into(self, start: int, out: memoryview) -> None:
@@ -76,7 +59,7 @@ class MicroscaledTensor(Tensor):
             first, skip = divmod(start + done, GROUP)
             groups = min(_GROUPS, -(-(skip + count - done) // GROUP))
             pairs, scales = np.empty(16 * groups, np.uint8), np.empty(groups, np.uint8)
-            self.pairs.read_into(16 * first, pairs.data)
+            self.codes.read_into(16 * first, pairs.data)
             self.scales.read_into(first, scales.data)
             some = min(groups * GROUP - skip, count - done)
             straight = skip == 0 and some == groups * GROUP

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from netweight.checkpoint.tensor import Stretch, Tensor
+from netweight.checkpoint.tensor import Stretch
+from netweight.checkpoint.tensors.quantised import QuantisedTensor
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,37 +19,20 @@ _BLOCK = 1 << 18  # codes that are read at a time
 
 
 @dataclass(frozen=True)
-class ScaledTensor(Tensor):
+class ScaledTensor(QuantisedTensor):
     """`codes`, floats or integers of 8 bits of this shape, times `scales`: element i of an axis has scale i // `block`.
 
     `grid` is the shape of the scales, of as many axes. The product is float32, rounded once.
     """
 
-    codes: Tensor
-    scales: Tensor
     block: tuple[int, ...]
     grid: tuple[int, ...]
-
-    @property
-    def where(self) -> str:
-        """See Tensor."""
-        return self.codes.where
-
-    @property
-    def parts(self) -> tuple[Tensor, ...]:
-        """See Tensor."""
-        return (*self.codes.parts, *self.scales.parts)
 
     @property
     def stored(self) -> str:
         """See Tensor."""
         steps = [min(n, step) for step, n in zip(self.block, self.shape, strict=True)]
         return f"{self.codes.dtype} {'x'.join(map(str, steps[-2:]))}"
-
-    @property
-    def file_bytes(self) -> int:
-        """See Tensor."""
-        return self.codes.nbytes + self.scales.nbytes
 
     @property
     def scratch(self) -> int:
