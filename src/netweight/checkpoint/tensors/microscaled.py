@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from netweight.checkpoint.tensor import Stretch
-from netweight.checkpoint.tensors.quantised import QuantisedTensor
+from netweight.checkpoint.tensor import Stretch, Tensor
+from netweight.checkpoint.tensors.quantised import UnitTensor
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,14 +19,21 @@ __all__ = ["GROUP", "MicroscaledTensor"]
 
 GROUP = 32
 """Numbers that share a scale; they take 16 bytes."""
-_GROUPS = 1 << 13  # that are read at a time
 
 
 @dataclass(frozen=True)
-class MicroscaledTensor(QuantisedTensor):
+class MicroscaledTensor(UnitTensor):
     """Numbers of `codes` (bytes, two numbers each, E2M1, the low one first) times 2^(scale - 127) of `scales` (bytes,
     E8M0: 255 is NaN), group after group in the tensor's order. Every product is a bfloat16.
     """
+
+    codes: Tensor
+    scales: Tensor
+
+    @property
+    def sources(self) -> tuple[Tensor, ...]:
+        """See QuantisedTensor."""
+        return self.codes, self.scales
 
     @property
     def stored(self) -> str:
@@ -34,40 +41,31 @@ class MicroscaledTensor(QuantisedTensor):
         return "MXFP4"
 
     @property
-    def scratch(self) -> int:
-        """See Tensor."""
-        return _GROUPS * (17 + 2 * GROUP) + self.codes.scratch + self.scales.scratch
+    def unit(self) -> int:
+        """See UnitTensor."""
+        return GROUP
 
-    def bytes_of(self, start: int, count: int) -> Iterator[Stretch]:
-        """See Tensor."""
-        if count > 0:
-            first, stop = start // GROUP, -(-(start + count) // GROUP)
-            yield from self.codes.bytes_of(16 * first, 16 * (stop - first))
-            yield from self.scales.bytes_of(first, stop - first)
+    @property
+    def unit_scratch(self) -> int:
+        """See UnitTensor."""
+        return GROUP // 2 + 1
 
-    def read_into(self, start: int, out: memoryview) -> None:
-        """See Tensor."""
+    def bytes_of_units(self, first: int, count: int) -> Iterator[Stretch]:
+        """See UnitTensor."""
+        yield from self.codes.bytes_of(16 * first, 16 * count)
+        yield from self.scales.bytes_of(first, count)
+
+    def decode(self, first: int, count: int, out: np.ndarray[Any, np.dtype[Any]]) -> None:
+        """See UnitTensor."""
         import numpy as np  # noqa: PLC0415 - headers are read without numpy
 
         from netweight.kernels.cpu.scaled import widen_fours  # noqa: PLC0415 - loops are compiled where they are needed
 
-        count = self.count_in(start, out)
-        target = np.frombuffer(out, "<u2")
         values, powers = _tables()
-        done = 0
-        while done < count:
-            first, skip = divmod(start + done, GROUP)
-            groups = min(_GROUPS, -(-(skip + count - done) // GROUP))
-            pairs, scales = np.empty(16 * groups, np.uint8), np.empty(groups, np.uint8)
-            self.codes.read_into(16 * first, pairs.data)
-            self.scales.read_into(first, scales.data)
-            some = min(groups * GROUP - skip, count - done)
-            straight = skip == 0 and some == groups * GROUP
-            wide = target[done : done + some] if straight else np.empty(groups * GROUP, np.uint16)
-            widen_fours(pairs, scales, values, powers, wide)
-            if not straight:
-                target[done : done + some] = wide[skip : skip + some]
-            done += some
+        pairs, scales = np.empty(16 * count, np.uint8), np.empty(count, np.uint8)
+        self.codes.read_into(16 * first, pairs.data)
+        self.scales.read_into(first, scales.data)
+        widen_fours(pairs, scales, values, powers, out)
 
 
 @cache

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from netweight.checkpoint.tensor import Stretch
+from netweight.checkpoint.tensor import Stretch, Tensor
 from netweight.checkpoint.tensors.quantised import QuantisedTensor
 
 if TYPE_CHECKING:
@@ -25,8 +25,15 @@ class ScaledTensor(QuantisedTensor):
     `grid` is the shape of the scales, of as many axes. The product is float32, rounded once.
     """
 
+    codes: Tensor
+    scales: Tensor
     block: tuple[int, ...]
     grid: tuple[int, ...]
+
+    @property
+    def sources(self) -> tuple[Tensor, ...]:
+        """See QuantisedTensor."""
+        return self.codes, self.scales
 
     @property
     def stored(self) -> str:
