@@ -174,7 +174,7 @@ def test_flax_by_its_array_extension(tmp_path) -> None:
 def test_names_are_a_hint_where_the_bytes_say_nothing(name, what, tmp_path) -> None:
     text = said(tmp_path / name, b"\x11" * 100)
     assert text.startswith(
-        "no known model file: starts with 11 11 11 11 11 11 11 11; expected safetensors, torch or npz"
+        "no known model file: starts with 11 11 11 11 11 11 11 11; expected safetensors, torch, GGUF or npz"
     )
     assert f"; it is named like {what}" in text
 

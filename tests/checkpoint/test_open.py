@@ -333,7 +333,7 @@ def test_formats_are_told_by_content_not_by_name(tmp_path) -> None:
             b"hello, world",
             "is no known model file: starts with 68 65 6c 6c 6f 2c 20 77; expected safetensors, torch",
         ),
-        (b"\x00", "is no known model file: starts with 00; expected safetensors, torch or npz"),
+        (b"\x00", "is no known model file: starts with 00; expected safetensors, torch, GGUF or npz"),
     ],
 )
 @pytest.mark.parametrize("name", ["model.pt", "model.bin"])

@@ -67,7 +67,7 @@ def nothing_in(place: Place, names: list[str]) -> ModelNotFoundError:
     for name in names:
         foreign = named_like(name)
         if foreign:
-            then = "" if ":" in foreign else "; expected safetensors, torch or npz files"
+            then = "" if ":" in foreign else "; expected safetensors, torch, GGUF or npz files"
             return ModelNotFoundError(f"{where}: holds {printable(name)!r}, {foreign}{then}")
     inside = place.folders()
     steps = [name for name in inside if name.startswith("global_step")]

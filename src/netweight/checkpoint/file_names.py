@@ -21,7 +21,7 @@ __all__ = [
     "may_be_weights",
 ]
 
-NUMBERED = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})(\.safetensors|\.bin|\.pt|\.pth|\.npz)")
+NUMBERED = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})(\.safetensors|\.bin|\.pt|\.pth|\.npz|\.gguf)")
 COUNTED = re.compile(r"(.+)\.(\d{2,5})(\.npz)")
 """MLX's: weights.00.npz, weights.01.npz ..."""
 TORCH = (".bin", ".pt", ".pth", ".ckpt")

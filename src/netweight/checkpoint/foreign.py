@@ -42,7 +42,6 @@ JOIN = "join its parts with `python -m torch.distributed.checkpoint.format_utils
 _FETCH = "the download failed; fetch the file again"
 
 _ROWS = (
-    _model("a GGUF file", "", b"GGUF", named=r".*\.gguf"),
     _model("an rwkv.cpp file", _ORIGIN, b"fmgg\x64\0\0\0", b"fmgg\x65\0\0\0"),
     _model("a GGML file", _ORIGIN, b"lmgg", b"fmgg", b"tjgg", b"algg", b"ggml", b"ggmf", b"ggjt", b"ggla"),
     _model("a llama2.c file", _ORIGIN, told=signs.is_llama2_c),

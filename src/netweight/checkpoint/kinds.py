@@ -21,6 +21,7 @@ _FILES = (
     "torch_tar",
     "safetensors",
     "torch_legacy",
+    "gguf.reader",
 )
 
 READERS: dict[str, Reader] = {
@@ -53,7 +54,7 @@ def reader_of(source: Source) -> Reader:
         raise FormatError(f"{where}: is JSON text, expected a model; name the model's folder or its weight file")
     like = named_like(source.name)
     raise FormatError(
-        f"{where}: is no known model file: starts with {start[:8].hex(' ')}; expected safetensors, torch or npz"
+        f"{where}: is no known model file: starts with {start[:8].hex(' ')}; expected safetensors, torch, GGUF or npz"
         + (f"; it is named like {like}" if like else "")
     )
 
