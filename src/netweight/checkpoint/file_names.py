@@ -15,6 +15,7 @@ __all__ = [
     "OTHERS",
     "PARALLEL",
     "RANKS",
+    "SIDE_MODELS",
     "TORCH",
     "ZERO_2",
     "is_zero_2",
@@ -33,6 +34,8 @@ RANKS = re.compile(
 )
 """Files that the ranks of a training write, each its own: pytorch_model_fsdp_0_rank1.bin, model_world_size_8_rank_1.pt,
 checkpoint_last-shard1.pt."""
+SIDE_MODELS = re.compile(r"(?:.*[-_.])?(?:mmproj|imatrix|mtp)(?:[-_.].*)?\.gguf", re.IGNORECASE)
+"""GGUF files that lie beside a model: its projector of images, importance of weights, its head for further tokens."""
 CHUNKS = re.compile(r"shard-(\d{5})-model-\d{5}-of-\d{5}\.safetensors")
 """Files of chunks that the ranks of torch.distributed.checkpoint write for Hugging Face."""
 NOT_MODELS = re.compile(

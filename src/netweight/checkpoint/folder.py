@@ -19,6 +19,7 @@ from netweight.checkpoint.file_names import (
     OTHERS,
     PARALLEL,
     RANKS,
+    SIDE_MODELS,
     TORCH,
     ZERO_2,
     is_zero_2,
@@ -28,7 +29,7 @@ from netweight.checkpoint.kinds import reader_of
 from netweight.checkpoint.place import LocalPlace, Place, check_inside
 from netweight.errors import FormatError, InputError, ModelNotFoundError, printable
 
-__all__ = ["Selection", "check_alone", "in_parts", "select", "select_index"]
+__all__ = ["Selection", "check_alone", "in_parts", "select", "select_index", "whole_set"]
 
 _LOOKED_INTO = 16  # files, to see which of them is a model
 
@@ -264,6 +265,16 @@ def _numbered(place: Place, names: list[str]) -> Selection | None:
     return Selection(place, tuple(shards[number] for number in sorted(shards)))
 
 
+def whole_set(place: Place, name: str) -> Selection:
+    """All files of the numbered set that `name` belongs to: one part of GGUF says nothing of the others."""
+    match = NUMBERED.fullmatch(name)
+    own = [other for other in place.names() if match and other.startswith(f"{match[1]}-")]
+    chosen = _numbered(place, own)
+    if chosen is None:
+        raise ModelNotFoundError(f"{printable(place.path(name))}: there is no such file")
+    return chosen
+
+
 def _choose_other(place: Place, names: list[str]) -> Selection | None:
     """What other formats have: one file, MLX's `weights.npz`, or a set that is numbered."""
     if "weights.npz" in names:
@@ -280,7 +291,13 @@ def _choose_other(place: Place, names: list[str]) -> Selection | None:
                 " folder"
             )
         return Selection(place, tuple(match[0] for match in matches))
-    return _numbered(place, names) or _only(place, names)
+    beside = [name for name in names if SIDE_MODELS.fullmatch(name)]
+    names = [name for name in names if name not in beside] or names
+    chosen = _numbered(place, names) or _only(place, names)
+    if chosen is None or not beside or chosen.names[0] in beside:
+        return chosen
+    notes = tuple(f"{printable(name)}: left out: a part that works beside the model" for name in beside)
+    return replace(chosen, notes=(*chosen.notes, *notes))
 
 
 def _only(place: Place, names: list[str]) -> Selection | None:

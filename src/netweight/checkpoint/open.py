@@ -12,7 +12,10 @@ from netweight.checkpoint.asides import instead_of_weights
 from netweight.checkpoint.config import read_config
 from netweight.checkpoint.decoded import decoded
 from netweight.checkpoint.distcp import METADATA, read_distcp
-from netweight.checkpoint.folder import Selection, check_alone, in_parts, select, select_index
+from netweight.checkpoint.file_names import NUMBERED
+from netweight.checkpoint.folder import Selection, check_alone, in_parts, select, select_index, whole_set
+from netweight.checkpoint.gguf.config import config_of
+from netweight.checkpoint.gguf.hub import as_on_hub
 from netweight.checkpoint.index import join
 from netweight.checkpoint.kinds import reader_of
 from netweight.checkpoint.mlx import quantised_note
@@ -59,6 +62,8 @@ def open_checkpoint(ref: str | os.PathLike[str], *, download: bool = False) -> C
         return _open_selection(name, select_index(place, path.name), path)
     if path.name == METADATA:
         return _open_selection(name, select(path.parent), path.parent)
+    if (match := NUMBERED.fullmatch(path.name)) and match[4] == ".gguf" and int(match[3]) > 1:
+        return _open_selection(name, whole_set(place, path.name), path)
     # opened as it is named, wherever a link leads: it is the user's own word
     part = check_alone(path.parent, path.name)
     chosen = Selection(place, (path.name,), notes=(part,) if part else ())
@@ -124,6 +129,8 @@ def _chosen(place: Place, file: str) -> Selection:
         return select_index(place, file)
     if not place.has(file):
         raise ModelNotFoundError(f"{printable(place.path(file))}: there is no such file")
+    if (match := NUMBERED.fullmatch(file)) and match[4] == ".gguf" and int(match[3]) > 1 and place.can_list:
+        return whole_set(place, file)
     return Selection(place, (file,))
 
 
@@ -173,7 +180,12 @@ def _open_selection(
             " is saved without its weights gathered; give what zero_to_fp32.py makes of the training's folder"
         )
     config, problem = read_config(place)
-    tensors, unused, found = decoded(tensors, config, printable(ref))
+    if parts[0].fields:
+        if config is None and (config := config_of(parts[0].fields, tensors)) is not None:
+            problem = None
+        tensors, unused, found = as_on_hub(tensors, parts[0].fields, printable(ref))
+    else:
+        tensors, unused, found = decoded(tensors, config, printable(ref))
     notes += [f"{printable(ref)}: {note}" for note in found]
     quantised = quantised_note(tensors, config)
     if quantised:

@@ -54,8 +54,8 @@ _BROKEN_PIPE = 141  # 128 + SIGPIPE, what a program that the signal ends returns
 def cli() -> None:
     """Weighs neural nets: what is in a checkpoint, what a fine-tune changed, how models relate.
 
-    A MODEL is a folder (safetensors, torch, GGUF or npz files, sharded or not), a single file, a model of the Hugging Face
-    hub (org/name, org/name@revision, hf://org/name) or a URL. Results go to stdout and into files, progress and
+    A MODEL is a folder (safetensors, torch, GGUF or npz files, sharded or not), a single file, a model of the Hugging
+    Face hub (org/name, org/name@revision, hf://org/name) or a URL. Results go to stdout and into files, progress and
     messages to stderr; tables fit the terminal, and are as wide as they need in a pipe. NO_COLOR and COLUMNS are
     honoured, and so are the hub's HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN.
     """

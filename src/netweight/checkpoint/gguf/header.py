@@ -1,6 +1,7 @@
 """The header of a GGUF file, versions 1 to 3: key-values and tensor infos, every count held against the file first.
 
-Source: docs/gguf.md of ggml; version 1 counts in 32 bits. Lists of text (a vocabulary) are passed over: what is kept of them is their length.
+Source: docs/gguf.md of ggml; version 1 counts in 32 bits. Lists of text (a vocabulary) are passed over: what is kept of
+them is their length.
 """
 
 from __future__ import annotations
