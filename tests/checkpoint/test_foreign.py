@@ -74,7 +74,6 @@ PIECES = b"".join(
 )
 TENSORFLOW = "load it with tf.train.load_checkpoint, and save its arrays with safetensors.numpy.save_file"
 CASES = {
-    "a GGUF file, which is not supported": [b"GGUF\x03\0\0\0"],
     "an rwkv.cpp file, which is not supported: name the weights that it was made from": [
         struct.pack("<II", 0x67676D66, 100),
         struct.pack("<II", 0x67676D66, 101),

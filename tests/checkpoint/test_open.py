@@ -322,7 +322,8 @@ def test_formats_are_told_by_content_not_by_name(tmp_path) -> None:
             b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n",
             "is a Git LFS pointer and not the file itself: run",
         ),
-        (b"GGUF\x03\x00\x00\x00" + bytes(30), "is a GGUF file, which is not supported"),
+        (b"GGUF\x03\x00\x00\x00" + bytes(30), "holds no tensors"),
+        (b"GGUF", "its header goes on beyond its 4 bytes; the file is cut short: download it again"),
         (b"\x89HDF\r\n\x1a\n" + bytes(30), "is an HDF5 (Keras) file, which is not supported"),
         (b"\x08\x07\x12\x07pytorch" + bytes(30), "is an ONNX file, which is not supported"),
         (b"\x93NUMPY\x01\x00" + bytes(30), "is a numpy array, which is not supported"),
@@ -364,14 +365,12 @@ def test_references_that_lead_nowhere(tmp_path, monkeypatch) -> None:
     refused(
         tmp_path / "my-model",
         ModelNotFoundError,
-        "holds no model: no .safetensors, .bin, .pt, .pth, .ckpt or .npz file",
+        "holds no model: no .safetensors, .bin, .pt, .pth, .ckpt, .npz or .gguf file",
     )
     (tmp_path / "my-model" / "checkpoint-500").mkdir()
-    refused(tmp_path / "my-model", ModelNotFoundError, "or .npz file; its folders: 'checkpoint-500'")
-    (tmp_path / "my-model" / "model.gguf").write_bytes(b"GGUF")
-    refused(
-        tmp_path / "my-model", ModelNotFoundError, "holds 'model.gguf', a GGUF file, which is not supported; expected"
-    )
+    refused(tmp_path / "my-model", ModelNotFoundError, "or .gguf file; its folders: 'checkpoint-500'")
+    (tmp_path / "my-model" / "model.mat").write_bytes(b"MATLAB 5.0 MAT-file")
+    refused(tmp_path / "my-model", ModelNotFoundError, "holds 'model.mat', a MATLAB file, which is not supported")
 
 
 def test_an_existing_path_wins_over_a_hub_id(tmp_path, monkeypatch) -> None:

@@ -44,7 +44,7 @@ def test_several_models_below_are_listed_with_their_paths(tmp_path):
     assert str(caught.value).endswith(f": holds no model itself; 3 are below it: {listed}")
 
 
-@pytest.mark.parametrize("beside", ["model.gguf", "x.onnx"])
+@pytest.mark.parametrize("beside", ["model.h5", "x.onnx"])
 def test_a_folder_that_says_what_it_is_is_not_looked_into(tmp_path, beside):
     model(tmp_path / "below")
     (tmp_path / beside).write_bytes(b"GGUF" + bytes(40))

@@ -81,4 +81,5 @@ def nothing_in(place: Place, names: list[str]) -> ModelNotFoundError:
     if aside:
         return ModelNotFoundError(f"{where}: holds no model, only what a trainer leaves beside one: {listed(aside)}")
     hint = f"; its folders: {listed(inside)}" if inside else ""
-    return ModelNotFoundError(f"{where}: holds no model: no .safetensors, .bin, .pt, .pth, .ckpt or .npz file{hint}")
+    endings = ".safetensors, .bin, .pt, .pth, .ckpt, .npz or .gguf"
+    return ModelNotFoundError(f"{where}: holds no model: no {endings} file{hint}")

@@ -46,7 +46,10 @@ FAMILIES = {
     "gemma3": ("Gemma3ForCausalLM", {**COMMON, "head_dim": 8, "query_pre_attn_scalar": 8}),
     "phi3": ("Phi3ForCausalLM", {**COMMON, "original_max_position_embeddings": 64}),
     "phi2": ("PhiForCausalLM", {**COMMON, "num_key_value_heads": 4}),
-    "gpt2": ("GPT2LMHeadModel", {"vocab_size": VOCABULARY, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 64, "n_ctx": 64}),
+    "gpt2": (
+        "GPT2LMHeadModel",
+        {"vocab_size": VOCABULARY, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 64, "n_ctx": 64},
+    ),
     "gpt-neox": ("GPTNeoXForCausalLM", {**COMMON, "rotary_pct": 0.25}),
     "falcon": (
         "FalconForCausalLM",
@@ -59,7 +62,9 @@ FAMILIES = {
          "multi_query": True, "new_decoder_architecture": False, "num_kv_heads": 1},
     ),
     "bloom": ("BloomForCausalLM", {"vocab_size": VOCABULARY, "hidden_size": 16, "n_layer": 2, "n_head": 4}),
-    "mpt": ("MptForCausalLM", {"vocab_size": VOCABULARY, "d_model": 16, "n_layers": 2, "n_heads": 4, "max_seq_len": 64}),
+    "mpt": (
+        "MptForCausalLM", {"vocab_size": VOCABULARY, "d_model": 16, "n_layers": 2, "n_heads": 4, "max_seq_len": 64},
+    ),
     "mamba": (
         "MambaForCausalLM",
         {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 2, "state_size": 4, "intermediate_size": 32},

@@ -88,10 +88,9 @@ def config_of(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[
     if embedding is not None and len(embedding.shape) == 2:
         config["vocab_size"] = embedding.shape[0]
     config["tie_word_embeddings"] = "output.weight" not in tensors
-    for key in ("bos", "eos"):
-        token = fields.get(f"tokenizer.ggml.{key}_token_id")
-        if type(token) is int:
-            config[f"{key}_token_id"] = token
+    for key, source in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
+        token = fields.get(f"tokenizer.ggml.{source}_token_id")
+        config[f"{key}_token_id"] = token if type(token) is int else None
     config |= _by_tensors(model_type, tensors)
     return config
 

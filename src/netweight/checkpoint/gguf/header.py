@@ -212,9 +212,7 @@ def _infos(cursor: _Cursor, count: int) -> list[Info]:
         shape = tuple(int(n) for n in reversed(cursor.numbers("Q" if cursor.wide else "I", dimensions)))
         kind = int(cursor.number("I"))
         if kind not in PLAIN and kind not in TYPES:
-            known = (
-                f"{GONE[kind]}, which ggml has dropped" if kind in GONE else f"number {kind}, which is not known here"
-            )
+            known = f"{GONE[kind]}, which ggml has dropped" if kind in GONE else f"{kind}, which is not known here"
             raise cursor.error(f"{shown}: is of ggml's type {known}; quantise the model again, to a type of today's")
         infos.append(Info(name, shape, kind, int(cursor.number("Q"))))
     return infos

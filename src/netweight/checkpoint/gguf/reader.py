@@ -29,13 +29,15 @@ def read_gguf(source: Source) -> Part:
     Every tensor lies inside the file and shares no byte with another, or this is no model.
     """
     header = read_header(source)
-    types = TYPES
+    types, notes = TYPES, tuple[str, ...]()
     spans = _spans(header, types)
-    if not _fit(spans, header.alignment) and any(info.kind in _FORK for info in header.tensors):
+    if any(info.kind in _FORK for info in header.tensors):
         other = _spans(header, TYPES | _FORK)
-        if _fit(other, header.alignment):
+        if _fit(other, header.alignment) and _fit(spans, header.alignment):
+            notes = (f"{printable(source.name)}: Q2_0 is read in blocks of 64 as ggml has it; of 128 would fit too",)
+        elif _fit(other, header.alignment):
             types, spans = TYPES | _FORK, other
-    notes = _check(source, header, spans)
+    notes += _check(source, header, spans)
     tensors = {info.name: _tensor(source, header.data, info, types) for info in header.tensors}
     kind = header.fields.get("general.type")
     metadata = {key: str(value) for key, value in header.fields.items() if not isinstance(value, (Omitted, tuple))}
@@ -115,7 +117,7 @@ def _tensor(source: Source, data: int, info: Info, types: dict[int, BlockType]) 
 
 
 def _matches(start: bytes, _size: int) -> bool:
-    return start.startswith(b"GGUF") and len(start) >= 24
+    return start.startswith(b"GGUF")
 
 
 READER = Reader("gguf", _matches, read_gguf, (".gguf",))
