@@ -84,8 +84,8 @@ def test_delta_loads_no_torch(tmp_path):
 
 def test_exported_names():
     assert netweight.__all__ == [
-        "Checkpoint", "NetweightError", "Scope", "Skipped", "Tensor", "__version__", "compare", "delta", "demo",
-        "devices", "download", "embeddings", "estimate", "find_most_changed_layers", "info", "merge",
+        "Checkpoint", "NetweightError", "Scope", "Skipped", "Tensor", "__version__", "compare", "convert", "delta",
+        "demo", "devices", "download", "embeddings", "estimate", "find_most_changed_layers", "info", "merge",
         "nearest_tokens", "open", "scan", "structure", "structure_many", "verify",
     ]  # fmt: skip
     assert dir(netweight) == sorted(netweight.__all__)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from netweight.core.scope import Scope
     from netweight.jobs.compare.job import compare
     from netweight.jobs.compare.result import find_most_changed_layers
+    from netweight.jobs.convert.job import convert
     from netweight.jobs.delta.job import delta
     from netweight.jobs.demo.job import demo
     from netweight.jobs.devices.job import devices
@@ -39,6 +40,7 @@ __all__ = [
     "Tensor",
     "__version__",
     "compare",
+    "convert",
     "delta",
     "demo",
     "devices",
@@ -59,6 +61,7 @@ __all__ = [
 _JOBS = {
     "Scope": "core.scope",
     "compare": "jobs.compare.job",
+    "convert": "jobs.convert.job",
     "delta": "jobs.delta.job",
     "demo": "jobs.demo.job",
     "devices": "jobs.devices.job",

@@ -10,7 +10,6 @@ import pytest
 from gguf_files import families, field, values_of, write_family
 
 import netweight
-from conftest import REALWEIGHTS
 from netweight.checkpoint.gguf.config import config_of, lacking
 from netweight.checkpoint.gguf.header import read_header
 from netweight.errors import FormatError
@@ -229,10 +228,24 @@ def test_commands_pair_it_with_its_source(tmp_path, name):
     assert set(compared.identical) == set(families()[name]["shapes"])
 
 
-def test_real_files():
-    files = sorted(REALWEIGHTS.glob("*.gguf")) if REALWEIGHTS.is_dir() else []
-    if not files:
-        pytest.skip("no real weights here")
+def test_raw(tmp_path):
+    """What is stored: blocks as bytes, under the names of the file."""
+    codes = np.random.default_rng(0).integers(0, 256, (4, 34), dtype=np.uint8)
+    fields = [field("general.architecture", "text", "llama"), field("llama.attention.head_count", "u32", 1)]
+    content = [("blk.0.attn_q.weight", (4, 32), 8, codes.tobytes()), ("output_norm.weight", (1,), 0, b"\0\0\0@")]
+    (tmp_path / "a.gguf").write_bytes(gguf_files.gguf(fields, content))
+    with netweight.open(tmp_path / "a.gguf", raw=True) as model:
+        assert list(model) == ["blk.0.attn_q.weight", "output_norm.weight"]
+        assert np.array_equal(model["blk.0.attn_q.weight"].read(), codes.ravel())
+    with netweight.open(tmp_path / "a.gguf") as model:
+        tensor = model["model.layers.0.self_attn.q_proj.weight"]
+        assert [part.name for part in tensor.parts] == [tensor.name]
+        assert [part.name for part in tensor.stored_parts] == ["blk.0.attn_q.weight"]
+
+
+def test_real_files(realweights):
+    files = sorted(realweights.glob("*.gguf"))
+    assert files
     for file in files:
         with netweight.open(file) as model:
             assert model.format == "gguf"

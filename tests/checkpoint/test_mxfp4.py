@@ -45,7 +45,7 @@ def test_every_number_times_its_scale(tmp_path, shape):
         assert set(checkpoint) == {"e.w", "e.w_bias"}
         tensor = checkpoint["e.w"]
         assert (tensor.name, tensor.shape, tensor.dtype.name) == ("e.w", expected.shape, "BF16")
-        assert {part.name for part in tensor.parts} == {"e.w_blocks", "e.w_scales"}
+        assert {part.name for part in tensor.stored_parts} == {"e.w_blocks", "e.w_scales"}
         assert np.array_equal(tensor.read().view(np.uint16), expected)
         rng = random.Random(2)
         for _ in range(10):

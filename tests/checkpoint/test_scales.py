@@ -79,7 +79,7 @@ def test_every_code_times_its_scale(tmp_path, shape, grid, block, config, dtype)
     with netweight.open(folder) as checkpoint:
         assert list(checkpoint) == ["w"]
         tensor = checkpoint["w"]
-        assert (tensor.shape, tensor.dtype.name, [part.name for part in tensor.parts]) == (
+        assert (tensor.shape, tensor.dtype.name, [part.name for part in tensor.stored_parts]) == (
             shape,
             "F32",
             ["w", "w_scale_inv"],

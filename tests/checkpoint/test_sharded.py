@@ -9,7 +9,8 @@ import random
 import numpy as np
 import pytest
 
-from netweight.checkpoint.tensors.sharded import Chunk, ShardedTensor, put_together
+from netweight.checkpoint.tensors.rearranged import RearrangedTensor
+from netweight.checkpoint.tensors.sharded import Chunk, put_together
 from netweight.checkpoint.tensors.stored import StoredTensor
 from netweight.dtypes import DTYPES
 from netweight.errors import FormatError
@@ -54,7 +55,9 @@ def test_chunks_of_no_grid():
     boxes = [(0, 2, 0, 3), (2, 4, 0, 1), (2, 4, 1, 3), (4, 5, 0, 3)]
     tensor = put_together("w", (5, 3), F32, [chunk((a, c), whole[a:b, c:d]) for a, b, c, d in boxes])
     np.testing.assert_array_equal(tensor.read(), whole)
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(ShardedTensor("w", (5, 3), F32, 3, ()))).shape, (5, 3))
+    np.testing.assert_array_equal(
+        pickle.loads(pickle.dumps(RearrangedTensor("w", (5, 3), F32, 3, (), own=True))).shape, (5, 3)
+    )
 
 
 ONES = np.ones((2, 2), np.float32)

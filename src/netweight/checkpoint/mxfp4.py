@@ -57,4 +57,4 @@ def _turned(name: str, blocks: Tensor, scales: Tensor) -> Tensor:
         Placed(range(expert * cols, (expert + 1) * cols), range(rows), held, expert * rows * cols, 1, cols)
         for expert in range(experts)
     ]
-    return RearrangedTensor(name, (experts, cols, rows), DTYPES["BF16"], rows, tuple(placed))
+    return RearrangedTensor(name, (experts, cols, rows), DTYPES["BF16"], rows, tuple(placed), own=True)

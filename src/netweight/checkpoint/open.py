@@ -14,7 +14,7 @@ from netweight.checkpoint.decoded import decoded
 from netweight.checkpoint.distcp import METADATA, read_distcp
 from netweight.checkpoint.file_names import NUMBERED
 from netweight.checkpoint.folder import Selection, check_alone, in_parts, select, select_index, whole_set
-from netweight.checkpoint.gguf.config import config_of
+from netweight.checkpoint.gguf.config import config_of, lacking
 from netweight.checkpoint.gguf.hub import as_on_hub
 from netweight.checkpoint.index import join
 from netweight.checkpoint.kinds import reader_of
@@ -179,10 +179,11 @@ def _open_selection(
             f"{empty} of {len(tensors)} tensors are empty, of shape [0]: DeepSpeed's ZeRO-3 leaves them where a model"
             " is saved without its weights gathered; give what zero_to_fp32.py makes of the training's folder"
         )
-    config, problem = read_config(place)
+    (config, problem), lacks = read_config(place), ""
+    stored = tensors
     if parts[0].fields:
         if config is None and (config := config_of(parts[0].fields, tensors)) is not None:
-            problem = None
+            problem, lacks = None, lacking(parts[0].fields, config, tensors)
         tensors, unused, found = as_on_hub(tensors, parts[0].fields, printable(ref))
     else:
         tensors, unused, found = decoded(tensors, config, printable(ref))
@@ -200,6 +201,8 @@ def _open_selection(
         files=tuple(part.file for part in parts),
         config=config,
         config_problem=problem,
+        config_lacks=lacks,
+        stored=stored,
         metadata={key: value for part in reversed(parts) for key, value in part.metadata.items()},
         skipped=(*(skipped for part in parts for skipped in part.skipped), *unused),
         notes=(*notes, *(note for part in parts for note in part.notes)),

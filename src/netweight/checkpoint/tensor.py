@@ -73,9 +73,14 @@ class Tensor(ABC):
         """The file that it lies in, for messages; the first where there are several."""
 
     @property
-    @abstractmethod
     def parts(self) -> tuple[Tensor, ...]:
-        """The tensors of files that it is made of, each once."""
+        """The tensors of the checkpoint that it is made of, each once: itself, where it is one."""
+        return (self,)
+
+    @property
+    def stored_parts(self) -> tuple[Tensor, ...]:
+        """The tensors of files that its elements come from, as they are stored: codes, scales, chunks, each once."""
+        return (self,)
 
     @abstractmethod
     def bytes_of(self, start: int, count: int) -> Iterator[Stretch]:
@@ -140,7 +145,9 @@ class Checkpoint(Mapping[str, Tensor]):
     """A checkpoint opened without its data: an ordered mapping of names to tensors, in file order.
 
     `format` is the reader's name, such as "safetensors" or "torch zip" (joined by " + " where shards differ).
-    `config` is config.json as a dict, or None with `config_problem` saying why; `skipped` lists entries that are not
+    `config` is config.json as a dict, or None with `config_problem` saying why; `config_lacks` says why one that was
+    made of a file's metadata is not enough to load the model with; `stored` are the tensors before any is decoded, under
+    the names of the files; `skipped` lists entries that are not
     weights; `notes` are findings worth a line (hidden bytes, an index that disagrees with its shards); `shared` maps an
     alias to the tensor whose storage it is; `sources` are the open files. `revision` is the commit of a model of the
     hub, else None. `location` is the folder or file on this machine (of the hub: the snapshot in its cache), None where
@@ -157,6 +164,8 @@ class Checkpoint(Mapping[str, Tensor]):
         files: tuple[CheckpointFile, ...],
         config: dict[str, Any] | None = None,
         config_problem: str | None = None,
+        config_lacks: str = "",
+        stored: Mapping[str, Tensor] | None = None,
         metadata: Mapping[str, str] | None = None,
         skipped: tuple[Skipped, ...] = (),
         notes: tuple[str, ...] = (),
@@ -172,6 +181,8 @@ class Checkpoint(Mapping[str, Tensor]):
         self.files = files
         self.config = config
         self.config_problem = config_problem
+        self.config_lacks = config_lacks
+        self.stored = tensors if stored is None else stored
         self.metadata = dict(metadata or {})
         self.skipped = skipped
         self.notes = notes

@@ -27,10 +27,11 @@ from netweight.views.text import print_json
 if TYPE_CHECKING:
     from netweight.jobs.merge.request import Request, Weights
 
-__all__ = ["merge"]
+__all__ = ["merge", "shard_size"]
 
 
-def _shard_size(ctx: click.Context, param: click.Parameter, value: str) -> int:  # noqa: ARG001 - click's signature
+def shard_size(ctx: click.Context, param: click.Parameter, value: str) -> int:  # noqa: ARG001 - click's signature
+    """Bytes of --max-shard-size."""
     return parse_size(value, "--max-shard-size")
 
 
@@ -92,7 +93,7 @@ def _complete_methods(ctx: click.Context, param: click.Parameter, incomplete: st
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of the method; may be repeated.")
 @click.option("--dtype", metavar="NAME", help="Element type of the output. [default: the base's]")
 @click.option(
-    "--max-shard-size", default="5GB", show_default=True, metavar="SIZE", callback=_shard_size, help="Of one file."
+    "--max-shard-size", default="5GB", show_default=True, metavar="SIZE", callback=shard_size, help="Of one file."
 )
 @click.option(
     "--vocab",

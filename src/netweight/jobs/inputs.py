@@ -30,7 +30,7 @@ __all__ = [
 Reference = str | os.PathLike[str]
 """A model as it is named: a path, an id of the hub, a URL."""
 
-SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".th", ".tar", ".npz")
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".th", ".tar", ".npz", ".gguf")
 """Endings of files that are models, which are no part of a model's name."""
 
 

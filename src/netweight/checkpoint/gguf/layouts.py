@@ -21,7 +21,7 @@ def in_runs(name: str, tensor: Tensor, runs: list[tuple[int, int, int]]) -> Tens
     for first, count, step in runs:
         placed.append(Placed(range(to, to + count), range(cols), tensor, first * cols, step * cols, 1))
         to += count
-    return RearrangedTensor(name, tensor.shape, tensor.dtype, cols, tuple(placed))
+    return RearrangedTensor(name, tensor.shape, tensor.dtype, cols, tuple(placed), own=True)
 
 
 def transposed(name: str, tensor: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ def transposed(name: str, tensor: Tensor) -> Tensor:
     if not tensor.size:
         return replace(tensor, name=name, shape=(inputs, outputs))
     placed = Placed(range(inputs), range(outputs), tensor, 0, 1, inputs)
-    return RearrangedTensor(name, (inputs, outputs), tensor.dtype, outputs, (placed,))
+    return RearrangedTensor(name, (inputs, outputs), tensor.dtype, outputs, (placed,), own=True)
 
 
 def one_by_one(name: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
@@ -41,15 +41,12 @@ def one_by_one(name: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
         return [(name.replace("*", str(e)), replace(tensor, name=name, shape=tuple(shape))) for e in range(experts)]
     width = shape[-1]
     rows = size // width
-    return [
-        (
-            one := name.replace("*", str(e)),
-            RearrangedTensor(
-                one, tuple(shape), tensor.dtype, width, (Placed(range(rows), range(width), tensor, e * size, width, 1),)
-            ),
-        )
-        for e in range(experts)
-    ]
+    made: list[tuple[str, Tensor]] = []
+    for e in range(experts):
+        one = name.replace("*", str(e))
+        placed = Placed(range(rows), range(width), tensor, e * size, width, 1)
+        made.append((one, RearrangedTensor(one, tuple(shape), tensor.dtype, width, (placed,), own=True)))
+    return made
 
 
 def some_rows(name: str, tensor: Tensor, first: int, count: int) -> Tensor:
@@ -59,7 +56,7 @@ def some_rows(name: str, tensor: Tensor, first: int, count: int) -> Tensor:
     if not cols:
         return replace(tensor, name=name, shape=shape)
     placed = Placed(range(count), range(cols), tensor, first * cols, cols, 1)
-    return RearrangedTensor(name, shape, tensor.dtype, cols, (placed,))
+    return RearrangedTensor(name, shape, tensor.dtype, cols, (placed,), own=True)
 
 
 def half_of_each(name: str, tensor: Tensor, half: int) -> Tensor:
@@ -70,7 +67,7 @@ def half_of_each(name: str, tensor: Tensor, half: int) -> Tensor:
         Placed(range(e * rows, (e + 1) * rows), range(cols), tensor, (2 * e + half) * rows * cols, cols, 1)
         for e in range(experts)
     )
-    return RearrangedTensor(name, (experts, rows, cols), tensor.dtype, cols, placed)
+    return RearrangedTensor(name, (experts, rows, cols), tensor.dtype, cols, placed, own=True)
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,7 @@ def _interleaved(name: str, gate: Tensor, up: Tensor) -> Tensor | None:
         for half, part in enumerate((gate, up))
     ]
     shape = (experts, inputs, 2 * outputs) if len(gate.shape) == 3 else (experts, 2 * outputs)
-    return RearrangedTensor(name, shape, gate.dtype, 2 * outputs, tuple(placed))
+    return RearrangedTensor(name, shape, gate.dtype, 2 * outputs, tuple(placed), own=True)
 
 
 def _each_turned(name: str, stack: Tensor) -> Tensor | None:
@@ -105,7 +102,7 @@ def _each_turned(name: str, stack: Tensor) -> Tensor | None:
         Placed(range(e * inputs, (e + 1) * inputs), range(outputs), stack, e * outputs * inputs, 1, inputs)
         for e in range(experts)
     ]
-    return RearrangedTensor(name, (experts, inputs, outputs), stack.dtype, outputs, tuple(placed))
+    return RearrangedTensor(name, (experts, inputs, outputs), stack.dtype, outputs, tuple(placed), own=True)
 
 
 def _same(name: str, tensor: Tensor) -> Tensor:
@@ -122,7 +119,7 @@ def _stacked(name: str, gate: Tensor, up: Tensor) -> Tensor | None:
         for e in range(experts)
         for half, part in enumerate((gate, up))
     ]
-    return RearrangedTensor(name, (experts, 2 * rows, cols), gate.dtype, cols, tuple(placed))
+    return RearrangedTensor(name, (experts, 2 * rows, cols), gate.dtype, cols, tuple(placed), own=True)
 
 
 def _keys_and_values(name: str, keys: Tensor, values: Tensor) -> Tensor | None:
@@ -138,7 +135,7 @@ def _keys_and_values(name: str, keys: Tensor, values: Tensor) -> Tensor | None:
         at = h * (key + value)
         placed.append(Placed(range(at, at + key), range(rank), keys, h * rank * key, 1, key))
         placed.append(Placed(range(at + key, at + key + value), range(rank), values, h * value * rank, rank, 1))
-    return RearrangedTensor(name, (heads * (key + value), rank), keys.dtype, rank, tuple(placed))
+    return RearrangedTensor(name, (heads * (key + value), rank), keys.dtype, rank, tuple(placed), own=True)
 
 
 _EXPS = ("ffn_gate_exps", "ffn_up_exps")

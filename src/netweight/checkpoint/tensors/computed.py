@@ -30,9 +30,9 @@ class _ElementwiseTensor(Tensor):
         return self.inner.where
 
     @property
-    def parts(self) -> tuple[Tensor, ...]:
+    def stored_parts(self) -> tuple[Tensor, ...]:
         """See Tensor."""
-        return self.inner.parts
+        return self.inner.stored_parts
 
     @property
     def stored(self) -> str:
@@ -94,9 +94,9 @@ class TimesTensor(_ElementwiseTensor):
     factors: Tensor
 
     @property
-    def parts(self) -> tuple[Tensor, ...]:
+    def stored_parts(self) -> tuple[Tensor, ...]:
         """See Tensor."""
-        return (*self.inner.parts, *self.factors.parts)
+        return (*self.inner.stored_parts, *self.factors.stored_parts)
 
     @property
     def file_bytes(self) -> int:

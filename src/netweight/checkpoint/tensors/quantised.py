@@ -32,9 +32,9 @@ class QuantisedTensor(Tensor):
         return self.sources[0].where
 
     @property
-    def parts(self) -> tuple[Tensor, ...]:
+    def stored_parts(self) -> tuple[Tensor, ...]:
         """See Tensor."""
-        return tuple(part for source in self.sources for part in source.parts)
+        return tuple(part for source in self.sources for part in source.stored_parts)
 
     @property
     def file_bytes(self) -> int:

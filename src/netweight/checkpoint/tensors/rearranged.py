@@ -62,11 +62,13 @@ class _Band(NamedTuple):
 @dataclass(frozen=True)
 class RearrangedTensor(Tensor):
     """Elements of other tensors of one type, of whole bytes each. `placed` are rectangles of the matrix [size / width,
-    width] that this tensor is, row-major; together they cover it once.
+    width] that this tensor is, row-major; together they cover it once. `own`: it is a tensor of the checkpoint, and
+    those are none.
     """
 
     width: int
     placed: tuple[Placed, ...]
+    own: bool = False
 
     @property
     def where(self) -> str:
@@ -76,7 +78,15 @@ class RearrangedTensor(Tensor):
     @property
     def parts(self) -> tuple[Tensor, ...]:
         """See Tensor."""
+        if self.own:
+            return (self,)
         return tuple({part.name: part for piece in self.placed for part in piece.tensor.parts}.values())
+
+    @property
+    def stored_parts(self) -> tuple[Tensor, ...]:
+        """See Tensor."""
+        held = (part for piece in self.placed for part in piece.tensor.stored_parts)
+        return tuple({(part.where, part.name): part for part in held}.values())
 
     @property
     def stored(self) -> str:

@@ -14,20 +14,10 @@ from netweight.checkpoint.tensors.rearranged import Placed, RearrangedTensor
 from netweight.dtypes import DType
 from netweight.errors import FormatError
 
-__all__ = ["Chunk", "ShardedTensor", "put_together", "same_bytes"]
+__all__ = ["Chunk", "put_together", "same_bytes"]
 
 _BLOCK = 1 << 20  # elements that are compared at a time
 _MOST_PIECES = 1 << 20  # rectangles of one tensor
-
-
-@dataclass(frozen=True)
-class ShardedTensor(RearrangedTensor):
-    """A tensor made of chunks, which are no tensors of the checkpoint themselves."""
-
-    @property
-    def parts(self) -> tuple[Tensor, ...]:
-        """See Tensor."""
-        return (self,)
 
 
 @dataclass(frozen=True)
@@ -69,7 +59,7 @@ def put_together(name: str, shape: tuple[int, ...], dtype: DType, chunks: Sequen
         placed += _placed(chunk, shape, cut, inner)
         if len(placed) > _MOST_PIECES:
             raise FormatError(f"its chunks make more than {_MOST_PIECES} pieces")
-    return ShardedTensor(name, shape, dtype, width, tuple(placed))
+    return RearrangedTensor(name, shape, dtype, width, tuple(placed), own=True)
 
 
 def same_bytes(first: Tensor, second: Tensor) -> bool:

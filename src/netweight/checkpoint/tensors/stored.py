@@ -34,11 +34,6 @@ class StoredTensor(Tensor):
         """See Tensor."""
         return self.source.name
 
-    @property
-    def parts(self) -> tuple[Tensor, ...]:
-        """See Tensor."""
-        return (self,)
-
     def bytes_of(self, start: int, count: int) -> Iterator[Stretch]:
         """See Tensor; of a view with strides, all that it spans."""
         first, last = (start, start + count) if self.strides is None else (0, span_of(self.shape, self.strides))

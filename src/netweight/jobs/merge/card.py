@@ -36,16 +36,17 @@ def model_card(
     `models` are references with weight and L2 norm of the task vector, where they are known; without any, all
     references but the base are listed.
     """
+    alone = base is None and len(set(references)) == 1
     rows = models or [(reference, None, None) for reference in references if reference != base]
     if base is not None:
         rows = [(base, None, None), *rows]
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", recipe)), default=0))
     text = "\n".join(_plain(line) for line in recipe.rstrip("\n").split("\n"))
     return (
-        f"{_front_matter(references)}\n"
-        "# Merged model\n\n"
-        f"Made of {len(set(references))} models by {_code(method)}, with netweight {__version__}. What went "
-        "into each parameter stands in `netweight_merge.json`.\n\n"
+        f"{_front_matter(references, alone=alone)}\n"
+        f"# {'Converted' if alone else 'Merged'} model\n\n"
+        f"Made of {'one model' if alone else f'{len(set(references))} models'} by {_code(method)}, with netweight"
+        f" {__version__}. What went into each parameter stands in `netweight_merge.json`.\n\n"
         f"{_table(rows, base)}\n"
         "## Recipe\n\n"
         f"{fence}yaml\n{text}\n{fence}\n"
@@ -69,11 +70,12 @@ def public_name(reference: str) -> str:
     return parts[-2] if ending and stem in _OF_ANY_MODEL and len(parts) > 2 else stem
 
 
-def _front_matter(references: Sequence[str]) -> str:
+def _front_matter(references: Sequence[str], *, alone: bool) -> str:
     import yaml
 
     names = dict.fromkeys(public_name(reference) for reference in references)
-    value: dict[str, object] = {"library_name": "transformers", "tags": ["merge", "netweight"]}
+    tags = ["netweight"] if alone else ["merge", "netweight"]
+    value: dict[str, object] = {"library_name": "transformers", "tags": tags}
     if known := [name for name in names if _HUB_NAME.fullmatch(name)]:  # the hub takes no others
         value = {"base_model": known, **value}
     return f"---\n{yaml.safe_dump(value, sort_keys=False)}---\n"

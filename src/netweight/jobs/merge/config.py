@@ -18,7 +18,7 @@ from netweight.params.tied import token_embedding
 if TYPE_CHECKING:
     from netweight.jobs.merge.slices import Group
 
-__all__ = ["config_dtype", "merged_config", "plan_config"]
+__all__ = ["config_dtype", "lacking_note", "main_dtype", "merged_config", "plan_config"]
 
 _VOCABULARY = ("vocab_size", "padded_vocab_size")
 
@@ -60,6 +60,9 @@ def plan_config(
         why = owner.config_problem or f"{printable(owner.ref)}: has no config.json"
         notes.append(f"{why}; the output gets none, and does not load by itself")
         return None, tokenizer_from, notes
+    if owner.config_lacks:
+        notes.append(lacking_note(owner))
+        return None, tokenizer_from, notes
     layering = None
     if groups[0].number is not None:
         from_where = [
@@ -79,13 +82,18 @@ def plan_config(
         notes.append(f"config.json of {printable(owner.ref)}: tie_word_embeddings becomes {str(tie).lower()}: {why}")
     config, more = merged_config(
         owner.config,
-        dtype=_main_dtype(targets),
+        dtype=main_dtype(targets),
         rows=rows if rows != own_rows else None,
         tie=tie,
         layering=layering,
         where=printable(owner.ref),
     )
     return config, tokenizer_from, [*notes, *more]
+
+
+def lacking_note(owner: Checkpoint) -> str:
+    """That the metadata of `owner` are not enough for a config."""
+    return f"{printable(owner.ref)}: {owner.config_lacks}; the output gets no config.json, and does not load"
 
 
 def _tie(*, declared: bool, stored: bool, sides: Mapping[int, Side], anchor: Side) -> bool | None:
@@ -101,7 +109,7 @@ def _layers_of(owner: Checkpoint, sides: Mapping[int, Side]) -> int:
     return declared if declared is not None else sides[0].layers if 0 in sides else 0
 
 
-def _main_dtype(targets: Sequence[Target]) -> DType | None:
+def main_dtype(targets: Sequence[Target]) -> DType | None:
     """The element type of most of the merged elements."""
     sizes: dict[DType, int] = {}
     for t in targets:

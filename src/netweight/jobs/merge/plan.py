@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from netweight.checkpoint.open import open_checkpoint
-from netweight.errors import OptionError, printable
+from netweight.errors import InputError, OptionError, printable
 from netweight.jobs.inputs import far_bytes, locations, stamps
 from netweight.jobs.merge.request import Options, Request
 from netweight.run.devices import Choice, choose_for
@@ -79,6 +79,7 @@ def prepare(request: Request, options: Options, stack: ExitStack, moved: Mapping
     `moved`: where references of the recipe are to be found now. Raises OptionError for what cannot be, FormatError and
     ModelNotFoundError for what is no checkpoint, InputError for parameters that do not fit each other.
     """
+    from netweight.jobs.merge.like import with_files_of
     from netweight.jobs.merge.targets import plan_merge
     from netweight.merging.recipe.recipe import write_recipe
     from netweight.output.safetensors_file import TensorEntry
@@ -90,6 +91,14 @@ def prepare(request: Request, options: Options, stack: ExitStack, moved: Mapping
     opened = [stack.enter_context(open_checkpoint(ref, download=not options.remote)) for ref in named]
     _refuse_repeated(opened)
     plan = plan_merge(request.recipe, opened, options.planning)
+    if request.alone and request.like is None and opened[0].config_lacks:
+        raise InputError(
+            f"{printable(opened[0].ref)}: {opened[0].config_lacks}; give --like MODEL, the model whose config.json and"
+            " tokenizer fit it"
+        )
+    if request.like is not None:
+        like = stack.enter_context(open_checkpoint(request.like, download=not options.remote))
+        plan = with_files_of(like, plan)
     shards = plan_shards({t.name: TensorEntry(t.dtype, t.shape) for t in plan.targets}, options.max_shard_size)
     choice = choose_for(options, "merge")
     per_worker = working_bytes(plan.targets)
@@ -103,6 +112,7 @@ def prepare(request: Request, options: Options, stack: ExitStack, moved: Mapping
             "recipe": write_recipe(request.recipe),
             "weights": request.weights.to_dict() if request.weights else None,
             "norms": request.weights.norms if request.weights else None,
+            "like": request.like,
             "options": [options.vocab, options.missing, options.seed, options.max_shard_size],
             "backend": choice.backend,
         }

@@ -66,8 +66,8 @@ def write_records(
     file_notes = write_model_files(
         stage,
         config=plan.config,
-        from_place=plan.checkpoints[plan.config_from].place,
-        tokenizer_place=plan.checkpoints[plan.tokenizer_from].place,
+        from_place=(plan.like or plan.checkpoints[plan.config_from]).place,
+        tokenizer_place=(plan.like or plan.checkpoints[plan.tokenizer_from]).place,
         shards=prepared.shards,
         card=card,
     )
@@ -79,6 +79,7 @@ def write_records(
         "libraries": {name: importlib.metadata.version(name) for name in libraries},
         "device": prepared.choice.name,
         "recipe": recipe,
+        "like": None if plan.like is None else plan.like.ref,
         "options": {
             "vocab": prepared.options.vocab,
             "missing": prepared.options.missing,

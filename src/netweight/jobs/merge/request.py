@@ -89,11 +89,15 @@ class Weights:
 
 @dataclass(frozen=True)
 class Request:
-    """One merge. Either `recipe` is whole, or its weights are yet to be computed as `weights` says."""
+    """One merge. Either `recipe` is whole, or its weights are yet to be computed as `weights` says. `alone`: it is a
+    conversion of one model. `like`: the model whose config and tokenizer the output gets, in the place of an input's.
+    """
 
     recipe: Recipe
     weights: Weights | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    alone: bool = False
+    like: str | None = None
 
     def with_weights(self, weights: Sequence[float] | Mapping[str, Sequence[float]]) -> Recipe:
         """The recipe with these weights: one a model, or by parameter one a model."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from netweight.checkpoint.tensor import Checkpoint, Skipped
+from netweight.checkpoint.tensors.stored import StoredTensor
 from netweight.errors import InputError, OptionError, did_you_mean, printable
 from netweight.jobs.merge.config import plan_config
 from netweight.jobs.merge.drafts import Draft, Drafts
@@ -23,6 +24,7 @@ from netweight.jobs.merge.vocabulary import VOCAB
 from netweight.merging.course import Subject, Value
 from netweight.merging.method import Method
 from netweight.merging.target import Target
+from netweight.source.held import HeldBytes
 
 if TYPE_CHECKING:
     from netweight.merging.recipe.recipe import Recipe
@@ -56,7 +58,8 @@ class MergePlan:
 
     `targets` are in the output's file order. `config` is the output's config.json, None where the input number
     `config_from` has none; `tokenizer_from` is the input whose tokenizer fits. `dropped` lists tensors of the inputs
-    that the output does not have, with reasons; `notes` are findings.
+    that the output does not have, with reasons; `notes` are findings. `like`: the model whose config and tokenizer the
+    output gets, where that is no input.
     """
 
     recipe: Recipe
@@ -68,6 +71,13 @@ class MergePlan:
     tokenizer_from: int
     notes: tuple[str, ...]
     dropped: tuple[Skipped, ...]
+    like: Checkpoint | None = None
+
+    def outline(self, config: Mapping[str, Any] | None) -> Checkpoint:
+        """The output as a checkpoint without data, with this config."""
+        nothing = HeldBytes(memoryview(b""), "the plan")
+        tensors = {t.name: StoredTensor(t.name, t.shape, t.dtype, nothing, 0) for t in self.targets}
+        return Checkpoint("the plan", tensors, format="plan", files=(), config=None if config is None else dict(config))
 
 
 def plan_merge(recipe: Recipe, checkpoints: Sequence[Checkpoint], options: PlanOptions) -> MergePlan:

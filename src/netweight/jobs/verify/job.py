@@ -15,7 +15,6 @@ import numpy as np
 from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.reference import at_commit
 from netweight.checkpoint.tensor import Checkpoint, Tensor
-from netweight.checkpoint.tensors.stored import StoredTensor
 from netweight.errors import FormatError, ModelNotFoundError, OptionError, did_you_mean, printable
 from netweight.jobs.inputs import globs, identity
 from netweight.jobs.merge.plan import course_of, merge_kernels, prepare, prepare_kernels
@@ -31,7 +30,6 @@ from netweight.passes.merges import Finished, run_courses
 from netweight.run.executors import planned_executor
 from netweight.run.progress import Progress, Silent, shown
 from netweight.run.spread import device_notes
-from netweight.source.held import HeldBytes
 from netweight.source.local import open_local
 
 if TYPE_CHECKING:
@@ -141,10 +139,7 @@ def verify(
 
 def _held(plan: MergePlan, stored: Checkpoint) -> Match:
     """The tensors of the folder that are the plan's: under their names, or as another program has saved them since."""
-    nothing = HeldBytes(memoryview(b""), "the plan")
-    tensors = {t.name: StoredTensor(t.name, t.shape, t.dtype, nothing, 0) for t in plan.targets}
-    planned = Checkpoint("the plan", tensors, format="plan", files=(), config=plan.config)
-    return match(Model(planned), Model(stored))
+    return match(Model(plan.outline(plan.config)), Model(stored))
 
 
 def _selected(targets: Sequence[Target], folder: Path, include: Sequence[str], exclude: Sequence[str]) -> list[Target]:

@@ -1,0 +1,86 @@
+"""`netweight convert`: a model of any format as dense safetensors."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import click
+
+from netweight.cli.merge import shard_size
+from netweight.cli.options import (
+    Aliased,
+    device_options,
+    executor_options,
+    format_option,
+    options_from,
+    remote_option,
+    run_options,
+    verbose_option,
+)
+from netweight.errors import OptionError
+from netweight.views.text import print_json
+
+__all__ = ["convert"]
+
+
+@click.command(short_help="Write any model, quantised or not, as dense safetensors.")
+@click.argument("model", metavar="MODEL")
+@click.option(
+    "--output",
+    cls=Aliased,
+    aliases=["--outdir", "--out"],
+    metavar="DIR",
+    help="Where it goes; needed unless --dry-run.",
+)
+@click.option(
+    "--dtype", metavar="NAME", help="Element type of all floats, e.g. bfloat16. [default: those that are read]"
+)
+@click.option(
+    "--like", metavar="MODEL", help="Take config.json and tokenizer from this model. [default: what lies beside MODEL]"
+)
+@click.option(
+    "--max-shard-size", default="5GB", show_default=True, metavar="SIZE", callback=shard_size, help="Of one file."
+)
+@click.option("--overwrite", is_flag=True, help="Replace an earlier result in DIR.")
+@click.option("--no-fsync", is_flag=True, help="Leave it to the system when the files reach the disk.")
+@partial(run_options, dry_run="Show what would be read and written; writes nothing.")
+@remote_option
+@executor_options
+@device_options
+@format_option
+@verbose_option
+def convert(
+    model: str, output: str | None, dtype: str | None, like: str | None, output_format: str, **rest: Any
+) -> None:
+    """Write MODEL as a folder of safetensors that transformers loads: quantised weights decoded, torch files, numpy
+    archives and GGUF under the names of the hub.
+
+    Without --dtype nothing is rounded: float32 is what most quantised formats decode to. The result appears whole, at
+    the end, and `netweight verify` computes it once more.
+    """
+    from contextlib import ExitStack
+
+    from netweight.cli.progress.bar import progress_for
+    from netweight.jobs.convert.job import Options, convert_request
+    from netweight.jobs.merge.job import merge_request, result_folder
+    from netweight.jobs.merge.plan import prepare
+    from netweight.views.merge import show_merged, show_plan
+
+    request = convert_request(model, dtype=dtype, like=like)
+    options = options_from(Options, rest, sync=not rest["no_fsync"])
+    progress = progress_for(output_format)
+    if rest["dry_run"]:
+        with ExitStack() as stack:
+            prepared = prepare(request, options, stack)
+            if output is not None:
+                result_folder(prepared, output).check()
+            show_plan(prepared, None, prepared.plan, output, output_format, verbose=rest["verbose"])
+        return
+    if output is None:
+        raise OptionError("--output: expected the folder that the converted model goes into, got none")
+    result = merge_request(request, output, options=options, resume=rest["resume"], progress=progress)
+    if output_format == "json":
+        print_json(result.to_dict())
+    elif output_format == "human":
+        show_merged(result, verbose=rest["verbose"])
