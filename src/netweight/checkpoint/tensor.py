@@ -146,13 +146,13 @@ class Checkpoint(Mapping[str, Tensor]):
 
     `format` is the reader's name, such as "safetensors" or "torch zip" (joined by " + " where shards differ).
     `config` is config.json as a dict, or None with `config_problem` saying why; `config_lacks` says why one that was
-    made of a file's metadata is not enough to load the model with; `stored` are the tensors before any is decoded, under
-    the names of the files; `skipped` lists entries that are not
-    weights; `notes` are findings worth a line (hidden bytes, an index that disagrees with its shards); `shared` maps an
-    alias to the tensor whose storage it is; `sources` are the open files. `revision` is the commit of a model of the
-    hub, else None. `location` is the folder or file on this machine (of the hub: the snapshot in its cache), None where
-    the model is read from far away. `place` is the folder that its files lie in, wherever that is. `outside` is what
-    its pickles name beside what is harmless, whether they call it or not; a note says so too.
+    made of a file's metadata is not enough to load the model with; `stored` are the tensors before any is decoded,
+    under the names of the files; `skipped` lists entries that are not weights; `notes` are findings worth a line
+    (hidden bytes, an index that disagrees with its shards); `shared` maps an alias to the tensor whose storage it is;
+    `sources` are the open files. `revision` is the commit of a model of the hub, else None. `location` is the folder or
+    file on this machine (of the hub: the snapshot in its cache), None where the model is read from far away. `place` is
+    the folder that its files lie in, wherever that is. `outside` is what its pickles name beside what is harmless,
+    whether they call it or not; a note says so too.
     """
 
     def __init__(
