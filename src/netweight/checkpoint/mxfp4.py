@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from netweight.checkpoint.quantised import Found
+from netweight.checkpoint.quantised import Found, several
 from netweight.checkpoint.tensor import Tensor
 from netweight.checkpoint.tensors.microscaled import GROUP, MicroscaledTensor
 from netweight.checkpoint.tensors.rearranged import Placed, RearrangedTensor
@@ -43,7 +43,8 @@ def find(tensors: Mapping[str, Tensor], _config: Mapping[str, Any] | None, where
             )
         instead[name] = _turned(weight, blocks, scales)
         parts.add(other)
-    note = f"{len(instead)} weights are stored in MXFP4: what is read is number times scale, as bfloat16"
+    what = several(len(instead), "weight is", "weights are")
+    note = f"{what} stored in MXFP4: what is read is number times scale, as bfloat16"
     return Found(instead, frozenset(parts), note=note if instead else "")
 
 

@@ -173,7 +173,8 @@ def _open_selection(
             " is saved without its weights gathered; give what zero_to_fp32.py makes of the training's folder"
         )
     config, problem = read_config(place)
-    tensors, unused, found = decoded(tensors, config, printable(ref))
+    metadata = {key: value for part in reversed(parts) for key, value in part.metadata.items()}
+    tensors, unused, found = decoded(tensors, config, printable(ref), metadata)
     notes += [f"{printable(ref)}: {note}" for note in found]
     quantised = quantised_note(tensors, config)
     if quantised:
@@ -188,7 +189,7 @@ def _open_selection(
         files=tuple(part.file for part in parts),
         config=config,
         config_problem=problem,
-        metadata={key: value for part in reversed(parts) for key, value in part.metadata.items()},
+        metadata=metadata,
         skipped=(*(skipped for part in parts for skipped in part.skipped), *unused),
         notes=(*notes, *(note for part in parts for note in part.notes)),
         shared={alias: name for part in parts for alias, name in part.shared.items()},
