@@ -13,6 +13,8 @@ experts of Llama 4 are [experts, in, out] there: two rows are in one of bytes, a
 
 DeepSeek-V4: experts `X.weight` I8 and `X.scale` F8_E8M0 for every 32, as bfloat16, which has every number.
 
+The code 8, minus zero, is zero in the tables of modelopt and DeepSeek.
+
 Source: compressed-tensors' `compressors/nvfp4`, `mxfp4` and `mxfp6`; modelopt's `qtensor/nvfp4_tensor.py` and
 `export/unified_export_hf.py`; DeepSeek-V4's `inference/convert.py`.
 """
@@ -25,7 +27,7 @@ from typing import Any
 
 from netweight.checkpoint.quantised import Found, several, shown, wrong
 from netweight.checkpoint.tensor import Tensor
-from netweight.checkpoint.tensors.microscaled import GROUP, MicroscaledTensor
+from netweight.checkpoint.tensors.microscaled import GROUP
 from netweight.checkpoint.tensors.packed import PackedTensor
 from netweight.checkpoint.tensors.rearranged import Placed, RearrangedTensor
 from netweight.dtypes import DTYPES
@@ -148,13 +150,23 @@ def _two_scales(name: str, codes: Tensor, scales: Tensor, overall: Tensor) -> Te
         return None
     if shape[-1] % 8 == 0 and scales.shape == (*shape[:-1], shape[-1] // 8):
         whole, steps = (*shape[:-1], 2 * shape[-1]), (*(1 for _ in shape[:-1]), _NVIDIA)
-        return PackedTensor(name, whole, wide, codes, scales, steps, scales.shape, 4, "F4", "NVFP4", overall=overall)
+        return PackedTensor(name, whole, wide, codes, scales, steps, scales.shape, 4, "F4+0", "NVFP4", overall=overall)
     if len(shape) != 3 or shape[1] % 8 or scales.shape != (experts, shape[1] // 8, shape[2]):
         return None
     # as stored a row has two numbers for every column, of this row of the weight and the next
     rows, cols = shape[1:]
     held = PackedTensor(
-        name, (experts, rows, 2 * cols), wide, codes, scales, (1, 8, 2), scales.shape, 4, "F4", "NVFP4", overall=overall
+        name,
+        (experts, rows, 2 * cols),
+        wide,
+        codes,
+        scales,
+        (1, 8, 2),
+        scales.shape,
+        4,
+        "F4+0",
+        "NVFP4",
+        overall=overall,
     )
     if not held.size:
         return replace(held, shape=(experts, 2 * rows, cols))
@@ -164,11 +176,12 @@ def _two_scales(name: str, codes: Tensor, scales: Tensor, overall: Tensor) -> Te
     return RearrangedTensor(name, (experts, 2 * rows, cols), wide, 2 * cols, tuple(placed))
 
 
-def _deepseek(name: str, tensors: Mapping[str, Tensor], where: str) -> MicroscaledTensor:
+def _deepseek(name: str, tensors: Mapping[str, Tensor], where: str) -> PackedTensor:
     weight = name.removesuffix(_SCALE) + ".weight"
     codes, scales = tensors[weight], tensors[name]
     *lead, width = codes.shape if len(codes.shape) > 1 else (0, 0)
     if width % (GROUP // 2) or scales.shape != (*lead, width // (GROUP // 2)):
         expected = "bytes of two numbers and a scale for every 32 columns"
         raise wrong(where, weight, f"{shown(codes)} and its scales {shown(scales)} do not fit; expected {expected}")
-    return MicroscaledTensor(weight, (*lead, 2 * width), DTYPES["BF16"], codes, scales)
+    shape, steps = (*lead, 2 * width), (*(1 for _ in lead), GROUP)
+    return PackedTensor(weight, shape, DTYPES["BF16"], codes, scales, steps, scales.shape, 4, "F4+0", "MXFP4")

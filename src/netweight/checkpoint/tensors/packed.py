@@ -24,7 +24,8 @@ class PackedTensor(ScaledTensor):
     """(value of the code - zero point) * scale in float32, rounded to `dtype`; see ScaledTensor for `block`, `grid`.
 
     `codes` has rows of codes of `bits` bits, the lowest bits first, in words of any size; what is left of a row's last
-    word belongs to nothing. `values`: what a code stands for, the name of a dtype, or "int" for code - 2^(bits - 1).
+    word belongs to nothing. `values`: what a code stands for, the name of a dtype ("F4+0": without minus zero), or
+    "int" for code - 2^(bits - 1).
     `zeros` is of type I8 and of the scales' shape, or I32: packed like codes, down the rows of every matrix. `index`
     gives a column's group where those are not neighbours; one that has -1 says nothing. `overall`, one for all or for
     every matrix, multiplies scales, or divides them. `declared` holds the shape once more.
@@ -209,10 +210,10 @@ def _values(name: str, bits: int) -> np.ndarray[Any, np.dtype[Any]]:
     codes = np.arange(1 << bits, dtype=np.uint8)
     if name == "int":
         return codes.astype(np.float32) - np.float32(1 << (bits - 1))
-    small = {"F4": ml_dtypes.float4_e2m1fn, "F6_E2M3": ml_dtypes.float6_e2m3fn}
+    small = {"F4": ml_dtypes.float4_e2m1fn, "F4+0": ml_dtypes.float4_e2m1fn, "F6_E2M3": ml_dtypes.float6_e2m3fn}
     if name in small:
         wide: np.ndarray[Any, np.dtype[Any]] = codes.view(small[name]).astype(np.float32)
-        return wide
+        return np.abs(wide, where=wide == 0, out=wide) if name == "F4+0" else wide
     return values_of(name)
 
 
