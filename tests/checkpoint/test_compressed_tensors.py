@@ -327,6 +327,13 @@ def test_scales_of_the_cache_lie_in_the_layer_above(tmp_path):
         assert set(checkpoint) == {"a.k_proj.weight", "b.k_scale"}
 
 
+def test_transformed_weights_are_said_to_be_so(tmp_path):
+    config, parts = case(GROUPS)
+    config["transform_config"] = {"config_groups": {"u": {"type": "hadamard"}}}
+    with opened(tmp_path, parts, config) as checkpoint:
+        assert "weights are read as they are stored, transformed" in checkpoint.notes[1]
+
+
 def test_config_of_a_model_of_several_parts(tmp_path):
     """Kimi-K2.5 has its quantization_config in text_config; without it these bits would not be known."""
     config, parts = case("int1 group")
@@ -334,6 +341,31 @@ def test_config_of_a_model_of_several_parts(tmp_path):
     folder = write(tmp_path, parts, None)
     (folder / "config.json").write_text(json.dumps({"text_config": {"quantization_config": config}}))
     with netweight.open(folder) as checkpoint:
+        tensor = checkpoint[f"{LAYER}weight"]
+        assert np.array_equal(bits(as_torch(tensor, tensor.read())), bits(parts["expected"]))
+
+
+def test_config_of_the_oldest_versions(tmp_path):
+    """Everything in `compression_config`, and blocks as words."""
+    config, parts = case("float8 block [21, 29]")
+    config["config_groups"]["group_0"]["weights"]["block_structure"] = "8x16"
+    folder = write(tmp_path, parts, None)
+    (folder / "config.json").write_text(json.dumps({"compression_config": {"quantization_config": config}}))
+    with netweight.open(folder) as checkpoint:
+        tensor = checkpoint[f"{LAYER}weight"]
+        assert np.array_equal(bits(as_torch(tensor, tensor.read())), bits(parts["expected"]))
+
+
+@pytest.mark.parametrize("groups", [None, [], {"a": None}, {"a": {"weights": {"num_bits": "4", "group_size": [1]}}}])
+def test_a_config_that_says_nothing_is_none(groups, tmp_path):
+    """The stored shape says the bits then, if it can; here it can, of 42 columns in 6 words."""
+    config, parts = case("int4 channel [11, 42]")
+    config["config_groups"] = groups
+    if groups and groups["a"]:
+        with pytest.raises(FormatError, match="a number of bits that fit"):
+            opened(tmp_path, parts, config)
+        return
+    with opened(tmp_path, parts, config) as checkpoint:
         tensor = checkpoint[f"{LAYER}weight"]
         assert np.array_equal(bits(as_torch(tensor, tensor.read())), bits(parts["expected"]))
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from netweight.checkpoint import comfy, fours, mxfp4, packed_ints, scales, sparse
+from netweight.checkpoint.quantisation import compressed_tensors
 from netweight.checkpoint.quantised import Found
 from netweight.checkpoint.tensor import Skipped, Tensor
 from netweight.errors import FormatError, printable
@@ -88,8 +89,10 @@ def decoded(
     beside = Found(skipped=tuple(_beside(tensors, modules))) if modules else Found()
     tensors = _with(tensors, [Found(parts=frozenset(entry.name for entry in beside.skipped))], where)
     every = [marks, *early, *late, beside]
-    notes = tuple(found.note for found in every if found.note)
-    return tensors, tuple(entry for found in every for entry in found.skipped), notes
+    notes = [found.note for found in every if found.note]
+    if modules and (made := compressed_tensors(config)) and made.transformed:
+        notes.append("its quantization_config has a transform_config: weights are read as they are stored, transformed")
+    return tensors, tuple(entry for found in every for entry in found.skipped), tuple(notes)
 
 
 def _with(tensors: Mapping[str, Tensor], every: Sequence[Found], where: str) -> Mapping[str, Tensor]:

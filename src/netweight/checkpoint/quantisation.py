@@ -24,13 +24,13 @@ class Scheme(NamedTuple):
 
 
 class Compressed(NamedTuple):
-    """A model of compressed-tensors: the names of its formats, and its schemes. `rotated`: its weights are multiplied
-    by rotations, which its code undoes.
+    """A model of compressed-tensors: the names of its formats, and its schemes. `transformed`: weights are multiplied
+    by matrices, such as Hadamard's, which its code takes back.
     """
 
     formats: frozenset[str]
     schemes: tuple[Scheme, ...]
-    rotated: bool
+    transformed: bool
 
 
 def declared(config: Mapping[str, Any] | None) -> Mapping[str, Any]:

@@ -126,14 +126,12 @@ class PackedTensor(ScaledTensor):
         if self.overall is None:
             return scales
         overall = floats_of(self.overall, 0, self.overall.size)
-        matrix = np.arange(low, low + some) // max(1, self.scales.size // len(overall))
+        if len(overall) > 1:  # one for every matrix
+            overall = overall[np.arange(low, low + some) // (self.scales.size // len(overall))]
         with np.errstate(all="ignore"):
-            if not self.divides:
-                product: np.ndarray[Any, np.dtype[Any]] = scales * overall[matrix]
-                return product
-            quotient: np.ndarray[Any, np.dtype[Any]] = scales / overall[matrix]
+            (np.divide if self.divides else np.multiply)(scales, overall, out=scales)
         # torch: what is divided by a number without axes keeps its type, and the scales are bfloat16 by then
-        return quotient if self.overall.shape else _through_bfloat16(quotient)
+        return _through_bfloat16(scales) if self.divides and not self.overall.shape else scales
 
     def _zero_words(self, row: int, rows: int) -> Iterator[tuple[int, int, int, int, int]]:
         """(First row of words, how many, bit of the first zero point in them, its row of `rows`, how many rows) of the

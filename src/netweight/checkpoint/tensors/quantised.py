@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["WIDE", "QuantisedTensor", "RoundedTensor", "UnitTensor", "floats_of", "values_of"]
 
-WIDE = 1 << 16
+WIDE = 1 << 18
 """Elements that a RoundedTensor computes at a time: as float32 they stay in a core's cache."""
 
 
@@ -149,8 +149,7 @@ def floats_of(tensor: Tensor, start: int, count: int) -> np.ndarray[Any, np.dtyp
     raw = np.empty(count, "u1" if tensor.dtype.bits == 8 else tensor.dtype.to_numpy())
     tensor.read_into(start, raw.view(np.uint8).data)
     if tensor.dtype.bits == 8:
-        wide: np.ndarray[Any, np.dtype[Any]] = values_of(tensor.dtype.name, exponents=True)[raw]
-        return wide
+        return values_of(tensor.dtype.name, exponents=True).take(raw, mode="clip")
     return raw.astype("<f4")
 
 

@@ -9,7 +9,7 @@ from netweight.kernels.cpu.compiled import compiled_exactly
 
 __all__ = ["place_kept", "scale_columns", "scale_shifted", "unpack_bits", "unpack_down"]
 
-# Slices and unsigned positions: numba would look at every other one whether it is negative, and not use vectors.
+# Slices and unsigned positions: numba looks at any other whether it is negative, and uses no vectors then.
 
 
 @compiled_exactly
@@ -105,9 +105,13 @@ def scale_columns(
     at = 0
     while at < len(codes):
         count = min(len(groups) - col, len(codes) - at)
+        some = codes[at : at + count]
+        into = out[at : at + count]
+        of_them = groups[col : col + count]
+        begin = np.uint64(first[row])
         for i in range(count):
-            group = np.uint64(first[row] + groups[col + i])
-            out[at + i] = (values[codes[at + i]] - zeros[group]) * scales[group]
+            group = begin + np.uint64(of_them[i])
+            into[i] = (values[some[i]] - zeros[group]) * scales[group]
         at += count
         row += 1
         col = 0
