@@ -389,6 +389,28 @@ def test_more_than_is_computed_at_a_time(tmp_path):
         assert np.array_equal(bits(as_torch(tensor, tensor.read())), bits(expected))
 
 
+@pytest.mark.parametrize("cols", [1024, 16])
+def test_what_a_thread_holds_is_what_it_says(cols, tmp_path):
+    """With zero points and groups of columns, of long rows and of short ones."""
+    import tracemalloc
+
+    rows, group = (1 << 20) // cols, 8
+    packed, scales, _ = large(rows, cols, group)
+    zeros = torch.zeros(rows // 8, cols // group, dtype=torch.int32)
+    index = (torch.arange(cols) % (cols // group)).int()
+    config, _ = case(GROUPS)
+    config["config_groups"]["group_0"]["weights"] |= {"group_size": group}
+    parts = {"weight_packed": packed, "weight_scale": scales, "weight_zero_point": zeros, "weight_g_idx": index}
+    tensor = opened(tmp_path, parts, config)[f"{LAYER}weight"]
+    out = np.empty(tensor.size, np.uint16).view(np.uint8).data
+    tensor.read_into(0, out)
+    tracemalloc.start()
+    tensor.read_into(0, out)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < tensor.scratch + (64 << 10)
+
+
 def kimi(rng):
     """A base of experts one by one, a fine-tune of it in int4, and the same decompressed."""
     base = {"model.embed_tokens.weight": torch.randn(50, 64, generator=rng).bfloat16()}

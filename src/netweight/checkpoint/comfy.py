@@ -3,8 +3,8 @@
 `X.comfy_quant` holds JSON in bytes, {"format": ...}; the file's metadata may have the same for all layers, under
 `_quantization_metadata`. Plain floats and integers of 8 bits with a scale are read as everybody's (see `scales.py`);
 others are not: its NVFP4 and MXFP8 have scales in the order of a GPU's tiles and the high half first, "convrot" rotates
-weights. Nothing in their tensors would tell them from modelopt's. Versions before 0.4 mark the whole file, by a
-tensor `scaled_fp8`. Source: ComfyUI's `comfy/ops.py` and `comfy/utils.py`; comfy-kitchen's `tensor/`.
+weights. Nothing in their tensors would tell them from modelopt's. Older files are marked as a whole, by a tensor
+`scaled_fp8`. Source: ComfyUI's `comfy/ops.py` and `comfy/utils.py`; comfy-kitchen's `tensor/`.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ all, one for every row, or one for every block (see `blocks.py`):
   are exponents, for every 32 columns;
 - `X.scale` beside `X.weight` (DeepSeek-V4, and DeepSeek's own inference/convert.py): where it is E8M0, or has one
   number for every block. Else it may be a parameter of its own, and a note says so;
-- `X.scale_weight` beside `X.weight` (ComfyUI before its version 0.4).
+- `X.scale_weight` beside `X.weight` (older files of ComfyUI).
 
 The product is float32; bfloat16 for MXFP8; and where config names compressed-tensors, of the scales' type, since its
 `decompress` multiplies in that. Integers with zero points are read by `packed_ints.py`.

@@ -56,7 +56,8 @@ class PackedTensor(ScaledTensor):
         """See RoundedTensor."""
         cols = max(1, self.shape[-1])
         rows = WIDE // cols + 2
-        return WIDE + self._row_bits // 8 * rows + (16 + 36 * self.grid[-1]) * rows + 16 * cols
+        columns = 16 * cols if self.index is not None else 0
+        return WIDE + self._row_bits // 8 * rows + (16 + 36 * self.grid[-1]) * rows + columns
 
     @property
     def _row_bits(self) -> int:

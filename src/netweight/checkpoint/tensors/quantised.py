@@ -119,7 +119,8 @@ class RoundedTensor(QuantisedTensor):
     @property
     def scratch(self) -> int:
         """See Tensor."""
-        return 4 * WIDE + self.wide_scratch + sum(source.scratch for source in self.sources)
+        wide = 4 * WIDE if self.dtype.name != "F32" else 0
+        return wide + self.wide_scratch + sum(source.scratch for source in self.sources)
 
     def read_into(self, start: int, out: memoryview) -> None:
         """See Tensor."""
