@@ -455,3 +455,16 @@ def test_jobs_give_what_they_give_on_the_decompressed_model(tmp_path):
     )
     assert netweight.verify(tmp_path / "out").good
     assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
+
+
+def test_the_config_of_dense_weights_says_nothing_of_packed_ones():
+    """Wherever config has it."""
+    from netweight.jobs.merge.config import merged_config
+
+    for config in ({"compression_config": {}}, {"text_config": {"quantization_config": {}, "hidden_size": 3}}):
+        held = json.loads(json.dumps(config))
+        merged, notes = merged_config(held, dtype=None)
+        assert "quantization_config" not in str(merged)
+        assert "compression_config" not in merged
+        assert held == config
+        assert len(notes) == 1

@@ -229,6 +229,16 @@ def test_a_weight_of_two_formats(tmp_path):
             netweight.open(write(tmp_path / str(number), held))
 
 
+def test_bytes_of_other_formats_are_said_to_be_so(tmp_path):
+    """As modelopt's INT4 and Quark's MXFP4 have them."""
+    held = {"a.weight": bytes_of(4, 16), "a.weight_scale": torch.ones(4, 1), "b.weight": bytes_of(4, 16)}
+    with netweight.open(write(tmp_path, held | {"b.weight_scale": bytes_of(4, 1)})) as checkpoint:
+        assert {name: tensor.dtype.name for name, tensor in checkpoint.items()} == {
+            "a.weight": "U8", "a.weight_scale": "F32", "b.weight": "U8", "b.weight_scale": "U8",
+        }  # fmt: skip
+        assert "2 weights are bytes with scales of a format that is not read" in checkpoint.notes[0]
+
+
 def test_inputs_that_are_multiplied_first_are_said(tmp_path):
     with netweight.open(write(tmp_path, MODELOPT | {"l.pre_quant_scale": torch.ones(32)})) as checkpoint:
         assert set(checkpoint) == {"l.weight", "l.pre_quant_scale"}

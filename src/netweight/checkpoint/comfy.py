@@ -27,7 +27,7 @@ _LARGEST = 1 << 12  # bytes of a layer's JSON
 def find(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], where: str) -> Found:
     """ComfyUI's marks, which are no weights; raises FormatError for a format that is not read."""
     marks: dict[str, str] = {}
-    for name in tensors:
+    for name in [name for name in tensors if name.endswith((_LAYER, _FILE))]:
         if _is(name, _LAYER) and tensors[name].dtype.name == "U8":
             _check(name.removesuffix(_LAYER), _object(tensors[name]), tensors, where)
             marks[name] = "ComfyUI's word on how the layer is quantised, no weight"

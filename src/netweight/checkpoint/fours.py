@@ -35,7 +35,7 @@ from netweight.errors import printable
 
 __all__ = ["find"]
 
-_PACKED, _SECOND, _SCALE = "weight_packed", "weight_scale_2", ".scale"
+_PACKED, _FIRST, _SECOND, _SCALE = "weight_packed", "weight_scale", "weight_scale_2", ".scale"
 _NVIDIA = 16  # columns that share a scale
 _LOW_RANK = ("svdquant_lora_a", "svdquant_lora_b")
 
@@ -46,7 +46,8 @@ def find(tensors: Mapping[str, Tensor], _config: Mapping[str, Any] | None, where
     parts: set[str] = set()
     smoothed = 0
     found: Tensor
-    for name in tensors:
+    candidates = [name for name in tensors if name.endswith((_PACKED, _SECOND, _FIRST, _SCALE))]
+    for name in candidates:
         if name.endswith(_PACKED) and tensors[name].dtype.name != "I32":
             stored, found = name, _compressed(name, tensors, where)
         elif name.endswith(_SECOND) and (weight := _weight_of(name)) in tensors and _is_bytes(tensors[weight], "U8"):
@@ -58,8 +59,17 @@ def find(tensors: Mapping[str, Tensor], _config: Mapping[str, Any] | None, where
             continue
         instead[stored] = found
         parts.update(part.name for part in found.parts)
-    if not instead:
-        return Found()
+    others = [name.removesuffix("_scale") for name in candidates if name.endswith(_FIRST)]
+    unread = sum(name in tensors and name not in instead and _is_bytes(tensors[name], "U8") for name in others)
+    notes = [_note(instead, smoothed)] if instead else []
+    if unread:
+        what = several(unread, "weight is bytes with scales", "weights are bytes with scales")
+        notes.append(f"{what} of a format that is not read: they are left as they are stored, and not measured")
+    return Found(instead, frozenset(parts - instead.keys()), note="; ".join(notes))
+
+
+def _note(instead: Mapping[str, Tensor], smoothed: int) -> str:
+    """What was found; `smoothed`: of how many of them a layer's inputs are multiplied first."""
     kinds = ", ".join(sorted({tensor.stored for tensor in instead.values()}))
     types = " or ".join(sorted({"float32" if t.dtype.name == "F32" else "bfloat16" for t in instead.values()}))
     what = several(len(instead), "weight is", "weights are")
@@ -67,7 +77,7 @@ def find(tensors: Mapping[str, Tensor], _config: Mapping[str, Any] | None, where
     if smoothed:
         of_them = several(smoothed, "layer's inputs are", "layers' inputs are")
         note += f"; {of_them} multiplied by a tensor 'pre_quant_scale' first, which is no part of what is read"
-    return Found(instead, frozenset(parts - instead.keys()), note=note)
+    return note
 
 
 def _is_bytes(tensor: Tensor, dtype: str) -> bool:

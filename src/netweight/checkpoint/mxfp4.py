@@ -28,8 +28,8 @@ def find(tensors: Mapping[str, Tensor], _config: Mapping[str, Any] | None, where
     """Every pair of blocks and scales as one weight; raises FormatError where they do not fit."""
     instead: dict[str, Tensor] = {}
     parts: set[str] = set()
-    for name in tensors:
-        if not name.endswith(_BLOCKS) or (other := name.removesuffix(_BLOCKS) + _SCALES) not in tensors:
+    for name in [name for name in tensors if name.endswith(_BLOCKS)]:
+        if (other := name.removesuffix(_BLOCKS) + _SCALES) not in tensors:
             continue
         if (weight := name.removesuffix(_BLOCKS)) in tensors:
             raise FormatError(f"{where}: tensor {printable(weight)!r}: is stored twice, in MXFP4 too")

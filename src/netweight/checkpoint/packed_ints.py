@@ -49,14 +49,15 @@ def find(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, where:
         )
     instead: dict[str, Tensor] = {}
     parts: set[str] = set()
-    for name in tensors:
-        if name.endswith(_PACKED) and tensors[name].dtype.name == "I32":
+    for name in [name for name in tensors if name.endswith((_PACKED, *_ASIDE))]:
+        weight = next((name.removesuffix(ending) for ending in _ASIDE if name.endswith(ending)), "")
+        if not weight and tensors[name].dtype.name == "I32":
             found = _packed(name, tensors, made, where)
-        elif _is_shifted(name, tensors):
-            found = _bytes(name, tensors, config, where)
+        elif weight not in instead and _is_bytes(weight, tensors):
+            found = _bytes(weight, tensors, config, where)
         else:
             continue
-        instead[name] = found
+        instead[weight or name] = found
         parts.update(part.name for part in found.parts)
     kinds = ", ".join(sorted({tensor.stored for tensor in instead.values()}))
     what = several(len(instead), "weight is", "weights are")
@@ -67,10 +68,9 @@ def find(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, where:
     return Found(instead, frozenset(parts - instead.keys()), note=note if instead else "")
 
 
-def _is_shifted(name: str, tensors: Mapping[str, Tensor]) -> bool:
-    """Whether it is a weight of bytes with scales and with zero points, or with groups of columns."""
-    beside = any(f"{name}{ending}" in tensors for ending in _ASIDE) and f"{name}_scale" in tensors
-    return beside and tensors[name].dtype.name == "I8"
+def _is_bytes(weight: str, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether it is a weight of bytes with scales."""
+    return weight in tensors and f"{weight}_scale" in tensors and tensors[weight].dtype.name == "I8"
 
 
 def _packed(name: str, tensors: Mapping[str, Tensor], made: Compressed | None, where: str) -> PackedTensor:

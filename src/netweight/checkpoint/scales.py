@@ -77,7 +77,7 @@ _NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 def _pairs(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
     """(Name of what may be scales, name of the weight that they would be of)."""
-    for name in tensors:
+    for name in [name for name in tensors if name.endswith((*_SCALES, *_BESIDE))]:
         ending = next((ending for ending in _SCALES if name.endswith(ending)), None)
         if ending and (weight := name.removesuffix(ending)) in tensors:
             yield name, weight

@@ -31,9 +31,9 @@ def find(tensors: Mapping[str, Tensor], _config: Mapping[str, Any] | None, where
     """Every sparse weight as one; raises FormatError where parts do not fit each other."""
     instead: dict[str, Tensor] = {}
     parts: set[str] = set()
-    for name in tensors:
+    for name in [name for name in tensors if name.endswith(_KEPT)]:
         before = name.removesuffix(_KEPT)
-        if before == name or f"{before}.bitmask" not in tensors or f"{before}.shape" not in tensors:
+        if f"{before}.bitmask" not in tensors or f"{before}.shape" not in tensors:
             continue
         weight = before if before.rpartition(".")[2] == "weight" else f"{before}.weight"
         if weight in tensors:
