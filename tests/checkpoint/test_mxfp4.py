@@ -53,7 +53,7 @@ def test_every_number_times_its_scale(tmp_path, shape):
             out = np.empty(rng.randint(1, tensor.size - start), np.uint16)
             tensor.read_into(start, out.view(np.uint8).data)
             assert np.array_equal(out, expected.reshape(-1)[start : start + len(out)])
-        assert "1 weights are stored in MXFP4" in checkpoint.notes[0]
+        assert "1 weight is stored in MXFP4" in checkpoint.notes[0]
 
 
 def test_more_than_is_read_at_a_time(tmp_path):

@@ -337,10 +337,10 @@ def test_quantised_weights_of_mlx_are_said_to_be_codes(kind, tmp_path) -> None:
         np.savez(tmp_path / "weights.npz", **arrays)
     else:
         safetensors.numpy.save_file(arrays, tmp_path / "model.safetensors", metadata={"format": "mlx"})
-    note = "weights are quantised by MLX: their codes are packed into U32 and not decoded"
+    note = "weight is quantised by MLX: its codes are packed into U32 and not decoded"
     assert f"{tmp_path}: 1 {note}" in open_checkpoint(tmp_path).notes[0]
     config(tmp_path, quantization={"group_size": 64, "bits": 4})
-    assert "their codes of 4 bits are packed" in open_checkpoint(tmp_path).notes[0]
+    assert "its codes of 4 bits are packed" in open_checkpoint(tmp_path).notes[0]
     assert any("quantised by MLX" in note for note in netweight.scan(tmp_path).notes)
 
 

@@ -6,15 +6,33 @@ Adding a decoder is a file beside this one with a `find`, and its name in _DECOD
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from netweight.checkpoint import mxfp4, scales
+from netweight.checkpoint import comfy, fours, mxfp4, packed_ints, scales, sparse
+from netweight.checkpoint.quantisation import compressed_tensors
+from netweight.checkpoint.quantised import Found
 from netweight.checkpoint.tensor import Skipped, Tensor
+from netweight.errors import FormatError, printable
 
 __all__ = ["decoded"]
 
-_DECODERS = (scales.find, mxfp4.find)
+_FIRST = (sparse.find,)  # what they make may be the codes of others
+_DECODERS = (scales.find, mxfp4.find, packed_ints.find, fours.find)
+
+# What belongs to a layer whose weight is quantised, by its last word or the end of it; and to the layer above it.
+_OF_LAYER = {
+    "input_scale": "a scale of a layer's inputs",
+    "input_scale_inv": "a scale of a layer's inputs",
+    "scale_input": "a scale of a layer's inputs",
+    "activation_scale": "a scale of a layer's inputs",
+    "act_scale": "a scale of a layer's inputs",
+    "input_global_scale": "a scale of a layer's inputs",
+    "input_zero_point": "a zero point of a layer's inputs",
+    "output_scale": "a scale of a layer's outputs",
+    "output_zero_point": "a zero point of a layer's outputs",
+}
+_OF_CACHE = frozenset({"k_scale", "v_scale", "k_zero_point", "v_zero_point"})
 
 
 class _Decoded(Mapping[str, Tensor]):
@@ -51,22 +69,56 @@ class _Decoded(Mapping[str, Tensor]):
 
 
 def decoded(
-    tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, where: str
+    tensors: Mapping[str, Tensor],
+    config: Mapping[str, Any] | None,
+    where: str,
+    metadata: Mapping[str, str] | None = None,
 ) -> tuple[Mapping[str, Tensor], tuple[Skipped, ...], tuple[str, ...]]:
     """(The tensors, every quantised weight that is known as one; what is left out beside them; notes that say so).
 
-    `where` names the model in messages. Raises FormatError where parts of a weight do not fit each other.
+    `where` names the model in messages; `metadata` is that of its files. Raises FormatError where parts of a weight do
+    not fit each other, or two decoders take one tensor.
     """
+    marks = comfy.find(tensors, metadata or {}, where)
+    tensors = _with(tensors, [marks], where)
+    early = [find(tensors, config, where) for find in _FIRST]
+    tensors = _with(tensors, early, where)
+    late = [find(tensors, config, where) for find in _DECODERS]
+    tensors = _with(tensors, late, where)
+    modules = {tensor.name.rpartition(".")[0] for found in late for tensor in found.instead.values()}
+    beside = Found(skipped=tuple(_beside(tensors, modules))) if modules else Found()
+    tensors = _with(tensors, [Found(parts=frozenset(entry.name for entry in beside.skipped))], where)
+    every = [marks, *early, *late, beside]
+    notes = [found.note for found in every if found.note]
+    if modules and (made := compressed_tensors(config)) and made.transformed:
+        notes.append("its quantization_config has a transform_config: weights are read as they are stored, transformed")
+    return tensors, tuple(entry for found in every for entry in found.skipped), tuple(notes)
+
+
+def _with(tensors: Mapping[str, Tensor], every: Sequence[Found], where: str) -> Mapping[str, Tensor]:
+    """`tensors` with what was found; raises FormatError where two have found one tensor."""
     instead: dict[str, Tensor] = {}
-    hidden: set[str] = set()
-    skipped: list[Skipped] = []
-    notes: list[str] = []
-    for find in _DECODERS:
-        found = find(tensors, config, where)
+    parts: set[str] = set()
+    made: set[str] = set()
+    for found in every:
+        names = {tensor.name for tensor in found.instead.values()}
+        twice = [*((instead.keys() | parts) & (found.instead.keys() | found.parts)), *(made & names)]
+        if twice:
+            raise FormatError(
+                f"{where}: tensor {printable(min(twice))!r}: belongs to quantised weights of two formats, expected one"
+            )
         instead |= found.instead
-        hidden |= found.parts
-        skipped += found.skipped
-        notes += [found.note] if found.note else []
-    if not instead:
-        return tensors, (), ()
-    return _Decoded(tensors, instead, frozenset(hidden)), tuple(skipped), tuple(notes)
+        parts |= found.parts
+        made |= names
+    return _Decoded(tensors, instead, frozenset(parts)) if instead or parts else tensors
+
+
+def _beside(tensors: Mapping[str, Tensor], modules: set[str]) -> Iterator[Skipped]:
+    """What layers with quantised weights have for inputs, outputs and the attention's cache."""
+    above = {module.rpartition(".")[0] for module in modules}
+    for name in tensors:
+        module, _, last = name.rpartition(".")
+        if module in modules and (ending := next((end for end in _OF_LAYER if last.endswith(end)), None)):
+            yield Skipped(name, f"{_OF_LAYER[ending]}, no weight")
+        elif last in _OF_CACHE and (module in modules or module in above):
+            yield Skipped(name, "a scale of the attention's cache, no weight")

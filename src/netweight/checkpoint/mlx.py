@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from netweight.checkpoint.quantised import several
 from netweight.checkpoint.tensor import Tensor
 
 __all__ = ["quantised_note"]
@@ -19,7 +20,8 @@ def quantised_note(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | No
     declared = (config or {}).get("quantization")
     bits = declared.get("bits") if isinstance(declared, Mapping) else None
     shown = f" of {bits} bits" if type(bits) is int and 0 < bits < 32 else ""
+    those = several(packed, "weight is quantised by MLX: its", "weights are quantised by MLX: their")
     return (
-        f"{packed} weights are quantised by MLX: their codes{shown} are packed into U32 and not decoded; elements are"
+        f"{those} codes{shown} are packed into U32 and not decoded; elements are"
         " counted as stored, and no measure of them is taken: dequantise the model first (mlx_lm.convert --dequantize)"
     )

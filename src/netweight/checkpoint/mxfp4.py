@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from netweight.checkpoint.quantised import Found
+from netweight.checkpoint.quantised import Found, several
 from netweight.checkpoint.tensor import Tensor
 from netweight.checkpoint.tensors.microscaled import GROUP, MicroscaledTensor
 from netweight.checkpoint.tensors.rearranged import Placed, RearrangedTensor
@@ -28,8 +28,8 @@ def find(tensors: Mapping[str, Tensor], _config: Mapping[str, Any] | None, where
     """Every pair of blocks and scales as one weight; raises FormatError where they do not fit."""
     instead: dict[str, Tensor] = {}
     parts: set[str] = set()
-    for name in tensors:
-        if not name.endswith(_BLOCKS) or (other := name.removesuffix(_BLOCKS) + _SCALES) not in tensors:
+    for name in [name for name in tensors if name.endswith(_BLOCKS)]:
+        if (other := name.removesuffix(_BLOCKS) + _SCALES) not in tensors:
             continue
         if (weight := name.removesuffix(_BLOCKS)) in tensors:
             raise FormatError(f"{where}: tensor {printable(weight)!r}: is stored twice, in MXFP4 too")
@@ -43,7 +43,8 @@ def find(tensors: Mapping[str, Tensor], _config: Mapping[str, Any] | None, where
             )
         instead[name] = _turned(weight, blocks, scales)
         parts.add(other)
-    note = f"{len(instead)} weights are stored in MXFP4: what is read is number times scale, as bfloat16"
+    what = several(len(instead), "weight is", "weights are")
+    note = f"{what} stored in MXFP4: what is read is number times scale, as bfloat16"
     return Found(instead, frozenset(parts), note=note if instead else "")
 
 

@@ -180,13 +180,14 @@ def _open_selection(
             " is saved without its weights gathered; give what zero_to_fp32.py makes of the training's folder"
         )
     (config, problem), lacks = read_config(place), ""
+    metadata = {key: value for part in reversed(parts) for key, value in part.metadata.items()}
     stored = tensors
     if parts[0].fields:
         if config is None and (config := config_of(parts[0].fields, tensors)) is not None:
             problem, lacks = None, lacking(parts[0].fields, config, tensors)
         tensors, unused, found = as_on_hub(tensors, parts[0].fields, printable(ref))
     else:
-        tensors, unused, found = decoded(tensors, config, printable(ref))
+        tensors, unused, found = decoded(tensors, config, printable(ref), metadata)
     notes += [f"{printable(ref)}: {note}" for note in found]
     quantised = quantised_note(tensors, config)
     if quantised:
@@ -203,7 +204,7 @@ def _open_selection(
         config_problem=problem,
         config_lacks=lacks,
         stored=stored,
-        metadata={key: value for part in reversed(parts) for key, value in part.metadata.items()},
+        metadata=metadata,
         skipped=(*(skipped for part in parts for skipped in part.skipped), *unused),
         notes=(*notes, *(note for part in parts for note in part.notes)),
         shared={alias: name for part in parts for alias, name in part.shared.items()},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from netweight.checkpoint.tensor import Stretch, Tensor
@@ -12,7 +13,11 @@ from netweight.checkpoint.tensor import Stretch, Tensor
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["QuantisedTensor", "UnitTensor"]
+__all__ = ["WIDE", "QuantisedTensor", "RoundedTensor", "UnitTensor", "floats_of", "values_of"]
+
+WIDE = 1 << 18
+"""Elements that a RoundedTensor computes at a time: as float32 they stay in a core's cache."""
+
 
 _ELEMENTS = 1 << 18  # that are decoded at a time
 
@@ -96,3 +101,68 @@ class UnitTensor(QuantisedTensor):
             if not straight:
                 target[done : done + some] = wide[skip : skip + some]
             done += some
+
+
+@dataclass(frozen=True)
+class RoundedTensor(QuantisedTensor):
+    """A weight that is computed in float32, and rounded once to `dtype`: F32, F16 or BF16."""
+
+    @property
+    @abstractmethod
+    def wide_scratch(self) -> int:
+        """Bytes that computing WIDE elements takes, beside them."""
+
+    @abstractmethod
+    def widen(self, start: int, out: np.ndarray[Any, np.dtype[Any]]) -> None:
+        """Fill `out` [n] float32, of at most `WIDE` elements, with those from `start`."""
+
+    @property
+    def scratch(self) -> int:
+        """See Tensor."""
+        wide = 4 * WIDE if self.dtype.name != "F32" else 0
+        return wide + self.wide_scratch + sum(source.scratch for source in self.sources)
+
+    def read_into(self, start: int, out: memoryview) -> None:
+        """See Tensor."""
+        import numpy as np  # noqa: PLC0415 - headers are read without numpy
+
+        from netweight.kernels.cpu import rounding  # noqa: PLC0415 - loops are compiled where they are needed
+
+        count = self.count_in(start, out)
+        narrow = {"BF16": rounding.narrow_to_bfloat16, "F16": rounding.narrow_to_half}.get(self.dtype.name)
+        target = np.frombuffer(out, np.uint16 if narrow else "<f4")
+        wide = np.empty(min(count, WIDE) if narrow else 0, np.float32)
+        for done in range(0, count, WIDE):
+            piece = target[done : done + WIDE]
+            if narrow is None:
+                self.widen(start + done, piece)
+                continue
+            self.widen(start + done, wide[: len(piece)])
+            narrow(wide[: len(piece)], piece)
+
+
+def floats_of(tensor: Tensor, start: int, count: int) -> np.ndarray[Any, np.dtype[Any]]:
+    """`count` elements of a tensor of floats from `start`, as float32. Bytes (U8) are exponents, as in E8M0: each is
+    2^(byte - 127), 255 too, which is infinite.
+    """
+    import numpy as np  # noqa: PLC0415
+
+    raw = np.empty(count, "u1" if tensor.dtype.bits == 8 else tensor.dtype.to_numpy())
+    tensor.read_into(start, raw.view(np.uint8).data)
+    if tensor.dtype.bits == 8:
+        return values_of(tensor.dtype.name, exponents=True).take(raw, mode="clip")
+    return raw.astype("<f4")
+
+
+@cache
+def values_of(dtype: str, *, exponents: bool = False) -> np.ndarray[Any, np.dtype[Any]]:
+    """What the 256 codes of a dtype of 8 bits stand for, float32; with `exponents`, U8 as `floats_of` has it."""
+    import numpy as np  # noqa: PLC0415
+
+    from netweight.dtypes import DTYPES  # noqa: PLC0415
+
+    codes = np.arange(256, dtype=np.uint8)
+    if dtype == "U8" and exponents:
+        with np.errstate(over="ignore"):
+            return np.ldexp(np.float32(1), codes.astype(np.int32) - 127)
+    return codes.view(DTYPES[dtype].to_numpy()).astype(np.float32)

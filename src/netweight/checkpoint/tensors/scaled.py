@@ -1,28 +1,26 @@
-"""A weight that is stored as codes of 8 bits with a scale for every block of them: code times scale, as float32."""
+"""A weight that is stored as codes of 8 bits with a scale for every block of them: code times scale."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from netweight.checkpoint.tensor import Stretch, Tensor
-from netweight.checkpoint.tensors.quantised import QuantisedTensor
+from netweight.checkpoint.tensors.quantised import WIDE, RoundedTensor, floats_of, values_of
 
 if TYPE_CHECKING:
     import numpy as np
 
 __all__ = ["ScaledTensor"]
 
-_BLOCK = 1 << 18  # codes that are read at a time
-
 
 @dataclass(frozen=True)
-class ScaledTensor(QuantisedTensor):
+class ScaledTensor(RoundedTensor):
     """`codes`, floats or integers of 8 bits of this shape, times `scales`: element i of an axis has scale i // `block`.
 
-    `grid` is the shape of the scales, of as many axes. The product is float32, rounded once.
+    `grid` is the shape of the scales, of as many axes; scales of type U8 are exponents (see floats_of). The product is
+    float32, rounded once, and then rounded to `dtype`.
     """
 
     codes: Tensor
@@ -39,13 +37,14 @@ class ScaledTensor(QuantisedTensor):
     def stored(self) -> str:
         """See Tensor."""
         steps = [min(n, step) for step, n in zip(self.block, self.shape, strict=True)]
-        return f"{self.codes.dtype} {'x'.join(map(str, steps[-2:]))}"
+        mark = "MXFP8" if self.scales.dtype.name == "U8" else self.codes.stored
+        return f"{mark} {'x'.join(map(str, steps[-2:]))}"
 
     @property
-    def scratch(self) -> int:
-        """See Tensor."""
-        rows = _BLOCK // max(1, self.shape[-1]) + 2
-        return _BLOCK + (8 + 8 * self.grid[-1]) * rows + self.codes.scratch + self.scales.scratch
+    def wide_scratch(self) -> int:
+        """See RoundedTensor."""
+        rows = WIDE // max(1, self.shape[-1]) + 2
+        return WIDE + (16 + 12 * self.grid[-1]) * rows
 
     def _rows(self, start: int, count: int) -> np.ndarray[Any, np.dtype[Any]]:
         """Where in the scales those of each row of elements `start` to `start + count` begin; int64."""
@@ -68,33 +67,16 @@ class ScaledTensor(QuantisedTensor):
             first = self._rows(start, count)
             yield from self.scales.bytes_of(int(first.min()), int(first.max() - first.min()) + self.grid[-1])
 
-    def read_into(self, start: int, out: memoryview) -> None:
-        """See Tensor."""
+    def widen(self, start: int, out: np.ndarray[Any, np.dtype[Any]]) -> None:
+        """See RoundedTensor."""
         import numpy as np  # noqa: PLC0415
 
         from netweight.kernels.cpu.scaled import scale_codes  # noqa: PLC0415 - loops are compiled where they are needed
 
-        count = self.count_in(start, out)
-        target = np.frombuffer(out, "<f4")
-        cols = self.shape[-1] if count else 1
-        codes = np.empty(min(count, _BLOCK), np.uint8)
-        for done in range(0, count, _BLOCK):
-            some = codes[: min(_BLOCK, count - done)]
-            self.codes.read_into(start + done, some.data)
-            first = self._rows(start + done, len(some))
-            low = int(first.min())
-            scales = np.empty(int(first.max()) - low + self.grid[-1], self.scales.dtype.to_numpy())
-            self.scales.read_into(low, scales.view(np.uint8).data)
-            values, col = _values(self.codes.dtype.name), (start + done) % cols
-            piece = target[done : done + len(some)]
-            scale_codes(some, values, scales.astype("<f4"), first - low, col, cols, self.block[-1], piece)
-
-
-@cache
-def _values(dtype: str) -> np.ndarray[Any, np.dtype[Any]]:
-    """What the 256 codes of a dtype stand for, float32."""
-    import numpy as np  # noqa: PLC0415
-
-    from netweight.dtypes import DTYPES  # noqa: PLC0415
-
-    return np.arange(256, dtype=np.uint8).view(DTYPES[dtype].to_numpy()).astype(np.float32)
+        codes = np.empty(len(out), np.uint8)
+        self.codes.read_into(start, codes.data)
+        first = self._rows(start, len(out))
+        low = int(first.min())
+        scales = floats_of(self.scales, low, int(first.max()) - low + self.grid[-1])
+        values, cols = values_of(self.codes.dtype.name), self.shape[-1]
+        scale_codes(codes, values, scales, first - low, start % cols, cols, self.block[-1], out)

@@ -152,7 +152,8 @@ def merged_config(
         _set(levels, _VOCABULARY, rows, otherwise="vocab_size")
     if tie is not None:
         _set(levels, ("tie_word_embeddings",), tie, otherwise="tie_word_embeddings")
-    if merged.pop("quantization_config", None) is not None:
+    entries = [level.pop(name, None) for level in levels for name in ("quantization_config", "compression_config")]
+    if any(entry is not None for entry in entries):
         notes.append("config.json has a quantization_config, and no weight is quantised: the entry is left out")
     if layering is not None:
         notes += edit_layers(merged, layering, where)

@@ -25,11 +25,13 @@ def scale_codes(
         last = min(cols, col + len(codes) - at)
         while col < last:
             scale = scales[first[row] + col // step]
-            stop = min(last, (col // step + 1) * step)
-            for i in range(at, at + stop - col):
-                out[i] = values[codes[i]] * scale
-            at += stop - col
-            col = stop
+            count = min(last, (col // step + 1) * step) - col
+            some = codes[at : at + count]  # slices: positions that numba knows not to be negative
+            into = out[at : at + count]
+            for i in range(count):
+                into[i] = values[some[i]] * scale
+            at += count
+            col += count
         row += 1
         col = 0
 
