@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from netweight.checkpoint import mxfp4, scales
+from netweight.checkpoint import awq, bitsandbytes, gptq, mlx, mxfp4, scales
 from netweight.checkpoint.tensor import Skipped, Tensor
+from netweight.checkpoint.undecoded import undecoded_note
 
 __all__ = ["decoded"]
 
-_DECODERS = (scales.find, mxfp4.find)
+_DECODERS = (scales.find, mxfp4.find, gptq.find, awq.find, bitsandbytes.find, mlx.find)
 
 
 class _Decoded(Mapping[str, Tensor]):
@@ -67,6 +68,6 @@ def decoded(
         hidden |= found.parts
         skipped += found.skipped
         notes += [found.note] if found.note else []
-    if not instead:
-        return tensors, (), ()
-    return _Decoded(tensors, instead, frozenset(hidden)), tuple(skipped), tuple(notes)
+    whole = _Decoded(tensors, instead, frozenset(hidden)) if instead else tensors
+    left = undecoded_note(whole, config)
+    return whole, tuple(skipped), (*notes, *([left] if left else []))

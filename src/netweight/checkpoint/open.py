@@ -15,9 +15,9 @@ from netweight.checkpoint.distcp import METADATA, read_distcp
 from netweight.checkpoint.folder import Selection, check_alone, in_parts, select, select_index
 from netweight.checkpoint.index import join
 from netweight.checkpoint.kinds import reader_of
-from netweight.checkpoint.mlx import quantised_note
 from netweight.checkpoint.part import Part
 from netweight.checkpoint.place import LocalPlace, Place
+from netweight.checkpoint.quantize_config import with_settings_beside
 from netweight.checkpoint.reference import HubReference, UrlReference, parse_reference
 from netweight.checkpoint.saved_chunks import are_chunks, join_chunks
 from netweight.checkpoint.table import TensorTable
@@ -173,11 +173,8 @@ def _open_selection(
             " is saved without its weights gathered; give what zero_to_fp32.py makes of the training's folder"
         )
     config, problem = read_config(place)
-    tensors, unused, found = decoded(tensors, config, printable(ref))
+    tensors, unused, found = decoded(tensors, with_settings_beside(config, tensors, place), printable(ref))
     notes += [f"{printable(ref)}: {note}" for note in found]
-    quantised = quantised_note(tensors, config)
-    if quantised:
-        notes.append(f"{printable(ref)}: {quantised}")
     outside = tuple(dict.fromkeys(name for part in parts for name in part.outside))
     if outside:
         notes.append(_outside_note(outside))

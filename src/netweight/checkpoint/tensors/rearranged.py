@@ -19,11 +19,12 @@ from netweight.checkpoint.tensor import Stretch, Tensor
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Placed", "RearrangedTensor"]
+__all__ = ["Placed", "RearrangedTensor", "turned"]
 
 _ROWS = 1 << 20  # bytes of rows that are put together at a time
 _SLAB = 8 << 20  # bytes of a transposed piece that a thread keeps: its neighbouring rows are read together
-_SLABS = 4  # such slabs that a thread keeps
+_SLABS = 4  # such slabs that a thread keeps, or as many bytes of smaller ones
+_MOST = 32  # slabs of any size that it keeps
 _GAP = 32 << 10  # bytes between lines that are read and thrown away rather than passed over: a read costs about as much
 
 
@@ -183,6 +184,13 @@ class RearrangedTensor(Tensor):
         return take
 
 
+def turned(tensor: Tensor) -> Tensor:
+    """The transpose of a matrix that has elements."""
+    rows, cols = tensor.shape
+    piece = Placed(range(cols), range(rows), tensor, 0, 1, cols)
+    return RearrangedTensor(tensor.name, (cols, rows), tensor.dtype, rows, (piece,))
+
+
 def _within(rows: range, first: int, stop: int) -> range:
     """The positions in `rows` of those from `first` to `stop`."""
     before = max(0, -(-(first - rows.start) // rows.step))
@@ -236,15 +244,19 @@ class _Kept(threading.local):
         held = self._slabs.pop(key, None)
         if held is None or held[0] is not piece:
             held = None
-            self._make_room()
-            held = piece, _read_slab(piece, range(number * rows, min((number + 1) * rows, len(piece.rows))), dtype)
-            self._make_room()  # what lies below may have slabs too
+            at = range(number * rows, min((number + 1) * rows, len(piece.rows)))
+            size = len(at) * len(piece.cols) * dtype.itemsize
+            self._make_room(size)
+            held = piece, _read_slab(piece, at, dtype)
+            self._make_room(size)  # what lies below may have slabs too
         self._slabs[key] = held
         return held[1]
 
-    def _make_room(self) -> None:
-        while len(self._slabs) >= _SLABS:
-            self._slabs.popitem(last=False)
+    def _make_room(self, size: int) -> None:
+        """For a slab of `size` bytes."""
+        taken = size + sum(slab.nbytes for _, slab in self._slabs.values())
+        while self._slabs and (taken > _SLABS * _SLAB or len(self._slabs) >= _MOST):
+            taken -= self._slabs.popitem(last=False)[1][1].nbytes
 
 
 _kept = _Kept()

@@ -1,0 +1,203 @@
+"""Weights whose codes have a scale and a zero point, or a scale and a bias, for every group of neighbours in a row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from netweight.checkpoint.tensor import Stretch, Tensor
+from netweight.checkpoint.tensors.quantised import UnitTensor
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["AffineTensor", "GroupedTensor"]
+
+_STEP = 32  # elements of a row that are decoded together
+
+
+@dataclass(frozen=True)
+class GroupedTensor(UnitTensor):
+    """(code - zero) * scale [out, in], rounded once to the scales' type.
+
+    `codes` uint8 [out, in or more], `zeros` uint8 and `scales` [out, groups or more]: `group` neighbours share one;
+    where there is an `index` [in], of integers, it has the group of every column (a negative one counts from the end).
+    """
+
+    label: str
+    codes: Tensor
+    zeros: Tensor
+    scales: Tensor
+    group: int
+    index: Tensor | None = None
+
+    @property
+    def sources(self) -> tuple[Tensor, ...]:
+        """See QuantisedTensor."""
+        return self.codes, self.zeros, self.scales, *([self.index] if self.index is not None else [])
+
+    @property
+    def stored(self) -> str:
+        """See Tensor."""
+        return self.label
+
+    @property
+    def unit(self) -> int:
+        """See UnitTensor."""
+        cols = self.shape[1]
+        return cols if cols % _STEP or self.codes.shape[1] != cols else _STEP
+
+    @property
+    def unit_scratch(self) -> int:
+        """See UnitTensor."""
+        per_row = 8 * self.scales.shape[1] + 8 * self.zeros.shape[1]
+        return self.codes.shape[1] + 4 * self.unit + -(-per_row * self.unit // self.shape[1])
+
+    @property
+    def scratch(self) -> int:
+        """See Tensor; the index is held whole."""
+        return super().scratch + 16 * (self.shape[1] if self.index is not None else 0)
+
+    def _rows_of(self, first: int, count: int) -> range:
+        start, stop = first * self.unit, min((first + count) * self.unit, self.size)
+        return range(start // self.shape[1], -(-stop // self.shape[1]))
+
+    def bytes_of_units(self, first: int, count: int) -> Iterator[Stretch]:
+        """See UnitTensor."""
+        rows, wide = self._rows_of(first, count), self.codes.shape[1]
+        if wide == self.shape[1]:
+            yield from self.codes.bytes_of(first * self.unit, count * self.unit)
+        else:
+            yield from self.codes.bytes_of(rows.start * wide, len(rows) * wide)
+        for part in (self.zeros, self.scales):
+            yield from part.bytes_of(rows.start * part.shape[1], len(rows) * part.shape[1])
+        if self.index is not None:
+            yield from self.index.bytes_of(0, self.index.size)
+
+    def decode(self, first: int, count: int, out: np.ndarray[Any, np.dtype[Any]]) -> None:
+        """See UnitTensor; raises ValueError where the index names a group that there is not."""
+        import numpy as np  # noqa: PLC0415 - headers are read without numpy
+
+        from netweight.kernels.cpu.unpacked import scale_by_column, scale_by_group  # noqa: PLC0415
+
+        cols, rows, wide = self.shape[1], self._rows_of(first, count), self.codes.shape[1]
+        if wide == cols:
+            codes = np.empty(count * self.unit, np.uint8)
+            self.codes.read_into(first * self.unit, codes.data)
+        else:
+            held = np.empty((len(rows), wide), np.uint8)
+            self.codes.read_into(rows.start * wide, held.reshape(-1).data)
+            codes = np.ascontiguousarray(held[:, :cols]).reshape(-1)
+        zeros, scales = _rows(self.zeros, rows), _rows(self.scales, rows)
+        values = out if self.dtype.name == "F32" else np.empty(len(codes), np.float32)
+        groups = self._groups()
+        col = first * self.unit - rows.start * cols
+        if groups is None:
+            scale_by_group(codes, zeros, scales, col, cols, self.group, values)
+        else:
+            scale_by_column(codes, zeros, scales, col, groups, values)
+        put(values, out)
+
+    def _groups(self) -> np.ndarray[Any, np.dtype[Any]] | None:
+        """The group of every column, uint32 [in]; None where they are neighbours."""
+        import numpy as np  # noqa: PLC0415
+
+        if self.index is None:
+            return None
+        held = np.empty(self.shape[1], self.index.dtype.to_numpy())
+        self.index.read_into(0, held.view(np.uint8).data)
+        if np.array_equal(held, np.arange(len(held)) // self.group):
+            return None
+        groups = held.astype(np.int64)
+        most = min(self.zeros.shape[1], self.scales.shape[1])
+        groups[groups < 0] += most
+        if groups.min() < 0 or groups.max() >= most:
+            wrong = held[(groups < 0) | (groups >= most)][0]
+            msg = f"its index of groups, {self.index.name}, names group {wrong}, of {most}"
+            raise ValueError(msg)
+        return groups.astype(np.uint32)
+
+
+@dataclass(frozen=True)
+class AffineTensor(UnitTensor):
+    """code * scale + bias, as MLX's dequantize on the CPU: the product is rounded to the type of scales and biases,
+    then the sum. `codes` uint8 of this shape; `scales` and `biases` have one for every `group` elements.
+    """
+
+    label: str
+    codes: Tensor
+    scales: Tensor
+    biases: Tensor
+    group: int
+
+    @property
+    def sources(self) -> tuple[Tensor, ...]:
+        """See QuantisedTensor."""
+        return self.codes, self.scales, self.biases
+
+    @property
+    def stored(self) -> str:
+        """See Tensor."""
+        return self.label
+
+    @property
+    def unit(self) -> int:
+        """See UnitTensor."""
+        return self.group
+
+    @property
+    def unit_scratch(self) -> int:
+        """See UnitTensor."""
+        return 5 * self.group + 16
+
+    def bytes_of_units(self, first: int, count: int) -> Iterator[Stretch]:
+        """See UnitTensor."""
+        yield from self.codes.bytes_of(first * self.group, count * self.group)
+        yield from self.scales.bytes_of(first, count)
+        yield from self.biases.bytes_of(first, count)
+
+    def decode(self, first: int, count: int, out: np.ndarray[Any, np.dtype[Any]]) -> None:
+        """See UnitTensor."""
+        import numpy as np  # noqa: PLC0415
+
+        from netweight.kernels.cpu.elements import widen_bfloat16, widen_half  # noqa: PLC0415
+        from netweight.kernels.cpu.unpacked import add_by_group, scale_by_group  # noqa: PLC0415
+
+        codes = np.empty(count * self.group, np.uint8)
+        self.codes.read_into(first * self.group, codes.data)
+        scales, biases = floats(self.scales, first, count), floats(self.biases, first, count)
+        values = out if self.dtype.name == "F32" else np.empty(len(codes), np.float32)
+        zeros = np.zeros((count, 1), np.float32)
+        scale_by_group(codes, zeros, scales.reshape(-1, 1), 0, self.group, self.group, values)
+        if self.dtype.name != "F32":
+            put(values, out)
+            (widen_half if self.dtype.name == "F16" else widen_bfloat16)(out.view(np.uint16), values)
+        add_by_group(values, biases, self.group)
+        put(values, out)
+
+
+def floats(tensor: Tensor, first: int, count: int) -> np.ndarray[Any, np.dtype[Any]]:
+    """`count` numbers of `tensor` from `first`, float32."""
+    import numpy as np  # noqa: PLC0415
+
+    held = np.empty(count, tensor.dtype.to_numpy())
+    tensor.read_into(first, held.view(np.uint8).data)
+    return held.astype(np.float32, copy=False)
+
+
+def put(values: np.ndarray[Any, np.dtype[Any]], out: np.ndarray[Any, np.dtype[Any]]) -> None:
+    """Fill `out`, float32, float16 or bfloat16 as uint16, with `values` float32 rounded to it."""
+    import numpy as np  # noqa: PLC0415
+
+    from netweight.kernels.cpu.rounding import narrow_to_bfloat16, narrow_to_half  # noqa: PLC0415
+
+    if values is not out:
+        narrow = narrow_to_half if out.dtype == np.float16 else narrow_to_bfloat16
+        narrow(values, out.view(np.uint16))
+
+
+def _rows(tensor: Tensor, rows: range) -> np.ndarray[Any, np.dtype[Any]]:
+    """Some rows of a matrix, float32 [rows, cols]."""
+    cols = tensor.shape[1]
+    return floats(tensor, rows.start * cols, len(rows) * cols).reshape(len(rows), cols)
