@@ -79,25 +79,29 @@ class GroupedTensor(UnitTensor):
         """See UnitTensor; raises ValueError where the index names a group that there is not."""
         import numpy as np  # noqa: PLC0415 - headers are read without numpy
 
-        from netweight.kernels.cpu.unpacked import scale_by_column, scale_by_group  # noqa: PLC0415
+        from netweight.kernels.cpu import unpacked  # noqa: PLC0415 - loops are compiled where they are needed
 
         cols, rows, wide = self.shape[1], self._rows_of(first, count), self.codes.shape[1]
         if wide == cols:
-            codes = np.empty(count * self.unit, np.uint8)
+            codes = np.empty(min(count * self.unit, self.size - first * self.unit), np.uint8)
             self.codes.read_into(first * self.unit, codes.data)
         else:
             held = np.empty((len(rows), wide), np.uint8)
             self.codes.read_into(rows.start * wide, held.reshape(-1).data)
             codes = np.ascontiguousarray(held[:, :cols]).reshape(-1)
         zeros, scales = _rows(self.zeros, rows), _rows(self.scales, rows)
-        values = out if self.dtype.name == "F32" else np.empty(len(codes), np.float32)
         groups = self._groups()
         col = first * self.unit - rows.start * cols
-        if groups is None:
-            scale_by_group(codes, zeros, scales, col, cols, self.group, values)
+        half = self.dtype.name == "F16"
+        if self.dtype.name == "F32":
+            if groups is None:
+                unpacked.scale_by_group(codes, zeros, scales, col, cols, self.group, out)
+            else:
+                unpacked.scale_by_column(codes, zeros, scales, col, groups, out)
+        elif groups is None:
+            unpacked.narrow_by_group(codes, zeros, scales, col, cols, self.group, half, out.view(np.uint16))
         else:
-            scale_by_column(codes, zeros, scales, col, groups, values)
-        put(values, out)
+            unpacked.narrow_by_column(codes, zeros, scales, col, groups, half, out.view(np.uint16))
 
     def _groups(self) -> np.ndarray[Any, np.dtype[Any]] | None:
         """The group of every column, uint32 [in]; None where they are neighbours."""
@@ -161,20 +165,18 @@ class AffineTensor(UnitTensor):
         """See UnitTensor."""
         import numpy as np  # noqa: PLC0415
 
-        from netweight.kernels.cpu.elements import widen_bfloat16, widen_half  # noqa: PLC0415
-        from netweight.kernels.cpu.unpacked import add_by_group, scale_by_group  # noqa: PLC0415
+        from netweight.kernels.cpu import unpacked  # noqa: PLC0415
 
-        codes = np.empty(count * self.group, np.uint8)
-        self.codes.read_into(first * self.group, codes.data)
-        scales, biases = floats(self.scales, first, count), floats(self.biases, first, count)
-        values = out if self.dtype.name == "F32" else np.empty(len(codes), np.float32)
-        zeros = np.zeros((count, 1), np.float32)
-        scale_by_group(codes, zeros, scales.reshape(-1, 1), 0, self.group, self.group, values)
-        if self.dtype.name != "F32":
-            put(values, out)
-            (widen_half if self.dtype.name == "F16" else widen_bfloat16)(out.view(np.uint16), values)
-        add_by_group(values, biases, self.group)
-        put(values, out)
+        codes = np.empty((count, self.group), np.uint8)
+        self.codes.read_into(first * self.group, codes.reshape(-1).data)
+        scales, biases = floats(self.scales, first, count).reshape(-1, 1), floats(self.biases, first, count)
+        zeros = np.zeros_like(scales)
+        if self.dtype.name == "F32":
+            unpacked.scale_by_group(codes.reshape(-1), zeros, scales, 0, self.group, self.group, out)
+            unpacked.add_by_group(out, 0, biases, self.group)
+        else:
+            patterns = out.view(np.uint16).reshape(codes.shape)
+            unpacked.narrow_affine(codes, zeros, scales, biases, self.dtype.name == "F16", patterns)
 
 
 def floats(tensor: Tensor, first: int, count: int) -> np.ndarray[Any, np.dtype[Any]]:
@@ -184,17 +186,6 @@ def floats(tensor: Tensor, first: int, count: int) -> np.ndarray[Any, np.dtype[A
     held = np.empty(count, tensor.dtype.to_numpy())
     tensor.read_into(first, held.view(np.uint8).data)
     return held.astype(np.float32, copy=False)
-
-
-def put(values: np.ndarray[Any, np.dtype[Any]], out: np.ndarray[Any, np.dtype[Any]]) -> None:
-    """Fill `out`, float32, float16 or bfloat16 as uint16, with `values` float32 rounded to it."""
-    import numpy as np  # noqa: PLC0415
-
-    from netweight.kernels.cpu.rounding import narrow_to_bfloat16, narrow_to_half  # noqa: PLC0415
-
-    if values is not out:
-        narrow = narrow_to_half if out.dtype == np.float16 else narrow_to_bfloat16
-        narrow(values, out.view(np.uint16))
 
 
 def _rows(tensor: Tensor, rows: range) -> np.ndarray[Any, np.dtype[Any]]:

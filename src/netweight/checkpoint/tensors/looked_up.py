@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from netweight.checkpoint.tensor import Stretch, Tensor
-from netweight.checkpoint.tensors.grouped import floats, put
+from netweight.checkpoint.tensors.grouped import floats
 from netweight.checkpoint.tensors.quantised import UnitTensor
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ _E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # OCP Microscaling Formats; th
 
 @dataclass(frozen=True)
 class LookedUpTensor(UnitTensor):
-    """values[code] * scale, as float32, then `+ offset` and `* factor` where they are given, each rounded to float32,
-    and then to this tensor's type.
+    """values[code] * scale, as float32, then rounded to this tensor's type; if that is float32, `+ offset` and
+    `* factor` where they are given, each rounded.
 
     `codes`: a byte each; `values`: a tensor of float32 [256], or the name of a table: nf4, fp4 (bitsandbytes), e2m1,
     e4m3, int8. `scales` has one for every `block` elements, counted flat: floats, or bytes of the table
@@ -76,7 +76,7 @@ class LookedUpTensor(UnitTensor):
         """See UnitTensor."""
         import numpy as np  # noqa: PLC0415 - headers are read without numpy
 
-        from netweight.kernels.cpu.unpacked import scale_looked_up  # noqa: PLC0415 - compiled where it is needed
+        from netweight.kernels.cpu import unpacked  # noqa: PLC0415 - loops are compiled where they are needed
 
         start = first * self.block
         codes = np.zeros(count * self.block, np.uint8)
@@ -88,13 +88,15 @@ class LookedUpTensor(UnitTensor):
         else:
             scales = floats(self.scales, first, count)
         table = _table(self.values) if isinstance(self.values, str) else floats(self.values, 0, self.values.size)
-        values = out if self.dtype.name == "F32" else np.empty(len(codes), np.float32)
-        scale_looked_up(codes, table, scales, self.block, values)
+        if self.dtype.name != "F32":
+            half = self.dtype.name == "F16"
+            unpacked.narrow_looked_up(codes, table, scales, self.block, half, out.view(np.uint16))
+            return
+        unpacked.scale_looked_up(codes, 0, table, scales, self.block, out)
         if self.offset is not None:
-            values += np.float32(self.offset)
+            out += np.float32(self.offset)
         if self.factor is not None:
-            values *= np.float32(self.factor)
-        put(values, out)
+            out *= np.float32(self.factor)
 
 
 @cache

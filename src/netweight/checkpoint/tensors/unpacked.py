@@ -98,12 +98,6 @@ class UnpackedAcrossTensor(UnitTensor):
         """See UnitTensor."""
         return 4 * self.shape[1] + 8
 
-    def _start(self, row: int) -> int:
-        """The bit of a column where `row` begins."""
-        many = len(self.order) or 1
-        at = row // many * many + (self.order[row % many] if self.order else 0)
-        return at * self.bits
-
     def _lines(self, first: int, count: int) -> range:
         """The rows of `words` that rows `first` to `first + count` are in."""
         many = len(self.order) or 1
@@ -127,7 +121,9 @@ class UnpackedAcrossTensor(UnitTensor):
         whole = _WORD % self.bits == 0
         if self.less_one and whole:
             words += np.uint32(sum(1 << at for at in range(0, _WORD, self.bits)))
-        starts = np.array([self._start(row) - lines.start * _WORD for row in range(first, first + count)], np.int64)
+        rows, order = np.arange(first, first + count), np.array(self.order or (0,))
+        places = rows // len(order) * len(order) + order[rows % len(order)]
+        starts = places * self.bits - lines.start * _WORD
         codes = out.reshape(count, cols)
         unpack_across(words, self.bits, starts, codes)
         if self.less_one and not whole:

@@ -6,16 +6,13 @@ import numpy as np
 
 from netweight.kernels.arrays import Array
 from netweight.kernels.cpu.compiled import compiled_exactly
+from netweight.kernels.cpu.elements import TILE, widen_bfloat16, widen_half
+from netweight.kernels.cpu.rounding import narrow_to_bfloat16, narrow_to_half
 
 __all__ = [
-    "add_by_group",
-    "scale_by_column",
-    "scale_by_group",
-    "scale_looked_up",
-    "unpack",
-    "unpack_across",
-    "unpack_high_first",
-]
+    "add_by_group", "narrow_affine", "narrow_by_column", "narrow_by_group", "narrow_looked_up", "scale_by_column",
+    "scale_by_group", "scale_looked_up", "unpack", "unpack_across", "unpack_high_first",
+]  # fmt: skip
 
 
 @compiled_exactly
@@ -87,7 +84,8 @@ def scale_by_group(codes: Array, zeros: Array, scales: Array, col: int, cols: in
     columns of a row.
     """
     at = 0
-    row = 0
+    row = col // cols
+    col %= cols
     while at < len(codes):
         last = min(cols, col + len(codes) - at)
         while col < last:
@@ -109,7 +107,8 @@ def scale_by_column(codes: Array, zeros: Array, scales: Array, col: int, groups:
     """The same where column c has the zero and scale of group `groups[c]`, uint32 [cols]."""
     cols = len(groups)
     at = 0
-    row = 0
+    row = col // cols
+    col %= cols
     while at < len(codes):
         last = min(cols, col + len(codes) - at)
         zero = zeros[row]
@@ -126,23 +125,112 @@ def scale_by_column(codes: Array, zeros: Array, scales: Array, col: int, groups:
 
 
 @compiled_exactly
-def scale_looked_up(codes: Array, values: Array, scales: Array, block: int, out: Array) -> None:
-    """Fill `out` [n] float32 with `values[codes]` times the scale of their block, rounded once: `codes` uint8 [n],
-    `values` float32 [256], `scales` float32, one for every `block` codes.
+def scale_looked_up(codes: Array, first: int, values: Array, scales: Array, block: int, out: Array) -> None:
+    """Fill `out` [n] float32 with `values[codes]` times the scale of their block, rounded once: `codes` uint8 [n], of
+    which the first is number `first`; `values` float32 [256], `scales` float32, one for every `block` numbers.
     """
-    for b in range(-(-len(codes) // block)):
-        scale = scales[b]
-        piece = codes[b * block : (b + 1) * block]
-        target = out[b * block : (b + 1) * block]
+    at = 0
+    while at < len(codes):
+        which = (first + at) // block
+        scale = scales[which]
+        stop = min(len(codes), (which + 1) * block - first)
+        piece = codes[at:stop]
+        target = out[at:stop]
         for i in range(len(piece)):
             target[i] = values[piece[i]] * scale
+        at = stop
 
 
 @compiled_exactly
-def add_by_group(values: Array, terms: Array, group: int) -> None:
-    """Add to every `values` float32 [n] the term of its group, `terms` float32, one for every `group`."""
-    for g in range(len(values) // group):
-        term = terms[g]
-        target = values[g * group : (g + 1) * group]
+def add_by_group(values: Array, first: int, terms: Array, group: int) -> None:
+    """Add to `values` float32 [n], of which the first is number `first`, one of `terms` for every `group` numbers."""
+    at = 0
+    while at < len(values):
+        which = (first + at) // group
+        term = terms[which]
+        stop = min(len(values), (which + 1) * group - first)
+        target = values[at:stop]
         for i in range(len(target)):
             target[i] += term
+        at = stop
+
+
+@compiled_exactly
+def _narrow(values: Array, half: bool, out: Array) -> None:  # noqa: FBT001 - compiled functions take no keywords
+    if half:
+        narrow_to_half(values, out)
+    else:
+        narrow_to_bfloat16(values, out)
+
+
+@compiled_exactly
+def narrow_by_group(
+    codes: Array,
+    zeros: Array,
+    scales: Array,
+    col: int,
+    cols: int,
+    group: int,
+    half: bool,  # noqa: FBT001 - compiled functions take no keywords
+    out: Array,
+) -> None:
+    """`scale_by_group`, rounded to patterns uint16 of float16 (`half`) or bfloat16."""
+    room = np.empty(TILE, np.float32)
+    for at in range(0, len(codes), TILE):
+        piece = codes[at : at + TILE]
+        tile = room[: len(piece)]
+        scale_by_group(piece, zeros, scales, col + at, cols, group, tile)
+        _narrow(tile, half, out[at : at + TILE])
+
+
+@compiled_exactly
+def narrow_by_column(
+    codes: Array,
+    zeros: Array,
+    scales: Array,
+    col: int,
+    groups: Array,
+    half: bool,  # noqa: FBT001 - compiled functions take no keywords
+    out: Array,
+) -> None:
+    """`scale_by_column`, rounded to patterns uint16 of float16 (`half`) or bfloat16."""
+    room = np.empty(TILE, np.float32)
+    for at in range(0, len(codes), TILE):
+        piece = codes[at : at + TILE]
+        tile = room[: len(piece)]
+        scale_by_column(piece, zeros, scales, col + at, groups, tile)
+        _narrow(tile, half, out[at : at + TILE])
+
+
+@compiled_exactly
+def narrow_looked_up(codes: Array, values: Array, scales: Array, block: int, half: bool, out: Array) -> None:  # noqa: FBT001
+    """`scale_looked_up`, rounded to patterns uint16 of float16 (`half`) or bfloat16."""
+    room = np.empty(TILE, np.float32)
+    for at in range(0, len(codes), TILE):
+        piece = codes[at : at + TILE]
+        tile = room[: len(piece)]
+        scale_looked_up(piece, at, values, scales, block, tile)
+        _narrow(tile, half, out[at : at + TILE])
+
+
+@compiled_exactly
+def narrow_affine(codes: Array, zeros: Array, scales: Array, biases: Array, half: bool, out: Array) -> None:  # noqa: FBT001
+    """Fill `out` [groups, n] with patterns uint16 of float16 (`half`) or bfloat16: `codes` [groups, n] times the scale
+    of their group, rounded to that type, plus its bias, rounded again; zeros are 0, and like `scales` [groups, 1].
+    """
+    room = np.empty(TILE, np.float32)
+    group = codes.shape[1]
+    flat = codes.reshape(-1)
+    target = out.reshape(-1)
+    for at in range(0, len(flat), TILE):
+        piece = flat[at : at + TILE]
+        tile = room[: len(piece)]
+        patterns = target[at : at + TILE]
+        scale_by_group(piece, zeros, scales, at, group, group, tile)
+        _narrow(tile, half, patterns)
+        if half:
+            widen_half(patterns, tile)
+        else:
+            widen_bfloat16(patterns, tile)
+        add_by_group(tile, at, biases, group)
+        _narrow(tile, half, patterns)
