@@ -29,6 +29,8 @@ _PLACES = (0, 4, 1, 5, 2, 6, 3, 7)
 """The place in its word of each of eight neighbours."""
 _GEMM = frozenset({"awq gemm", "auto_round:auto_awq", "auto_round:awq"})
 _GEMV = "awq gemv"
+_TOGETHER = {128: 1, 64: 2, 32: 4}
+"""Words of zero points that gemv makes room for at a time, by the size of a group."""
 
 
 def find(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, where: str) -> Found:
@@ -89,7 +91,8 @@ def _of_gemv(name: str, codes: Tensor, zeros: Tensor, scales: Tensor, said: obje
     group = cols if said == -1 else said
     if not fits or zeros.shape[1] * _PER_WORD != scales.shape[1] or type(group) is not int or group <= 0:
         raise do_not_fit([codes, zeros, scales], expected, where)
-    if cols % group or scales.shape[1] < cols // group:
+    many = _TOGETHER.get(min(group, 128), 0)
+    if not many or cols % group or zeros.shape[1] != -(-cols // group // (_PER_WORD * many)) * many:
         raise do_not_fit([codes, zeros, scales], expected, where)
     byte, out = DTYPES["U8"], codes.shape[0]
     return GroupedTensor(

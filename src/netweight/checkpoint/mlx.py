@@ -80,7 +80,7 @@ def _decoded(
     own = about.get(module)
     said = own if isinstance(own, Mapping) else about
     mode = said.get("mode", _AFFINE if biases is not None else None)
-    if mode not in _USUAL:
+    if not isinstance(mode, str) or mode not in _USUAL:
         raise FormatError(
             f"{where}: tensor {printable(codes.name)!r}: config's quantization mode for it is {printable(repr(mode))};"
             f" expected one of {', '.join(_USUAL)}"

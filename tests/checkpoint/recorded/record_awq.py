@@ -16,8 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from packed_cases import HERE, Case, awq, digest, one_nan, record
 from safetensors.torch import save_file
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from packed_cases import RECORDED, Case, awq, digest, one_nan, record
 
 SOURCE = Path(sys.argv[1]).resolve()
 for name in ("awq", "awq.utils", "awq.modules", "awq.modules.linear"):  # without what their __init__ import
@@ -67,4 +70,4 @@ def packed() -> dict[str, torch.Tensor]:
 if __name__ == "__main__":
     made_by = f"{SOURCE.name}, torch {torch.__version__}"
     record("awq", made_by, {name: of(case) for name, case in awq().items()})
-    save_file(packed(), HERE / "awq.safetensors")
+    save_file(packed(), RECORDED / "awq.safetensors")

@@ -7,12 +7,18 @@ them: bitsandbytes.safetensors.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import bitsandbytes as bnb
 import numpy as np
 import torch
 from bitsandbytes.functional import QuantState, dequantize_4bit, int8_vectorwise_dequant, quantize_4bit
-from packed_cases import HERE, Case, bitsandbytes, digest, one_nan, record
 from safetensors.torch import save_file
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from packed_cases import RECORDED, Case, bitsandbytes, digest, one_nan, record
 
 
 def tensor(dtype: str, array: np.ndarray) -> torch.Tensor:
@@ -55,4 +61,4 @@ def stored() -> dict[str, torch.Tensor]:
 if __name__ == "__main__":
     made_by = f"bitsandbytes {bnb.__version__}, torch {torch.__version__}"
     record("bitsandbytes", made_by, {name: of(case) for name, case in bitsandbytes().items()})
-    save_file(stored(), HERE / "bitsandbytes.safetensors")
+    save_file(stored(), RECORDED / "bitsandbytes.safetensors")

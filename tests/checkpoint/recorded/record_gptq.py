@@ -8,6 +8,8 @@ both versions: gptq.safetensors.
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 os.environ |= {"GPTQMODEL_DISABLE_PACK_EXT": "1", "CUDA_VISIBLE_DEVICES": ""}
 
@@ -16,8 +18,11 @@ import numpy as np
 import torch
 from gptqmodel.nn_modules.qlinear.torch import TorchLinear
 from gptqmodel.utils.model import convert_gptq_v1_to_v2_format_module, convert_gptq_v2_to_v1_format_module
-from packed_cases import HERE, Case, digest, gptq, one_nan, record
 from safetensors.torch import save_file
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from packed_cases import RECORDED, Case, digest, gptq, one_nan, record
 
 
 def layer(bits: int, group: int, cols: int, rows: int) -> TorchLinear:
@@ -74,4 +79,4 @@ def packed() -> dict[str, torch.Tensor]:
 if __name__ == "__main__":
     made_by = f"GPTQModel {gptqmodel.__version__}, torch {torch.__version__}"
     record("gptq", made_by, {name: of(case) for name, case in gptq().items()})
-    save_file(packed(), HERE / "gptq.safetensors")
+    save_file(packed(), RECORDED / "gptq.safetensors")

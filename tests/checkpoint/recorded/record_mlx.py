@@ -8,13 +8,18 @@ mlx.safetensors.
 from __future__ import annotations
 
 import importlib.metadata
+import sys
 from functools import partial
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 from mlx import nn
 from mlx.utils import tree_flatten
-from packed_cases import HERE, Case, digest, mlx, one_nan, record
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from packed_cases import RECORDED, Case, digest, mlx, one_nan, record
 
 mx.set_default_device(mx.cpu)
 
@@ -73,4 +78,4 @@ def stored() -> dict[str, mx.array]:
 if __name__ == "__main__":
     made_by = f"mlx {importlib.metadata.version('mlx')}, on a CPU"
     record("mlx", made_by, {name: of(case) for name, case in mlx().items()})
-    mx.save_safetensors(str(HERE / "mlx.safetensors"), stored())
+    mx.save_safetensors(str(RECORDED / "mlx.safetensors"), stored())

@@ -1,5 +1,5 @@
-"""Tensors as GPTQ, AWQ, bitsandbytes and MLX store weights, made of random bits: the same for the scripts beside this
-file, which record what each format's own package makes of them, and for the tests.
+"""Tensors as GPTQ, AWQ, bitsandbytes and MLX store weights, made of random bits: the same for the scripts in
+`recorded`, which record what each format's own package makes of them, and for the tests.
 
 A tensor is (type, array), the array of the type's bits where numpy has no such type (BF16 as uint16).
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-HERE = Path(__file__).resolve().parent
+RECORDED = Path(__file__).resolve().parent / "recorded"
 BITS = {"F16": np.uint16, "BF16": np.uint16, "F32": np.uint32}
 
 
@@ -39,12 +39,12 @@ def one_nan(bits: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def recorded(name: str) -> dict[str, Any]:
-    return json.loads((HERE / f"{name}.json").read_text())
+    return json.loads((RECORDED / f"{name}.json").read_text())
 
 
 def record(name: str, made_by: str, digests: dict[str, str]) -> None:
     text = json.dumps({"made by": made_by, "digests": digests}, indent=1)
-    (HERE / f"{name}.json").write_text(text + "\n")
+    (RECORDED / f"{name}.json").write_text(text + "\n")
 
 
 def words(rng: np.random.Generator, *shape: int) -> np.ndarray:
