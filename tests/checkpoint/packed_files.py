@@ -7,6 +7,7 @@ import pickle
 import struct
 from random import Random
 
+import ml_dtypes  # noqa: F401 - safetensors reads bfloat16 as numpy arrays where this was imported
 import numpy as np
 import pytest
 from packed_cases import RECORDED, digest, one_nan, recorded

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -110,8 +112,10 @@ def test_zeros_of_fp4_have_their_sign(tmp_path):
         ({"shape": [1 << 40, 1 << 40]}, "do not fit; expected codes of"),
         ({"blocksize": 32}, "do not fit; expected codes of 256 elements"),
         ({"blocksize": 0}, "its blocksize is 0"),
+        ({"blocksize": 1 << 40}, "its blocksize is 1099511627776, .* expected a power of two from 32 to 4096"),
+        ({"blocksize": [64]}, "its blocksize is"),
         ({"blocksize": "64"}, "its blocksize is '64'"),
-        ({"nested_offset": float("nan")}, "nested_offset nan; expected whole numbers above 0, and a float"),
+        ({"nested_offset": float("nan")}, "nested_offset nan; expected .* and a float"),
         ({"nested_offset": 10**400}, "nested_offset 1000"),
         ({"nested_blocksize": -1}, "nested_blocksize -1"),
         ({"nested_dtype": "float16"}, "its nested_dtype is 'float16'; expected float32"),
@@ -199,3 +203,36 @@ def test_jobs_give_what_they_give_on_the_decoded_model(tmp_path, at):
     tensors = {part.replace("x", name, 1): held for part, held in stored.items()}
     about = {"quantization_config": {"quant_method": "bitsandbytes"}}
     check_jobs(tmp_path, tensors, {f"{name}.weight": others["weight"]}, about)
+
+
+def test_far_away(tmp_path):
+    """States are read when a model is opened, from wherever it lies."""
+    fsspec = pytest.importorskip("fsspec", reason="holds the file")
+    stored, others = of_package("bitsandbytes", "nf4 nested")
+    folder = write(tmp_path / "m", stored, {})
+    for name in ("model.safetensors", "config.json"):
+        fsspec.filesystem("memory").pipe_file(f"/bnb/{name}", (folder / name).read_bytes())
+    with netweight.open("memory://bnb") as checkpoint:
+        assert np.array_equal(bits_of(checkpoint["x.weight"]), others["weight"][1].reshape(-1).view(np.uint16))
+
+
+def test_opening_imports_nothing_heavy(tmp_path):
+    """Of none of the four formats."""
+    folders = [write(tmp_path / "bnb", weight(), {})]
+    for package, at in (("gptq", "4/gptq"), ("awq", "gemm"), ("mlx", "affine float16")):
+        about = {"quantization": {"bits": 4, "group_size": 64, "x.down": {"bits": 8, "group_size": 32}}}
+        method = {
+            "quantization_config": {"quant_method": package, "bits": 4, "group_size": 32 if package == "gptq" else 64}
+        }
+        folders.append(write(tmp_path / package, of_package(package, at)[0], about if package == "mlx" else method))
+    code = (
+        "import json, sys, netweight\n"
+        "stored = [[tensor.stored for tensor in netweight.open(path).values()] for path in sys.argv[1:]]\n"
+        "heavy = [name for name in 'torch numpy numba scipy ml_dtypes'.split() if name in sys.modules]\n"
+        "print(json.dumps([stored, heavy]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *folders], capture_output=True, text=True, check=True)
+    stored, heavy = json.loads(done.stdout)
+    assert stored[:3] == [["NF4"], ["GPTQ int4 g32"], ["AWQ int4 g64"]]
+    assert set(stored[3]) == {"MLX int4 g64", "MLX int8 g32", "F16"}
+    assert heavy == []

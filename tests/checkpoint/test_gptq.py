@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+import struct
+import tracemalloc
+
 import numpy as np
 import pytest
 from packed_cases import gptq, recorded, words
 from packed_files import bits_of, check_jobs, check_recorded, fails, of_package, write
 
 import netweight
+from netweight.checkpoint.tensors import rearranged
 from netweight.errors import InputError, ReadError
 
 CASES = gptq()
@@ -269,3 +275,37 @@ def test_jobs_give_what_they_give_on_the_decoded_model(tmp_path):
         tensors |= {f"{name}{part.removeprefix('x')}": held for part, held in parts.items()}
         decoded[f"{name}.weight"] = ("F16", formula(parts, 4, less_one=True))
     check_jobs(tmp_path, tensors, decoded, config())
+
+
+@pytest.mark.parametrize("order", ["in order", "shuffled"])
+def test_memory_is_bounded(tmp_path, order):
+    """64 MiB of codes, all of them holes: a thread holds what `scratch` says, whatever the size."""
+    cols, rows, group = 8192, 16384, 128
+    parts = {
+        "x.g_idx": ("I32", (cols,)), "x.scales": ("F16", (cols // group, rows)), "x.qzeros": ("I32", (64, rows // 8)),
+        "x.qweight": ("I32", (cols // 8, rows)),
+    }  # fmt: skip
+    header, at = {}, 0
+    for name, (dtype, shape) in parts.items():
+        size = int(np.prod(shape)) * (2 if dtype == "F16" else 4)
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header).encode()
+    index = np.arange(cols, dtype=np.int32) // group
+    if order == "shuffled":
+        np.random.default_rng(0).shuffle(index)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text + index.tobytes())
+    os.truncate(path, 8 + len(text) + at)
+    (tmp_path / "config.json").write_text(json.dumps(config(4, group)))
+    tensor = netweight.open(tmp_path)["x.weight"]
+    assert tensor.shape == (rows, cols)
+    out = np.empty(1 << 18, np.float16)
+    tensor.read_into(0, out.view(np.uint8).data)  # loops are compiled
+    rearranged._kept._slabs.clear()
+    tracemalloc.start()
+    for start in range(0, tensor.size, 16 << 20):
+        tensor.read_into(start, out.view(np.uint8).data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 8 << 20 < peak < tensor.scratch + (1 << 20) < 64 << 20

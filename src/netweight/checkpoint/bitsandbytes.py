@@ -35,6 +35,7 @@ _TYPES = {"nf4": "NF4", "fp4": "FP4"}
 _MOST = 4096  # bytes of a state: it has about a hundred
 _DTYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 _DIMENSIONS = 8
+_BLOCKS = frozenset({32, 64, 128, 256, 512, 1024, 2048, 4096})
 _ROWS = 0  # `weight_format` of rows; others are the orders of GPUs
 _ONE_127TH = 7.874015718698502e-3  # as bitsandbytes has it
 
@@ -108,13 +109,13 @@ def _of_four(
 def _nested(codes: Tensor, scales: Tensor, values: Tensor, state: _State, where: str) -> Tensor:
     """The scales of blocks, which are stored in 8 bits themselves."""
     block = state.nested_block
-    floats = scales.dtype.name == values.dtype.name == "F32"
-    if codes.dtype.name != "U8" or not floats or values.size != 256 or scales.size != -(-codes.size // block):
+    usual = codes.dtype.name == "U8" and scales.dtype.name == values.dtype.name == "F32"
+    if not usual or values.size != 256 or scales.size != -(-codes.size // block):
         expected = f"{codes.size} codes of scales, a scale for every {block} of them, and 256 numbers"
         raise do_not_fit([codes, scales, values], expected, where)
-    return LookedUpTensor(
-        codes.name, (codes.size,), DTYPES["F32"], "", codes, values, scales, block, offset=state.offset
-    )
+    held = min(block, codes.size)
+    floats = DTYPES["F32"]
+    return LookedUpTensor(codes.name, (codes.size,), floats, "", codes, values, scales, held, offset=state.offset)
 
 
 def _of_eight(
@@ -163,19 +164,14 @@ def _read_state(state: Tensor, kind: str, where: str) -> _State:
     dtype = _DTYPES.get(str(about.get("dtype")))
     if dtype is None:
         raise _wrong(state, f"its dtype is {about.get('dtype')!r}", f"one of {', '.join(_DTYPES)}", where)
-    shape, block = about.get("shape"), about.get("blocksize")
+    shape, block = about.get("shape"), about.get("blocksize", 0)
     if not (isinstance(shape, list) and 0 < len(shape) <= _DIMENSIONS and all(map(_is_size, shape))):
         raise _wrong(state, f"its shape is {shape!r}", "whole numbers above 0", where)
     nested, offset = about.get("nested_blocksize", 1), about.get("nested_offset", 0.0)
-    if not (
-        isinstance(block, int)
-        and _is_size(block)
-        and _is_size(nested)
-        and type(offset) is float
-        and math.isfinite(offset)
-    ):
+    usable = isinstance(block, int) and block in _BLOCKS and _is_size(nested)
+    if not (usable and type(offset) is float and math.isfinite(offset)):
         got = f"its blocksize is {block!r}, nested_blocksize {nested!r}, nested_offset {offset!r}"
-        raise _wrong(state, got, "whole numbers above 0, and a float", where)
+        raise _wrong(state, got, "a power of two from 32 to 4096, a whole number above 0, and a float", where)
     if about.get("nested_dtype", "float32") != "float32":
         raise _wrong(state, f"its nested_dtype is {about['nested_dtype']!r}", "float32", where)
     return _State(tuple(shape), DTYPES[dtype], block, nested, offset)

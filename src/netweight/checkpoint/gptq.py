@@ -22,7 +22,7 @@ from netweight.checkpoint.tensor import Tensor
 from netweight.checkpoint.tensors.grouped import GroupedTensor
 from netweight.checkpoint.tensors.rearranged import turned
 from netweight.checkpoint.tensors.unpacked import UnpackedAcrossTensor, UnpackedTensor
-from netweight.dtypes import DTYPES, Kind
+from netweight.dtypes import DTYPES
 
 __all__ = ["find"]
 
@@ -85,7 +85,7 @@ def _decoded(
     words = {codes.dtype.name, zeros.dtype.name} <= {"I32", "U32"}
     floats = scales.dtype.name in {"F16", "BF16", "F32"}
     flat = len(codes.shape) == len(zeros.shape) == len(scales.shape) == 2
-    indexed = index is None or (len(index.shape) == 1 and index.dtype.kind is Kind.INTEGER and index.size > 0)
+    indexed = index is None or (len(index.shape) == 1 and index.dtype.name in {"I32", "I64"} and index.size > 0)
     if not (words and floats and flat and indexed) or codes.shape[1] != scales.shape[1]:
         raise do_not_fit(found, expected, where)
     groups, out = scales.shape

@@ -38,9 +38,11 @@ def find(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, where:
     parts: set[str] = set()
     unsaid = 0
     for name in tensors:
+        if not name.endswith(".scales"):
+            continue
         module = name.removesuffix(".scales")
         weight = f"{module}.weight"
-        if module == name or weight not in tensors or tensors[weight].dtype.name != "U32":
+        if weight not in tensors or tensors[weight].dtype.name != "U32":
             continue
         biases = tensors.get(f"{module}.biases")
         if biases is None and tensors[name].dtype.name != "U8":

@@ -13,7 +13,7 @@ from netweight.errors import printable
 __all__ = ["undecoded_note"]
 
 _CODES = frozenset({
-    "weight", "qweight", "q_weight", "weight_packed", "w_q", "_data", "qdata", "codes", "indices", "qidxs",
+    "weight", "qweight", "q_weight", "weight_packed", "w_q", "_data", "_weight_qdata", "codes", "indices", "qidxs",
     "dense_weights", "trellis", "b",
 })  # fmt: skip
 """Names of tensors of codes: of GPTQ, AWQ, EXL, compressed-tensors, HQQ, quanto, torchao, AQLM, VPTQ, QuIP#, SpQR."""
@@ -21,13 +21,14 @@ _CODES = frozenset({
 
 def undecoded_note(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> str:
     """A note where tensors are codes still; empty where none are, or config says nothing of them."""
+    said = bool(settings(config))
+    named = _CODES if said else {"qweight"}
     codes = [
         name
         for name in tensors
-        if name.rpartition(".")[2].lower() in _CODES and tensors[name].dtype.kind is Kind.INTEGER
+        if name.rpartition(".")[2].lower() in named and tensors[name].dtype.kind is Kind.INTEGER
     ]
-    said = bool(settings(config))
-    if not codes or not (said or any(name.endswith("qweight") for name in codes)):
+    if not codes:
         return ""
     method = f"stored by {printable(packing(config))}, which is" if said else "codes that are"
     return (

@@ -51,13 +51,18 @@ class GroupedTensor(UnitTensor):
     @property
     def unit_scratch(self) -> int:
         """See UnitTensor."""
-        per_row = 8 * self.scales.shape[1] + 8 * self.zeros.shape[1]
-        return self.codes.shape[1] + 4 * self.unit + -(-per_row * self.unit // self.shape[1])
+        per_row = self._row_scratch + self.codes.shape[1]
+        return self.unit + -(-per_row * self.unit // self.shape[1])
 
     @property
     def scratch(self) -> int:
-        """See Tensor; the index is held whole."""
-        return super().scratch + 16 * (self.shape[1] if self.index is not None else 0)
+        """See Tensor; the index is held whole, and scales and zeros of the rows at both ends."""
+        return super().scratch + 2 * self._row_scratch + (24 * self.shape[1] if self.index is not None else 0)
+
+    @property
+    def _row_scratch(self) -> int:
+        """Bytes that the scales and zeros of a row take, as they are stored and as float32."""
+        return 12 * self.scales.shape[1] + 12 * self.zeros.shape[1]
 
     def _rows_of(self, first: int, count: int) -> range:
         start, stop = first * self.unit, min((first + count) * self.unit, self.size)
