@@ -326,22 +326,25 @@ def test_safetensors_of_mlx(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["npz", "safetensors"])
-def test_quantised_weights_of_mlx_are_said_to_be_codes(kind, tmp_path) -> None:
+def test_quantised_weights_of_mlx(kind, tmp_path) -> None:
+    """Decoded where config says how, else said to be codes."""
     import safetensors.numpy
 
     arrays = {
-        "q_proj.weight": np.zeros((8, 1), np.uint32), "q_proj.scales": np.ones((8, 1), np.float16),
-        "q_proj.biases": np.ones((8, 1), np.float16), "norm.weight": np.ones(8, np.float16),
+        "q_proj.weight": np.full((8, 8), 0x21, np.uint32), "q_proj.scales": np.full((8, 1), 0.5, np.float16),
+        "q_proj.biases": np.full((8, 1), -1, np.float16), "norm.weight": np.ones(8, np.float16),
     }  # fmt: skip
     if kind == "npz":
         np.savez(tmp_path / "weights.npz", **arrays)
     else:
         safetensors.numpy.save_file(arrays, tmp_path / "model.safetensors", metadata={"format": "mlx"})
-    note = "weight is quantised by MLX: its codes are packed into U32 and not decoded"
+    note = "weight is quantised by MLX, and no config says how: codes are packed into U32 and not decoded"
     assert f"{tmp_path}: 1 {note}" in open_checkpoint(tmp_path).notes[0]
-    config(tmp_path, quantization={"group_size": 64, "bits": 4})
-    assert "its codes of 4 bits are packed" in open_checkpoint(tmp_path).notes[0]
     assert any("quantised by MLX" in note for note in netweight.scan(tmp_path).notes)
+    config(tmp_path, quantization={"group_size": 64, "bits": 4})
+    with open_checkpoint(tmp_path) as opened:
+        assert set(opened) == {"q_proj.weight", "norm.weight"}
+        assert np.array_equal(opened["q_proj.weight"].read(), np.tile([-0.5, 0, -1, -1, -1, -1, -1, -1], (8, 8)))
 
 
 def test_opening_reads_no_data_and_imports_nothing_heavy(tmp_path) -> None:

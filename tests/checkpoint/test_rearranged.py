@@ -96,16 +96,60 @@ def test_rows_in_turns():
 
 
 def test_small_rooms(monkeypatch):
-    """Rows and slabs of a few elements at a time change nothing, and no more slabs are kept than are said."""
+    """Rows and slabs of a few elements at a time change nothing, and no more bytes of slabs are kept than are said."""
     monkeypatch.setattr(rearranged, "_ROWS", 40)
     monkeypatch.setattr(rearranged, "_SLAB", 64)
     monkeypatch.setattr(rearranged, "_SLABS", 2)
     x = numbers((9, 7), "F32")
     turned = RearrangedTensor("x", (7, 9), DTYPES["F32"], 9, (Placed(range(7), range(9), stored(x, "F32"), 0, 1, 7),))
     check(turned, x.T)
-    assert len(rearranged._kept._slabs) <= 2
+    assert sum(slab.nbytes for _, slab in rearranged._kept._slabs.values()) <= 2 * 64
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: check(turned, x.T), range(8)))
+
+
+def test_small_slabs_of_several_tensors_are_kept_together(monkeypatch):
+    """As of one weight's codes, scales and zero points: each is read once, though they are read in turns."""
+    reads = []
+    monkeypatch.setattr(rearranged, "_kept", rearranged._Kept())
+
+    @dataclass(frozen=True)
+    class Counted(StoredTensor):
+        def read_into(self, start, out):
+            reads.append(self.name)
+            super().read_into(start, out)
+
+    x = numbers((5, 7), "F32")
+    inner = [Counted(f"{i}", x.shape, DTYPES["F32"], HeldBytes(memoryview(x.tobytes()), "x"), 0) for i in range(6)]
+    tensors = [rearranged.turned(tensor) for tensor in inner]
+    for row in range(7):
+        for tensor in tensors:
+            out = np.empty(5, np.float32)
+            tensor.read_into(5 * row, out.view(np.uint8).data)
+            assert np.array_equal(out, x[:, row])
+    assert sorted(reads) == [f"{i}" for i in range(6)]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (130, 70), (65, 4000), (3, 20_000)])
+@pytest.mark.parametrize("dtype", ["U8", "BF16", "I32", "F64"])
+def test_turned(shape, dtype):
+    """Lines that are read together, and lines that lie apart; whole blocks and parts of them."""
+    x = (np.arange(shape[0] * shape[1]) % 251).astype(np.uint8).reshape(shape)
+    x = x if dtype == "U8" else x.astype({"BF16": np.uint16, "I32": np.int32, "F64": np.float64}[dtype])
+    inner = StoredTensor("x", shape, DTYPES[dtype], HeldBytes(memoryview(x.tobytes()), "x"), 0)
+    tensor = rearranged.turned(inner)
+    assert (tensor.name, tensor.shape, tensor.file_bytes) == ("x", shape[::-1], inner.nbytes)
+    out = np.empty(shape[::-1], x.dtype)
+    tensor.read_into(0, out.reshape(-1).view(np.uint8).data)
+    assert np.array_equal(out, x.T)
+
+
+def test_lines_that_lie_apart(monkeypatch):
+    """Of a wide matrix a slab has a part of every line, which is read by itself."""
+    monkeypatch.setattr(rearranged, "_GAP", 0)
+    monkeypatch.setattr(rearranged, "_SLAB", 1 << 12)
+    x = numbers((130, 900), "F32")
+    check(rearranged.turned(stored(x, "F32")), x.T)
 
 
 def test_pickles_by_its_parts(tmp_path):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from netweight.checkpoint import comfy, fours, mxfp4, packed_ints, scales, sparse
+from netweight.checkpoint import awq, bitsandbytes, comfy, fours, gptq, mlx, mxfp4, packed_ints, scales, sparse
 from netweight.checkpoint.quantisation import compressed_tensors
 from netweight.checkpoint.quantised import Found
 from netweight.checkpoint.tensor import Skipped, Tensor
@@ -18,7 +18,16 @@ from netweight.errors import FormatError, printable
 __all__ = ["decoded"]
 
 _FIRST = (sparse.find,)  # what they make may be the codes of others
-_DECODERS = (scales.find, mxfp4.find, packed_ints.find, fours.find)
+_DECODERS = (
+    scales.find,
+    mxfp4.find,
+    packed_ints.find,
+    fours.find,
+    gptq.find,
+    awq.find,
+    bitsandbytes.find,
+    mlx.find,
+)
 
 # What belongs to a layer whose weight is quantised, by its last word or the end of it; and to the layer above it.
 _OF_LAYER = {
@@ -92,6 +101,8 @@ def decoded(
     notes = [found.note for found in every if found.note]
     if modules and (made := compressed_tensors(config)) and made.transformed:
         notes.append("its quantization_config has a transform_config: weights are read as they are stored, transformed")
+    if left := undecoded_note(tensors, config):
+        notes.append(left)
     return tensors, tuple(entry for found in every for entry in found.skipped), tuple(notes)
 
 

@@ -18,9 +18,9 @@ from netweight.checkpoint.gguf.config import config_of, lacking
 from netweight.checkpoint.gguf.hub import as_on_hub
 from netweight.checkpoint.index import join
 from netweight.checkpoint.kinds import reader_of
-from netweight.checkpoint.mlx import quantised_note
 from netweight.checkpoint.part import Part
 from netweight.checkpoint.place import LocalPlace, Place
+from netweight.checkpoint.quantize_config import with_settings_beside
 from netweight.checkpoint.reference import HubReference, UrlReference, parse_reference
 from netweight.checkpoint.saved_chunks import are_chunks, join_chunks
 from netweight.checkpoint.table import TensorTable
@@ -187,11 +187,10 @@ def _open_selection(
             problem, lacks = None, lacking(parts[0].fields, config, tensors)
         tensors, unused, found = as_on_hub(tensors, parts[0].fields, printable(ref))
     else:
-        tensors, unused, found = decoded(tensors, config, printable(ref), metadata)
+        tensors, unused, found = decoded(
+            tensors, with_settings_beside(config, tensors, place), printable(ref), metadata
+        )
     notes += [f"{printable(ref)}: {note}" for note in found]
-    quantised = quantised_note(tensors, config)
-    if quantised:
-        notes.append(f"{printable(ref)}: {quantised}")
     outside = tuple(dict.fromkeys(name for part in parts for name in part.outside))
     if outside:
         notes.append(_outside_note(outside))

@@ -44,7 +44,7 @@ class QuantisedTensor(Tensor):
     @property
     def file_bytes(self) -> int:
         """See Tensor."""
-        return sum(source.nbytes for source in self.sources)
+        return sum(source.file_bytes for source in self.sources)
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ class UnitTensor(QuantisedTensor):
 
     @property
     def scratch(self) -> int:
-        """See Tensor."""
+        """See Tensor; sources are read one after the other."""
         units = max(1, _ELEMENTS // self.unit)
-        inner = sum(source.scratch for source in self.sources)
+        inner = max(source.scratch for source in self.sources)
         return units * (self.unit_scratch + self.unit * self.dtype.bits // 8) + inner
 
     def bytes_of(self, start: int, count: int) -> Iterator[Stretch]:

@@ -19,11 +19,13 @@ from netweight.checkpoint.tensor import Stretch, Tensor
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Placed", "RearrangedTensor"]
+__all__ = ["Placed", "RearrangedTensor", "turned"]
 
 _ROWS = 1 << 20  # bytes of rows that are put together at a time
 _SLAB = 8 << 20  # bytes of a transposed piece that a thread keeps: its neighbouring rows are read together
-_SLABS = 4  # such slabs that a thread keeps
+_SLABS = 4  # such slabs that a thread keeps, or as many bytes of smaller ones
+_MOST = 32  # slabs of any size that it keeps
+_LINES = 64  # columns of a transposed piece that are turned together
 _GAP = 32 << 10  # bytes between lines that are read and thrown away rather than passed over: a read costs about as much
 
 
@@ -193,6 +195,13 @@ class RearrangedTensor(Tensor):
         return take
 
 
+def turned(tensor: Tensor) -> Tensor:
+    """The transpose of a matrix that has elements."""
+    rows, cols = tensor.shape
+    piece = Placed(range(cols), range(rows), tensor, 0, 1, cols)
+    return RearrangedTensor(tensor.name, (cols, rows), tensor.dtype, rows, (piece,))
+
+
 def _within(rows: range, first: int, stop: int) -> range:
     """The positions in `rows` of those from `first` to `stop`."""
     before = max(0, -(-(first - rows.start) // rows.step))
@@ -246,15 +255,19 @@ class _Kept(threading.local):
         held = self._slabs.pop(key, None)
         if held is None or held[0] is not piece:
             held = None
-            self._make_room()
-            held = piece, _read_slab(piece, range(number * rows, min((number + 1) * rows, len(piece.rows))), dtype)
-            self._make_room()  # what lies below may have slabs too
+            at = range(number * rows, min((number + 1) * rows, len(piece.rows)))
+            size = len(at) * len(piece.cols) * dtype.itemsize
+            self._make_room(size)
+            held = piece, _read_slab(piece, at, dtype)
+            self._make_room(size)  # what lies below may have slabs too
         self._slabs[key] = held
         return held[1]
 
-    def _make_room(self) -> None:
-        while len(self._slabs) >= _SLABS:
-            self._slabs.popitem(last=False)
+    def _make_room(self, size: int) -> None:
+        """For a slab of `size` bytes."""
+        taken = size + sum(slab.nbytes for _, slab in self._slabs.values())
+        while self._slabs and (taken > _SLABS * _SLAB or len(self._slabs) >= _MOST):
+            taken -= self._slabs.popitem(last=False)[1][1].nbytes
 
 
 _kept = _Kept()
@@ -264,5 +277,31 @@ def _read_slab(piece: Placed, at: range, dtype: np.dtype[Any]) -> np.ndarray[Any
     import numpy as np  # noqa: PLC0415
 
     slab = np.empty((len(at), len(piece.cols)), dtype)
-    _read_lines(piece.tensor, piece.start + at.start * piece.row_step, piece.col_step, piece.row_step, slab.T)
+    start = piece.start + at.start * piece.row_step
+    if piece.row_step == 1 and dtype.kind == "u":
+        _read_turned(piece.tensor, start, piece.col_step, slab)
+    else:
+        _read_lines(piece.tensor, start, piece.col_step, piece.row_step, slab.T)
     return slab
+
+
+def _read_turned(tensor: Tensor, start: int, line_step: int, slab: np.ndarray[Any, Any]) -> None:
+    """Fill `slab`, whose element (i, j) is element `start + i + j * line_step`: some columns at a time, with what lies
+    between them where that is little.
+    """
+    import numpy as np  # noqa: PLC0415
+
+    from netweight.kernels.cpu.turned import APART, turn  # noqa: PLC0415 - loops are compiled where they are needed
+
+    (count, lines), item = slab.shape, slab.dtype.itemsize
+    near = (line_step - count) * item <= _GAP
+    step = line_step if near else count + APART
+    group = max(1, min(lines, _LINES, _ROWS // (step * item)))
+    room = np.empty(group * step, slab.dtype)
+    for first in range(0, lines, group):
+        some = min(group, lines - first)
+        whole = [(0, (some - 1) * step + count)] if near else [(line * step, count) for line in range(some)]
+        for at, span in whole:
+            line = first + at // step
+            tensor.read_into(start + line * line_step, room[at : at + span].view(np.uint8).data)
+        turn(room, step, some, first, slab)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["config_dtype", "lacking_note", "main_dtype", "merged_config", "plan_config"]
 
+_QUANTISED = ("quantization_config", "quantization", "compression_config")  # the second is MLX's
 _VOCABULARY = ("vocab_size", "padded_vocab_size")
 
 
@@ -152,9 +153,11 @@ def merged_config(
         _set(levels, _VOCABULARY, rows, otherwise="vocab_size")
     if tie is not None:
         _set(levels, ("tie_word_embeddings",), tie, otherwise="tie_word_embeddings")
-    entries = [level.pop(name, None) for level in levels for name in ("quantization_config", "compression_config")]
-    if any(entry is not None for entry in entries):
-        notes.append("config.json has a quantization_config, and no weight is quantised: the entry is left out")
+    notes += [
+        f"config.json has a {key}, and no weight is quantised: the entry is left out"
+        for key in _QUANTISED
+        if [held for level in levels if (held := level.pop(key, None)) is not None]
+    ]
     if layering is not None:
         notes += edit_layers(merged, layering, where)
     return merged, notes
