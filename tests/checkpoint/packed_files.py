@@ -68,7 +68,7 @@ def check_recorded(package, case, name, tmp_path):
     with netweight.open(write(tmp_path / "m", case.tensors, case.config)) as checkpoint:
         assert list(checkpoint) == ["x.weight"]
         tensor = checkpoint["x.weight"]
-        assert {part.name for part in tensor.parts} <= set(case.tensors)
+        assert {part.name for part in tensor.stored_parts} <= set(case.tensors)
         whole = bits_of(tensor)
         assert digest(one_nan(whole, tensor.dtype.name)) == recorded(package)["digests"][name]
         rng = Random(name)
@@ -77,9 +77,9 @@ def check_recorded(package, case, name, tmp_path):
             count = rng.choice([1, min(33, tensor.size - start), rng.randint(1, tensor.size - start)])
             assert np.array_equal(bits_of(tensor, start, count), whole[start : start + count])
         assert np.array_equal(bits_of(pickle.loads(pickle.dumps(tensor))), whole)
-        assert tensor.file_bytes == sum(part.nbytes for part in tensor.parts) < 9 * tensor.size
+        assert tensor.file_bytes == sum(part.nbytes for part in tensor.stored_parts) < 9 * tensor.size
         told = {(s.offset, s.size) for s in tensor.bytes_of(0, tensor.size)}
-        assert all(any(at <= p.offset and p.offset + p.nbytes <= at + n for at, n in told) for p in tensor.parts)
+        assert all(any(at <= p.offset and p.offset + p.nbytes <= at + n for at, n in told) for p in tensor.stored_parts)
         return tensor
 
 

@@ -82,7 +82,7 @@ def test_as_the_package_decompresses(name, tmp_path):
             count = rng.randint(1, tensor.size - start)
             assert np.array_equal(bits(some_of(again, start, count)), bits(flat[start : start + count]))
         held = {LAYER + part for part in parts if part != "expected"}
-        assert {part.name for part in tensor.parts} == held
+        assert {part.name for part in tensor.stored_parts} == held
         stretches = list(tensor.bytes_of(0, tensor.size))
         assert all(stretch.offset + stretch.size <= stretch.source.size for stretch in stretches)
         assert len(checkpoint.notes) == (2 if "2:4 float8" in name else 1)

@@ -122,7 +122,7 @@ def test_unknown_modes(tmp_path, mode):
 def test_without_a_config_they_are_codes(tmp_path):
     with netweight.open(write(tmp_path / "m", layer(), {})) as checkpoint:
         assert set(checkpoint) == {"x.weight", "x.scales", "x.biases"}
-        assert "1 weights are quantised by MLX, and no config says how" in checkpoint.notes[0]
+        assert "1 weight is quantised by MLX, and no config says how" in checkpoint.notes[0]
 
 
 def test_words_of_another_program_are_left(tmp_path):

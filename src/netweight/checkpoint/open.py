@@ -10,7 +10,8 @@ from pathlib import Path
 
 from netweight.checkpoint.asides import instead_of_weights
 from netweight.checkpoint.config import read_config
-from netweight.checkpoint.decoded import decoded
+from netweight.checkpoint.decoders.decoded import decoded
+from netweight.checkpoint.decoders.quantize_config import with_settings_beside
 from netweight.checkpoint.distcp import METADATA, read_distcp
 from netweight.checkpoint.file_names import NUMBERED
 from netweight.checkpoint.folder import Selection, check_alone, in_parts, select, select_index, whole_set
@@ -20,7 +21,6 @@ from netweight.checkpoint.index import join
 from netweight.checkpoint.kinds import reader_of
 from netweight.checkpoint.part import Part
 from netweight.checkpoint.place import LocalPlace, Place
-from netweight.checkpoint.quantize_config import with_settings_beside
 from netweight.checkpoint.reference import HubReference, UrlReference, parse_reference
 from netweight.checkpoint.saved_chunks import are_chunks, join_chunks
 from netweight.checkpoint.table import TensorTable

@@ -196,10 +196,10 @@ class RearrangedTensor(Tensor):
 
 
 def turned(tensor: Tensor) -> Tensor:
-    """The transpose of a matrix that has elements."""
+    """The transpose of a matrix that has elements, as a tensor of the checkpoint."""
     rows, cols = tensor.shape
     piece = Placed(range(cols), range(rows), tensor, 0, 1, cols)
-    return RearrangedTensor(tensor.name, (cols, rows), tensor.dtype, rows, (piece,))
+    return RearrangedTensor(tensor.name, (cols, rows), tensor.dtype, rows, (piece,), own=True)
 
 
 def _within(rows: range, first: int, stop: int) -> range:

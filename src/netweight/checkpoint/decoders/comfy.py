@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 
-from netweight.checkpoint.quantised import Found, shown, wrong
+from netweight.checkpoint.decoders.found import Found, shown, wrong
 from netweight.checkpoint.tensor import Skipped, Tensor
 from netweight.errors import printable
 

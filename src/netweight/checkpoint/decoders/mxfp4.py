@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from netweight.checkpoint.quantised import Found, several
+from netweight.checkpoint.decoders.found import Found, several
 from netweight.checkpoint.tensor import Tensor
 from netweight.checkpoint.tensors.microscaled import GROUP, MicroscaledTensor
 from netweight.checkpoint.tensors.rearranged import Placed, RearrangedTensor

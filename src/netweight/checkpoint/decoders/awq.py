@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from netweight.checkpoint.quantisation import declared
-from netweight.checkpoint.quantised import Found, do_not_fit, packing, stored_twice
+from netweight.checkpoint.decoders.found import Found, do_not_fit, packing, stored_twice
+from netweight.checkpoint.decoders.quantisation import declared
 from netweight.checkpoint.tensor import Tensor
 from netweight.checkpoint.tensors.grouped import GroupedTensor
 from netweight.checkpoint.tensors.rearranged import turned

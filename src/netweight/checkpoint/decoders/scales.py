@@ -18,9 +18,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from netweight.checkpoint.blocks import blocks_of
-from netweight.checkpoint.quantisation import compressed_tensors
-from netweight.checkpoint.quantised import Found, several
+from netweight.checkpoint.decoders.blocks import blocks_of
+from netweight.checkpoint.decoders.found import Found, several
+from netweight.checkpoint.decoders.quantisation import compressed_tensors
 from netweight.checkpoint.tensor import Tensor
 from netweight.checkpoint.tensors.scaled import ScaledTensor
 from netweight.dtypes import DTYPES

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from netweight.checkpoint.quantised import Found, do_not_fit, several
+from netweight.checkpoint.decoders.found import Found, do_not_fit, several
 from netweight.checkpoint.tensor import Tensor
 from netweight.checkpoint.tensors.grouped import AffineTensor
 from netweight.checkpoint.tensors.looked_up import LookedUpTensor

@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from netweight.checkpoint.quantised import Found, several, shown, wrong
+from netweight.checkpoint.decoders.found import Found, several, shown, wrong
 from netweight.checkpoint.tensor import Tensor
 from netweight.checkpoint.tensors.microscaled import GROUP
 from netweight.checkpoint.tensors.packed import PackedTensor
@@ -58,7 +58,7 @@ def find(tensors: Mapping[str, Tensor], _config: Mapping[str, Any] | None, where
         else:
             continue
         instead[stored] = found
-        parts.update(part.name for part in found.parts)
+        parts.update(part.name for part in found.stored_parts)
     others = [name.removesuffix("_scale") for name in candidates if name.endswith(_FIRST)]
     unread = sum(name in tensors and name not in instead and _is_bytes(tensors[name], "U8") for name in others)
     notes = [_note(instead, smoothed)] if instead else []
@@ -183,7 +183,7 @@ def _two_scales(name: str, codes: Tensor, scales: Tensor, overall: Tensor) -> Te
     placed = [
         Placed(range(experts * rows), range(half * cols, (half + 1) * cols), held, half, 2 * cols, 2) for half in (0, 1)
     ]
-    return RearrangedTensor(name, (experts, 2 * rows, cols), wide, 2 * cols, tuple(placed))
+    return RearrangedTensor(name, (experts, 2 * rows, cols), wide, 2 * cols, tuple(placed), own=True)
 
 
 def _deepseek(name: str, tensors: Mapping[str, Tensor], where: str) -> PackedTensor:

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from netweight.checkpoint.quantised import Found, conv1d, do_not_fit
+from netweight.checkpoint.decoders.found import Found, conv1d, do_not_fit
 from netweight.checkpoint.tensor import Tensor, read_elements
 from netweight.checkpoint.tensors.looked_up import LookedUpTensor
 from netweight.checkpoint.tensors.rearranged import turned

@@ -21,9 +21,9 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any
 
-from netweight.checkpoint.blocks import Blocks, blocks_of
-from netweight.checkpoint.quantisation import Compressed, compressed_tensors
-from netweight.checkpoint.quantised import Found, several, shown, wrong
+from netweight.checkpoint.decoders.blocks import Blocks, blocks_of
+from netweight.checkpoint.decoders.found import Found, several, shown, wrong
+from netweight.checkpoint.decoders.quantisation import Compressed, compressed_tensors
 from netweight.checkpoint.tensor import Tensor
 from netweight.checkpoint.tensors.packed import PackedTensor, whole_numbers
 from netweight.dtypes import DTYPES
@@ -58,7 +58,7 @@ def find(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, where:
         else:
             continue
         instead[weight or name] = found
-        parts.update(part.name for part in found.parts)
+        parts.update(part.name for part in found.stored_parts)
     kinds = ", ".join(sorted({tensor.stored for tensor in instead.values()}))
     what = several(len(instead), "weight is", "weights are")
     note = (

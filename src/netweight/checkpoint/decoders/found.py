@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from netweight.checkpoint.quantisation import declared
+from netweight.checkpoint.decoders.quantisation import declared
 from netweight.checkpoint.tensor import Skipped, Tensor
 from netweight.errors import FormatError, printable
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from netweight.checkpoint.quantisation import declared
-from netweight.checkpoint.quantised import packing
+from netweight.checkpoint.decoders.found import packing
+from netweight.checkpoint.decoders.quantisation import declared
 from netweight.checkpoint.tensor import Tensor
 from netweight.dtypes import Kind
 from netweight.errors import printable

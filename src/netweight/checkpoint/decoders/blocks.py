@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from netweight.checkpoint.quantisation import compressed_tensors, declared
+from netweight.checkpoint.decoders.quantisation import compressed_tensors, declared
 from netweight.checkpoint.tensor import Tensor
 from netweight.dtypes import Kind
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any
 
-from netweight.checkpoint.quantised import Found, several, shown, wrong
+from netweight.checkpoint.decoders.found import Found, several, shown, wrong
 from netweight.checkpoint.tensor import Tensor
 from netweight.checkpoint.tensors.packed import whole_numbers
 from netweight.checkpoint.tensors.sparse import SparseTensor

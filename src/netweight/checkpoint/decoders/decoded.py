@@ -6,12 +6,14 @@ Adding a decoder is a file beside this one with a `find`, and its name in _DECOD
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from netweight.checkpoint import awq, bitsandbytes, comfy, fours, gptq, mlx, mxfp4, packed_ints, scales, sparse
-from netweight.checkpoint.quantisation import compressed_tensors
-from netweight.checkpoint.quantised import Found
+from netweight.checkpoint.decoders import awq, bitsandbytes, comfy, fours, gptq, mlx, mxfp4, packed_ints, scales, sparse
+from netweight.checkpoint.decoders.found import Found
+from netweight.checkpoint.decoders.quantisation import compressed_tensors, declared
+from netweight.checkpoint.decoders.undecoded import undecoded_note
 from netweight.checkpoint.tensor import Skipped, Tensor
 from netweight.errors import FormatError, printable
 
@@ -41,6 +43,8 @@ _OF_LAYER = {
     "output_scale": "a scale of a layer's outputs",
     "output_zero_point": "a zero point of a layer's outputs",
 }
+_SIGN = re.compile(r"scale|packed|qweight|SCB|absmax|blocks|compressed|bitmask|quant")
+"""What a name's last word has where a weight is quantised, or is a part of one."""
 _OF_CACHE = frozenset({"k_scale", "v_scale", "k_zero_point", "v_zero_point"})
 
 
@@ -88,6 +92,12 @@ def decoded(
     `where` names the model in messages; `metadata` is that of its files. Raises FormatError where parts of a weight do
     not fit each other, or two decoders take one tensor.
     """
+    if (
+        not declared(config)
+        and not metadata
+        and not any(map(_SIGN.search, {name[name.rfind(".") :] for name in tensors}))
+    ):
+        return tensors, (), ()
     marks = comfy.find(tensors, metadata or {}, where)
     tensors = _with(tensors, [marks], where)
     early = [find(tensors, config, where) for find in _FIRST]

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from netweight.checkpoint.config import MAX_CONFIG, read_json_in
+from netweight.checkpoint.decoders.quantisation import declared
 from netweight.checkpoint.place import Place
-from netweight.checkpoint.quantisation import declared
 
 __all__ = ["with_settings_beside"]
 
