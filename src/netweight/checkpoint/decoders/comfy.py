@@ -16,7 +16,7 @@ from netweight.checkpoint.decoders.found import Found, shown, wrong
 from netweight.checkpoint.tensor import Skipped, Tensor
 from netweight.errors import printable
 
-__all__ = ["find"]
+__all__ = ["find", "named_in"]
 
 _LAYER, _FILE, _METADATA = "comfy_quant", "scaled_fp8", "_quantization_metadata"
 _READ = {"float8_e4m3fn": {"F8_E4M3"}, "float8_e5m2": {"F8_E5M2"}, "int8_tensorwise": {"I8"}}
@@ -36,6 +36,11 @@ def find(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], where: str)
     for layer, about in _layers(metadata):
         _check(f"{layer}.", about, tensors, where)
     return Found(parts=frozenset(marks), skipped=tuple(Skipped(name, reason) for name, reason in marks.items()))
+
+
+def named_in(metadata: Mapping[str, str]) -> bool:
+    """Whether the metadata of files speak of how layers are quantised."""
+    return _METADATA in metadata
 
 
 def _is(name: str, ending: str) -> bool:

@@ -92,11 +92,8 @@ def decoded(
     `where` names the model in messages; `metadata` is that of its files. Raises FormatError where parts of a weight do
     not fit each other, or two decoders take one tensor.
     """
-    if (
-        not declared(config)
-        and not metadata
-        and not any(map(_SIGN.search, {name[name.rfind(".") :] for name in tensors}))
-    ):
+    signs = map(_SIGN.search, {name.rpartition(".")[2] for name in tensors})
+    if not declared(config) and not comfy.named_in(metadata or {}) and not any(signs):
         return tensors, (), ()
     marks = comfy.find(tensors, metadata or {}, where)
     tensors = _with(tensors, [marks], where)
