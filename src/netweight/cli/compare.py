@@ -24,7 +24,7 @@ from netweight.views.compare import show_comparison, show_plan
 from netweight.views.text import print_json
 
 if TYPE_CHECKING:
-    from netweight.jobs.compare.plan import Prepared
+    from netweight.jobs.compare.plan import Options, Prepared
 
 __all__ = ["compare"]
 
@@ -43,6 +43,13 @@ __all__ = ["compare"]
     help="How many of the most changed parameters to list.",
 )
 @click.option("--output", metavar="FILE", help="Write the result: .json, .csv or .parquet.")
+@click.option("--plots", metavar="DIR", help="Draw pictures of what a quantisation did into DIR.")
+@click.option(
+    "--to",
+    "original",
+    metavar="ORIGINAL",
+    help="Compare each of the models given with this one: several quantisations.",
+)
 @click.option("--count-tied-twice", is_flag=True, help="Count tied weights under each of their names.")
 @filter_options
 @remote_option
@@ -65,6 +72,8 @@ def compare(
     model2: str | None,
     methods: tuple[str, ...],
     output: str | None,
+    plots: str | None,
+    original: str | None,
     output_format: str,
     **rest: Any,
 ) -> None:
@@ -73,6 +82,9 @@ def compare(
     Says how far B is from A, which parameters changed most, which are the same, and which only one of them has. Models
     of different depth are aligned by name. With --methods spectral and others, also how what `scan` says of each matrix
     differs.
+
+    Where a model is quantised, also what that did: SQNR by storage, role and block against bits for a weight, the worst
+    parameters first (name the original first). With --to ORIGINAL several quantisations stand side by side.
     """
     from contextlib import ExitStack
 
@@ -80,6 +92,10 @@ def compare(
     from netweight.jobs.compare.job import compare as measure
     from netweight.jobs.compare.plan import ALWAYS, Options, prepare
 
+    if original is not None:
+        options = options_from(Options, rest)
+        _side_by_side(original, models, methods, output, plots, options, output_format, verbose=rest["verbose"])
+        return
     a, b = _references(models, model1, model2)
     methods = methods or (ALWAYS,)
     options = options_from(Options, rest, remote=rest["remote"] or rest["dry_run"])
@@ -95,14 +111,47 @@ def compare(
                 check_file(output, locations((prepared.a, prepared.b)))
             _show_plan(prepared, output_format, verbose=rest["verbose"])
         return
-    result = measure(a, b, methods=methods, output=output, options=options, progress=progress_for(output_format))
+    result = measure(
+        a, b, methods=methods, output=output, plots=plots, options=options, progress=progress_for(output_format)
+    )
     if output_format == "json":
         print_json(result.to_dict())
     elif output_format == "human":
         show_comparison(result, top_changes=rest["top_changes"], verbose=rest["verbose"])
-        if output is not None:
-            click.echo(f"written to {printable(output)}")
+        for place in (output, plots):
+            if place is not None:
+                click.echo(f"written to {printable(place)}")
     if result.failed:
+        raise SystemExit(1)
+
+
+def _side_by_side(
+    original: str,
+    models: tuple[str, ...],
+    methods: tuple[str, ...],
+    output: str | None,
+    plots: str | None,
+    options: Options,
+    output_format: str,
+    *,
+    verbose: bool,
+) -> None:
+    from netweight.cli.progress.bar import progress_for
+    from netweight.jobs.compare.several import compare_to
+    from netweight.views.quantisation import show_side_by_side
+
+    if methods:
+        raise OptionError("--methods: has no effect with --to, which compares the weights; leave it out")
+    progress = progress_for(output_format)
+    result = compare_to(original, models, output=output, plots=plots, options=options, progress=progress)
+    if output_format == "json":
+        print_json(result.to_dict())
+    elif output_format == "human":
+        show_side_by_side(result, verbose=verbose)
+        for place in (output, plots):
+            if place is not None:
+                click.echo(f"written to {printable(place)}")
+    if any(held.failed for held in result.models.values()):
         raise SystemExit(1)
 
 

@@ -6,7 +6,7 @@ d = b - a, element by element, over the pairs that are finite. Where there are n
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import isfinite, isnan, nan, sqrt
+from math import inf, isfinite, isnan, log10, nan, sqrt
 from typing import Any
 
 from netweight.columns import Column
@@ -25,6 +25,7 @@ __all__ = [
     "is_adapted",
     "is_frozen",
     "number_of",
+    "sqnr_db",
     "without_comparison",
 ]
 
@@ -38,6 +39,7 @@ COLUMNS = (
     Column("comparable_reason", "", "why it was not compared, or not from the weights", "text"),
     Column("l2_distance", "", "sqrt(sum d^2), d = b - a", "number"),
     Column("relative_l2_distance", "", "l2_distance over the norm of a; undefined where that is 0", "number"),
+    Column("sqnr_db", "dB", "10 log10(sum a^2 / sum d^2); infinite without a change", "number"),
     Column("cosine_similarity", "", "<a, b> / (norm a * norm b); undefined where a norm is 0", "number"),
     Column("mean_absolute_difference", "", "mean abs(d)", "number"),
     Column("max_absolute_difference", "", "max abs(d)", "number"),
@@ -74,6 +76,7 @@ def derive(pairs: PairStatistics) -> dict[str, Any]:
         "comparable_reason": "",
         "l2_distance": distance if n else nan,
         "relative_l2_distance": distance / norm_a if norm_a else nan,
+        "sqnr_db": sqnr_db(pairs.square_a, pairs.square_d) if n else nan,
         "cosine_similarity": _cosine(pairs, norm_a, norm_b),
         "mean_absolute_difference": pairs.absolute / n if n else nan,
         "max_absolute_difference": pairs.maxabs if n else nan,
@@ -96,6 +99,13 @@ def derive(pairs: PairStatistics) -> dict[str, Any]:
     row["change_score"] = _score(row["mean_diff"], row["std_diff"], ratio, appeared=appeared)
     row["flag"] = _flag(pairs, norm_a, norm_b, distance)
     return row
+
+
+def sqnr_db(signal: float, noise: float) -> float:
+    """The ratio of two sums of squares in dB; infinite without noise, NaN without a signal or beyond float64."""
+    if not signal or not isfinite(signal) or not isfinite(noise):
+        return nan
+    return 10 * log10(signal / noise) if noise and signal / noise else inf
 
 
 def _cosine(pairs: PairStatistics, norm_a: float, norm_b: float) -> float:

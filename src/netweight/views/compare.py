@@ -14,6 +14,7 @@ from netweight.measures.registry import find
 from netweight.views.console import print_folded, stdout_console
 from netweight.views.fitted_table import name as name_column
 from netweight.views.fitted_table import numbers, print_pairs, print_table
+from netweight.views.quantisation import show_quantisation
 from netweight.views.short_names import left_out_lines
 from netweight.views.text import apart_lines, human_bytes, human_count, share
 
@@ -76,7 +77,9 @@ def show_comparison(result: Comparison, *, top_changes: int, verbose: bool = Fal
     console = stdout_console()
     _share_line(result.coverage)
     _summary(result, console)
-    if top_changes:
+    if result.quantisation is not None:
+        show_quantisation(result, result.quantisation, console, top_changes)
+    elif top_changes:
         _most_changed(result, console, top_changes)
     _blocks(result, console)
     click.echo()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from netweight.checkpoint.announce import announce_tensors
 from netweight.checkpoint.tensor import Skipped
-from netweight.errors import printable
+from netweight.errors import OptionError, printable
 from netweight.jobs.compare.plan import Options, Prepared, prepare
 from netweight.jobs.compare.scans import compare_results
 from netweight.jobs.inputs import Reference, identity, locations
@@ -34,6 +34,7 @@ def compare(
     *,
     methods: str | Sequence[str] = ("basic_stats",),
     output: Reference | None = None,
+    plots: Reference | None = None,
     options: Options | None = None,
     progress: Progress | None = None,
     executor: Executor | None = None,
@@ -43,9 +44,9 @@ def compare(
     layer_comparisons: {parameter: {field: value}}}.
 
     `methods`: measures of a scan, or "all"; basic_stats reads each model once, the others read each side's matrices
-    once more and add the differences of what `scan` says of them. `output`: a .json, .csv or .parquet file, put in
-    place in one step at the end. `executor` runs the tasks (default: threads); `settings` are the fields of Options
-    by name.
+    once more and add the differences of what `scan` says of them. `output`: a .json, .csv or .parquet file, and `plots`
+    a folder for pictures of what a quantisation did, put in place in one step at the end. `executor` runs the tasks
+    (default: threads); `settings` are the fields of Options by name.
 
     Differences b - a are float32 of the upcast values (float64 where either side is float64), everything else is
     accumulated in float64 over the finite pairs. A parameter that cannot be compared, of another shape or unreadable,
@@ -59,17 +60,41 @@ def compare(
     with ExitStack() as stack:
         target = None if output is None else check_output(output)
         prepared = prepare(a, b, methods, options, stack)
+        if plots is not None:  # before the work: a place that cannot take pictures ends the run here
+            _check_plots(prepared, plots)
         plan = prepared.plan
         executor = executor or stack.enter_context(planned_executor(options, plan.workers, plan.memory))
         if target is None:
-            return _run(prepared, progress, executor)
+            result = _run(prepared, progress, executor)
+            _draw(result, prepared, plots, progress)
+            return result
         from netweight.output.result_file import ResultFile
 
         file = stack.enter_context(ResultFile(target, locations((prepared.a, prepared.b))))
         with interruptible(lambda: f"stopped; {printable(str(target))} was not changed"):
             result = _run(prepared, progress, executor)
         file.commit(lambda path: write_comparison(result, path))
+        _draw(result, prepared, plots, progress)
         return result
+
+
+def _check_plots(prepared: Prepared, plots: Reference) -> None:
+    from netweight.jobs.compare.plots import plots_folder
+
+    sides = [side for pair in prepared.pairing.pairs if not pair.reason for side in (pair.a, pair.b)]
+    if all(side.stored == side.dtype.name for side in sides):
+        raise OptionError("--plots: pictures are of what a quantisation did, and neither model is quantised")
+    plots_folder(plots, locations((prepared.a, prepared.b))).check()
+
+
+def _draw(result: Comparison, prepared: Prepared, plots: Reference | None, progress: Progress) -> None:
+    """Put the pictures into the folder `plots`, if there is one."""
+    if plots is None:
+        return
+    from netweight.jobs.compare.plots import draw
+
+    for note in draw([result], [prepared.b.ref], plots, locations((prepared.a, prepared.b))):
+        progress.note(note)
 
 
 def _run(prepared: Prepared, progress: Progress, executor: Executor) -> Comparison:
@@ -149,4 +174,8 @@ def _entry(pair: Pair, statistics: PairStatistics | None, failure: Skipped | Non
         pair.b.shape,
         pair.a.dtype.name,
         pair.b.dtype.name,
+        pair.a.stored,
+        pair.b.stored,
+        pair.a.file_bytes,
+        pair.b.file_bytes,
     )

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from math import fsum, isfinite, isnan, nan, sqrt
+from math import isnan
 from pathlib import Path
 from typing import Any
 
 from netweight.checkpoint.tensor import Skipped
 from netweight.columns import Column
 from netweight.errors import printable
-from netweight.jobs.role_columns import ROLE_COLUMNS, role_cells
+from netweight.jobs.compare.parameter import PARAMETER_COLUMNS, ParameterComparison
+from netweight.jobs.compare.quantisation import quantisation_of
+from netweight.jobs.compare.totals import by_block, totals_of
+from netweight.jobs.role_columns import role_cells
 from netweight.jobs.scan.result import check_output, finite
 from netweight.measures.between import between_columns
 from netweight.measures.change import COLUMNS, change_score, is_adapted, is_frozen
 from netweight.output.frame import Frame, Framed
 from netweight.output.table import Row, write_csv, write_json, write_parquet
 from netweight.params.pairing import Coverage
-from netweight.params.role import Parameter
-from netweight.statistics.pairs import PairStatistics
 
 __all__ = [
     "PARAMETER_COLUMNS",
@@ -31,38 +31,6 @@ __all__ = [
     "find_most_changed_layers",
     "write_comparison",
 ]
-
-PARAMETER_COLUMNS = (
-    Column("param", "", "the parameter's name in A", "text"),
-    Column("param_b", "", "its name in B", "text"),
-    Column("shape", "", "its shape in A", "integers"),
-    Column("shape_b", "", "its shape in B", "integers"),
-    Column("dtype", "", "element type in A", "text"),
-    Column("dtype_b", "", "element type in B", "text"),
-    *ROLE_COLUMNS,
-)
-"""The first columns of the table; those of measures.change and of the scan measures asked for follow."""
-
-
-@dataclass(frozen=True)
-class ParameterComparison:
-    """One parameter that both models name: `metrics` are its fields, `pairs` the statistics that they follow from (None
-    where its weights were not compared). Shapes and types are None where only summary numbers are known.
-    """
-
-    parameter: Parameter
-    name_b: str
-    metrics: dict[str, Any]
-    pairs: PairStatistics | None = None
-    shape: tuple[int, ...] | None = None
-    shape_b: tuple[int, ...] | None = None
-    dtype: str | None = None
-    dtype_b: str | None = None
-
-    @property
-    def name(self) -> str:
-        """A's name for it."""
-        return self.parameter.name
 
 
 class Comparison(Framed, dict[str, Any]):
@@ -75,6 +43,7 @@ class Comparison(Framed, dict[str, Any]):
     names of parameters whose every value is finite and the same, whose norm is within 1%, and beyond 10%
     (measures.change); `skipped`: what was left out, with its reason; `failed`: those whose bytes could not
     be read; `notes`: findings worth a line; `inputs`: the identity of the files; `device`: where it was computed;
+    `quantisation`: what it did, where either side is quantised, else None;
     `coverage`: the shares of A's parameters and of B's that were compared, None where only summary numbers are known.
     """
 
@@ -117,8 +86,9 @@ class Comparison(Framed, dict[str, Any]):
         self.identical = tuple(p.name for p, m in measured if m["identical_percentage"] == 100 and not m["n_nonfinite"])
         self.frozen = tuple(p.name for p, m in measured if is_frozen(m))
         self.adapted = tuple(p.name for p, m in measured if is_adapted(m))
-        self.totals = _totals(p.pairs for p in parameters)
-        self.groups = {name: _totals(p.pairs for p in held) for name, held in _groups(parameters).items()}
+        self.totals = totals_of(p.pairs for p in parameters)
+        self.groups = {name: totals_of(p.pairs for p in held) for name, held in by_block(parameters).items()}
+        self.quantisation = quantisation_of(self.parameters)
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -140,6 +110,9 @@ class Comparison(Framed, dict[str, Any]):
                 None if p.shape_b is None else list(p.shape_b),
                 p.dtype,
                 p.dtype_b,
+                p.stored,
+                p.stored_b,
+                *p.bits,
                 *role_cells(p.parameter),
                 *(_cell(p.metrics, column) for column in fields),
             )
@@ -161,6 +134,8 @@ class Comparison(Framed, dict[str, Any]):
             "notes": list(self.notes),
             "inputs": list(self.inputs),
         }
+        if self.quantisation is not None:
+            fields["quantisation"] = self.quantisation.to_dict()
         if self.apart:
             fields["not_weights"] = {p.name: {"state": p.parameter.state, **p.metrics} for p in self.apart}
         if self.coverage is not None and not self.coverage.complete:
@@ -201,57 +176,6 @@ def find_most_changed_layers(
         if not isnan(score := change_score(metrics))
     ]
     return sorted(scored, key=lambda entry: -entry[1])[:top_k]
-
-
-def _groups(parameters: Iterable[ParameterComparison]) -> dict[str, list[ParameterComparison]]:
-    """By block in the order of blocks, after the embeddings and before the head and the rest."""
-    members: dict[tuple[int, str, int, str], list[ParameterComparison]] = {}
-    places = {"embed": 0, "layer": 1, "lm_head": 2}
-    for entry in parameters:
-        p = entry.parameter
-        key = (places.get(p.group, 3), p.stack, -1 if p.layer is None else p.layer, p.layer_group or p.group)
-        members.setdefault(key, []).append(entry)
-    groups: dict[str, list[ParameterComparison]] = {}
-    for key in sorted(members):
-        groups.setdefault(key[3], []).extend(members[key])
-    return groups
-
-
-def _totals(parts: Iterable[PairStatistics | None]) -> dict[str, Any]:
-    """Sums over parameters; NaN where there is nothing, a norm is zero, or a sum is beyond float64."""
-    measured = [p for p in parts if p is not None]
-    n = sum(p.n for p in measured)
-    norm_a, norm_b, distance = (
-        sqrt(_sum(values))
-        for values in ([p.square_a for p in measured], [p.square_b for p in measured], [p.square_d for p in measured])
-    )
-    cosine = nan
-    if norm_a and norm_b:
-        same = isfinite(norm_a) and all(p.identical for p in measured)
-        cosine = 1.0 if same else _sum(p.dot for p in measured) / norm_a / norm_b
-        cosine = max(-1.0, min(1.0, cosine)) if isfinite(cosine) else nan
-    return {
-        "parameters": len(measured),
-        "elements": n,
-        "l2_distance": distance if n else nan,
-        "relative_l2_distance": distance / norm_a if norm_a else nan,
-        "cosine_similarity": cosine,
-        "l2_norm_ratio": norm_b / norm_a if norm_a else nan,
-        "max_absolute_difference": max((p.maxabs for p in measured if p.n), default=nan),
-        "identical_percentage": 100 * sum(p.n_identical for p in measured) / n if n else nan,
-        "significant_change_percentage": 100 * sum(p.n_significant for p in measured) / n if n else nan,
-        "sign_flip_percentage": 100 * sum(p.n_flipped for p in measured) / n if n else nan,
-        "n_nonfinite": sum(p.n_nonfinite for p in measured),
-    }
-
-
-def _sum(values: Iterable[float]) -> float:
-    """NaN where the sum is beyond float64, or a part is."""
-    parts = list(values)
-    try:
-        return fsum(parts) if all(isfinite(v) for v in parts) else nan
-    except OverflowError:
-        return nan
 
 
 def _cell(metrics: Mapping[str, Any], column: Column) -> Any:
