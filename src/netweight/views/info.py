@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from netweight.dtypes import DTYPES
 from netweight.errors import printable
 from netweight.views.console import print_trimmed, stdout_console
 from netweight.views.fitted_table import name, numbers, print_pairs, print_table
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.tree import Tree
 
-    from netweight.jobs.info.job import Info
+    from netweight.jobs.info.job import DtypeRow, Info
     from netweight.jobs.info.tree import Branch
 
 __all__ = ["show_info"]
@@ -30,6 +31,13 @@ def show_info(info: Info, *, depth: int | None) -> None:
     print_trimmed(console, Text(printable(info.ref), style="bold"))
     print_pairs(console, _header(info))
     console.print()
+    if any(row.dtype not in DTYPES for row in info.dtypes):
+        stored = [
+            (printable(row.dtype), str(row.tensors), human_count(row.elements), human_bytes(row.bytes), _bits(row))
+            for row in info.dtypes
+        ]
+        print_table(console, [name("stored as"), *numbers("tensors", "parameters", "bytes", "bits each")], stored)
+        console.print()
     rows = [
         (
             row.role,
@@ -92,6 +100,10 @@ def _header(info: Info) -> list[tuple[str, str]]:
         ("metadata", _listed([f"{printable(k, 40)}={printable(v, 60)}" for k, v in info.metadata.items()])),
     ]
     return [(label, value) for label, value in rows if value]
+
+
+def _bits(row: DtypeRow) -> str:
+    return "" if row.bits_per_weight is None else f"{row.bits_per_weight:.4g}"
 
 
 def _number(value: int | None) -> str:

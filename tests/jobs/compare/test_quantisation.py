@@ -210,6 +210,21 @@ def run(*args: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, check=False, capture_output=True, text=True)
 
 
+def test_info_says_what_a_weight_takes(models):
+    _, file, _ = models
+    found = {row.dtype: row for row in netweight.info(file).dtypes}
+    assert {kind: row.bits_per_weight for kind, row in found.items()} == {
+        "Q4_0": 4.5,
+        "Q5_1": 6,
+        "Q8_0": 8.5,
+        "F32": 32,
+    }
+    assert found["Q4_0"].elements == 2 * 96 * 64
+    shown = run("info", file).stdout
+    assert "stored as" in shown
+    assert "bits each" in shown
+
+
 def test_the_command(models, tmp_path):
     original, file, _ = models
     done = run("compare", original, file, "--plots", tmp_path / "plots")

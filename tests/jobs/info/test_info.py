@@ -62,7 +62,7 @@ def test_a_llama(tmp_path: Path) -> None:
     elements = sum(int(np.prod(shape)) for shape in shapes.values())
     assert (found.format, found.family, found.tensors) == ("safetensors", "llama", len(shapes))
     assert (found.parameters, found.buffers, found.bytes) == (elements, 0, 2 * elements)
-    assert found.dtypes == (DtypeRow("BF16", len(shapes), elements, 2 * elements),)
+    assert found.dtypes == (DtypeRow("BF16", len(shapes), elements, 2 * elements, 16.0),)
     assert [(Path(f.name).name, f.size) for f in found.files] == [
         (p.name, p.stat().st_size) for p in sorted(tmp_path.glob("*.safetensors"))
     ]

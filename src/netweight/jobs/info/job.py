@@ -38,12 +38,15 @@ class FileRow:
 
 @dataclass(frozen=True)
 class DtypeRow:
-    """The tensors of one dtype, ties counted once."""
+    """The tensors that are stored in one way, ties counted once: as a dtype, or decoded from codes (`Q4_K`, `NF4` ...).
+    `bytes` in files, scales and all; `bits_per_weight` are 8 of them for an element, None without elements.
+    """
 
     dtype: str
     tensors: int
     elements: int
     bytes: int
+    bits_per_weight: float | None
 
 
 @dataclass(frozen=True)
@@ -220,7 +223,9 @@ def _dtypes(tensors: Iterable[Tensor]) -> tuple[DtypeRow, ...]:
         count[0] += 1
         count[1] += tensor.size
         count[2] += tensor.file_bytes
-    rows = [DtypeRow(name, *count) for name, count in counts.items()]
+    rows = [
+        DtypeRow(name, n, size, held, 8 * held / size if size else None) for name, (n, size, held) in counts.items()
+    ]
     return tuple(sorted(rows, key=lambda row: (-row.bytes, row.dtype)))
 
 
