@@ -99,6 +99,7 @@ def make_inputs(root: Path) -> list[str]:
     (root / "missing_shard" / "model.safetensors.index.json").write_text('{"weight_map": {"a": "b.safetensors"}}')
     (root / "bare").mkdir()
     make_folders_of_trainers(root)
+    make_ggufs(root)
     return [*(str(path) for path in sorted(root.iterdir())), str(root), "", "x" * 5000, "no/such", "org/name", "hf://",
             "http://127.0.0.1:9/x", "a b", "-", "~", str(root / "base" / "model.safetensors")]  # fmt: skip
 
@@ -124,6 +125,18 @@ def make_folders_of_trainers(root: Path) -> None:
     torch.save({"module": held, "ds_version": "0.16"}, root / "zero2" / "global_step3" / "mp_rank_00_model_states.pt")
 
 
+def make_ggufs(root: Path) -> None:
+    """Models of GGUF, whole and broken: small ones of the tests."""
+    sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "checkpoint"))
+    import gguf_mutants
+
+    files = gguf_mutants.seeds(("llama", "mixtral", "gpt-oss", "falcon", "t5"))
+    for file in files:
+        (root / f"{file.name}.gguf").write_bytes(file.content)
+    for number, (_, content) in enumerate(gguf_mutants.mutants(files, 40, 0)):
+        (root / f"broken {number}.gguf").write_bytes(content)
+
+
 def make_outputs(root: Path) -> list[str]:
     """Places that take files, and places that do not."""
     (root / "file").write_text("mine")
@@ -141,6 +154,7 @@ _WORDS = (
     "all basic_stats spectral quantization tail sparsity auto cpu cuda:0 json csv quiet human linear ties slerp exp"
     " equal metagpt global layer threads * *.weight weight=0.5 density=2 t=[0,1] float32 bfloat16 lm_head* [ union-rows"
 )
+WHOLE = {"base", "tuned", "other", "half", "nan", "huge", "llama.gguf", "all types.gguf"}
 NUMBERS, WORDS = _NUMBERS.split(), _WORDS.split()
 
 SANE = (
@@ -198,9 +212,7 @@ class Fuzzer:
 
     def reference(self) -> str:
         """A model that is whole, half of the time."""
-        whole = [
-            path for path in self.inputs if path.rpartition("/")[2] in {"base", "tuned", "other", "half", "nan", "huge"}
-        ]
+        whole = [path for path in self.inputs if path.rpartition("/")[2] in WHOLE]
         return self.random.choice(whole if self.random.random() < 0.6 else self.inputs)
 
     def value(self, option: click.Option) -> str:

@@ -28,12 +28,17 @@ def families() -> dict[str, Any]:
     return json.loads(_archive()["gguf.json"])
 
 
+def family(name: str) -> bytes:
+    """The GGUF file of a family."""
+    return _archive()[f"{name}.gguf"]
+
+
 def write_family(name: str, folder: Path) -> tuple[Path, Path]:
     """(The GGUF file of a family, the folder of the model that it was made from)."""
     from safetensors.numpy import save_file
 
     file = folder / f"{name}.gguf"
-    file.write_bytes(_archive()[f"{name}.gguf"])
+    file.write_bytes(family(name))
     source = folder / name
     source.mkdir()
     about = families()[name]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from netweight.checkpoint.gguf.layouts import half_of_each, some_rows
+from netweight.checkpoint.gguf.layouts import MOST, half_of_each, some_rows
 from netweight.checkpoint.gguf.names import Dialect
 from netweight.checkpoint.tensor import Skipped, Tensor
 from netweight.checkpoint.tensors.computed import TimesTensor
@@ -43,9 +43,9 @@ def heads_of(fields: Mapping[str, Any]) -> Heads:
 
 
 def _counts(value: object) -> int | tuple[int, ...] | None:
-    if type(value) is int and value > 0:
+    if type(value) is int and 0 < value <= MOST:
         return value
-    if isinstance(value, tuple) and all(type(n) is int and n > 0 for n in value):
+    if isinstance(value, tuple) and all(type(n) is int and 0 < n <= MOST for n in value):
         return tuple(int(n) for n in value)
     return None
 
@@ -98,6 +98,11 @@ def apart(tensors: Mapping[str, Tensor], dialect: Dialect, heads: Heads, where: 
                 full = f"{before}attn_{part}.{leaf}"
                 made[full] = some_rows(full, tensor, first * size, count * size)
         elif stem == "ffn_gate_up_exps" and len(tensor.shape) == 3 and tensor.shape[1] % 2 == 0 and tensor.size:
+            if tensor.shape[0] > MOST:
+                raise FormatError(
+                    f"{where}: tensor {printable(name)!r}: shape {list(tensor.shape)}, expected a stack of matrices, at"
+                    f" most {MOST}"
+                )
             for half, part in enumerate(("gate", "up")):
                 full = f"{before}ffn_{part}_exps.{leaf}"
                 made[full] = half_of_each(full, tensor, half)

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any
 
 from netweight.checkpoint.gguf.apart import BLOCK, Heads, apart, heads_of, scaled
-from netweight.checkpoint.gguf.layouts import JOINS, in_runs, one_by_one, transposed
+from netweight.checkpoint.gguf.layouts import JOINS, MOST, in_runs, one_by_one, transposed
 from netweight.checkpoint.gguf.names import ARCHITECTURES, DERIVED, Dialect
 from netweight.checkpoint.tensor import Skipped, Tensor
 from netweight.checkpoint.tensors.computed import LOG_OF_MINUS, MINUS_ONE, ComputedTensor
@@ -110,8 +110,8 @@ class _Translation:
             return [(full, transposed(full, tensor))]
         if how == "column" and len(tensor.shape) == 2:
             return [(full, replace(tensor, name=full, shape=(tensor.shape[0], 1, tensor.shape[1])))]
-        if how == "each" and len(tensor.shape) < 2:
-            raise self._does_not_fit(full, tensor, "a stack of matrices")
+        if how == "each" and (len(tensor.shape) < 2 or not tensor.size or tensor.shape[0] > MOST):
+            raise self._does_not_fit(full, tensor, f"a stack of matrices, at most {MOST}")
         if how == "each":
             return one_by_one(full, tensor)
         return [(full, replace(tensor, name=full))]
@@ -122,7 +122,7 @@ class _Translation:
         if heads is None or rows % (2 * heads) or not rows:
             raise self._does_not_fit(name, tensor, f"rows for {heads} heads, of an even number each")
         half = rows // heads // 2
-        return in_runs(name, tensor, [(2 * half * head + part, half, 2) for head in range(heads) for part in (0, 1)])
+        return in_runs(name, tensor, ((2 * half * head + part, half, 2) for head in range(heads) for part in (0, 1)))
 
     def _grouped(self, name: str, tensor: Tensor, layer: int) -> Tensor:
         """Rows of q, of k and of v as they are on the hub: together for each head of keys, with its queries first."""
@@ -132,10 +132,16 @@ class _Translation:
             raise self._does_not_fit(name, tensor, f"rows for {queries} heads of queries and {keys} of keys and values")
         size = rows // (queries + 2 * keys)
         each = queries // keys * size
-        runs = []
-        for group in range(keys):
-            key = queries * size + group * size
-            runs += [(group * each, each, 1), (key, size, 1), (key + keys * size, size, 1)]
+        key = queries * size
+        runs = (
+            run
+            for group in range(keys)
+            for run in (
+                (group * each, each, 1),
+                (key + group * size, size, 1),
+                (key + (keys + group) * size, size, 1),
+            )
+        )
         return in_runs(name, tensor, runs)
 
     def _does_not_fit(self, name: str, tensor: Tensor, expected: str) -> FormatError:
@@ -161,6 +167,8 @@ class _Translation:
                 if rest != join.parts[0]:
                     return []
                 full = prefix + join.name
+                if len(tensors[name].shape) == 3 and tensors[name].shape[0] > MOST:
+                    raise self._does_not_fit(full, tensors[name], f"a stack of matrices, at most {MOST}")
                 made = join.make(full, *(tensor for tensor in held if tensor is not None))
                 if made is None:
                     raise self._does_not_fit(full, tensors[name], f"one that fits {join.parts[-1]} beside it")

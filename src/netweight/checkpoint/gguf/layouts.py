@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from netweight.checkpoint.tensor import Tensor
 from netweight.checkpoint.tensors.rearranged import Placed, RearrangedTensor
 
-__all__ = ["JOINS", "Join", "half_of_each", "in_runs", "one_by_one", "some_rows", "transposed"]
+__all__ = ["JOINS", "MOST", "Join", "half_of_each", "in_runs", "one_by_one", "some_rows", "transposed"]
+
+MOST = 1 << 16
+"""Matrices of a stack, and heads of a layer: what a file can make of few bytes, and no model has."""
 
 
-def in_runs(name: str, tensor: Tensor, runs: list[tuple[int, int, int]]) -> Tensor:
+def in_runs(name: str, tensor: Tensor, runs: Iterable[tuple[int, int, int]]) -> Tensor:
     """Rows of `tensor` in another order: each run is (its first row, how many, from one to the next)."""
     cols = tensor.size // tensor.shape[0] if tensor.shape[0] else 0
     if not tensor.size:
@@ -34,11 +37,9 @@ def transposed(name: str, tensor: Tensor) -> Tensor:
 
 
 def one_by_one(name: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
-    """The matrices of a stack, one by one, numbered in the place of `*`."""
+    """The matrices of a stack that has elements, one by one, numbered in the place of `*`."""
     experts, *shape = tensor.shape
-    size = tensor.size // experts if experts else 0
-    if not size:
-        return [(name.replace("*", str(e)), replace(tensor, name=name, shape=tuple(shape))) for e in range(experts)]
+    size = tensor.size // experts
     width = shape[-1]
     rows = size // width
     made: list[tuple[str, Tensor]] = []

@@ -89,7 +89,7 @@ def _check(source: Source, header: Header, spans: list[tuple[int, int, Info]]) -
             raise FormatError(
                 f"{tensor}: shape {shape} of {block.name}, expected rows of whole blocks of {block.numbers}"
             )
-        if size >= _MAX_BYTES:
+        if max(size, 8 * prod(n for n in info.shape if n)) >= _MAX_BYTES:  # numpy's limit, without elements too
             raise FormatError(f"{tensor}: shape {shape} is more than 2**63 bytes")
         if offset % header.alignment:
             raise FormatError(f"{tensor}: begins at {offset} of the data, expected a multiple of {header.alignment}")
