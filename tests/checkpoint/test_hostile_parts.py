@@ -1,4 +1,4 @@
-"""Parts of quantised weights that are changed at random: refused in netweight's own words, or read inside of the file."""
+"""Parts of quantised weights that are changed at random: refused by a FormatError, or read inside of the file."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _OF_BITS = {
 }  # fmt: skip
 _BITS = {dtype: bits for bits, dtypes in _OF_BITS.items() for dtype in dtypes}
 _ODD = [
-    0, 1, -1, 2, 3, 5, 7, 16, 31, 33, 64, 128, 2**31, 2**40, 2**63, 2**64, 10**30, -(2**63), None, "4", "x", [], {}, 1.5,
-    float("inf"), True, "nf4", [4, 64], [2**40, 2**40], [-1, -1], [0], [[]],
+    0, 1, -1, 2, 3, 5, 7, 16, 31, 33, 64, 128, 2**31, 2**40, 2**63, 2**64, 10**30, -(2**63), None, "4", "x", [], {},
+    1.5, float("inf"), True, "nf4", [4, 64], [2**40, 2**40], [-1, -1], [0], [[]],
 ]  # fmt: skip
 
 
