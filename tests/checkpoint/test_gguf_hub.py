@@ -61,7 +61,8 @@ def test_numbers_of_config(tmp_path):
     told_otherwise = {
         ("gemma3", "model_type"), ("mistral", "model_type"), ("deepseek2", "num_key_value_heads"),
         ("gpt-neox", "num_key_value_heads"), ("deepseek2", "head_dim"), ("falcon", "max_position_embeddings"),
-        ("qwen3-moe", "num_local_experts"),
+        ("qwen3-moe", "num_local_experts"), ("deepseek3", "num_key_value_heads"), ("deepseek3", "head_dim"),
+        ("olmo3", "model_type"), ("glm4-moe", "num_local_experts"), ("deepseek3", "num_local_experts"),
     }  # fmt: skip
     for name, about in families().items():
         (tmp_path / name).mkdir()

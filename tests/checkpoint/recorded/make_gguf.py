@@ -97,6 +97,26 @@ FAMILIES = {
     "smollm3": ("SmolLM3ForCausalLM", {**COMMON}),
     "exaone4": ("Exaone4ForCausalLM", {**COMMON, "sliding_window": 32}),
     "seed-oss": ("SeedOssForCausalLM", {**COMMON, "head_dim": 8}),
+    "deepseek3": (
+        "DeepseekV3ForCausalLM",
+        {**COMMON, "num_key_value_heads": 4, "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4,
+         "qk_nope_head_dim": 8, "v_head_dim": 8, "n_routed_experts": 4, "n_shared_experts": 1, "n_group": 2,
+         "topk_group": 1, "moe_intermediate_size": 8, "first_k_dense_replace": 1, "num_experts_per_tok": 2,
+         "norm_topk_prob": True, "routed_scaling_factor": 1.0, "head_dim": 4, "scoring_func": "sigmoid"},
+    ),
+    "glm4-moe": (
+        "Glm4MoeForCausalLM",
+        {**COMMON, "head_dim": 4, "n_routed_experts": 4, "n_shared_experts": 1, "moe_intermediate_size": 8,
+         "first_k_dense_replace": 1, "num_experts_per_tok": 2, "use_qk_norm": True, "n_group": 1, "topk_group": 1},
+    ),
+    "ernie4_5": ("Ernie4_5ForCausalLM", {**COMMON, "head_dim": 4}),
+    "hunyuan": ("HunYuanDenseV1ForCausalLM", {**COMMON, "head_dim": 4}),
+    "olmo3": ("Olmo3ForCausalLM", {**COMMON}),
+    "arcee": ("ArceeForCausalLM", {**COMMON}),
+    "lfm2": (
+        "Lfm2ForCausalLM",
+        {**COMMON, "layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
+    ),
     "bert": ("BertModel", {**COMMON, "type_vocab_size": 2}),
     "t5": (
         "T5ForConditionalGeneration",

@@ -47,6 +47,8 @@ _RENAMED: dict[str, dict[str, str]] = {
     "gpt_oss": {"num_experts": "num_local_experts"},
     "granitemoe": {"num_experts": "num_local_experts"},
     "deepseek_v2": {"num_experts": "n_routed_experts"},
+    "deepseek_v3": {"num_experts": "n_routed_experts"},
+    "glm4_moe": {"num_experts": "n_routed_experts"},
     "nemotron": {"layer_norm_eps": "norm_eps"},
     "starcoder2": {"layer_norm_eps": "norm_epsilon"},
     "mamba": {"rms_norm_eps": "layer_norm_epsilon"},
@@ -74,6 +76,8 @@ def config_of(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[
     model_type = ARCHITECTURES[architecture].model_type
     if model_type == "llama" and fields.get(f"{architecture}.expert_count"):
         model_type = "mixtral"
+    if model_type == "deepseek_v2" and any(name.endswith(".exp_probs_b.bias") for name in tensors):
+        model_type = "deepseek_v3"
     config: dict[str, Any] = {"model_type": model_type}
     if model_type in _WHOLE:
         config["architectures"] = [_WHOLE[model_type]]
@@ -84,6 +88,10 @@ def config_of(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[
             value = value[0]
         if isinstance(value, (int, float)) and value:
             config[renamed.get(key, key)] = _short(value) if isinstance(value, float) else value
+    further = fields.get(f"{architecture}.nextn_predict_layers")  # blocks that predict further tokens, counted too
+    blocks = renamed.get("num_hidden_layers", "num_hidden_layers")
+    if type(further) is int and 0 < further < config.get(blocks, 0):
+        config |= {blocks: config[blocks] - further, "num_nextn_predict_layers": further}
     embedding = tensors.get("token_embd.weight")
     if embedding is not None and len(embedding.shape) == 2:
         config["vocab_size"] = embedding.shape[0]

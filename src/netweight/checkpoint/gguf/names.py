@@ -123,12 +123,20 @@ _OSS = {
     **_PLAIN, "post_attention_norm": "post_attention_layernorm", "attn_sinks.weight": "=self_attn.sinks",
     "ffn_gate_inp": "mlp.router",
 }  # fmt: skip
-_DEEPSEEK = {
-    **_PLAIN, **_EXPERTS, "attn_q_a": "self_attn.q_a_proj", "attn_q_b": "self_attn.q_b_proj",
-    "attn_q_a_norm": "self_attn.q_a_layernorm", "attn_kv_a_mqa": "self_attn.kv_a_proj_with_mqa",
-    "attn_kv_a_norm": "self_attn.kv_a_layernorm", "attn_kv_b": "self_attn.kv_b_proj",
+_SHARED_EXPERTS = {
     "ffn_gate_shexp": "mlp.shared_experts.gate_proj", "ffn_up_shexp": "mlp.shared_experts.up_proj",
     "ffn_down_shexp": "mlp.shared_experts.down_proj", "exp_probs_b.bias": "=mlp.gate.e_score_correction_bias",
+}  # fmt: skip
+_LFM = {
+    **_ATTENTION, "attn_norm": "operator_norm", "ffn_norm": "ffn_norm", "attn_output": "self_attn.out_proj",
+    "attn_q_norm": "self_attn.q_layernorm", "attn_k_norm": "self_attn.k_layernorm", "ffn_gate": "feed_forward.w1",
+    "ffn_up": "feed_forward.w3", "ffn_down": "feed_forward.w2", "shortconv.in_proj": "conv.in_proj",
+    "shortconv.out_proj": "conv.out_proj", "shortconv.conv.weight": "column:=conv.conv.weight",
+}  # fmt: skip
+_DEEPSEEK = {
+    **_PLAIN, **_EXPERTS, **_SHARED_EXPERTS, "attn_q_a": "self_attn.q_a_proj", "attn_q_b": "self_attn.q_b_proj",
+    "attn_q_a_norm": "self_attn.q_a_layernorm", "attn_kv_a_mqa": "self_attn.kv_a_proj_with_mqa",
+    "attn_kv_a_norm": "self_attn.kv_a_layernorm", "attn_kv_b": "self_attn.kv_b_proj",
 }  # fmt: skip
 
 
@@ -188,6 +196,17 @@ ARCHITECTURES: dict[str, Dialect] = {
     "bloom": _dialect("bloom", _BLOOM, _BLOOM_TOP, "transformer.h.#."),
     "mpt": _dialect("mpt", _MPT, _MPT_TOP, "transformer.blocks.#."),
     "mamba": _dialect("mamba", _MAMBA, _MAMBA_TOP, "backbone.layers.#."),
+    "glm4moe": _dialect(
+        "glm4_moe",
+        {**_PLAIN, **_EXPERTS, **_SHARED_EXPERTS, "post_attention_norm": "post_attention_layernorm"},
+    ),
+    "ernie4_5": _dialect("ernie4_5", _PLAIN),
+    "hunyuan-dense": _dialect(
+        "hunyuan_v1_dense",
+        {**_PLAIN, "attn_q_norm": "self_attn.query_layernorm", "attn_k_norm": "self_attn.key_layernorm"},
+    ),
+    "lfm2": _dialect("lfm2", _LFM, {"token_embd": "model.embed_tokens", "token_embd_norm": "model.embedding_norm"}),
+    "arcee": _dialect("arcee", _ROTATED),
     "olmo": _dialect("olmo", _ROTATED),
     "olmo2": _dialect("olmo2", {**_ATTENTION, **_MLP, **_AFTER}),
     "olmoe": _dialect("olmoe", {**_PLAIN, **_EXPERTS}),
