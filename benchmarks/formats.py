@@ -31,7 +31,6 @@ import numpy as np
 
 import netweight
 from measure import CommandFailedError, drop_page_cache, machine, measure
-from q4_k import write_models
 from run import HERE, once, say
 
 ROWS, COLS = 4096, 14336
@@ -305,7 +304,8 @@ def job(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
     """`netweight compare` of a model and its Q4_K, in turn with dd of both files."""
     base, quantised = folder / "base", folder / "model-Q4_K.gguf"
     say(f"making a Llama-3-8B shape of {asked.layers} of its 32 layers, and its Q4_K")
-    write_models(base, quantised, asked.layers)
+    # in a process of its own: the peak of one that is measured begins with the size of this one
+    measure([sys.executable, str(HERE / "q4_k.py"), str(base), str(quantised), str(asked.layers)], folder / "made.log")
     files = [*sorted(base.glob("*.safetensors")), quantised]
     size = sum(file.stat().st_size for file in files)
     log = folder / "last-command.log"
@@ -347,7 +347,9 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--workdir", type=Path, default=HERE / "data", metavar="DIR", help="where files are made")
     parser.add_argument("--results", type=Path, default=HERE / "results", metavar="DIR")
     parser.add_argument("--runs", type=int, default=5, metavar="N", help="measured runs after the warm-up (default 5)")
-    parser.add_argument("--cold-by", choices=("drop_caches", "fadvise"), help="how the page cache is emptied")
+    parser.add_argument(
+        "--cold-by", choices=("auto", "drop_caches", "fadvise"), default="auto", help="how the page cache is emptied"
+    )
     parser.add_argument("--netweight", default=str(Path(sys.executable).with_name("netweight")), metavar="PROGRAM")
     asked = parser.parse_args(arguments)
     if asked.runs < 1 or asked.layers < 1:
@@ -363,14 +365,14 @@ def main(arguments: list[str] | None = None) -> int:
     report: dict[str, Any] = {"date": date, "machine": machine(), "load": os.getloadavg()}
     lines: list[str] = []
     try:
+        if "job" in asked.parts:
+            report["job"] = job(folder, asked)
+            lines += [*job_lines(report["job"]), ""]
         if "elements" in asked.parts:
             speeds = elements(folder, asked.runs)
             report["elements"] = [vars(speed) for speed in speeds]
             lines += ["| format | G elements/s | wanted | beside it | times | what that is |"]
-            lines += ["| --- | ---: | ---: | ---: | ---: | --- |", *map(line_of, speeds), ""]
-        if "job" in asked.parts:
-            report["job"] = job(folder, asked)
-            lines += job_lines(report["job"])
+            lines += ["| --- | ---: | ---: | ---: | ---: | --- |", *map(line_of, speeds)]
     except CommandFailedError as problem:
         say(f"error: {problem}")
         return 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from math import prod
@@ -124,3 +125,7 @@ def write_models(base: Path, quantised: Path, layers: int, shape_name: str = "8b
             for block in _blocks(_rows_in_pairs(patterns, heads) if heads else patterns):
                 small.write(block.data)
     (base / "config.json").write_text(json.dumps(shape.config()))
+
+
+if __name__ == "__main__":
+    write_models(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

@@ -72,6 +72,28 @@ def test_the_scale_that_is_no_number(tmp_path):
     assert np.isfinite(read[:32]).all()
 
 
+def test_blocks_with_strides(tmp_path):
+    """As torch stores a view: no words of eight bytes to be turned."""
+    blocks, scales = parts(2, 6, 4)
+    torch.save({"w_blocks": blocks.transpose(1, 2).contiguous().transpose(1, 2), "w_scales": scales}, tmp_path / "m.pt")
+    with netweight.open(tmp_path / "m.pt") as checkpoint:
+        assert np.array_equal(checkpoint["w"].read().view(np.uint16), bits(dense(blocks, scales)))
+
+
+def test_every_code_with_every_scale(tmp_path):
+    """Products that are denormal or too large for bfloat16 among them; from words in the middle of a scale."""
+    blocks = torch.arange(256, dtype=torch.uint8).reshape(16, 16).repeat(3, 17, 1, 1)
+    scales = (torch.arange(3 * 17 * 16).reshape(3, 17, 16) % 255).to(torch.uint8)
+    save_file({"w_blocks": blocks, "w_scales": scales}, tmp_path / "m.safetensors")
+    with netweight.open(tmp_path / "m.safetensors") as checkpoint:
+        whole = checkpoint["w"].read().view(np.uint16).reshape(-1)
+        assert np.array_equal(whole, bits(dense(blocks, scales)).reshape(-1))
+        for start, count in ((17 * 16, 17 * 16), (17 * 16 + 5, 40), (17 * 16 * 33 + 1, 17 * 48), (0, 1)):
+            out = np.empty(count, np.uint16)
+            checkpoint["w"].read_into(start, out.view(np.uint8).data)
+            assert np.array_equal(out, whole[start : start + count])
+
+
 @pytest.mark.parametrize(
     ("blocks", "scales"),
     [

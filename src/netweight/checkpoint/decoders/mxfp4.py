@@ -14,8 +14,9 @@ from typing import Any
 
 from netweight.checkpoint.decoders.found import Found, several
 from netweight.checkpoint.tensor import Tensor
-from netweight.checkpoint.tensors.microscaled import GROUP, MicroscaledTensor
+from netweight.checkpoint.tensors.microscaled import GROUP, MicroscaledTensor, TurnedMicroscaledTensor
 from netweight.checkpoint.tensors.rearranged import Placed, RearrangedTensor
+from netweight.checkpoint.tensors.stored import StoredTensor
 from netweight.dtypes import DTYPES
 from netweight.errors import FormatError, printable
 
@@ -54,8 +55,18 @@ def _turned(name: str, blocks: Tensor, scales: Tensor) -> Tensor:
     held = MicroscaledTensor(name, (experts, rows, cols), DTYPES["BF16"], blocks, scales)
     if not held.size:
         return replace(held, shape=(experts, cols, rows))
+    if isinstance(blocks, StoredTensor) and blocks.strides is None:  # eight bytes are a word then: fewer are turned
+        words = replace(blocks, dtype=DTYPES["U64"], shape=(experts, rows, 2 * groups))
+        down = (_each_turned(words), _each_turned(replace(scales, shape=(experts, rows, groups))))
+        return TurnedMicroscaledTensor(name, (experts, cols, rows), DTYPES["BF16"], *down)
+    return _each_turned(held)
+
+
+def _each_turned(tensor: Tensor) -> Tensor:
+    """Every matrix of a stack transposed."""
+    experts, rows, cols = tensor.shape
     placed = [
-        Placed(range(expert * cols, (expert + 1) * cols), range(rows), held, expert * rows * cols, 1, cols)
+        Placed(range(expert * cols, (expert + 1) * cols), range(rows), tensor, expert * rows * cols, 1, cols)
         for expert in range(experts)
     ]
-    return RearrangedTensor(name, (experts, cols, rows), DTYPES["BF16"], rows, tuple(placed), own=True)
+    return RearrangedTensor(tensor.name, (experts, cols, rows), tensor.dtype, rows, tuple(placed), own=True)

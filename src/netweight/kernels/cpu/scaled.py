@@ -7,7 +7,7 @@ import numpy as np
 from netweight.kernels.arrays import Array
 from netweight.kernels.cpu.compiled import compiled_exactly
 
-__all__ = ["scale_codes", "widen_fours"]
+__all__ = ["scale_codes", "widen_fours", "widen_fours_down"]
 
 
 @compiled_exactly
@@ -37,14 +37,29 @@ def scale_codes(
 
 
 @compiled_exactly
-def widen_fours(pairs: Array, scales: Array, values: Array, powers: Array, out: Array) -> None:
+def widen_fours(pairs: Array, scales: Array, patterns: Array, out: Array) -> None:
     """Fill `out` [32 n] uint16 with bfloat16 of groups of 32 numbers of 4 bits, two in a byte of `pairs` [16 n], the
-    low one first: `values` [16] float32, times the group's of `powers` [256] float32, by `scales` [n]; all are exact.
+    low one first: `patterns` [4096] has 16 for every scale of `scales` uint8 [n].
     """
     for group in range(len(scales)):
-        power = powers[scales[group]]
-        for i in range(16 * group, 16 * group + 16):
-            low = np.float32(values[pairs[i] & 15] * power)
-            high = np.float32(values[pairs[i] >> 4] * power)
-            out[2 * i] = low.view(np.uint32) >> 16
-            out[2 * i + 1] = high.view(np.uint32) >> 16
+        own = patterns[16 * np.int64(scales[group]) : 16 * np.int64(scales[group]) + 16]
+        some = pairs[16 * group : 16 * group + 16]
+        into = out[32 * group : 32 * group + 32]
+        for i in range(16):
+            into[2 * i] = own[some[i] & np.uint8(15)]
+            into[2 * i + 1] = own[some[i] >> np.uint8(4)]
+
+
+@compiled_exactly
+def widen_fours_down(words: Array, first: int, scales: Array, patterns: Array, out: Array) -> None:
+    """The same down the columns of `out` [16 n, cols]: each of `words` uint64 [n, cols] has 16 numbers of its column,
+    the low bits first, two words have a scale of `scales` uint8 [n / 2 or 1 more, cols]; the first is number `first`.
+    """
+    for w in range(len(words)):
+        word = words[w]
+        own = scales[(first + w) // 2 - first // 2]
+        for i in range(16):
+            line = out[16 * w + i]
+            shift = np.uint64(4 * i)
+            for c in range(len(line)):
+                line[c] = patterns[(np.uint64(own[c]) << np.uint64(4)) | ((word[c] >> shift) & np.uint64(15))]
