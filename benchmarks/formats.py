@@ -43,9 +43,12 @@ Parts = dict[str, tuple[str, "np.ndarray[Any, Any]"]]
 
 @dataclass(frozen=True)
 class Speed:
-    """Elements per second of one format; `theirs` of `beside`, which is a word where there is nothing beside it."""
+    """Elements per second of one format, by the clock and by the processor's time, which other programs take little
+    of; `theirs` by the latter of `beside`, which is a word where there is nothing beside it.
+    """
 
     name: str
+    clock: float
     ours: float
     target: float | None
     theirs: float | None
@@ -211,19 +214,20 @@ def save(folder: Path, parts: Parts, config: dict[str, Any]) -> None:
     (folder / "config.json").write_text(json.dumps({"model_type": "llama", **config}))
 
 
-def median_of(work: Callable[[], object], runs: int) -> float:
-    """Seconds, after a first time that is not counted."""
+def median_of(work: Callable[[], object], runs: int) -> tuple[float, float]:
+    """Seconds by the clock and of the processor, after a first time that is not counted."""
     work()
     times = []
     for _ in range(runs):
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.thread_time()
         work()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
+        times.append((time.perf_counter() - began, time.thread_time() - used))
+    clock, processor = zip(*times, strict=True)
+    return statistics.median(clock), statistics.median(processor)
 
 
-def read_speed(ref: Path, name: str, runs: int) -> float:
-    """Elements per second of reading the whole tensor."""
+def read_speed(ref: Path, name: str, runs: int) -> tuple[float, float]:
+    """Elements per second of reading the whole tensor: by the clock, by the processor's time."""
     with netweight.open(ref) as checkpoint:
         tensor = checkpoint[name]
         item = tensor.dtype.bits // 8
@@ -233,7 +237,8 @@ def read_speed(ref: Path, name: str, runs: int) -> float:
             for start in range(0, tensor.size, PIECE):
                 tensor.read_into(start, buffer[: min(PIECE, tensor.size - start) * item])
 
-        return tensor.size / median_of(whole, runs)
+        clock, processor = median_of(whole, runs)
+        return tensor.size / clock, tensor.size / processor
 
 
 def of_ggml(kind: str, folder: Path, runs: int) -> Speed:
@@ -255,10 +260,10 @@ def of_ggml(kind: str, folder: Path, runs: int) -> Speed:
     path.unlink()
     some = raw[: ROWS // 16]  # it holds several copies in float32
     with np.errstate(all="ignore"):
-        theirs = some.shape[0] * COLS / median_of(lambda: dequantize(some, number), min(runs, 3))
+        theirs = some.shape[0] * COLS / median_of(lambda: dequantize(some, number), min(runs, 3))[1]
     fast = kind in {"Q8_0", "Q4_0", "MXFP4"}
     target = FAST if fast else USUAL if kind.endswith("_K") else None
-    return Speed(f"GGUF {kind}", ours, target, theirs, "PyPI gguf")
+    return Speed(f"GGUF {kind}", *ours, target, theirs, "PyPI gguf")
 
 
 def of_format(form: Format, folder: Path, runs: int) -> Speed:
@@ -273,10 +278,10 @@ def of_format(form: Format, folder: Path, runs: int) -> Speed:
     ours = read_speed(folder / "m", name, runs)
     shutil.rmtree(folder / "m")
     if form.formula is not None:
-        theirs = ROWS * COLS / median_of(form.formula(parts), min(runs, 3))
-        return Speed(form.name, ours, form.target, theirs, "the formula in torch")
+        theirs = ROWS * COLS / median_of(form.formula(parts), min(runs, 3))[1]
+        return Speed(form.name, *ours, form.target, theirs, "the formula in torch")
     there = importlib.util.find_spec(form.package) is not None
-    return Speed(form.name, ours, form.target, None, f"{form.package}: {'not measured' if there else 'not installed'}")
+    return Speed(form.name, *ours, form.target, None, f"{form.package}: {'not measured' if there else 'not installed'}")
 
 
 def elements(folder: Path, runs: int) -> list[Speed]:
@@ -297,7 +302,9 @@ def line_of(speed: Speed) -> str:
     if speed.theirs:
         theirs, ratio = f"{speed.theirs / 1e9:.3f}", f"{speed.ours / speed.theirs:.1f}"
     missed = " (missed)" if speed.target and speed.ours < speed.target * 1e9 else ""
-    return f"| {speed.name} | {ours}{missed} | {target} | {theirs} | {ratio} | {speed.beside} |"
+    return (
+        f"| {speed.name} | {speed.clock / 1e9:.2f} | {ours}{missed} | {target} | {theirs} | {ratio} | {speed.beside} |"
+    )
 
 
 def job(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
@@ -371,8 +378,8 @@ def main(arguments: list[str] | None = None) -> int:
         if "elements" in asked.parts:
             speeds = elements(folder, asked.runs)
             report["elements"] = [vars(speed) for speed in speeds]
-            lines += ["| format | G elements/s | wanted | beside it | times | what that is |"]
-            lines += ["| --- | ---: | ---: | ---: | ---: | --- |", *map(line_of, speeds)]
+            lines += ["| format | G elements/s, clock | of CPU time | wanted | beside it | times | what that is |"]
+            lines += ["| --- | ---: | ---: | ---: | ---: | ---: | --- |", *map(line_of, speeds)]
     except CommandFailedError as problem:
         say(f"error: {problem}")
         return 1
