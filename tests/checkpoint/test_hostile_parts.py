@@ -140,12 +140,12 @@ def test_parts_that_are_changed(tmp_path):
     assert len(held) > 150
     rng = random.Random(20261129)
     counts = {"refused": 0, "read": 0, "damaged": 0}
-    for number in range(1200):
+    for number in range(800):
         tensors, config = rng.choice(held)
         tensors, config = dict(tensors), copy.deepcopy(config)
         for _ in range(rng.choice([1, 1, 2])):
             change(rng, tensors, config)
         counts[outcome(write(tmp_path / str(number % 2), tensors, config))] += 1
-    assert counts["refused"] > 200
-    assert counts["read"] > 200
+    assert counts["refused"] > 150
+    assert counts["read"] > 150
     assert counts["damaged"]
