@@ -165,6 +165,12 @@ def test_an_architecture_that_is_not_known(tmp_path):
         assert model.config is None
 
 
+def test_a_file_that_says_nothing(tmp_path):
+    (tmp_path / "a.gguf").write_bytes(gguf_files.gguf([], [("x", (2,), 0, bytes(8))]))
+    with netweight.open(tmp_path / "a.gguf") as model:
+        assert any("its architecture, None, is not known here" in note for note in model.notes)
+
+
 @pytest.mark.parametrize(
     ("architecture", "tensors", "numbers", "message"),
     [

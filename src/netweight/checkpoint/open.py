@@ -182,7 +182,7 @@ def _open_selection(
     (config, problem), lacks = read_config(place), ""
     metadata = {key: value for part in reversed(parts) for key, value in part.metadata.items()}
     stored = tensors
-    if parts[0].fields:
+    if parts[0].format == "gguf":
         if config is None and (config := config_of(parts[0].fields, tensors)) is not None:
             problem, lacks = None, lacking(parts[0].fields, config, tensors)
         tensors, unused, found = as_on_hub(tensors, parts[0].fields, printable(ref))
