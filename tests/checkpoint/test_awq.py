@@ -65,7 +65,7 @@ def test_a_layer_that_autoawq_packed(tmp_path, version, group):
     folder = write(tmp_path / "m", stored, config(version=version, group_size=group))
     assert np.array_equal(read(folder), weight_of_package())
     with netweight.open(folder) as checkpoint:
-        assert "1 weights are stored by AWQ (AWQ int4 g64): what is read is (code" in checkpoint.notes[0]
+        assert "1 weight is stored by AWQ (AWQ int4 g64): what is read is (code" in checkpoint.notes[0]
 
 
 def weight_of_package():

@@ -56,7 +56,7 @@ def test_weights_as_bitsandbytes_stores_them(tmp_path, at):
         tensor = checkpoint["x.weight"]
         assert (tensor.shape, tensor.dtype.name) == (expected.shape, dtype)
         assert np.array_equal(bits_of(tensor), expected.reshape(-1).view(bits_of(tensor, 0, 1).dtype))
-        assert "1 weights are stored by bitsandbytes (" in checkpoint.notes[0]
+        assert "1 weight is stored by bitsandbytes (" in checkpoint.notes[0]
 
 
 def test_more_than_is_read_at_a_time(tmp_path):

@@ -134,7 +134,7 @@ def test_what_older_models_say_in_a_file_of_its_own(tmp_path):
     beside = {"bits": 4, "group_size": 32, "desc_act": False, "checkpoint_format": "gptq_v2"}
     folder = write(tmp_path / "m", tensors, {}, quantize_config=beside)
     assert np.array_equal(read(folder), formula(tensors, 4))
-    note = "1 weights are stored by GPTQ (GPTQ int4 g32; zero points as they are): what is read is (code"
+    note = "1 weight is stored by GPTQ (GPTQ int4 g32; zero points as they are): what is read is (code"
     assert note in netweight.open(folder).notes[0]
     (folder / "quantize_config.json").write_text("[]")
     with pytest.raises(InputError, match=r"quantize_config.json: holds a JSON array, expected an object"):

@@ -93,6 +93,9 @@ def compare(
     from netweight.jobs.compare.plan import ALWAYS, Options, prepare
 
     if original is not None:
+        if rest["dry_run"] or model1 is not None or model2 is not None:
+            idle = "--dry-run" if rest["dry_run"] else "--model1 and --model2"
+            raise OptionError(f"{idle}: cannot be given with --to, which compares the models named as arguments")
         options = options_from(Options, rest)
         _side_by_side(original, models, methods, output, plots, options, output_format, verbose=rest["verbose"])
         return

@@ -238,5 +238,13 @@ def test_the_command(models, tmp_path):
     assert both.returncode == 0, both.stderr
     assert "SQNR dB by role" in both.stdout
     assert json.loads(run("compare", file, "--to", original, "--format", "json").stdout)["original"] == str(original)
+    for idle in (("--dry-run",), ("--model1", file)):
+        refused = run("compare", file, "--to", original, *idle)
+        assert (refused.returncode, f"{idle[0]}" in refused.stderr, refused.stdout) == (2, True, "")
+    (tmp_path / "taken").write_text("")
+    (tmp_path / "r.json").mkdir()
+    for place in (("--plots", tmp_path / "taken"), ("--output", tmp_path / "r.json")):
+        refused = run("compare", file, "--to", original, *place)
+        assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1), refused.stderr
     bad = run("compare", file, "--to", original, "--methods", "spectral")
     assert (bad.returncode, "--methods: has no effect with --to" in bad.stderr) == (2, True)

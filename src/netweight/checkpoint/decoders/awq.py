@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from netweight.checkpoint.decoders.found import Found, do_not_fit, packing, stored_twice
+from netweight.checkpoint.decoders.found import Found, do_not_fit, packing, several, stored_twice
 from netweight.checkpoint.decoders.quantisation import declared
 from netweight.checkpoint.tensor import Tensor
 from netweight.checkpoint.tensors.grouped import GroupedTensor
@@ -56,10 +56,8 @@ def find(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, where:
     if not instead:
         return Found()
     kinds = ", ".join(sorted({tensor.stored for tensor in instead.values()}))
-    note = (
-        f"{len(instead)} weights are stored by AWQ ({kinds}): what is read is (code - zero point) * scale, in the type"
-        " of the scales"
-    )
+    what = several(len(instead), "weight is", "weights are")
+    note = f"{what} stored by AWQ ({kinds}): what is read is (code - zero point) * scale, in the type of the scales"
     return Found(instead, frozenset(parts), note=note)
 
 

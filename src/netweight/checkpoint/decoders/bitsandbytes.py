@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from netweight.checkpoint.decoders.found import Found, conv1d, do_not_fit
+from netweight.checkpoint.decoders.found import Found, conv1d, do_not_fit, several
 from netweight.checkpoint.tensor import Tensor, read_elements
 from netweight.checkpoint.tensors.looked_up import LookedUpTensor
 from netweight.checkpoint.tensors.rearranged import turned
@@ -73,7 +73,8 @@ def find(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, where:
     if not instead:
         return Found()
     kinds = ", ".join(sorted({tensor.stored for tensor in instead.values()}))
-    note = f"{len(instead)} weights are stored by bitsandbytes ({kinds}): what is read is number * scale"
+    what = several(len(instead), "weight is", "weights are")
+    note = f"{what} stored by bitsandbytes ({kinds}): what is read is number * scale"
     return Found(instead, frozenset(parts), note=note)
 
 

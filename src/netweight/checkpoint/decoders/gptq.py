@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from netweight.checkpoint.decoders.found import Found, conv1d, do_not_fit, packing, stored_twice
+from netweight.checkpoint.decoders.found import Found, conv1d, do_not_fit, packing, several, stored_twice
 from netweight.checkpoint.decoders.quantisation import declared
 from netweight.checkpoint.tensor import Tensor
 from netweight.checkpoint.tensors.grouped import GroupedTensor
@@ -62,8 +62,9 @@ def find(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, where:
     kinds = ", ".join(sorted({tensor.stored for tensor in instead.values()}))
     version = "less one" if less_one else "as they are"
     said = "" if declared(config) else "; nothing says the format's version: it is read as the first"
+    what = several(len(instead), "weight is", "weights are")
     note = (
-        f"{len(instead)} weights are stored by GPTQ ({kinds}; zero points {version}){said}: what is read is (code -"
+        f"{what} stored by GPTQ ({kinds}; zero points {version}){said}: what is read is (code -"
         " zero point) * scale, in the type of the scales"
     )
     return Found(instead, frozenset(parts), note=note)

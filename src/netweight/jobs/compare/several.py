@@ -15,7 +15,7 @@ from netweight.jobs.compare.plan import Options
 from netweight.jobs.compare.quantisation import Quantisation, quantisation_of
 from netweight.jobs.compare.result import Comparison, check_output
 from netweight.jobs.inputs import Reference
-from netweight.jobs.scan.result import finite
+from netweight.jobs.scan.result import check_file, finite
 from netweight.output.table import Row, write_csv, write_json, write_parquet
 from netweight.run.progress import Progress, Silent
 
@@ -101,6 +101,12 @@ def compare_to(
         raise OptionError(f"{printable(twice)}: is named twice; leave one out")
     progress = progress or Silent()
     target = None if output is None else check_output(output)
+    if target is not None:  # before the work: a place that cannot take results ends the run here
+        check_file(target, ())
+    if plots is not None:
+        from netweight.jobs.compare.plots import plots_folder
+
+        plots_folder(plots, ()).check()
     with ExitStack() as stack:
         found = {
             ref: compare(original, ref, options=options, progress=progress, executor=executor) for ref in references
