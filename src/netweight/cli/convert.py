@@ -7,19 +7,16 @@ from typing import Any
 
 import click
 
-from netweight.cli.merge import shard_size
+from netweight.cli.merge import run_request, shard_size
 from netweight.cli.options import (
     Aliased,
     device_options,
     executor_options,
     format_option,
-    options_from,
     remote_option,
     run_options,
     verbose_option,
 )
-from netweight.errors import OptionError
-from netweight.views.text import print_json
 
 __all__ = ["convert"]
 
@@ -59,28 +56,6 @@ def convert(
     Without --dtype nothing is rounded: float32 is what most quantised formats decode to. The result appears whole, at
     the end, and `netweight verify` computes it once more.
     """
-    from contextlib import ExitStack
+    from netweight.jobs.convert.job import convert_request
 
-    from netweight.cli.progress.bar import progress_for
-    from netweight.jobs.convert.job import Options, convert_request
-    from netweight.jobs.merge.job import merge_request, result_folder
-    from netweight.jobs.merge.plan import prepare
-    from netweight.views.merge import show_merged, show_plan
-
-    request = convert_request(model, dtype=dtype, like=like)
-    options = options_from(Options, rest, sync=not rest["no_fsync"])
-    progress = progress_for(output_format)
-    if rest["dry_run"]:
-        with ExitStack() as stack:
-            prepared = prepare(request, options, stack)
-            if output is not None:
-                result_folder(prepared, output).check()
-            show_plan(prepared, None, prepared.plan, output, output_format, verbose=rest["verbose"])
-        return
-    if output is None:
-        raise OptionError("--output: expected the folder that the converted model goes into, got none")
-    result = merge_request(request, output, options=options, resume=rest["resume"], progress=progress)
-    if output_format == "json":
-        print_json(result.to_dict())
-    elif output_format == "human":
-        show_merged(result, verbose=rest["verbose"])
+    run_request(convert_request(model, dtype=dtype, like=like), output, output_format, rest)

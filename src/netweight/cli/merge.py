@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from netweight.views.text import print_json
 if TYPE_CHECKING:
     from netweight.jobs.merge.request import Request, Weights
 
-__all__ = ["merge", "shard_size"]
+__all__ = ["merge", "run_request", "shard_size"]
 
 
 def shard_size(ctx: click.Context, param: click.Parameter, value: str) -> int:  # noqa: ARG001 - click's signature
@@ -125,6 +126,11 @@ def merge(recipe: str | None, output: str | None, output_format: str, **rest: An
     read and write. The result appears whole, at the end; netweight_merge.json in it says how it was made, and
     `netweight verify` computes it once more.
     """
+    run_request(_request(recipe, rest), output, output_format, rest)
+
+
+def run_request(request: Request, output: str | None, output_format: str, rest: Mapping[str, Any]) -> None:
+    """Merge, or show what a merge will do, as the command's options `rest` say; raises OptionError without `output`."""
     from contextlib import ExitStack
 
     from netweight.cli.progress.bar import progress_for
@@ -133,7 +139,6 @@ def merge(recipe: str | None, output: str | None, output_format: str, **rest: An
     from netweight.jobs.merge.request import Options
     from netweight.views.merge import show_merged, show_plan
 
-    request = _request(recipe, rest)
     options = options_from(Options, rest, sync=not rest["no_fsync"])
     progress = progress_for(output_format)
     if rest["dry_run"]:
@@ -145,7 +150,8 @@ def merge(recipe: str | None, output: str | None, output_format: str, **rest: An
             show_plan(prepared, weighting, plan, output, output_format, verbose=rest["verbose"])
         return
     if output is None:
-        raise OptionError("--output: expected the folder that the merged model goes into, got none")
+        made = "converted" if request.alone else "merged"
+        raise OptionError(f"--output: expected the folder that the {made} model goes into, got none")
     result = merge_request(request, output, options=options, resume=rest["resume"], progress=progress)
     if output_format == "json":
         print_json(result.to_dict())
