@@ -164,15 +164,12 @@ def instead_of_weights(part: Part) -> str:
     """What the file holds where that is no model, as in "holds no tensors"; nothing where it holds weights."""
     if not part.tensors:
         return part.instead or "no tensors"
-    slots = 0
     known = SLOTS | {"m", "v"} if "learning_rate" in part.tensors and "step" in part.tensors else SLOTS  # of MLX
-    for name, tensor in part.tensors.items():
-        if name.rpartition(".")[2] in known:
-            slots += 1
-        elif tensor.size > 1:
-            return ""
+    slots = {name for name in part.tensors if name.rpartition(".")[2] in known}
+    if not slots or any(tensor.size > 1 for name, tensor in part.tensors.items() if name not in slots):
+        return ""
     nbytes = sum(tensor.nbytes for tensor in part.tensors.values())
-    return f"an optimizer's state ({len(part.tensors)} tensors, {nbytes} bytes)" if slots else ""
+    return f"an optimizer's state ({len(part.tensors)} tensors, {nbytes} bytes)"
 
 
 def described(value: Any) -> str:
