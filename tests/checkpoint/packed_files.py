@@ -10,6 +10,7 @@ from random import Random
 import ml_dtypes  # noqa: F401 - safetensors reads bfloat16 as numpy arrays where this was imported
 import numpy as np
 import pytest
+from ends_checks import check_ends
 from packed_cases import RECORDED, digest, one_nan, recorded
 
 import netweight
@@ -78,6 +79,7 @@ def check_recorded(package, case, name, tmp_path):
             assert np.array_equal(bits_of(tensor, start, count), whole[start : start + count])
         assert np.array_equal(bits_of(pickle.loads(pickle.dumps(tensor))), whole)
         assert tensor.file_bytes == sum(part.nbytes for part in tensor.stored_parts) < 9 * tensor.size
+        check_ends(tensor)
         told = {(s.offset, s.size) for s in tensor.bytes_of(0, tensor.size)}
         assert all(any(at <= p.offset and p.offset + p.nbytes <= at + n for at, n in told) for p in tensor.stored_parts)
         return tensor

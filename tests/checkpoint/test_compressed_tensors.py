@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ends_checks import check_ends
 
 import netweight
+from netweight.checkpoint.tensors.ends import ends_of
 from netweight.errors import FormatError, ReadError
 
 torch = pytest.importorskip("torch")
@@ -75,6 +77,10 @@ def test_as_the_package_decompresses(name, tmp_path):
         read = as_torch(tensor, tensor.read())
         assert (tuple(expected.shape), expected.dtype) == (tensor.shape, read.dtype)
         assert np.array_equal(bits(read), bits(expected))
+        if tensor.stored.endswith(("sparse", "2:4")):  # without a scale
+            assert ends_of(tensor) is None
+        else:
+            check_ends(tensor)
         again = pickle.loads(pickle.dumps(tensor))
         flat, rng = expected.reshape(-1), random.Random(3)
         for _ in range(20):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ends_checks import check_ends
 
 import netweight
 from netweight.errors import FormatError
@@ -56,6 +57,7 @@ def same(tensor, expected):
     wanted = bits(expected).view(np.uint16 if expected.element_size() == 2 else np.uint32)
     assert tensor.shape == tuple(expected.shape)
     assert np.array_equal(read_bits(tensor), wanted)
+    check_ends(tensor)
     again, rng, flat = pickle.loads(pickle.dumps(tensor)), random.Random(4), expected.reshape(-1)
     for _ in range(10):
         start = rng.randrange(tensor.size)

@@ -7,9 +7,11 @@ import pickle
 import gguf_files
 import numpy as np
 import pytest
+from ends_checks import check_ends, low_and_high
 
 import netweight
 from netweight.checkpoint.gguf.types import TYPES
+from netweight.checkpoint.tensors.ends import ends_of
 
 gguf = pytest.importorskip("gguf")
 NUMBERS = {row.name: number for number, row in TYPES.items()}
@@ -117,3 +119,43 @@ def test_the_fork_s_blocks_of_q2_0(tmp_path, rows, note):
             return
         same_bits(model["x"].read(), wanted.reshape(rows, 384))
         same_bits(model["y"].read(), wanted[:1])
+
+
+@pytest.mark.parametrize("name", [name for name in NUMBERS if not name.startswith(("IQ1", "IQ2", "IQ3"))])
+def test_how_far_codes_reach(tmp_path, name):
+    """With scales of any bits no code is beyond the ends; with these scales and all codes, ends and last steps are
+    those of the numbers that come out.
+    """
+    random = np.random.default_rng(8)
+    row = TYPES[NUMBERS[name]]
+    blocks = random.integers(0, 256, (800, row.size), dtype=np.uint8)
+    if name == "TQ2_0":
+        blocks[:, :64] = random.choice(np.array([0x00, 0x55, 0x64, 0x1A, 0xAA], np.uint8), (800, 64))  # of 0, 1 and 2
+    with netweight.open(write(tmp_path / "a.gguf", name, blocks, (800, row.numbers))) as model:
+        tensor = model["x"]
+        check_ends(tensor)
+        ends = ends_of(tensor)
+        low, high = low_and_high(tensor)
+        turned = ends.low.read() == high
+        codes = slice(ends.low.codes.first, ends.low.codes.stop)
+    size = np.maximum(abs(low), abs(high))
+    tried = 0
+    for at in np.flatnonzero(((high - low > size / 100) & (size > 1e-30) & (size < 1e30)).all(axis=1))[:5]:
+        made = np.repeat(blocks[at : at + 1], 5000, axis=0)
+        made[:, codes] = random.choice(blocks[:, codes].ravel(), (5000, codes.stop - codes.start))
+        decoded = expected(name, made).astype(np.float64)
+        for place in (0, 1, row.numbers // 2, row.numbers - 1):
+            levels = np.unique(decoded[:, place])
+            assert (levels[0], levels[-1]) == (low[at, place], high[at, place])
+            steps = (levels[1] - levels[0], levels[-1] - levels[-2])
+            assert np.array(steps) / 2 / (levels[-1] - levels[0]) == pytest.approx(
+                (ends.above, ends.below) if turned[at, place] else (ends.below, ends.above), rel=1e-3
+            )
+        tried += 1
+    assert tried
+
+
+@pytest.mark.parametrize("name", [name for name in NUMBERS if name.startswith(("IQ1", "IQ2", "IQ3"))])
+def test_codebooks_have_no_ends(tmp_path, name):
+    with netweight.open(write(tmp_path / "a.gguf", name, blocks_of(name, 600), (600, 256))) as model:
+        assert ends_of(model["x"]) is None

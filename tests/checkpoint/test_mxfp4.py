@@ -7,6 +7,7 @@ import random
 
 import numpy as np
 import pytest
+from ends_checks import check_ends
 
 import netweight
 from netweight.errors import FormatError
@@ -47,6 +48,7 @@ def test_every_number_times_its_scale(tmp_path, shape):
         assert (tensor.name, tensor.shape, tensor.dtype.name) == ("e.w", expected.shape, "BF16")
         assert {part.name for part in tensor.stored_parts} == {"e.w_blocks", "e.w_scales"}
         assert np.array_equal(tensor.read().view(np.uint16), expected)
+        check_ends(tensor)
         rng = random.Random(2)
         for _ in range(10):
             start = rng.randrange(tensor.size)

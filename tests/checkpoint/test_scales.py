@@ -7,6 +7,7 @@ import random
 
 import numpy as np
 import pytest
+from ends_checks import check_ends
 
 import netweight
 from netweight.errors import FormatError
@@ -85,6 +86,7 @@ def test_every_code_times_its_scale(tmp_path, shape, grid, block, config, dtype)
             ["w", "w_scale_inv"],
         )
         same_bits(tensor.read(), expected)
+        check_ends(tensor)
         for _ in range(20):
             start = rng.randrange(tensor.size)
             out = np.empty(rng.randint(1, tensor.size - start), np.float32)
@@ -99,6 +101,7 @@ def test_integers_times_their_scales(tmp_path, grid, block):
     with netweight.open(write(tmp_path / "m", {"w": codes, "w_scale": scales})) as checkpoint:
         same_bits(checkpoint["w"].read(), product(codes, scales, block))
         assert checkpoint["w"].stored == f"I8 {block[0]}x{block[1]}"
+        check_ends(checkpoint["w"])
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (5,), (1, 1)])

@@ -28,6 +28,7 @@ class PairPartial:
     `mean_a`, `mean_b`, `mean_d`; `m2_a`, `m2_b`, `m2_d` = sum (x - mean)^2; `comoment` = sum (a - mean_a) (b - mean_b);
     `absolute` = sum abs(d); `minimum` and `maximum` of d: float64, of an empty stretch 0 and +-inf. `n_nonfinite`: the
     other pairs; `n_identical`: b == a; `n_significant`: see SIGNIFICANT; `n_flipped`: signs differ, neither is zero.
+    `looked_at` and `clipped` are not of a backend: see passes.clipping.
     """
 
     n: int
@@ -45,6 +46,8 @@ class PairPartial:
     absolute: float
     minimum: float
     maximum: float
+    looked_at: int = 0
+    clipped: int = 0
 
 
 class PairAccumulator(Protocol):

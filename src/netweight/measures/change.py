@@ -54,6 +54,13 @@ COLUMNS = (
     Column("max_abs_change", "", "max abs(d): the same as max_absolute_difference", "number"),
     Column("identical_percentage", "%", "share of b == a", "number"),
     Column("sign_flip_percentage", "%", "share of a and b of opposite signs, neither zero", "number"),
+    Column(
+        "clipped_percentage",
+        "%",
+        "share of a beyond what b's codes can say, by more than half of the last step; of tensors of more than 2^20"
+        " elements 65,536 of every 2^20 are looked at; undefined where b is not quantised, or by codebooks",
+        "number",
+    ),
     Column("n_nonfinite", "elements", "a, b or d is NaN or infinite: left out of all else", "integer"),
     Column(
         "change_score",
@@ -66,7 +73,9 @@ COLUMNS = (
 
 
 def derive(pairs: PairStatistics) -> dict[str, Any]:
-    """{field: value} of one parameter; NaN where undefined, and then `flag` says why."""
+    """{field: value} of one parameter; NaN where undefined, and then `flag` says why. `clipped_percentage` is there
+    where b's codes have ends.
+    """
     n = pairs.n
     norm_a, norm_b = sqrt(pairs.square_a), sqrt(pairs.square_b)
     distance = sqrt(pairs.square_d)
@@ -95,6 +104,8 @@ def derive(pairs: PairStatistics) -> dict[str, Any]:
         "sign_flip_percentage": 100 * pairs.n_flipped / n if n else nan,
         "n_nonfinite": pairs.n_nonfinite,
     }
+    if pairs.looked_at:
+        row["clipped_percentage"] = 100 * pairs.clipped / pairs.looked_at
     appeared = norm_a == 0 and norm_b > 0
     row["change_score"] = _score(row["mean_diff"], row["std_diff"], ratio, appeared=appeared)
     row["flag"] = _flag(pairs, norm_a, norm_b, distance)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 from netweight.checkpoint.tensor import Skipped, read_elements
@@ -10,6 +11,7 @@ from netweight.errors import ReadError
 from netweight.kernels.pairs import PairAccumulator, PairPartial
 from netweight.kernels.protocol import Kernels
 from netweight.params.pairing import Pair
+from netweight.passes.clipping import Clipping
 from netweight.passes.far_work import FarWork
 from netweight.run.execute import Executor
 from netweight.run.plan import PlannedTask, largest_first, stretches
@@ -56,6 +58,7 @@ class _PairReader(FarWork):
         accumulator: PairAccumulator = self._own.pairs
         pair = self._pairs[task.name]
         accumulator.start(pair.a.dtype, pair.b.dtype)
+        clipping = Clipping(pair.a, pair.b)
         sides = [(t, memoryview(buffer.data)) for t, buffer in zip((pair.a, pair.b), accumulator.buffers, strict=True)]
         for tensor, _ in sides:
             tensor.prefetch(task.start, task.stop - task.start)
@@ -65,9 +68,10 @@ class _PairReader(FarWork):
                 for tensor, view in sides:
                     read_elements(tensor, start, view[: count * tensor.dtype.bits // 8])
                 accumulator.add(count)
+                clipping.add(start, sides[0][1][: count * pair.a.dtype.bits // 8])
         except ReadError as error:
             return error
-        return accumulator.partial()
+        return replace(accumulator.partial(), looked_at=clipping.looked_at, clipped=clipping.clipped)
 
 
 def _name(task: PlannedTask) -> str:

@@ -17,8 +17,9 @@ class PairStatistics:
 
     `mean_*` and m2_* = sum (x - mean)^2 of a, b and d, `comoment` = sum (a - mean_a) (b - mean_b), `absolute` = sum
     abs(d), `minimum` and `maximum` of d; how many pairs are equal (`n_identical`), changed significantly
-    (`n_significant`: kernels.pairs.SIGNIFICANT), or of opposite signs (`n_flipped`). Merging follows Pebay 2008
-    (SAND2008-6212). Sums of squares beyond the range of float64 are infinite or NaN.
+    (`n_significant`: kernels.pairs.SIGNIFICANT), or of opposite signs (`n_flipped`). Of `looked_at` elements of a,
+    `clipped` are beyond what b's codes can say (passes.clipping). Merging follows Pebay 2008 (SAND2008-6212). Sums of
+    squares beyond the range of float64 are infinite or NaN.
     """
 
     n: int
@@ -36,6 +37,8 @@ class PairStatistics:
     absolute: float
     minimum: float
     maximum: float
+    looked_at: int = 0
+    clipped: int = 0
 
     @classmethod
     def of(cls, partial: PairPartial) -> PairStatistics:
@@ -59,10 +62,11 @@ class PairStatistics:
             self.n_significant + other.n_significant,
             self.n_flipped + other.n_flipped,
         )
+        seen = self.looked_at + other.looked_at, self.clipped + other.clipped
         if not self.n or not other.n:
             held = self if self.n else other
             sums = (held.mean_a, held.mean_b, held.mean_d, held.m2_a, held.m2_b, held.m2_d, held.comoment)
-            return PairStatistics(*counts, *sums, held.absolute, held.minimum, held.maximum)
+            return PairStatistics(*counts, *sums, held.absolute, held.minimum, held.maximum, *seen)
         n = counts[0]
         d_a, d_b, d_d = other.mean_a - self.mean_a, other.mean_b - self.mean_b, other.mean_d - self.mean_d
         weight, share = self.n * other.n / n, other.n / n
@@ -78,6 +82,7 @@ class PairStatistics:
             self.absolute + other.absolute,
             min(self.minimum, other.minimum),
             max(self.maximum, other.maximum),
+            *seen,
         )
 
     @property

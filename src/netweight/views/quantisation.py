@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isinf, isnan
+from math import isinf, isnan, nan
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["show_quantisation", "show_side_by_side"]
 
-_HEADINGS = ("tensors", "bits", "SQNR dB", "error", "largest")
+_HEADINGS = ("tensors", "bits", "SQNR dB", "error", "largest", "clipped")
 _WORST = 3
 
 
@@ -56,12 +56,11 @@ def show_quantisation(result: Comparison, quantisation: Quantisation, console: C
             _db(p.metrics["sqnr_db"]),
             _percent(p.metrics["relative_l2_distance"]),
             _number(p.metrics["max_absolute_difference"], 3),
+            _percent(p.metrics.get("clipped_percentage", nan) / 100),
         )
         for p in worst
     ]
-    print_table(
-        console, [name_column("lowest SQNR"), *numbers("stored", "bits", "SQNR dB", "error", "largest")], rows_of_worst
-    )
+    print_table(console, [name_column("lowest SQNR"), *numbers("stored", *_HEADINGS[1:])], rows_of_worst)
 
 
 def show_side_by_side(result: SideBySide, *, verbose: bool = False) -> None:
@@ -106,6 +105,7 @@ def _cells(about: Mapping[str, Any]) -> tuple[str, ...]:
         _db(about["sqnr_db"]),
         _percent(about["relative_l2_distance"]),
         _number(about["max_absolute_difference"], 3),
+        _percent(about["clipped_percentage"] / 100),
     )
 
 

@@ -71,6 +71,7 @@ def prepare(a: Reference, b: Reference, methods: str | Sequence[str], options: O
     InputError where the models share no parameter.
     """
     from netweight.kernels.choose import kernels_for
+    from netweight.passes.clipping import SCRATCH
     from netweight.passes.pairs import plan_pairs
 
     chosen = choose(methods)
@@ -78,7 +79,7 @@ def prepare(a: Reference, b: Reference, methods: str | Sequence[str], options: O
     pairing = pair_up(first, second, **options.selection)
     tasks = plan_pairs(pairing.pairs)
     by_pairs = on_sides = choose_for(options, "statistics")
-    held = max((p.a.scratch + p.b.scratch for p in pairing.pairs), default=0)
+    held = max((p.a.scratch + p.b.scratch for p in pairing.pairs), default=0) + SCRATCH
     scratch = held + max(kernels.pairs().nbytes for kernels in all_kernels(kernels_on(by_pairs, kernels_for)))
     sides = None
     if len(chosen) > 1:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from math import isnan, prod
+from math import fsum, isnan, nan, prod
 from typing import Any
 
 from netweight.jobs.compare.parameter import ParameterComparison
@@ -21,9 +21,9 @@ _KEPT = ("parameters", "elements", "sqnr_db", "relative_l2_distance", "max_absol
 @dataclass(frozen=True)
 class Quantisation:
     """`total` and, by name, `storage`, `roles` and `blocks`: {parameters, elements, bits_per_weight and
-    bits_per_weight_b, sqnr_db, relative_l2_distance, max_absolute_difference, n_nonfinite} of what was compared.
-    `worst`: parameters that B has changed, the lowest SQNR first; `cells`: (block, role, SQNR) for a picture. `note`
-    says where the order of the models may not be the one that was meant.
+    bits_per_weight_b, sqnr_db, relative_l2_distance, max_absolute_difference, n_nonfinite, clipped_percentage} of what
+    was compared. `worst`: parameters that B has changed, the lowest SQNR first; `cells`: (block, role, SQNR) for a
+    picture. `note` says where the order of the models may not be the one that was meant.
     """
 
     total: dict[str, Any]
@@ -100,4 +100,12 @@ def summarised(parameters: Sequence[ParameterComparison]) -> dict[str, Any]:
         "bits_per_weight": bits[0],
         "bits_per_weight_b": bits[1],
         **{name: totals[name] for name in _KEPT[2:]},
+        "clipped_percentage": _clipped(parameters),
     }
+
+
+def _clipped(parameters: Sequence[ParameterComparison]) -> float:
+    """Of the elements of parameters of which it is known."""
+    known = [(p.metrics.get("clipped_percentage", nan), prod(p.shape or ())) for p in parameters]
+    known = [(share, size) for share, size in known if not isnan(share)]
+    return fsum(share * size for share, size in known) / sum(size for _, size in known) if known else nan
