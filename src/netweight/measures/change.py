@@ -57,8 +57,8 @@ COLUMNS = (
     Column(
         "clipped_percentage",
         "%",
-        "share of a beyond what b's codes can say, by more than half of the last step; of tensors of more than 2^20"
-        " elements 65,536 of every 2^20 are looked at; undefined where b is not quantised, or by codebooks",
+        "share of a beyond what b's codes can say, by more than half of the last step; of tensors of more than 2^17"
+        " elements 16,384 of every 2^21 are looked at; undefined where b is not quantised, or by codebooks",
         "number",
     ),
     Column("n_nonfinite", "elements", "a, b or d is NaN or infinite: left out of all else", "integer"),

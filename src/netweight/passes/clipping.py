@@ -10,12 +10,14 @@ from netweight.checkpoint.tensors.ends import Ends, ends_of
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["EVERY", "RUN", "SCRATCH", "WHOLE", "Clipping"]
+    Values = np.ndarray[Any, np.dtype[Any]]
 
-RUN, EVERY = 1 << 16, 16
-"""Of a tensor of more than WHOLE elements, the first of every EVERY runs of RUN neighbours are looked at."""
-WHOLE = RUN * EVERY
-SCRATCH = RUN * 8 * 6
+__all__ = ["PERIOD", "RUN", "SCRATCH", "WHOLE", "Clipping"]
+
+RUN, PERIOD = 1 << 14, 1 << 21
+"""Of a tensor of more than WHOLE elements, the first RUN of every PERIOD are looked at."""
+WHOLE = 1 << 17
+SCRATCH = RUN * 48
 """Bytes that a thread takes beside what it takes to read `b`."""
 
 
@@ -27,6 +29,7 @@ class Clipping:
     def __init__(self, a: Tensor, b: Tensor) -> None:
         self._a, self._ends = a, ends_of(b)
         self.looked_at = self.clipped = 0
+        self._room: tuple[Values, ...] = ()
 
     def add(self, start: int, raw: memoryview) -> None:
         """Take in the bytes `raw` of elements of `a` from `start`; raises ReadError where b's file cannot be read."""
@@ -35,32 +38,44 @@ class Clipping:
         ends = self._ends
         if ends is None:
             return
+        if not self._room:  # used again and again: fresh pages would take longer than the arithmetic
+            self._room = tuple(np.empty(RUN) for _ in range(5))
         values = np.frombuffer(raw, self._a.dtype.to_numpy())
         stop = start + len(values)
-        step = RUN if self._a.size <= WHOLE else WHOLE
+        step = RUN if self._a.size <= WHOLE else PERIOD
         for first in range(start // step * step, stop, step):
             low, high = max(start, first), min(stop, first + RUN)
             if low < high:
-                self._count(ends, low, values[low - start : high - start].astype(np.float64))
+                self._count(ends, low, values[low - start : high - start])
 
-    def _count(self, ends: Ends, start: int, values: np.ndarray[Any, np.dtype[Any]]) -> None:
+    def _count(self, ends: Ends, start: int, of_a: Values) -> None:
         import numpy as np  # noqa: PLC0415
 
-        low = _values(ends.low, start, len(values))
-        high = -low if ends.high is None else _values(ends.high, start, len(values))
+        values, low, high, reach, spare = (room[: len(of_a)] for room in self._room)
         with np.errstate(invalid="ignore", over="ignore"):
-            reach = high - low  # of a negative scale negative
-            limits = low - ends.below * reach, high + ends.above * reach
+            values[:] = of_a
+            _read(ends.low, start, low)
+            if ends.high is None:
+                np.negative(low, out=high)
+            else:
+                _read(ends.high, start, high)
+            np.subtract(high, low, out=reach)  # of a negative scale negative
             finite = np.isfinite(values) & np.isfinite(reach)
-            beyond = (values < np.minimum(*limits)) | (values > np.maximum(*limits))
+            np.multiply(reach, ends.below, out=spare)
+            low -= spare
+            np.multiply(reach, ends.above, out=spare)
+            high += spare
+            np.minimum(low, high, out=spare)
+            np.maximum(low, high, out=high)
+            beyond = (values < spare) | (values > high)
         self.looked_at += int(np.count_nonzero(finite))
         self.clipped += int(np.count_nonzero(beyond & finite))
 
 
-def _values(tensor: Tensor, start: int, count: int) -> np.ndarray[Any, np.dtype[Any]]:
-    """float64 [count]."""
+def _read(tensor: Tensor, start: int, out: Values) -> None:
+    """Fill `out` float64."""
     import numpy as np  # noqa: PLC0415
 
-    held = np.empty(count, tensor.dtype.to_numpy())
+    held = np.empty(len(out), tensor.dtype.to_numpy())
     read_elements(tensor, start, held.view(np.uint8).data)
-    return held.astype(np.float64)
+    out[:] = held

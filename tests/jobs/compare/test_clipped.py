@@ -12,7 +12,7 @@ from gguf_files import field
 from safetensors.numpy import save_file
 
 import netweight
-from netweight.passes.clipping import RUN, WHOLE
+from netweight.passes.clipping import PERIOD, RUN, WHOLE
 
 Q4_0, Q8_0, F32 = 2, 8, 0
 NAME, HUB = "blk.0.ffn_up.weight", "model.layers.0.mlp.up_proj.weight"
@@ -109,11 +109,11 @@ def test_values_that_are_no_numbers_are_not_looked_at(tmp_path):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_of_large_tensors_some_runs_are_looked_at(tmp_path, workers):
-    """The first of every 16; what is cut off elsewhere is not seen, as the column says."""
-    values = np.zeros((9, WHOLE // 4), np.float32)
+    """The first of every two million; what is cut off elsewhere is not seen, as the column says."""
+    values = np.zeros((9, PERIOD // 4), np.float32)
     flat = values.reshape(-1)
     seen = np.zeros(flat.size, bool)
-    for first in range(0, flat.size, WHOLE):
+    for first in range(0, flat.size, PERIOD):
         seen[first : first + RUN] = True
     random = np.random.default_rng(1)
     flat[:] = random.standard_normal(flat.size)
@@ -124,7 +124,7 @@ def test_of_large_tensors_some_runs_are_looked_at(tmp_path, workers):
     wanted = percent(beyond(flat, scales)[seen])
     assert 0 < wanted < 10
     assert result["layer_comparisons"][HUB]["clipped_percentage"] == wanted
-    small = values[:4]  # as many as are looked at one by one
+    small = flat[:WHOLE].reshape(4, -1)  # as many as are looked at one by one
     file = write(tmp_path / "s.gguf", small, Q4_0, quantised(small, scales[: small.size // 32]))
     result = netweight.compare(original(tmp_path / "b", small), file, workers=workers)
     wanted = percent(beyond(small.reshape(-1), scales[: small.size // 32]))
