@@ -96,6 +96,16 @@ def test_every_code_with_every_scale(tmp_path):
             assert np.array_equal(out, whole[start : start + count])
 
 
+@pytest.mark.parametrize("scale", [0, 1, 2, 3, 126, 127, 128, 251, 252, 253, 254])
+def test_every_code_with_one_scale(scale, tmp_path):
+    """Rows whose products are all normal numbers are computed, the others looked up."""
+    blocks = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).repeat(1, 19, 1, 1)
+    scales = torch.full((1, 19, 16), scale, dtype=torch.uint8)
+    save_file({"w_blocks": blocks, "w_scales": scales}, tmp_path / "m.safetensors")
+    with netweight.open(tmp_path / "m.safetensors") as checkpoint:
+        assert np.array_equal(checkpoint["w"].read().view(np.uint16), bits(dense(blocks, scales)))
+
+
 @pytest.mark.parametrize(
     ("blocks", "scales"),
     [

@@ -9,7 +9,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from netweight.checkpoint.tensor import Stretch, Tensor
-from netweight.checkpoint.tensors.quantised import WIDE, floats_of, values_of
+from netweight.checkpoint.tensors.quantised import floats_of, values_of
 from netweight.checkpoint.tensors.scaled import ScaledTensor
 from netweight.errors import ReadError, printable
 
@@ -55,9 +55,9 @@ class PackedTensor(ScaledTensor):
     def wide_scratch(self) -> int:
         """See RoundedTensor."""
         cols = max(1, self.shape[-1])
-        rows = WIDE // cols + 2
+        rows = self.wide // cols + 2
         columns = 16 * cols if self.index is not None else 0
-        return WIDE + self._row_bits // 8 * rows + (16 + 36 * self.grid[-1]) * rows + columns
+        return self.wide + self._row_bits // 8 * rows + (16 + 36 * self.grid[-1]) * rows + columns
 
     @property
     def _row_bits(self) -> int:

@@ -13,13 +13,11 @@ from netweight.checkpoint.tensor import Stretch, Tensor
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["WIDE", "QuantisedTensor", "RoundedTensor", "UnitTensor", "floats_of", "values_of"]
+__all__ = ["QuantisedTensor", "RoundedTensor", "UnitTensor", "floats_of", "values_of"]
 
-WIDE = 1 << 18
-"""Elements that a RoundedTensor computes at a time: as float32 they stay in a core's cache."""
+_WIDE = 1 << 18  # that are computed at a time and then rounded: as float32 they stay in a core's cache
 
-
-_ELEMENTS = 1 << 18  # that are decoded at a time
+_ELEMENTS = 1 << 18  # elements that are decoded at a time
 
 
 @dataclass(frozen=True)
@@ -108,18 +106,23 @@ class RoundedTensor(QuantisedTensor):
     """A weight that is computed in float32, and rounded once to `dtype`: F32, F16 or BF16."""
 
     @property
+    def wide(self) -> int:
+        """Elements that are computed at a time: more where they are not rounded, and go straight to their place."""
+        return _WIDE if self.dtype.name != "F32" else 4 * _WIDE
+
+    @property
     @abstractmethod
     def wide_scratch(self) -> int:
-        """Bytes that computing WIDE elements takes, beside them."""
+        """Bytes that computing `wide` elements takes, beside them."""
 
     @abstractmethod
     def widen(self, start: int, out: np.ndarray[Any, np.dtype[Any]]) -> None:
-        """Fill `out` [n] float32, of at most `WIDE` elements, with those from `start`."""
+        """Fill `out` [n] float32, of at most `wide` elements, with those from `start`."""
 
     @property
     def scratch(self) -> int:
         """See Tensor."""
-        wide = 4 * WIDE if self.dtype.name != "F32" else 0
+        wide = 4 * _WIDE if self.dtype.name != "F32" else 0
         return wide + self.wide_scratch + sum(source.scratch for source in self.sources)
 
     def read_into(self, start: int, out: memoryview) -> None:
@@ -131,9 +134,10 @@ class RoundedTensor(QuantisedTensor):
         count = self.count_in(start, out)
         narrow = {"BF16": rounding.narrow_to_bfloat16, "F16": rounding.narrow_to_half}.get(self.dtype.name)
         target = np.frombuffer(out, np.uint16 if narrow else "<f4")
-        wide = np.empty(min(count, WIDE) if narrow else 0, np.float32)
-        for done in range(0, count, WIDE):
-            piece = target[done : done + WIDE]
+        step = self.wide
+        wide = np.empty(min(count, step) if narrow else 0, np.float32)
+        for done in range(0, count, step):
+            piece = target[done : done + step]
             if narrow is None:
                 self.widen(start + done, piece)
                 continue

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from netweight.checkpoint.tensor import Stretch, Tensor
-from netweight.checkpoint.tensors.quantised import WIDE, RoundedTensor, floats_of, values_of
+from netweight.checkpoint.tensors.quantised import RoundedTensor, floats_of, values_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,8 +43,8 @@ class ScaledTensor(RoundedTensor):
     @property
     def wide_scratch(self) -> int:
         """See RoundedTensor."""
-        rows = WIDE // max(1, self.shape[-1]) + 2
-        return WIDE + (16 + 12 * self.grid[-1]) * rows
+        rows = self.wide // max(1, self.shape[-1]) + 2
+        return self.wide + (16 + 12 * self.grid[-1]) * rows
 
     def _rows(self, start: int, count: int) -> np.ndarray[Any, np.dtype[Any]]:
         """Where in the scales those of each row of elements `start` to `start + count` begin; int64."""
@@ -71,12 +71,18 @@ class ScaledTensor(RoundedTensor):
         """See RoundedTensor."""
         import numpy as np  # noqa: PLC0415
 
-        from netweight.kernels.cpu.scaled import scale_codes  # noqa: PLC0415 - loops are compiled where they are needed
+        from netweight.kernels.cpu.scaled import (  # noqa: PLC0415 - loops are compiled where they are needed
+            scale_codes,
+            scale_e4m3,
+        )
 
         codes = np.empty(len(out), np.uint8)
         self.codes.read_into(start, codes.data)
         first = self._rows(start, len(out))
         low = int(first.min())
         scales = floats_of(self.scales, low, int(first.max()) - low + self.grid[-1])
-        values, cols = values_of(self.codes.dtype.name), self.shape[-1]
-        scale_codes(codes, values, scales, first - low, start % cols, cols, self.block[-1], out)
+        cols, kind = self.shape[-1], self.codes.dtype.name
+        if kind == "F8_E4M3":
+            scale_e4m3(codes, scales, first - low, start % cols, cols, self.block[-1], out)
+        else:
+            scale_codes(codes, values_of(kind), scales, first - low, start % cols, cols, self.block[-1], out)
