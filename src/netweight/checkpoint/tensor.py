@@ -62,6 +62,11 @@ class Tensor(ABC):
         """Bytes that it takes in files."""
         return self.nbytes
 
+    def file_bytes_of(self, start: int, stop: int) -> int:
+        """The share of `file_bytes` of elements `start` to `stop`: those of neighbouring stretches add up."""
+        held, size = self.file_bytes, max(self.size, 1)
+        return held * stop // size - held * start // size
+
     @property
     def scratch(self) -> int:
         """Bytes that a thread holds to read it, beside what it fills."""

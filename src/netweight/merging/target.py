@@ -36,7 +36,7 @@ class Input:
     @property
     def nbytes(self) -> int:
         """Bytes to read."""
-        return sum(piece.count * piece.tensor.dtype.bits // 8 for piece in self.pieces)
+        return sum(piece.tensor.file_bytes_of(piece.start, piece.start + piece.count) for piece in self.pieces)
 
 
 @dataclass(frozen=True)

@@ -96,9 +96,10 @@ def plan_tasks(parameters: Sequence[Aligned]) -> tuple[PlannedTask, ...]:
     """The stretches of all parameters, in the base's file order."""
     tasks = []
     for aligned in parameters:
-        bits = sum(t.dtype.bits for t in _tensors(aligned) if t is not None)
+        present = [t for t in _tensors(aligned) if t is not None]
         for number, (start, stop) in enumerate(stretches(aligned.base.size)):
-            tasks.append(PlannedTask(aligned.name, number, start, stop, (stop - start) * bits // 8))
+            nbytes = sum(t.file_bytes_of(start, stop) for t in present)
+            tasks.append(PlannedTask(aligned.name, number, start, stop, nbytes))
     return tuple(tasks)
 
 

@@ -27,7 +27,7 @@ PairResult = PairPartial | ReadError
 def plan_pairs(pairs: Sequence[Pair]) -> tuple[PlannedTask, ...]:
     """The stretches of all pairs that can be compared, in their order."""
     return tuple(
-        PlannedTask(p.name, number, start, stop, (stop - start) * (p.a.dtype.bits + p.b.dtype.bits) // 8)
+        PlannedTask(p.name, number, start, stop, sum(side.file_bytes_of(start, stop) for side in (p.a, p.b)))
         for p in pairs
         if not p.reason
         for number, (start, stop) in enumerate(stretches(p.a.size))

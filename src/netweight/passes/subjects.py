@@ -35,8 +35,8 @@ class Subject:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the matrix."""
-        return self.part.size * self.tensor.dtype.bits // 8
+        """Bytes to read: its share of the tensor's in files."""
+        return self.tensor.file_bytes_of(0, self.part.size)
 
     @property
     def is_matrix(self) -> bool:

@@ -91,7 +91,7 @@ def show_plan(prepared: Prepared, options: Options, output_format: str) -> None:
             f"output     {printable(prepared.embedding.output.reason or str(prepared.embedding.output.output), 300)}"
         )
         click.echo(f"k-means    k from 2 to {options.max_k} on {prepared.sampled} rows, the chosen k on all")
-        click.echo(f"to read    {human_bytes(tensor.nbytes)}, once in each iteration over all rows")
+        click.echo(f"to read    {human_bytes(tensor.file_bytes)}, once in each iteration over all rows")
         click.echo(f"memory     about {human_bytes(prepared.memory)} with {prepared.workers} workers")
         print_notes(prepared.notes)
         click.echo("nothing was computed or written; leave out --dry-run to run it")

@@ -41,7 +41,7 @@ def show_plan(ref: str, base: str | None, output_format: str, *, deep: bool) -> 
     for role, reference in (("model", ref), ("base", base)):
         if reference is not None:
             with open_checkpoint(reference) as checkpoint:
-                nbytes = sum(tensor.nbytes for tensor in checkpoint.values())
+                nbytes = sum(tensor.file_bytes for tensor in checkpoint.values())
                 inputs.append((role, reference, len(checkpoint), nbytes))
     to_read = inputs[0][3] if deep else 0
     if output_format == "json":

@@ -248,3 +248,35 @@ def test_the_command(models, tmp_path):
         assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1), refused.stderr
     bad = run("compare", file, "--to", original, "--methods", "spectral")
     assert (bad.returncode, "--methods: has no effect with --to" in bad.stderr) == (2, True)
+
+
+def test_what_is_to_read_is_what_files_hold(models, tmp_path):
+    """Not what comes out of them: the plans of every job that reads all weights, and how far they are."""
+    original, file, _ = models
+    held = weights()
+    dense = sum(array.nbytes for array in held.values())
+    packed = sum(round(array.size * BITS[MIXED.get(name)] / 8) for name, array in held.items())
+    assert packed < dense / 2
+    output = tmp_path / "out"
+    for command, wanted in (
+        (("compare", original, file), dense + packed),
+        (("delta", "--base", original, "--models", file, "--outdir", output), dense + packed),
+        (("scan", file), packed),
+        (("merge", "--base", original, "--models", file, "--method", "ties", "--output", output), 2 * (dense + packed)),
+        (("structure", file, "--deep"), packed),
+    ):
+        done = run(*command, "--dry-run", "--format", "json")
+        assert done.returncode == 0, (command, done.stderr)
+        assert json.loads(done.stdout)["bytes_to_read"] == wanted, command
+    done = json.loads(run("estimate", file, "--job", "structure", "--deep", "--format", "json").stdout)
+    assert done["bytes_to_read"] == packed
+
+
+def test_stretches_of_files_add_up(models):
+    _, file, _ = models
+    with netweight.open(file) as checkpoint:
+        for tensor in checkpoint.values():
+            for cut in (0, 1, 7, tensor.size // 3, tensor.size - 1, tensor.size):
+                parts = tensor.file_bytes_of(0, cut), tensor.file_bytes_of(cut, tensor.size)
+                assert sum(parts) == tensor.file_bytes
+                assert parts[0] == pytest.approx(cut * tensor.file_bytes / tensor.size, abs=1)

@@ -74,8 +74,8 @@ def estimate(
         start, through, files, flops = measure(given, work)
     far = [c.ref for c in work.checkpoints if c.location is None and work.read]
     notes = (*work.notes, *(f"{printable(ref)}: the time of the network is not in it" for ref in far))
-    moved = work.read + work.written
-    streaming = max(moved / through, work.read / files)
+    moved, decoded = work.read + work.written, work.read * work.decoded  # rates are of what is decoded
+    streaming = max((decoded + work.written) / through, decoded / files)
     sizes = (work.read, work.written, work.flops, work.workers, work.memory, work.device)
     rates = (opening + start, moved / streaming if streaming else None, flops if work.flops else None)
     refs, seconds = tuple(c.ref for c in work.checkpoints), opening + start + streaming + work.flops / flops

@@ -67,6 +67,12 @@ class Work:
     heavy: tuple[str, ...] = ()
     recipe: Any = None
 
+    @property
+    def decoded(self) -> float:
+        """Bytes that come out of a byte of files: more than 1 where weights are quantised."""
+        tensors = [tensor for checkpoint in self.checkpoints for tensor in checkpoint.values()]
+        return sum(t.nbytes for t in tensors) / max(1, sum(t.file_bytes for t in tensors))
+
 
 def plan_work(request: Request, stack: ExitStack, output: str = "") -> Work:
     """Open what the job opens, and plan it; everything is closed with `stack`. `output`: the folder of a merge or
@@ -106,7 +112,7 @@ def plan_work(request: Request, stack: ExitStack, output: str = "") -> Work:
     plan.require_sklearn()
     prepared = plan.prepare(request.ref, options, stack)
     run = partial(job.embeddings, request.ref, options=options)
-    read, (rows, cols) = prepared.embedding.tensor.nbytes, prepared.embedding.tensor.shape
+    read, (rows, cols) = prepared.embedding.tensor.file_bytes, prepared.embedding.tensor.shape
     looks = 60 * prepared.sampled + rows  # for each k, at most: 3 fits to the sample by 20 iterations, one look at all
     flops = cols * looks * (options.max_k * (options.max_k + 1) - 2)  # 2 rows cols k a look, for every k from 2 on
     flops += 2 * cols * min(rows, 5_000) ** 2  # distances for silhouettes
@@ -134,5 +140,5 @@ def _of_headers(request: Request, stack: ExitStack) -> Work:
     workers = workers_within(asked, request.settings.get("memory")) if request.deep else 1
     describe: Any = partial(structure, request.ref, deep=request.deep, remote=True, workers=workers)
     run = partial(info, request.ref) if request.job == "info" else describe
-    read = sum(tensor.nbytes for tensor in opened.values()) if request.deep else 0
+    read = sum(tensor.file_bytes for tensor in opened.values()) if request.deep else 0
     return Work(run, (opened,), read, workers, workers << 26)  # 64 MiB: a large header, or blocks of data

@@ -100,7 +100,7 @@ def count_zeros(model: Analysed, workers: int, progress: Progress) -> Zeros:
             tensors.append((tensor, key))
     announce_tensors(tensor for tensor, _ in tensors)
     tasks = [task for number, (tensor, _) in enumerate(tensors) for task in _cut(number, tensor)]
-    progress.start(len(tensors), sum(tensor.nbytes for tensor, _ in tensors))
+    progress.start(len(tensors), sum(tensor.file_bytes for tensor, _ in tensors))
     zeros = [0] * len(tensors)
     rows = [0] * len(tensors)
     columns: dict[int, np.ndarray[Any, np.dtype[np.bool_]]] = {}
@@ -113,7 +113,7 @@ def count_zeros(model: Analysed, workers: int, progress: Progress) -> Zeros:
                 before = columns.get(task.number)
                 columns[task.number] = used if before is None else before | used
             last = task.stop == task.tensor.size
-            progress.advance(int(last), (task.stop - task.start) * task.tensor.dtype.bits // 8)
+            progress.advance(int(last), task.tensor.file_bytes_of(task.start, task.stop))
     finally:
         progress.stop()
     model.checkpoint.check_unchanged()
