@@ -60,3 +60,17 @@ def test_codes_of_which_config_says_nothing(tmp_path):
     for name, config in (("none", None), ("unsaid", {})):
         (note,) = netweight.open(write(tmp_path / name, tensors, config)).notes
         assert "1 weights ('x.qweight' ...) are codes that are not decoded, or parts of them are missing" in note
+
+
+def test_codes_in_the_guise_of_floats_are_left_out(tmp_path):
+    """HQQ's `view_as_float`: the bytes of codes under a type of floats, which a scan would take for weights."""
+    tensors = {"x.W_q": ("F16", np.full((4, 8), 0x1234, np.uint16)), "x.scale": HALVES, "n.weight": HALVES}
+    folder = write(tmp_path / "m", tensors, {"quantization_config": {"quant_method": "hqq"}})
+    with netweight.open(folder) as checkpoint:
+        assert set(checkpoint) == {"x.scale", "n.weight"}
+        assert any("1 weight is codes of HQQ, stored as if they were floats" in note for note in checkpoint.notes)
+        assert [entry.name for entry in checkpoint.skipped] == ["x.W_q"]
+    assert "x.W_q" not in set(netweight.scan(folder))
+    plain = write(tmp_path / "p", tensors, {})
+    with netweight.open(plain) as checkpoint:
+        assert set(checkpoint) == set(tensors)

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from netweight.checkpoint.adapters.unmerged import with_adapters
 from netweight.checkpoint.asides import instead_of_weights
 from netweight.checkpoint.config import read_config
 from netweight.checkpoint.decoders.decoded import decoded
@@ -191,6 +192,8 @@ def _open_selection(
             tensors, with_settings_beside(config, tensors, place), printable(ref), metadata
         )
     notes += [f"{printable(ref)}: {note}" for note in found]
+    tensors, found = with_adapters(tensors, place, printable(ref))
+    notes += found
     outside = tuple(dict.fromkeys(name for part in parts for name in part.outside))
     if outside:
         notes.append(_outside_note(outside))

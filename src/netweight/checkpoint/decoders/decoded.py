@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from netweight.checkpoint.decoders import awq, bitsandbytes, comfy, fours, gptq, mlx, mxfp4, packed_ints, scales, sparse
-from netweight.checkpoint.decoders.found import Found
+from netweight.checkpoint.decoders.found import Found, several
 from netweight.checkpoint.decoders.quantisation import compressed_tensors, declared
-from netweight.checkpoint.decoders.undecoded import undecoded_note
+from netweight.checkpoint.decoders.undecoded import disguised, undecoded_note
 from netweight.checkpoint.tensor import Skipped, Tensor
 from netweight.errors import FormatError, printable
 
-__all__ = ["decoded"]
+__all__ = ["decoded", "replaced"]
 
 _FIRST = (sparse.find,)  # what they make may be the codes of others
 _DECODERS = (
@@ -96,24 +96,27 @@ def decoded(
     if not declared(config) and not comfy.named_in(metadata or {}) and not any(signs):
         return tensors, (), ()
     marks = comfy.find(tensors, metadata or {}, where)
-    tensors = _with(tensors, [marks], where)
+    tensors = replaced(tensors, [marks], where)
     early = [find(tensors, config, where) for find in _FIRST]
-    tensors = _with(tensors, early, where)
+    tensors = replaced(tensors, early, where)
     late = [find(tensors, config, where) for find in _DECODERS]
-    tensors = _with(tensors, late, where)
+    tensors = replaced(tensors, late, where)
     modules = {tensor.name.rpartition(".")[0] for found in late for tensor in found.instead.values()}
-    beside = Found(skipped=tuple(_beside(tensors, modules))) if modules else Found()
-    tensors = _with(tensors, [Found(parts=frozenset(entry.name for entry in beside.skipped))], where)
+    codes = disguised(tensors, config)
+    beside = Found(skipped=(*(_beside(tensors, modules) if modules else ()), *codes))
+    tensors = replaced(tensors, [Found(parts=frozenset(entry.name for entry in beside.skipped))], where)
     every = [marks, *early, *late, beside]
     notes = [found.note for found in every if found.note]
     if modules and (made := compressed_tensors(config)) and made.transformed:
         notes.append("its quantization_config has a transform_config: weights are read as they are stored, transformed")
     if left := undecoded_note(tensors, config):
         notes.append(left)
+    if codes:
+        notes.append(f"{several(len(codes), 'weight is', 'weights are')} {codes[0].reason}; dequantise the model first")
     return tensors, tuple(entry for found in every for entry in found.skipped), tuple(notes)
 
 
-def _with(tensors: Mapping[str, Tensor], every: Sequence[Found], where: str) -> Mapping[str, Tensor]:
+def replaced(tensors: Mapping[str, Tensor], every: Sequence[Found], where: str) -> Mapping[str, Tensor]:
     """`tensors` with what was found; raises FormatError where two have found one tensor."""
     instead: dict[str, Tensor] = {}
     parts: set[str] = set()

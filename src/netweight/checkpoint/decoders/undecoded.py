@@ -7,17 +7,27 @@ from typing import Any
 
 from netweight.checkpoint.decoders.found import packing
 from netweight.checkpoint.decoders.quantisation import declared
-from netweight.checkpoint.tensor import Tensor
+from netweight.checkpoint.tensor import Skipped, Tensor
 from netweight.dtypes import Kind
 from netweight.errors import printable
 
-__all__ = ["undecoded_note"]
+__all__ = ["disguised", "undecoded_note"]
 
 _CODES = frozenset({
     "weight", "qweight", "q_weight", "weight_packed", "w_q", "_data", "_weight_qdata", "codes", "indices", "qidxs",
     "dense_weights", "trellis", "b",
 })  # fmt: skip
 """Names of tensors of codes: of GPTQ, AWQ, EXL, compressed-tensors, HQQ, quanto, torchao, AQLM, VPTQ, QuIP#, SpQR."""
+
+
+def disguised(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> tuple[Skipped, ...]:
+    """Codes that are stored as if they were floats, and would be measured as such (HQQ's `view_as_float`)."""
+    if packing(config) != "hqq":
+        return ()
+    reason = "codes of HQQ, stored as if they were floats: not decoded"
+    return tuple(
+        Skipped(name, reason) for name in tensors if name.endswith(".W_q") and tensors[name].dtype.kind is Kind.FLOAT
+    )
 
 
 def undecoded_note(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> str:
