@@ -11,8 +11,10 @@ import time
 from collections import deque
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+from gguf_files import field, gguf
 from slowness import slowness
 from task_vectors import beside_progress, normal, save, tree, tuned
 
@@ -106,6 +108,40 @@ def test_the_same_bytes_where_a_node_is_lost(job, serial, models, nodes, ray_exe
     nodes.add()
     assert ray_executor.lost == before + 1
     assert found == serial[job]
+
+
+def test_quantised_models_and_adapters(ray_executor, nodes, tmp_path):
+    """Blocks of GGUF and weights with an adapter are computed where they are read: all bytes are a serial run's."""
+    nodes.wait(ray_executor)
+    rng = np.random.default_rng(0)
+    shape, name = (512, 256), "model.layers.0.mlp.up_proj"
+    weight = rng.standard_normal(shape).astype(np.float32)
+    save(tmp_path / "base", {f"{name}.weight": weight, "model.norm.weight": np.ones(256, np.float32)}, {})
+    codes = rng.integers(0, 64, (512, 34), dtype=np.uint8).repeat(8, axis=1).reshape(512, -1)[:, :272]
+    codes.reshape(-1, 34)[:, :2] = np.frombuffer(np.float16(0.01).tobytes(), np.uint8)
+    fields = [field("general.architecture", "text", "llama"), field("llama.attention.head_count", "u32", 4)]
+    norm = ("output_norm.weight", (256,), 0, np.ones(256, np.float32).tobytes())
+    (tmp_path / "q.gguf").write_bytes(gguf([*fields], [("blk.0.ffn_up.weight", shape, 8, codes.tobytes()), norm]))
+    parts = {f"{name}.base_layer.weight": weight, f"{name}.lora_A.default.weight": rng.standard_normal((4, 256))}
+    parts[f"{name}.lora_B.default.weight"] = rng.standard_normal((512, 4))
+    held = {key: array.astype(np.float32) for key, array in parts.items()} | {"model.norm.weight": np.ones(256, "f4")}
+    save(tmp_path / "peft", held, {})
+    (tmp_path / "peft" / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4, "lora_alpha": 8}')
+    for other in ("q.gguf", "peft"):
+        one, far = (
+            netweight.compare(tmp_path / "base", tmp_path / other, executor=executor).to_dict()
+            for executor in (ThreadExecutor(1), ray_executor)
+        )
+        assert one["layer_comparisons"][f"{name}.weight"]["l2_distance"] > 1
+        assert far == one
+    merged = []
+    for number, executor in enumerate((ThreadExecutor(1), ray_executor)):
+        out = tmp_path / f"out{number}"
+        models = [str(tmp_path / "q.gguf"), str(tmp_path / "peft")]
+        ties = {"method": "ties", "weights": [0.5, 0.5], "settings": {"density": 0.3}}
+        netweight.merge(None, out, base=tmp_path / "base", models=models, executor=executor, **ties)
+        merged.append((out / "model.safetensors").read_bytes())
+    assert merged[0] == merged[1]
 
 
 def test_workers_have_folders_and_processes_of_their_own(ray_executor, nodes):
