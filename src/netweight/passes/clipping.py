@@ -17,7 +17,7 @@ __all__ = ["PERIOD", "RUN", "SCRATCH", "WHOLE", "Clipping"]
 RUN, PERIOD = 1 << 14, 1 << 21
 """Of a tensor of more than WHOLE elements, the first RUN of every PERIOD are looked at."""
 WHOLE = 1 << 17
-SCRATCH = RUN * 48
+SCRATCH = RUN * 64
 """Bytes that a thread takes beside what it takes to read `b`."""
 
 

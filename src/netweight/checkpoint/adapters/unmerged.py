@@ -12,7 +12,7 @@ from typing import NamedTuple
 from netweight.checkpoint.adapters.settings import ADAPTER_CONFIG, LoraSettings, lora_settings
 from netweight.checkpoint.config import MAX_CONFIG, read_json_in
 from netweight.checkpoint.decoders.decoded import replaced
-from netweight.checkpoint.decoders.found import Found, several, shown, wrong
+from netweight.checkpoint.decoders.found import Found, several, shown, stored_twice, wrong
 from netweight.checkpoint.place import Place
 from netweight.checkpoint.tensor import Tensor
 from netweight.checkpoint.tensors.adapted import AdaptedTensor
@@ -23,11 +23,11 @@ from netweight.errors import FormatError, printable
 __all__ = ["with_adapters"]
 
 _PART = re.compile(
-    r"(?P<module>.+)\.(?P<part>lora_[A-Za-z_]+|trainable_tokens_[a-z_]+)"
-    r"(?:\.(?P<adapter>(?!weight$|bias$)[^.]+))?(?:\.(?P<field>weight|bias))?"
+    r"(?P<module>.+)\.(?P<part>(?:lora|ia3|vera|hada|lokr|oft|boft|hra|fourierft|vblora|c3a|randlora|shira|miss|bone|road"
+    r"|trainable_tokens)_[A-Za-z0-9_]+)(?:\.(?P<adapter>(?!weight$|bias$)[^.]+))?(?:\.(?P<field>weight|bias))?"
 )
 _SAVED = re.compile(r"(?P<module>.+?)\.(?P<part>modules_to_save)\.(?P<adapter>[^.]+)\.(?P<field>.+)")
-_BASE = ".base_layer.weight"
+_LAYER = ".base_layer."
 
 
 class _Part(NamedTuple):
@@ -46,31 +46,33 @@ def with_adapters(
     `where` names the model. Raises FormatError where parts do not fit or are missing, where there are several adapters,
     where nothing says by what the product is multiplied, and for kinds that are not read.
     """
-    if not any(name.endswith(_BASE) for name in tensors):
+    if not any(_LAYER in name for name in tensors):
         return tensors, ()
     matches = ((name, _SAVED.fullmatch(name) or _PART.fullmatch(name)) for name in tensors)
     parts = {name: _Part(*(text or "" for text in found.groups())) for name, found in matches if found}
-    modules = {part.module for part in parts.values() if f"{part.module}{_BASE}" in tensors}
-    if not modules:
+    if not parts:
         return tensors, ()
     adapters = sorted({part.adapter for part in parts.values()})
     if len(adapters) > 1:
         names = ", ".join(repr(printable(name, 60)) for name in adapters[:4])
         raise FormatError(f"{where}: holds several adapters that are not merged ({names}); merge what counts in PEFT")
+    modules: dict[str, dict[str, Tensor]] = {}
+    for name, part in parts.items():
+        if part.part != "modules_to_save":
+            modules.setdefault(part.module, {})[f"{part.part}.{part.field}".rstrip(".")] = tensors[name]
     settings = _settings(place, len(modules), where)
     instead: dict[str, Tensor] = {}
-    used: set[str] = set()
-    for module in sorted(modules):
-        held = {f"{p.part}.{p.field}".rstrip("."): tensors[name] for name, p in parts.items() if p.module == module}
-        instead[f"{module}{_BASE}"] = _adapted(module, tensors[f"{module}{_BASE}"], held, settings, where)
-        used |= {name for name, p in parts.items() if p.module == module}
-        if (bias := tensors.get(f"{module}.base_layer.bias")) is not None:
+    for module, held in modules.items():
+        weight = tensors.get(f"{module}{_LAYER}weight")
+        if weight is None:
+            name = min(tensor.name for tensor in held.values())
+            raise wrong(where, name, "belongs to an adapter, and its weight is not there; merge it in PEFT")
+        stored_twice(f"{module}.weight", tensors, where, "PEFT")
+        instead[weight.name] = _adapted(module, weight, held, settings, where)
+        if (bias := tensors.get(f"{module}{_LAYER}bias")) is not None:
             instead[bias.name] = replace(bias, name=f"{module}.bias")
-    saved = _saved(tensors, parts, where)
-    left = sorted(set(parts) - used - saved.parts)
-    if left:
-        raise wrong(where, left[0], "belongs to an adapter, and its weight is not there; merge it in PEFT")
-    made = replaced(tensors, [Found(instead, frozenset(used)), saved], where)
+    used = frozenset(name for name, part in parts.items() if part.part != "modules_to_save")
+    made = replaced(tensors, [Found(instead, used), _saved(tensors, parts, where)], where)
     note = (
         f"{where}: {several(len(modules), 'weight has', 'weights have')} a LoRA adapter that is not merged: read with"
         f" it, as {ADAPTER_CONFIG} says"
@@ -96,19 +98,21 @@ def _adapted(
     )  # fmt: skip
     others = sorted(set(held) - set(names))
     if others:
-        kind = "DoRA" if others[0].startswith("lora_magnitude_vector") else others[0]
+        kind = "DoRA" if others[0].startswith("lora_magnitude_vector") else others[0].partition(".")[0]
         raise wrong(where, f"{module}.{others[0]}", f"{kind} is not read beside a weight; merge it in PEFT")
     down, up = (held.get(name) for name in names)
     if down is None or up is None:
         missing = names[0] if down is None else names[1]
-        raise wrong(where, f"{module}{_BASE}", f"has half an adapter: {missing} is missing; the file is not complete")
+        raise wrong(
+            where, f"{module}{_LAYER}weight", f"has half an adapter: {missing} is missing; the file is not complete"
+        )
     fits = len(down.shape) == len(up.shape) == len(weight.shape) == 2 and down.shape[0] == up.shape[1] > 0
     flipped = settings.fan_in_fan_out if names[0] == "lora_A.weight" else True
     shape = (down.shape[1], up.shape[0]) if flipped else (up.shape[0], down.shape[1])
     if not fits or (fits and weight.shape != shape):
         raise wrong(
             where,
-            f"{module}{_BASE}",
+            f"{module}{_LAYER}weight",
             f"{shown(weight)}, {names[0]} {shown(down)} and {names[1]} {shown(up)} do not fit: expected [out, in],"
             " [r, in] and [out, r]",
         )
@@ -128,6 +132,7 @@ def _saved(tensors: Mapping[str, Tensor], parts: Mapping[str, _Part], where: str
     for name, part in parts.items():
         if part.part != "modules_to_save":
             continue
+        stored_twice(f"{part.module}.{part.field}", tensors, where, "PEFT")
         original = f"{part.module}.original_module.{part.field}"
         if original not in tensors:
             raise wrong(where, name, f"was trained whole, and its original, {printable(original)!r}, is not there")

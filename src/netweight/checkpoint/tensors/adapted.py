@@ -42,7 +42,7 @@ class AdaptedTensor(RoundedTensor):
     def wide_scratch(self) -> int:
         """See RoundedTensor; the right factor is held."""
         rows, rank = self.wide // max(1, self.shape[1]) + 2, self.right.shape[0]
-        return 6 * self.wide + 8 * rows * rank + 8 * self.right.size
+        return 8 * self.wide + 8 * rows * rank + 8 * self.right.size
 
     def _rows(self, start: int, count: int) -> range:
         return range(start // self.shape[1], -(-(start + count) // self.shape[1]))

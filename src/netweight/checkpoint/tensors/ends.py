@@ -100,10 +100,10 @@ _BLOCKS: dict[str, tuple[int, int, _Reach]] = {
     "TQ2_0": (0, 64, _TERNARY),
     "Q1_0": (2, 18, _whole(1)),
 }
-_NO_BLOCK = (0, 0, None)
 """Where the codes lie in a block of ggml's types, first byte and stop. The codebooks of IQ1, IQ2 and IQ3 have numbers
 for eight or four elements together, and no end for one.
 """
+_NO_BLOCK = (0, 0, None)
 
 
 @dataclass(frozen=True)
