@@ -136,6 +136,7 @@ def test_what_older_models_say_in_a_file_of_its_own(tmp_path):
     assert np.array_equal(read(folder), formula(tensors, 4))
     note = "1 weight is stored by GPTQ (GPTQ int4 g32; zero points as they are): what is read is (code"
     assert note in netweight.open(folder).notes[0]
+    assert netweight.open(folder).settings["quantization_config"]["checkpoint_format"] == "gptq_v2"
     (folder / "quantize_config.json").write_text("[]")
     with pytest.raises(InputError, match=r"quantize_config.json: holds a JSON array, expected an object"):
         netweight.open(folder)

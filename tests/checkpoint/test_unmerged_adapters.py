@@ -12,6 +12,7 @@ import pytest
 
 import netweight
 from netweight.errors import FormatError
+from netweight.jobs.inputs import stamps
 
 torch = pytest.importorskip("torch")
 from safetensors.torch import save_file  # noqa: E402
@@ -162,6 +163,19 @@ def test_jobs_measure_the_model_that_it_is(tmp_path):
     with netweight.open(tmp_path / "out") as model:
         expected = merged[f"{Q}.weight"].numpy()
         assert np.abs(model[f"{Q}.weight"].read() - expected).max() < 1e-5
+
+
+def test_a_run_is_not_resumed_with_another_scale(tmp_path):
+    """What says how weights are read is part of what a journal was made of."""
+    folder = write(tmp_path / "m", unmerged(base(), Q), {})
+    found = []
+    for alpha in (8, 8, 16):
+        about = json.loads((folder / "adapter_config.json").read_text()) | {"lora_alpha": alpha}
+        (folder / "adapter_config.json").write_text(json.dumps(about))
+        with netweight.open(folder) as model:
+            found.append(stamps(model))
+            assert model.settings["adapter_config"]["lora_alpha"] == alpha
+    assert found[0] == found[1] != found[2]
 
 
 def without(name):

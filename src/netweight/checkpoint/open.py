@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from netweight.checkpoint.adapters.unmerged import with_adapters
 from netweight.checkpoint.asides import instead_of_weights
 from netweight.checkpoint.config import read_config
 from netweight.checkpoint.decoders.decoded import decoded
+from netweight.checkpoint.decoders.quantisation import declared
 from netweight.checkpoint.decoders.quantize_config import with_settings_beside
 from netweight.checkpoint.distcp import METADATA, read_distcp
 from netweight.checkpoint.file_names import NUMBERED
@@ -182,17 +184,17 @@ def _open_selection(
         )
     (config, problem), lacks = read_config(place), ""
     metadata = {key: value for part in reversed(parts) for key, value in part.metadata.items()}
-    stored = tensors
+    stored, settings = tensors, dict[str, Any]()
     if parts[0].format == "gguf":
         if config is None and (config := config_of(parts[0].fields, tensors)) is not None:
             problem, lacks = None, lacking(parts[0].fields, config, tensors)
         tensors, unused, found = as_on_hub(tensors, parts[0].fields, printable(ref))
     else:
-        tensors, unused, found = decoded(
-            tensors, with_settings_beside(config, tensors, place), printable(ref), metadata
-        )
+        whole = with_settings_beside(config, tensors, place)
+        settings = {} if whole is config else {"quantization_config": declared(whole)}
+        tensors, unused, found = decoded(tensors, whole, printable(ref), metadata)
     notes += [f"{printable(ref)}: {note}" for note in found]
-    tensors, found = with_adapters(tensors, place, printable(ref))
+    tensors, found, adapter = with_adapters(tensors, place, printable(ref))
     notes += found
     outside = tuple(dict.fromkeys(name for part in parts for name in part.outside))
     if outside:
@@ -215,6 +217,7 @@ def _open_selection(
         location=local,
         place=place,
         outside=outside,
+        settings=settings | adapter,
     )
 
 

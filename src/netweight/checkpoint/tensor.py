@@ -157,7 +157,8 @@ class Checkpoint(Mapping[str, Tensor]):
     `sources` are the open files. `revision` is the commit of a model of the hub, else None. `location` is the folder or
     file on this machine (of the hub: the snapshot in its cache), None where the model is read from far away. `place` is
     the folder that its files lie in, wherever that is. `outside` is what its pickles name beside what is harmless,
-    whether they call it or not; a note says so too.
+    whether they call it or not; a note says so too. `settings` is what files beside config.json say of how the weights
+    are read (quantize_config.json, adapter_config.json).
     """
 
     def __init__(
@@ -180,6 +181,7 @@ class Checkpoint(Mapping[str, Tensor]):
         location: Path | None = None,
         place: Place | None = None,
         outside: tuple[str, ...] = (),
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.ref = ref
         self.format = format
@@ -197,6 +199,7 @@ class Checkpoint(Mapping[str, Tensor]):
         self.location = location
         self.place = place
         self.outside = outside
+        self.settings = dict(settings or {})
         self._tensors = tensors
 
     def __getitem__(self, name: str) -> Tensor:

@@ -94,4 +94,5 @@ def stamp_of(file: CheckpointFile) -> int | str:
 def stamps(checkpoint: Checkpoint) -> list[list[Any]]:
     """What a later run compares to see that the files are the same, and the config that says how they are read."""
     files = [[f.path, f.size, f.digest, stamp_of(f)] for f in checkpoint.files]
-    return [*files, ["config.json", digest_of(checkpoint.config)]]
+    beside = [["settings", digest_of(checkpoint.settings)]] if checkpoint.settings else []
+    return [*files, ["config.json", digest_of(checkpoint.config)], *beside]

@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from netweight.checkpoint.adapters.settings import ADAPTER_CONFIG, LoraSettings, lora_settings
 from netweight.checkpoint.config import MAX_CONFIG, read_json_in
@@ -39,19 +39,19 @@ class _Part(NamedTuple):
 
 def with_adapters(
     tensors: Mapping[str, Tensor], place: Place, where: str
-) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:
-    """(`tensors` with what such parts mean, notes). Untouched where no weight has an adapter beside it: adapters alone
-    are no model.
+) -> tuple[Mapping[str, Tensor], tuple[str, ...], dict[str, Any]]:
+    """(`tensors` with what such parts mean, notes, {"adapter_config": what the file says}). Untouched where no weight
+    has an adapter beside it: adapters alone are no model.
 
     `where` names the model. Raises FormatError where parts do not fit or are missing, where there are several adapters,
     where nothing says by what the product is multiplied, and for kinds that are not read.
     """
     if not any(_LAYER in name for name in tensors):
-        return tensors, ()
+        return tensors, (), {}
     matches = ((name, _SAVED.fullmatch(name) or _PART.fullmatch(name)) for name in tensors)
     parts = {name: _Part(*(text or "" for text in found.groups())) for name, found in matches if found}
     if not parts:
-        return tensors, ()
+        return tensors, (), {}
     adapters = sorted({part.adapter for part in parts.values()})
     if len(adapters) > 1:
         names = ", ".join(repr(printable(name, 60)) for name in adapters[:4])
@@ -60,7 +60,8 @@ def with_adapters(
     for name, part in parts.items():
         if part.part != "modules_to_save":
             modules.setdefault(part.module, {})[f"{part.part}.{part.field}".rstrip(".")] = tensors[name]
-    settings = _settings(place, len(modules), where)
+    about = _about(place, len(modules), where)
+    settings = lora_settings(about, printable(place.path(ADAPTER_CONFIG)))
     instead: dict[str, Tensor] = {}
     for module, held in modules.items():
         weight = tensors.get(f"{module}{_LAYER}weight")
@@ -77,16 +78,16 @@ def with_adapters(
         f"{where}: {several(len(modules), 'weight has', 'weights have')} a LoRA adapter that is not merged: read with"
         f" it, as {ADAPTER_CONFIG} says"
     )
-    return made, (note,)
+    return made, (note,), {"adapter_config": about}
 
 
-def _settings(place: Place, modules: int, where: str) -> LoraSettings:
+def _about(place: Place, modules: int, where: str) -> dict[str, Any]:
     if not place.has(ADAPTER_CONFIG):
         raise FormatError(
             f"{where}: {several(modules, 'weight has', 'weights have')} a LoRA adapter that is not merged, and"
             f" nothing says by what it is multiplied (lora_alpha): put its {ADAPTER_CONFIG} there, or merge it in PEFT"
         )
-    return lora_settings(read_json_in(place, ADAPTER_CONFIG, MAX_CONFIG), printable(place.path(ADAPTER_CONFIG)))
+    return read_json_in(place, ADAPTER_CONFIG, MAX_CONFIG)
 
 
 def _adapted(

@@ -17,7 +17,7 @@ __all__ = ["QuantisedTensor", "RoundedTensor", "UnitTensor", "floats_of", "value
 
 _WIDE = 1 << 18  # that are computed at a time and then rounded: as float32 they stay in a core's cache
 
-_ELEMENTS = 1 << 18  # elements that are decoded at a time
+_ELEMENTS = 1 << 19  # elements that are decoded at a time
 
 
 @dataclass(frozen=True)
