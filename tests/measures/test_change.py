@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from math import inf, nan
@@ -18,7 +19,7 @@ from netweight.measures import change
 from netweight.measures.between import between_columns, derive_between
 from netweight.measures.change import COLUMNS
 from netweight.measures.registry import SCANNED, find
-from netweight.statistics.pairs import PairStatistics
+from netweight.statistics.pairs import NOTHING, PairStatistics
 
 PAIRS = CpuKernels().pairs()
 NAMES = {"float32": "F32", "float64": "F64"}
@@ -80,7 +81,11 @@ def test_the_fields_are_the_columns():
     flat = [
         f"{k}.{i}" if isinstance(v, dict) else k for k, v in found.items() for i in (v if isinstance(v, dict) else "-")
     ]
-    assert sorted(flat) == sorted(c.name for c in change.COLUMNS)
+    quantised = {"clipped_percentage"}  # where b's codes have ends
+    assert sorted(flat) == sorted(c.name for c in change.COLUMNS if c.name not in quantised)
+    pairs = dataclasses.replace(NOTHING, n=1, looked_at=8, clipped=2)
+    assert change.derive(pairs).keys() - found.keys() == quantised
+    assert change.derive(pairs)["clipped_percentage"] == 25
     assert list(change.without_comparison("x")) == list(dict.fromkeys(c.name.partition(".")[0] for c in change.COLUMNS))
     assert all(type(v) in (bool, str, float, int, dict) for v in found.values())
     assert find("change").derive is change.derive
