@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import netweight
-from netweight.errors import FormatError
+from netweight.errors import FormatError, InputError
 from netweight.jobs.inputs import stamps
 
 torch = pytest.importorskip("torch")
@@ -234,7 +234,11 @@ def test_what_cannot_be_read_as_what_it_means(tmp_path, change, about, message):
 
 
 def test_adapters_alone_are_no_model(tmp_path):
-    """As before: what they are is said where they are used."""
+    """What they are is said where they are used, not that the base is another's."""
     folder = write(tmp_path / "m", lora(Q, OUT, IN), {})
     with netweight.open(folder) as model:
         assert set(model) == set(lora(Q, OUT, IN))
+    before = write(tmp_path / "base", base())
+    for first, second in ((before, folder), (folder, before)):
+        with pytest.raises(InputError, match=r"m is an adapter \(LoRA or its kin\), not a model"):
+            netweight.delta(first, [second])

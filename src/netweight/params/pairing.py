@@ -296,7 +296,8 @@ def align(
         column = {pair.name: pair.b for pair in pairing.pairs if not pair.reason}
         notes += [f"{ref}: {note}" for note in pairing.notes]
         if not column:
-            raise InputError(_nothing_usable(base, other.checkpoint, pairing.left_out, matched.sources))
+            said = _adapter(anchor) or _adapter(other)
+            raise InputError(said or _nothing_usable(base, other.checkpoint, pairing.left_out, matched.sources))
         wanted = len(anchor.tensors) - len(unwanted)
         tied = (entry.name for entry in pairing.skipped if entry.reason.startswith("tied to "))
         repeated = sum(name in anchor.tensors for name in tied)
