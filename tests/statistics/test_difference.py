@@ -79,8 +79,10 @@ def check(found, values):
             assert close(m.skew, skew, 1.0)
             assert close(m.kurtosis_excess, kurtosis, 1.0)
             if std > 1e-100:
-                assert close(m.skew, float(scipy.stats.skew(x)), 1.0, 1e-7)
-                assert close(m.kurtosis_excess, float(scipy.stats.kurtosis(x)), 1.0, 1e-7)
+                with np.errstate(over="ignore"):  # scipy divides by the mean
+                    skew, kurtosis = float(scipy.stats.skew(x)), float(scipy.stats.kurtosis(x))
+                assert close(m.skew, skew, 1.0, 1e-7)
+                assert close(m.kurtosis_excess, kurtosis, 1.0, 1e-7)
 
 
 def random_array(name, size, rng, scale=0.02):
