@@ -24,10 +24,8 @@ _IN_WORD = 16
 
 
 @dataclass(frozen=True)
-class MicroscaledTensor(UnitTensor):
-    """Numbers of `codes` (bytes, two numbers each, E2M1, the low one first) times 2^(scale - 127) of `scales` (bytes,
-    E8M0: 255 is NaN), group after group in the tensor's order. Every product is a bfloat16.
-    """
+class _FoursTensor(UnitTensor):
+    """Numbers of 4 bits and their scales, whichever way they lie."""
 
     codes: Tensor
     scales: Tensor
@@ -41,6 +39,13 @@ class MicroscaledTensor(UnitTensor):
     def stored(self) -> str:
         """See Tensor."""
         return "MXFP4"
+
+
+@dataclass(frozen=True)
+class MicroscaledTensor(_FoursTensor):
+    """Numbers of `codes` (bytes, two numbers each, E2M1, the low one first) times 2^(scale - 127) of `scales` (bytes,
+    E8M0: 255 is NaN), group after group in the tensor's order. Every product is a bfloat16.
+    """
 
     @property
     def unit(self) -> int:
@@ -70,24 +75,11 @@ class MicroscaledTensor(UnitTensor):
 
 
 @dataclass(frozen=True)
-class TurnedMicroscaledTensor(UnitTensor):
+class TurnedMicroscaledTensor(_FoursTensor):
     """The same, [..., cols, rows], of matrices [rows, cols]: what is turned are the stored numbers, sixteen at a time.
 
     `codes`, U64 [..., cols / 16, rows], and `scales`, [..., cols / 32, rows], are turned already.
     """
-
-    codes: Tensor
-    scales: Tensor
-
-    @property
-    def sources(self) -> tuple[Tensor, ...]:
-        """See QuantisedTensor."""
-        return self.codes, self.scales
-
-    @property
-    def stored(self) -> str:
-        """See Tensor."""
-        return "MXFP4"
 
     @property
     def unit(self) -> int:
