@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import netweight
-from netweight.errors import FormatError, InputError
+from netweight.errors import FormatError
 from netweight.jobs.inputs import stamps
 
 torch = pytest.importorskip("torch")
@@ -197,17 +197,18 @@ WIDE = {f"{Q}.base_layer.weight": numbers(OUT, IN).double()}
     ("change", "about", "message"),
     [
         (lambda held: held, None, "nothing says by what it is multiplied"),
-        (without("lora_A"), {}, "has half an adapter: lora_A.weight is missing"),
-        (without("lora_B"), {}, "has half an adapter: lora_B.weight is missing"),
-        (lambda held: held | NARROW, {}, "do not fit: expected"),
-        (lambda held: held | EMPTY, {}, "do not fit: expected"),
-        (lambda held: held | part("lora_magnitude_vector", "weight", numbers(OUT)), {}, "DoRA is not read"),
-        (lambda held: held | part("lora_B", "bias", numbers(OUT)), {}, "lora_B is not read"),
-        (lambda held: held | OTHER, {}, "several adapters that are not merged ('default', 'other')"),
-        (lambda held: held | part("lora_A", "weight", numbers(RANK, IN), V), {}, "and its weight is not there"),
-        (lambda held: held | WIDE, {}, "F64, expected floats of 16 or 32 bits"),
-        (lambda held: held, {"peft_type": "IA3"}, "an adapter of kind IA3, expected LORA"),
-        (lambda held: held, {"use_dora": True}, "use_dora: DoRA is not read"),
+        (without("lora_A"), {}, "has half an adapter: lora_B without lora_A"),
+        (without("lora_B"), {}, "has half an adapter: lora_A without lora_B"),
+        (lambda held: held | NARROW, {}, "is 24 x 21, its weight [24, 20]"),
+        (lambda held: held | EMPTY, {}, "rank 0: lora_A is F32 [0, 20]"),
+        (lambda held: held | part("lora_magnitude_vector", "weight", numbers(OUT + 1)), {}, "expected 24 for [24, 20]"),
+        (lambda held: held | part("lora_B", "bias", numbers(OUT)), {}, "has a bias of its own, F32 [24], the base"),
+        (lambda held: held | part("lora_A", "weight", numbers(RANK, IN), "x"), {}, "and its weight is not there"),
+        (lambda held: held | part("lora_A", "weight", numbers(RANK, IN), V), {}, "half an adapter: lora_A without"),
+        (lambda held: held | WIDE, {}, "expected floats of 8 to 32 bits beside an adapter"),
+        (lambda held: held, {"peft_type": "IA3"}, "has lora_A, of a LoRA, and its settings are those of a IA3"),
+        (lambda held: held, {"peft_type": "BOFT"}, "an adapter of kind BOFT, expected one of LoRA, AdaLoRA"),
+        (lambda held: held, {"use_dora": True}, "use_dora, and lora_magnitude_vector is not there"),
         (lambda held: held, {"lora_alpha": None}, "lora_alpha: expected a number, got None"),
         (lambda held: held, {"lora_alpha": float("nan")}, "lora_alpha: expected a number, got nan"),
         (lambda held: held, {"alpha_pattern": {"(": 1}}, "alpha_pattern: '('"),
@@ -216,10 +217,10 @@ WIDE = {f"{Q}.base_layer.weight": numbers(OUT, IN).double()}
         (lambda held: held, {"alpha_pattern": {"(a)" * 90: 1}}, "expected a name, or a regular expression of 256"),
         (lambda held: held, {"lora_alpha": 10**400}, "lora_alpha: expected a number, got 1000"),
         (lambda held: held | {f"{Q}.weight": numbers(OUT, IN)}, {}, "is stored twice, by PEFT too"),
-        (lambda held: held | {f"{V}.ia3_l.default": numbers(IN)}, {}, "belongs to an adapter"),
-        (lambda held: held | {f"{Q}.ia3_l.default": numbers(IN)}, {}, "ia3_l is not read beside a weight"),
+        (lambda held: held | {f"{V}.ia3_l.default": numbers(8, 1)}, {}, "has ia3_l, of a IA3"),
+        (lambda held: held | {f"{Q}.ia3_l.default": numbers(IN)}, {}, "ia3_l is not read beside lora_A"),
         (lambda held: {k.replace("lora_A", "hada_w1_a").replace("lora_B", "hada_w1_b"): t for k, t in held.items()},
-         {"peft_type": "LOHA"}, "an adapter of kind LOHA, expected LORA"),
+         {"peft_type": "LOHA", "alpha": 8}, "half an adapter: hada_w1_a without hada_w2_a"),
         (lambda held: held, {"alpha_pattern": {"q_proj": "8"}}, "alpha_pattern: q_proj: expected a number, got 8"),
         (lambda held: held, {"alpha_pattern": [1]}, "alpha_pattern: expected numbers by pattern"),
     ],
@@ -233,12 +234,20 @@ def test_what_cannot_be_read_as_what_it_means(tmp_path, change, about, message):
     assert "\n" not in str(caught.value)
 
 
-def test_adapters_alone_are_no_model(tmp_path):
-    """What they are is said where they are used, not that the base is another's."""
-    folder = write(tmp_path / "m", lora(Q, OUT, IN), {})
+def test_a_weight_beside_its_adapter_under_its_own_name(tmp_path):
+    """As PEFT saved it before 0.6."""
+    weights = base()
+    folder = write(tmp_path / "m", weights | lora(Q, OUT, IN), {})
     with netweight.open(folder) as model:
-        assert set(model) == set(lora(Q, OUT, IN))
-    before = write(tmp_path / "base", base())
-    for first, second in ((before, folder), (folder, before)):
-        with pytest.raises(InputError, match=r"m is an adapter \(LoRA or its kin\), not a model"):
-            netweight.delta(first, [second])
+        assert set(model) == set(weights)
+        expected = weights[f"{Q}.weight"].double() + 2 * product(Q, OUT, IN)
+        assert np.abs(model[f"{Q}.weight"].read() - expected.numpy()).max() < 1e-5
+
+
+def test_several_adapters_are_left_as_they_are_stored(tmp_path):
+    """Which of them counts is not known: nothing is taken for a weight with an adapter, and nothing is left out."""
+    held = unmerged(base(), Q, prefix="") | OTHER
+    folder = write(tmp_path / "m", held, {})
+    with netweight.open(folder) as model:
+        assert set(model) == set(held)
+        assert any("holds several adapters that are not merged ('default', 'other')" in note for note in model.notes)

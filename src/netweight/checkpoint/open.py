@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from netweight.checkpoint.adapters.names import ADAPTER_FILES
 from netweight.checkpoint.adapters.unmerged import with_adapters
 from netweight.checkpoint.asides import instead_of_weights
 from netweight.checkpoint.config import read_config
@@ -194,8 +195,10 @@ def _open_selection(
         settings = {} if whole is config else {"quantization_config": declared(whole)}
         tensors, unused, found = decoded(tensors, whole, printable(ref), metadata)
     notes += [f"{printable(ref)}: {note}" for note in found]
-    tensors, found, adapter = with_adapters(tensors, place, printable(ref))
-    notes += found
+    adapter: dict[str, Any] = {}
+    if not all(name.startswith(ADAPTER_FILES) for name in selection.names):
+        tensors, found, adapter = with_adapters(tensors, place, printable(ref))
+        notes += found
     outside = tuple(dict.fromkeys(name for part in parts for name in part.outside))
     if outside:
         notes.append(_outside_note(outside))

@@ -58,6 +58,11 @@ class Tensor(ABC):
         return self.dtype.name
 
     @property
+    def written(self) -> DType:
+        """The type that a merge writes it in where nothing else is said: of a weight with an adapter, the weight's."""
+        return self.dtype
+
+    @property
     def file_bytes(self) -> int:
         """Bytes that it takes in files."""
         return self.nbytes
@@ -158,7 +163,8 @@ class Checkpoint(Mapping[str, Tensor]):
     file on this machine (of the hub: the snapshot in its cache), None where the model is read from far away. `place` is
     the folder that its files lie in, wherever that is. `outside` is what its pickles name beside what is harmless,
     whether they call it or not; a note says so too. `settings` is what files beside config.json say of how the weights
-    are read (quantize_config.json, adapter_config.json).
+    are read (quantize_config.json, adapter_config.json). `made_of` are the base and the adapters that it is put
+    together of, whose files are its own.
     """
 
     def __init__(
@@ -182,6 +188,7 @@ class Checkpoint(Mapping[str, Tensor]):
         place: Place | None = None,
         outside: tuple[str, ...] = (),
         settings: Mapping[str, Any] | None = None,
+        made_of: tuple[Checkpoint, ...] = (),
     ) -> None:
         self.ref = ref
         self.format = format
@@ -200,6 +207,7 @@ class Checkpoint(Mapping[str, Tensor]):
         self.place = place
         self.outside = outside
         self.settings = dict(settings or {})
+        self.made_of = made_of
         self._tensors = tensors
 
     def __getitem__(self, name: str) -> Tensor:

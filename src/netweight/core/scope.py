@@ -78,10 +78,10 @@ class Scope:
 
     def _vectors(self) -> set[str]:
         """What a scan of the weight matrices alone leaves out."""
-        from netweight.checkpoint.open import open_checkpoint
+        from netweight.params.opening import open_model
         from netweight.passes.subjects import find_subjects
 
-        with open_checkpoint(self.ref) as checkpoint:
+        with open_model(self.ref) as checkpoint:
             return {entry.name for entry in find_subjects(checkpoint, weights_only=True)[1] if entry.asked}
 
     def print_summary(self, top_issues: int = 10) -> None:

@@ -61,12 +61,17 @@ def references(
 
 def far_bytes(checkpoints: Iterable[Checkpoint]) -> int:
     """Memory for what is fetched ahead of those that are not on this machine, in bytes."""
-    far = sum(1 for checkpoint in checkpoints if checkpoint.location is None)
+    each = (part for checkpoint in checkpoints for part in checkpoint.made_of or (checkpoint,))
+    far = sum(1 for part in each if part.location is None)
     return READ_AHEAD + far * KEPT * PIECE if far else 0
 
 
 def path_of(checkpoint: Checkpoint) -> str:
-    """Where the model is: its absolute path, or its reference where that is a hub's or a URL."""
+    """Where the model is: its absolute path, or its reference where that is a hub's or a URL; of a base and adapters,
+    all with a + between them.
+    """
+    if checkpoint.made_of:
+        return "+".join(map(path_of, checkpoint.made_of))
     if checkpoint.location is None or checkpoint.revision is not None:
         return checkpoint.ref
     return str(Path(checkpoint.ref).absolute())
@@ -74,7 +79,8 @@ def path_of(checkpoint: Checkpoint) -> str:
 
 def locations(checkpoints: Iterable[Checkpoint]) -> list[Path]:
     """The models' own paths on this machine, which no result may replace."""
-    return [checkpoint.location.absolute() for checkpoint in checkpoints if checkpoint.location is not None]
+    each = (part for checkpoint in checkpoints for part in checkpoint.made_of or (checkpoint,))
+    return [part.location.absolute() for part in each if part.location is not None]
 
 
 def notes_of(checkpoints: Iterable[Checkpoint]) -> tuple[str, ...]:

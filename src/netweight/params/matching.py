@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from netweight.checkpoint.matrix import Part
 from netweight.checkpoint.tensor import Tensor
+from netweight.checkpoint.tensors.computed import as_float
 from netweight.dtypes import Kind
 from netweight.errors import printable
 from netweight.params.layouts.parts import assembled
@@ -209,6 +210,9 @@ class _Assembly:
                 found.unmade[name] = reason
             return
         held = [self._held[key] for key in wanted]
+        if len({source.dtype for source, _ in held}) > 1:
+            wide = {id(source): as_float(source) for source, _ in held}
+            held = [(wide[id(source)], part) for source, part in held]
         pieces = [(part, *there) for part, there in zip(wanted.values(), held, strict=True)]
         found.tensors[name] = assembled(name, tensor.shape, pieces)
         found.sources[name] = tuple(dict.fromkeys(source.name for source, _ in held))
@@ -224,7 +228,8 @@ class _Assembly:
         if twice := [key for key in wanted if key in self._twice]:
             return f"its part '{printable(twice[0])}' is there twice"
         types = {self._held[key][0].dtype for key in wanted}
-        if len(types) > 1 or any(t.kind is not Kind.FLOAT or t.bits % 8 for t in (*types, tensor.dtype)):
+        mixed = len(types) > 1 and any(not 8 <= t.bits <= 32 for t in types)
+        if mixed or any(t.kind is not Kind.FLOAT or t.bits % 8 for t in (*types, tensor.dtype)):
             return f"its parts are of the types {', '.join(sorted(t.name for t in types))}"
         for key, part in wanted.items():
             here, there = part.matrix_shape, self._held[key][1].matrix_shape

@@ -35,12 +35,12 @@ def report(result: Structures, *, verbose: bool) -> None:
 
 def show_plan(ref: str, base: str | None, output_format: str, *, deep: bool) -> None:
     """Print what analysing one model would read, for --dry-run."""
-    from netweight.checkpoint.open import open_checkpoint
+    from netweight.params.opening import open_whole
 
     inputs: list[tuple[str, str, int, int]] = []
     for role, reference in (("model", ref), ("base", base)):
         if reference is not None:
-            with open_checkpoint(reference) as checkpoint:
+            with open_whole(reference) as checkpoint:
                 nbytes = sum(tensor.file_bytes for tensor in checkpoint.values())
                 inputs.append((role, reference, len(checkpoint), nbytes))
     to_read = inputs[0][3] if deep else 0
@@ -61,12 +61,12 @@ def show_plan(ref: str, base: str | None, output_format: str, *, deep: bool) -> 
 
 def show_models(models_dir: str, base: str | None, output_dir: str, output_format: str) -> None:
     """Print the models of a folder and their kinds, for --dry-run."""
-    from netweight.checkpoint.open import open_checkpoint
     from netweight.jobs.structure.folder import find_models
     from netweight.jobs.structure.many import gathered_folder
+    from netweight.params.opening import open_whole
 
     if base is not None:
-        open_checkpoint(base).close()  # a base that cannot be read ends the run, so it does here
+        open_whole(base).close()  # a base that cannot be read ends the run, so it does here
     models = find_models(models_dir, Path(output_dir))
     inputs = [model.path for model in models if model.kind != "none"]
     gathered_folder(output_dir, inputs, compared=base is not None).check()

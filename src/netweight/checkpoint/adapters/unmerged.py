@@ -1,4 +1,4 @@
-"""Models that were saved with their LoRA adapter beside each weight, not merged: `q_proj.base_layer.weight` with
+"""Models that were saved with their adapter beside each weight, not merged: `q_proj.base_layer.weight` with
 `q_proj.lora_A.default.weight` and `q_proj.lora_B.default.weight` is the weight `q_proj.weight` with the adapter in it.
 """
 
@@ -7,78 +7,78 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
-from netweight.checkpoint.adapters.settings import ADAPTER_CONFIG, LoraSettings, lora_settings
+from netweight.checkpoint.adapters.adapter import modules_of
+from netweight.checkpoint.adapters.kinds import changed
+from netweight.checkpoint.adapters.names import Part, maybe_parts, part_of, saved_part
+from netweight.checkpoint.adapters.settings import ADAPTER_CONFIG, settings_of
 from netweight.checkpoint.config import MAX_CONFIG, read_json_in
 from netweight.checkpoint.decoders.decoded import replaced
-from netweight.checkpoint.decoders.found import Found, several, shown, stored_twice, wrong
+from netweight.checkpoint.decoders.found import Found, several, stored_twice, wrong
 from netweight.checkpoint.place import Place
 from netweight.checkpoint.tensor import Tensor
-from netweight.checkpoint.tensors.adapted import AdaptedTensor
-from netweight.checkpoint.tensors.rearranged import turned
-from netweight.dtypes import DTYPES, Kind
 from netweight.errors import FormatError, printable
 
 __all__ = ["with_adapters"]
 
-_PART = re.compile(
-    r"(?P<module>.+)\.(?P<part>(?:lora|ia3|vera|hada|lokr|oft|boft|hra|fourierft|vblora|c3a|randlora|shira|miss|bone|road"
-    r"|trainable_tokens)_[A-Za-z0-9_]+)(?:\.(?P<adapter>(?!weight$|bias$)[^.]+))?(?:\.(?P<field>weight|bias))?"
-)
-_SAVED = re.compile(r"(?P<module>.+?)\.(?P<part>modules_to_save)\.(?P<adapter>[^.]+)\.(?P<field>.+)")
 _LAYER = ".base_layer."
-
-
-class _Part(NamedTuple):
-    module: str
-    part: str
-    adapter: str
-    field: str
+_WRAPPED = re.compile(r"^(?:base_model\.model\.)+")
 
 
 def with_adapters(
     tensors: Mapping[str, Tensor], place: Place, where: str
 ) -> tuple[Mapping[str, Tensor], tuple[str, ...], dict[str, Any]]:
     """(`tensors` with what such parts mean, notes, {"adapter_config": what the file says}). Untouched where no weight
-    has an adapter beside it: adapters alone are no model.
+    has an adapter beside it (adapters alone are no model), and where there are several, which a note says.
 
-    `where` names the model. Raises FormatError where parts do not fit or are missing, where there are several adapters,
-    where nothing says by what the product is multiplied, and for kinds that are not read.
+    `where` names the model. Raises FormatError where parts do not fit or are missing, where nothing says by what the
+    product is multiplied, and for kinds that are not read.
     """
-    if not any(_LAYER in name for name in tensors):
+    if not maybe_parts(tensors):
         return tensors, (), {}
-    matches = ((name, _SAVED.fullmatch(name) or _PART.fullmatch(name)) for name in tensors)
-    parts = {name: _Part(*(text or "" for text in found.groups())) for name, found in matches if found}
-    if not parts:
+    parts = {name: part for name in tensors if (part := part_of(name)) is not None}
+    saved = {name: whole for name in tensors if (whole := saved_part(name)) is not None}
+    layers = {module: layer for module in _modules(parts, saved) if (layer := _layer(module, tensors))}
+    if not layers or not parts:
         return tensors, (), {}
-    adapters = sorted({part.adapter for part in parts.values()})
+    adapters = sorted({part.adapter for part in parts.values()} | {adapter for _, adapter, _ in saved.values()})
     if len(adapters) > 1:
         names = ", ".join(repr(printable(name, 60)) for name in adapters[:4])
-        raise FormatError(f"{where}: holds several adapters that are not merged ({names}); merge what counts in PEFT")
-    modules: dict[str, dict[str, Tensor]] = {}
-    for name, part in parts.items():
-        if part.part != "modules_to_save":
-            modules.setdefault(part.module, {})[f"{part.part}.{part.field}".rstrip(".")] = tensors[name]
-    about = _about(place, len(modules), where)
-    settings = lora_settings(about, printable(place.path(ADAPTER_CONFIG)))
+        note = f"{where}: holds several adapters that are not merged ({names}): all tensors are read as they are stored"
+        return tensors, (note,), {}
+    about = _about(place, len({part.module for part in parts.values()}), where)
+    settings = settings_of(about, printable(place.path(ADAPTER_CONFIG)))
+    modules = modules_of(tensors, parts, settings, where)
     instead: dict[str, Tensor] = {}
-    for module, held in modules.items():
-        weight = tensors.get(f"{module}{_LAYER}weight")
+    for name, module in modules.items():
+        weight, bias = (tensors.get(f"{layers.get(name, '')}{field}") for field in ("weight", "bias"))
         if weight is None:
-            name = min(tensor.name for tensor in held.values())
-            raise wrong(where, name, "belongs to an adapter, and its weight is not there; merge it in PEFT")
-        stored_twice(f"{module}.weight", tensors, where, "PEFT")
-        instead[weight.name] = _adapted(module, weight, held, settings, where)
-        if (bias := tensors.get(f"{module}{_LAYER}bias")) is not None:
-            instead[bias.name] = replace(bias, name=f"{module}.bias")
-    used = frozenset(name for name, part in parts.items() if part.part != "modules_to_save")
-    made = replaced(tensors, [Found(instead, used), _saved(tensors, parts, where)], where)
+            first = min(tensor.name for tensor in module.parts.values())
+            raise wrong(where, first, "belongs to an adapter, and its weight is not there; merge it in PEFT")
+        if layers[name].endswith(_LAYER):
+            stored_twice(f"{name}.weight", tensors, where, "PEFT")
+        became = changed(replace(module, name=_WRAPPED.sub("", name)), weight, bias)
+        for field, tensor in (("weight", weight), ("bias", bias)):
+            if tensor is not None:
+                instead[tensor.name] = replace(became.get(field, tensor), name=f"{name}.{field}")
+    made = replaced(tensors, [Found(instead, frozenset(parts)), _saved(tensors, saved, where)], where)
     note = (
-        f"{where}: {several(len(modules), 'weight has', 'weights have')} a LoRA adapter that is not merged: read with"
-        f" it, as {ADAPTER_CONFIG} says"
+        f"{where}: {several(len(modules), 'weight has', 'weights have')} a {settings.kind} adapter that is not merged:"
+        f" read with it, as {ADAPTER_CONFIG} says"
     )
     return made, (note,), {"adapter_config": about}
+
+
+def _modules(parts: Mapping[str, Part], saved: Mapping[str, tuple[str, str, str]]) -> set[str]:
+    return {part.module for part in parts.values()} | {module for module, _, _ in saved.values()}
+
+
+def _layer(module: str, tensors: Mapping[str, Tensor]) -> str:
+    """What stands before the weight's and the bias' own name; empty where the weight is not there. PEFT before 0.6 had
+    it beside the adapter under its own name.
+    """
+    return next((f"{module}{at}" for at in (_LAYER, ".") if f"{module}{at}weight" in tensors), "")
 
 
 def _about(place: Place, modules: int, where: str) -> dict[str, Any]:
@@ -90,53 +90,15 @@ def _about(place: Place, modules: int, where: str) -> dict[str, Any]:
     return read_json_in(place, ADAPTER_CONFIG, MAX_CONFIG)
 
 
-def _adapted(
-    module: str, weight: Tensor, held: Mapping[str, Tensor], settings: LoraSettings, where: str
-) -> AdaptedTensor:
-    """One module's weight with its adapter; `held`: the parts by name."""
-    names = ("lora_A.weight", "lora_B.weight") if "lora_A.weight" in held or "lora_B.weight" in held else (
-        "lora_embedding_A", "lora_embedding_B",
-    )  # fmt: skip
-    others = sorted(set(held) - set(names))
-    if others:
-        kind = "DoRA" if others[0].startswith("lora_magnitude_vector") else others[0].partition(".")[0]
-        raise wrong(where, f"{module}.{others[0]}", f"{kind} is not read beside a weight; merge it in PEFT")
-    down, up = (held.get(name) for name in names)
-    if down is None or up is None:
-        missing = names[0] if down is None else names[1]
-        raise wrong(
-            where, f"{module}{_LAYER}weight", f"has half an adapter: {missing} is missing; the file is not complete"
-        )
-    fits = len(down.shape) == len(up.shape) == len(weight.shape) == 2 and down.shape[0] == up.shape[1] > 0
-    flipped = settings.fan_in_fan_out if names[0] == "lora_A.weight" else True
-    shape = (down.shape[1], up.shape[0]) if flipped else (up.shape[0], down.shape[1])
-    if not fits or (fits and weight.shape != shape):
-        raise wrong(
-            where,
-            f"{module}{_LAYER}weight",
-            f"{shown(weight)}, {names[0]} {shown(down)} and {names[1]} {shown(up)} do not fit: expected [out, in],"
-            " [r, in] and [out, r]",
-        )
-    for tensor in (weight, down, up):
-        if tensor.dtype.kind is not Kind.FLOAT or not 16 <= tensor.dtype.bits <= 32:
-            raise wrong(where, tensor.name, f"{tensor.dtype}, expected floats of 16 or 32 bits beside an adapter")
-    left, right = (turned(down), turned(up)) if flipped else (up, down)
-    rank = down.shape[0]
-    scale = settings.scale_of(re.sub(r"^(?:base_model\.model\.)+", "", module), rank)
-    return AdaptedTensor(f"{module}.weight", weight.shape, DTYPES["F32"], weight, left, right, scale, f"LoRA r{rank}")
-
-
-def _saved(tensors: Mapping[str, Tensor], parts: Mapping[str, _Part], where: str) -> Found:
+def _saved(tensors: Mapping[str, Tensor], saved: Mapping[str, tuple[str, str, str]], where: str) -> Found:
     """Modules that were trained whole: they count, and their originals do not."""
     instead: dict[str, Tensor] = {}
     originals: set[str] = set()
-    for name, part in parts.items():
-        if part.part != "modules_to_save":
-            continue
-        stored_twice(f"{part.module}.{part.field}", tensors, where, "PEFT")
-        original = f"{part.module}.original_module.{part.field}"
+    for name, (module, _, field) in saved.items():
+        stored_twice(f"{module}.{field}", tensors, where, "PEFT")
+        original = f"{module}.original_module.{field}"
         if original not in tensors:
             raise wrong(where, name, f"was trained whole, and its original, {printable(original)!r}, is not there")
-        instead[name] = replace(tensors[name], name=f"{part.module}.{part.field}")
+        instead[name] = replace(tensors[name], name=f"{module}.{field}")
         originals.add(original)
     return Found(instead, frozenset(originals | instead.keys()))

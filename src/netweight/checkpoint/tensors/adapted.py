@@ -1,82 +1,151 @@
-"""A weight with a LoRA adapter: W + scale * left right, computed where it is read."""
+"""Weights with an adapter, computed where they are read: with an update added, scaled by rows, with rows replaced."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from netweight.checkpoint.tensor import Stretch, Tensor
 from netweight.checkpoint.tensors.quantised import RoundedTensor, floats_of
+from netweight.checkpoint.tensors.updates import UpdateTensor
+from netweight.dtypes import DType
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["AdaptedTensor"]
+__all__ = ["AdaptedTensor", "NormalisedTensor", "ReplacedRows"]
 
 
 @dataclass(frozen=True)
 class AdaptedTensor(RoundedTensor):
-    """`weight` [rows, cols] + `scale` * `left` [rows, r] @ `right` [r, cols], all floats of 8 to 32 bits, in float32.
-    `label` says what was added.
-    """
+    """`weight`, floats of 8 to 32 bits, plus `update`, in float32."""
 
     weight: Tensor
-    left: Tensor
-    right: Tensor
-    scale: float
-    label: str
+    update: UpdateTensor
 
     @property
     def sources(self) -> tuple[Tensor, ...]:
         """See QuantisedTensor."""
-        return self.weight, self.left, self.right
+        return self.weight, self.update
 
     @property
     def stored(self) -> str:
         """See Tensor."""
-        return f"{self.weight.stored} + {self.label}"
+        return f"{self.weight.stored} + {self.update.label}"
+
+    @property
+    def written(self) -> DType:
+        """See Tensor: what an adapter is merged into keeps its type."""
+        return self.weight.written
 
     @property
     def wide_scratch(self) -> int:
-        """See RoundedTensor; the right factor is held."""
-        rows, rank = self.wide // max(1, self.shape[1]) + 2, self.right.shape[0]
-        return 8 * self.wide + 8 * rows * rank + 8 * self.right.size
+        """See RoundedTensor."""
+        return 8 * self.wide + self.update.wide_scratch
+
+    def bytes_of(self, start: int, count: int) -> Iterator[Stretch]:
+        """See Tensor."""
+        yield from self.weight.bytes_of(start, count)
+        yield from self.update.bytes_of(start, count)
+
+    def widen(self, start: int, out: np.ndarray[Any, np.dtype[Any]]) -> None:
+        """See RoundedTensor."""
+        out[:] = floats_of(self.weight, start, len(out))
+        self.update.add_to(start, out)
+
+
+@dataclass(frozen=True)
+class NormalisedTensor(RoundedTensor):
+    """Every row of `adapted` [rows, ...] scaled to the norm that `magnitudes` [rows] has for it (DoRA), in float32."""
+
+    adapted: AdaptedTensor
+    magnitudes: Tensor
+
+    @property
+    def sources(self) -> tuple[Tensor, ...]:
+        """See QuantisedTensor."""
+        return self.adapted, self.magnitudes
+
+    @property
+    def stored(self) -> str:
+        """See Tensor."""
+        return f"{self.adapted.weight.stored} + DoRA {self.adapted.update.label.partition(' ')[2]}"
+
+    @property
+    def written(self) -> DType:
+        """See Tensor."""
+        return self.adapted.written
+
+    @property
+    def _cols(self) -> int:
+        return self.size // self.shape[0]
+
+    @property
+    def wide_scratch(self) -> int:
+        """See RoundedTensor; whole rows are read."""
+        return 4 * (self.wide + 2 * self._cols) + self.adapted.wide_scratch
 
     def _rows(self, start: int, count: int) -> range:
-        return range(start // self.shape[1], -(-(start + count) // self.shape[1]))
+        return range(start // self._cols, -(-(start + count) // self._cols))
 
     def bytes_of(self, start: int, count: int) -> Iterator[Stretch]:
         """See Tensor."""
         if count > 0:
-            rows, rank = self._rows(start, count), self.right.shape[0]
-            yield from self.weight.bytes_of(start, count)
-            yield from self.left.bytes_of(rows.start * rank, len(rows) * rank)
-            yield from self.right.bytes_of(0, self.right.size)
+            rows = self._rows(start, count)
+            yield from self.adapted.bytes_of(rows.start * self._cols, len(rows) * self._cols)
+            yield from self.magnitudes.bytes_of(rows.start, len(rows))
 
     def widen(self, start: int, out: np.ndarray[Any, np.dtype[Any]]) -> None:
         """See RoundedTensor."""
-        from netweight.kernels.cpu.adapted import add_product  # noqa: PLC0415 - loops are compiled where they are needed
+        from netweight.kernels.cpu.adapted import scale_rows  # noqa: PLC0415 - loops are compiled where they are needed
 
+        rows = self._rows(start, len(out))
+        values = floats_of(self.adapted, rows.start * self._cols, len(rows) * self._cols)
+        scale_rows(values.reshape(len(rows), self._cols), floats_of(self.magnitudes, rows.start, len(rows)))
+        first = start - rows.start * self._cols
+        out[:] = values[first : first + len(out)]
+
+
+@dataclass(frozen=True)
+class ReplacedRows(RoundedTensor):
+    """`weight` [rows, cols] in float32, where row `rows[i]` is row i of `values` (trained tokens). `rows` rise."""
+
+    weight: Tensor
+    rows: tuple[int, ...]
+    values: Tensor
+
+    @property
+    def sources(self) -> tuple[Tensor, ...]:
+        """See QuantisedTensor."""
+        return self.weight, self.values
+
+    @property
+    def stored(self) -> str:
+        """See Tensor."""
+        return f"{self.weight.stored} + {len(self.rows)} rows"
+
+    @property
+    def written(self) -> DType:
+        """See Tensor."""
+        return self.weight.written
+
+    @property
+    def wide_scratch(self) -> int:
+        """See RoundedTensor."""
+        return 8 * self.wide + 8 * self.shape[1]
+
+    def bytes_of(self, start: int, count: int) -> Iterator[Stretch]:
+        """See Tensor."""
+        yield from self.weight.bytes_of(start, count)
+        if count > 0:
+            yield from self.values.bytes_of(0, self.values.size)
+
+    def widen(self, start: int, out: np.ndarray[Any, np.dtype[Any]]) -> None:
+        """See RoundedTensor."""
         out[:] = floats_of(self.weight, start, len(out))
-        rows, rank = self._rows(start, len(out)), self.right.shape[0]
-        left = floats_of(self.left, rows.start * rank, len(rows) * rank).reshape(len(rows), rank)
-        add_product(left, _kept.right(self.right), self.scale, start % self.shape[1], out)
-
-
-class _Kept(threading.local):
-    """The right factor that a thread has read last: neighbouring rows share it."""
-
-    def __init__(self) -> None:
-        self._held: tuple[Tensor, np.ndarray[Any, np.dtype[Any]]] | None = None
-
-    def right(self, tensor: Tensor) -> np.ndarray[Any, np.dtype[Any]]:
-        """All of `tensor`, float32."""
-        if self._held is None or self._held[0] is not tensor:
-            self._held = None
-            self._held = tensor, floats_of(tensor, 0, tensor.size).reshape(tensor.shape)
-        return self._held[1]
-
-
-_kept = _Kept()
+        cols, stop = self.shape[1], start + len(out)
+        for at, row in enumerate(self.rows):
+            first, last = max(row * cols, start), min((row + 1) * cols, stop)
+            if first < last:
+                out[first - start : last - start] = floats_of(self.values, (at - row) * cols + first, last - first)

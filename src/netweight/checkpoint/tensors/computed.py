@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from netweight.checkpoint.tensor import Stretch, Tensor
+from netweight.checkpoint.tensors.quantised import floats_of
+from netweight.dtypes import DTYPES, DType
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["LOG_OF_MINUS", "MINUS_ONE", "ComputedTensor", "TimesTensor"]
+__all__ = ["AS_FLOAT", "LOG_OF_MINUS", "MINUS_ONE", "ComputedTensor", "TimesTensor", "as_float"]
 
-MINUS_ONE, LOG_OF_MINUS = "minus one", "log of minus"
+AS_FLOAT, MINUS_ONE, LOG_OF_MINUS = "as it is", "minus one", "log of minus"
 _ELEMENTS = 1 << 18  # that are computed at a time
 
 
@@ -72,14 +74,22 @@ class _ElementwiseTensor(Tensor):
 
 @dataclass(frozen=True)
 class ComputedTensor(_ElementwiseTensor):
-    """x - 1 or log(-x), by `how`."""
+    """x - 1, log(-x), or x itself, by `how`."""
 
     how: str
+
+    @property
+    def written(self) -> DType:
+        """See Tensor."""
+        return self.inner.written if self.how == AS_FLOAT else self.dtype
 
     def compute(self, start: int, values: np.ndarray[Any, Any], out: np.ndarray[Any, Any]) -> None:  # noqa: ARG002
         """See _ElementwiseTensor; logarithms are those of float64, rounded once."""
         import numpy as np  # noqa: PLC0415
 
+        if self.how == AS_FLOAT:
+            out[:] = values
+            return
         if self.how == MINUS_ONE:
             np.subtract(values, np.float32(1), out=out, dtype=np.float32)
             return
@@ -87,11 +97,32 @@ class ComputedTensor(_ElementwiseTensor):
             out[:] = np.log(-values.astype(np.float64))
 
 
+def as_float(tensor: Tensor) -> Tensor:
+    """The same elements, floats of 8 to 32 bits, as float32; itself where it has them so."""
+    if tensor.dtype.name == "F32":
+        return tensor
+    return ComputedTensor(tensor.name, tensor.shape, DTYPES["F32"], tensor, AS_FLOAT)
+
+
 @dataclass(frozen=True)
 class TimesTensor(_ElementwiseTensor):
-    """x times a number: the one of `factors` (float32), or one for each index of the first axis."""
+    """x times a number: the one of `factors` (floats of 8 to 32 bits), or one for each index of an axis: the first, or
+    the one whose neighbours lie `step` elements apart.
+    """
 
     factors: Tensor
+    step: int = 0
+    label: str = ""
+
+    @property
+    def stored(self) -> str:
+        """See Tensor."""
+        return f"{self.inner.stored} * {self.label}" if self.label else self.inner.stored
+
+    @property
+    def written(self) -> DType:
+        """See Tensor."""
+        return self.inner.written if self.label else self.dtype
 
     @property
     def stored_parts(self) -> tuple[Tensor, ...]:
@@ -113,7 +144,8 @@ class TimesTensor(_ElementwiseTensor):
         """See _ElementwiseTensor."""
         import numpy as np  # noqa: PLC0415
 
-        factors = self.factors.read().reshape(-1)
-        each = self.size // len(factors)
+        factors = floats_of(self.factors, 0, self.factors.size)
+        each = self.step or self.size // len(factors)
+        at = np.arange(start, start + len(values)) // each % len(factors)
         with np.errstate(invalid="ignore", over="ignore"):
-            np.multiply(values, factors[np.arange(start, start + len(values)) // each], out=out, dtype=np.float32)
+            np.multiply(values, factors[at], out=out, dtype=np.float32)

@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from netweight.checkpoint.tensor import Stretch, Tensor
+from netweight.dtypes import DType
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,6 +95,11 @@ class RearrangedTensor(Tensor):
     def stored(self) -> str:
         """See Tensor."""
         return " + ".join(sorted({piece.tensor.stored for piece in self.placed}))
+
+    @property
+    def written(self) -> DType:
+        """See Tensor."""
+        return self.placed[0].tensor.written
 
     @property
     def file_bytes(self) -> int:

@@ -7,11 +7,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.tensor import Checkpoint
 from netweight.jobs.inputs import Reference, far_bytes, notes_of, stamps
 from netweight.jobs.run_options import RunOptions
 from netweight.measures import registry
+from netweight.params.opening import open_model
 from netweight.params.pairing import Pair, Pairing, pair_up
 from netweight.run.devices import Choice, choose_for, spectral_effort
 from netweight.run.executors import matrix_budget, plan_workers
@@ -75,7 +75,7 @@ def prepare(a: Reference, b: Reference, methods: str | Sequence[str], options: O
     from netweight.passes.pairs import plan_pairs
 
     chosen = choose(methods)
-    first, second = (stack.enter_context(open_checkpoint(ref, download=not options.remote)) for ref in (a, b))
+    first, second = (stack.enter_context(open_model(ref, download=not options.remote)) for ref in (a, b))
     pairing = pair_up(first, second, **options.selection)
     tasks = plan_pairs(pairing.pairs)
     by_pairs = on_sides = choose_for(options, "statistics")

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.tensor import Checkpoint
 from netweight.errors import OptionError, printable
 from netweight.jobs.delta.names import model_names
 from netweight.jobs.inputs import Reference, far_bytes, identity, locations, path_of, references, stamps
 from netweight.jobs.run_options import RunOptions
+from netweight.params.opening import open_whole
 from netweight.params.pairing import Alignment, align
 from netweight.run.devices import Choice, choose_for
 from netweight.run.executors import plan_workers
@@ -65,7 +65,7 @@ def prepare(base: Reference, models: Reference | Sequence[Reference], options: O
         raise OptionError("--models: expected one or more fine-tuned models, got none")
     choice = choose_for(options, "statistics")
     named = (base, *references(models))
-    opened = [stack.enter_context(open_checkpoint(ref, download=not options.remote)) for ref in named]
+    opened = [stack.enter_context(open_whole(ref, download=not options.remote)) for ref in named]
     alignment = align(opened[0], opened[1:], **options.selection)
     per_worker = max(kernels.working_bytes(len(named) - 1) for kernels in all_kernels(kernels_on(choice, kernels_for)))
     per_worker += scratch_bytes(alignment.parameters)

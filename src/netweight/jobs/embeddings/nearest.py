@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from netweight.checkpoint.open import open_checkpoint
 from netweight.columns import Column
 from netweight.errors import OptionError, printable
 from netweight.jobs.embeddings.rows import Rows, Stretch, held_in_memory, measure_rows, run_in_order
@@ -17,6 +16,7 @@ from netweight.jobs.embeddings.token_embedding import find_embedding
 from netweight.jobs.embeddings.tokens import check_id, open_tokens
 from netweight.jobs.inputs import globs
 from netweight.output.frame import Frame, Framed
+from netweight.params.opening import open_whole
 from netweight.run.memory import available_cores
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def nearest_tokens(
     if count < 1:
         raise OptionError(f"--neighbours {count}: expected 1 or more")
     with ExitStack() as stack:
-        checkpoint = stack.enter_context(open_checkpoint(ref, download=not remote))
+        checkpoint = stack.enter_context(open_whole(ref, download=not remote))
         embedding = find_embedding(checkpoint, globs(include), globs(exclude))
         words, tokenizer = open_tokens(checkpoint.place)
         tensor = embedding.tensor if checkpoint.location is not None else held_in_memory(embedding.tensor)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.tensor import Checkpoint
 from netweight.errors import InputError, JobError, OptionError, printable
 from netweight.jobs.embeddings.rows import Rows
 from netweight.jobs.embeddings.token_embedding import TokenEmbedding, find_embedding
 from netweight.jobs.embeddings.tokens import Tokens, open_tokens
 from netweight.jobs.inputs import Reference, far_bytes, globs
+from netweight.params.opening import open_whole
 from netweight.run.devices import without_gpu
 from netweight.run.memory import FLOOR, asked_for, available_cores, default_budget
 
@@ -87,7 +87,7 @@ def prepare(ref: Reference, options: Options, stack: ExitStack) -> Prepared:
 
     Raises InputError where there is no token embedding, or too few rows; OptionError where memory does not suffice.
     """
-    checkpoint = stack.enter_context(open_checkpoint(ref, download=not options.remote))
+    checkpoint = stack.enter_context(open_whole(ref, download=not options.remote))
     embedding = find_embedding(checkpoint, options.include, options.exclude)
     rows, cols = embedding.tensor.shape
     if rows < 3 or cols < 1:

@@ -10,9 +10,9 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.tensor import Checkpoint
 from netweight.errors import OptionError, did_you_mean, printable
+from netweight.params.opening import open_whole
 from netweight.run.devices import spectral_effort
 
 __all__ = ["JOBS", "Request", "Work", "plan_work"]
@@ -135,7 +135,7 @@ def _of_headers(request: Request, stack: ExitStack) -> Work:
     from netweight.jobs.info.job import info
     from netweight.jobs.structure.job import structure, workers_within
 
-    opened = stack.enter_context(open_checkpoint(request.ref, download=False))
+    opened = stack.enter_context(open_whole(request.ref, download=False))
     asked = request.settings.get("workers") or os.cpu_count() or 1
     workers = workers_within(asked, request.settings.get("memory")) if request.deep else 1
     describe: Any = partial(structure, request.ref, deep=request.deep, remote=True, workers=workers)

@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
 from netweight.checkpoint.config import MAX_CONFIG, read_json_in
-from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.tensor import Checkpoint, Skipped, Tensor
 from netweight.errors import NetweightError, printable
 from netweight.jobs.info.tree import Branch, grow
 from netweight.params.architecture import describe
 from netweight.params.families import family
 from netweight.params.model import Model
+from netweight.params.opening import open_model
 from netweight.params.role import ROLES
 
 __all__ = ["DtypeRow", "FileRow", "Info", "RoleRow", "info"]
@@ -119,9 +119,9 @@ def info(ref: str | os.PathLike[str], *, count_tied_twice: bool = False, tree: b
     """Describe the checkpoint at `ref` without reading tensor data.
 
     `count_tied_twice` counts tied weights under each name, and a head that is not stored once more, as tools do that
-    instantiate the model. Raises what `open_checkpoint` raises.
+    instantiate the model. Raises what `open_model` raises.
     """
-    with open_checkpoint(ref) as checkpoint:
+    with open_model(ref) as checkpoint:
         return _describe(checkpoint, count_tied_twice=count_tied_twice, tree=tree)
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from netweight.checkpoint.open import open_checkpoint
 from netweight.errors import InputError, OptionError, printable
 from netweight.jobs.inputs import far_bytes, locations, stamps
 from netweight.jobs.merge.request import Options, Request
+from netweight.params.opening import open_whole
 from netweight.run.devices import Choice, choose_for
 from netweight.run.executors import plan_workers
 from netweight.run.memory import FLOOR
@@ -88,7 +88,7 @@ def prepare(request: Request, options: Options, stack: ExitStack, moved: Mapping
 
     moved_to = moved or {}
     named = [moved_to.get(ref, ref) for ref in request.recipe.references()]
-    opened = [stack.enter_context(open_checkpoint(ref, download=not options.remote)) for ref in named]
+    opened = [stack.enter_context(open_whole(ref, download=not options.remote)) for ref in named]
     _refuse_repeated(opened)
     plan = plan_merge(request.recipe, opened, options.planning)
     if request.alone and request.like is None and opened[0].config_lacks:
@@ -97,7 +97,7 @@ def prepare(request: Request, options: Options, stack: ExitStack, moved: Mapping
             " tokenizer fit it"
         )
     if request.like is not None:
-        like = stack.enter_context(open_checkpoint(request.like, download=not options.remote))
+        like = stack.enter_context(open_whole(request.like, download=not options.remote))
         plan = with_files_of(like, plan)
     shards = plan_shards({t.name: TensorEntry(t.dtype, t.shape) for t in plan.targets}, options.max_shard_size)
     choice = choose_for(options, "merge")

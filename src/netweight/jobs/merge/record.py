@@ -100,6 +100,8 @@ def write_records(
 
 def _path_from(output: Path, checkpoint: Checkpoint) -> str:
     """The path of an input relative to the output; of a model of a hub, its reference."""
+    if checkpoint.made_of:
+        return "+".join(_path_from(output, part) for part in checkpoint.made_of)
     if checkpoint.location is None or checkpoint.revision is not None:
         return checkpoint.ref
     return os.path.relpath(checkpoint.location.resolve(), output.resolve())

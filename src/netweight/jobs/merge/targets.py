@@ -177,7 +177,7 @@ def _target(
     first = draft.inputs[0].pieces[0].tensor.dtype
     if not draft.merged:
         return Target(origin.name, draft.shape, first, draft.inputs, None, None, origin.layer)
-    dtype = recipe.out_dtype or recipe.dtype or first
+    dtype = recipe.out_dtype or recipe.dtype or draft.inputs[0].pieces[0].tensor.written
     wide = any(p.tensor.dtype.name == "F64" for i in draft.inputs for p in i.pieces) or dtype.name == "F64"
     count = len(group.sources)
     settings, model_settings = resolve(

@@ -7,13 +7,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.tensor import Checkpoint, Skipped
 from netweight.errors import OptionError
 from netweight.jobs.inputs import Reference, far_bytes, notes_of, stamps
 from netweight.jobs.run_options import RunOptions
 from netweight.measures import registry
 from netweight.measures.registry import Measure
+from netweight.params.opening import open_model
 from netweight.run.devices import Choice, choose_for
 from netweight.run.executors import matrix_budget, plan_workers
 from netweight.run.memory import FLOOR
@@ -77,7 +77,7 @@ def prepare(ref: Reference, measures: Sequence[Measure], options: Options, stack
 
     if options.rank_k is not None and options.rank_k < 1:
         raise OptionError(f"--rank-k {options.rank_k}: expected 1 or more")
-    checkpoint = stack.enter_context(open_checkpoint(ref, download=not options.remote))
+    checkpoint = stack.enter_context(open_model(ref, download=not options.remote))
     subjects, skipped = find_subjects(
         checkpoint,
         **options.selection,

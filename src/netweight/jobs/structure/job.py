@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from netweight.checkpoint.open import open_checkpoint
 from netweight.jobs.inputs import SUFFIXES, Reference, locations
 from netweight.jobs.structure.compare import comparison_dict, needs_fingerprints
 from netweight.jobs.structure.fields import structure_dict
@@ -20,6 +19,7 @@ from netweight.jobs.structure.rows import LAYER_COLUMNS, layer_cells, summary_ro
 from netweight.jobs.structure.text import summary_text
 from netweight.jobs.structure.zero_layers import find_zero_layers
 from netweight.output.frame import Frame, Framed
+from netweight.params.opening import open_whole
 from netweight.run.progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -124,14 +124,14 @@ def structure(
     removed or added. `deep` reads every weight and
     counts exact zeros, zero rows and columns, with `workers` threads (fewer within `memory` bytes): those of a model of
     a hub from the hub's cache, or by ranges where `remote`. `count_tied_twice` counts tied weights under each name.
-    Raises what `open_checkpoint` raises, and ReadError where bytes cannot be read.
+    Raises what `open_whole` raises, and ReadError where bytes cannot be read.
     """
     with ExitStack() as stack:
         original = None
         if base is not None:
-            opened = stack.enter_context(open_checkpoint(base))
+            opened = stack.enter_context(open_whole(base))
             original = Base(analyse(opened, name_of(base)), count_tied_twice=count_tied_twice)
-        checkpoint = stack.enter_context(open_checkpoint(ref, download=deep and not remote))
+        checkpoint = stack.enter_context(open_whole(ref, download=deep and not remote))
         described = describe(
             checkpoint,
             name_of(ref),

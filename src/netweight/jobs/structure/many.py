@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from netweight.checkpoint.open import open_checkpoint
 from netweight.errors import Interrupted, JobError, OptionError, printable
 from netweight.jobs.inputs import Reference
 from netweight.jobs.structure.folder import find_models
@@ -23,6 +22,7 @@ from netweight.jobs.structure.rows import LAYER_COLUMNS, SUMMARY_COLUMNS, ModelR
 from netweight.output.folder import ResultFolder
 from netweight.output.frame import Frame, Framed
 from netweight.output.table import Row, write_csv, write_json, write_parquet
+from netweight.params.opening import open_whole
 from netweight.run.progress import Progress, Silent
 from netweight.version import __version__
 
@@ -181,7 +181,7 @@ def structure_many(
     the results do not depend on it. `output_dir` None gathers nothing into files.
 
     Raises OptionError for a folder that is none, OutputError for an `output_dir` that cannot take results, what
-    `open_checkpoint` raises for the base, JobError where no model at all could be analysed.
+    `open_whole` raises for the base, JobError where no model at all could be analysed.
     """
     progress = progress or Silent()
     if merge_results and (reanalyze or deep):
@@ -202,7 +202,7 @@ def structure_many(
             results_folder = stack.enter_context(gathered_folder(target, inputs, compared=base is not None))
         original = None
         if base is not None:
-            opened = stack.enter_context(open_checkpoint(base))
+            opened = stack.enter_context(open_whole(base))
             original = Base(analyse(opened, name_of(base)), count_tied_twice=count_tied_twice)
 
         def work(number: int) -> ModelResult:

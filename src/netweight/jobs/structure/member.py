@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from netweight.checkpoint.open import open_checkpoint
 from netweight.errors import NetweightError, printable
 from netweight.jobs.structure.files import has_analysis, read_earlier, write_model
 from netweight.jobs.structure.folder import ANALYSIS, ModelEntry
@@ -14,6 +13,7 @@ from netweight.jobs.structure.job import Base, ModelStructure, describe
 from netweight.jobs.structure.model import file_stamps
 from netweight.jobs.structure.rows import ModelRow, summary_row
 from netweight.output.manifest import MANIFEST
+from netweight.params.opening import open_whole
 from netweight.version import __version__
 
 __all__ = ["Member", "ModelResult"]
@@ -70,7 +70,7 @@ class Member:
         """The model's structure, written where its files go; an earlier one that fits is kept, unless `again`."""
         model, kind = self.model, self.model.kind
         try:
-            with open_checkpoint(model.path) as checkpoint:
+            with open_whole(model.path) as checkpoint:
                 if not again:
                     now = {
                         "netweight": __version__,

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.reference import at_commit
 from netweight.checkpoint.tensor import Checkpoint, Tensor
 from netweight.errors import FormatError, ModelNotFoundError, OptionError, did_you_mean, printable
@@ -25,6 +24,7 @@ from netweight.jobs.merge.vocabulary import VOCAB
 from netweight.jobs.verify.result import Verdict, Verified
 from netweight.params.matching import Match, match
 from netweight.params.model import Model
+from netweight.params.opening import open_whole
 from netweight.params.selection import unwanted_reason
 from netweight.passes.merges import Finished, run_courses
 from netweight.run.executors import planned_executor
@@ -98,7 +98,7 @@ def verify(
     record = _record(folder)
     progress = progress or Silent()
     with ExitStack() as stack:
-        stored = stack.enter_context(open_checkpoint(folder))
+        stored = stack.enter_context(open_whole(folder))
         recipe = parse_recipe(record["recipe"], str(folder / RECORD))
         places = _places(folder, record, recipe.references(), moved or {})
         options = Options(

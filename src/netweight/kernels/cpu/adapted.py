@@ -1,13 +1,15 @@
-"""A matrix with a product of two thin ones added: what a LoRA adapter makes of a weight."""
+"""What adapters make of a matrix: a product of two thin ones added, rows scaled to given norms."""
 
 from __future__ import annotations
+
+from math import sqrt
 
 import numpy as np
 
 from netweight.kernels.arrays import Array
 from netweight.kernels.cpu.compiled import compiled_exactly
 
-__all__ = ["add_product"]
+__all__ = ["add_product", "scale_rows"]
 
 
 @compiled_exactly
@@ -31,3 +33,18 @@ def add_product(left: Array, right: Array, scale: float, col: int, out: Array) -
             into[c] = np.float32(into[c] + np.float32(np.float32(scale) * held[c]))
         at += some
         col = 0
+
+
+@compiled_exactly
+def scale_rows(values: Array, norms: Array) -> None:
+    """Scale every row of `values` [rows, cols] float32 to the norm that `norms` [rows] float32 has for it. Squares are
+    summed in order, in float64.
+    """
+    for row in range(len(values)):
+        line = values[row]
+        total = 0.0
+        for c in range(len(line)):
+            total += np.float64(line[c]) * np.float64(line[c])
+        factor = np.float32(np.float64(norms[row]) / sqrt(total))
+        for c in range(len(line)):
+            line[c] = np.float32(factor * line[c])
