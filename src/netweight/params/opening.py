@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import ExitStack
+from dataclasses import replace
 
 from netweight.checkpoint.adapters.adapter import Adapter
 from netweight.checkpoint.adapters.reading import adapter_in
@@ -56,6 +58,12 @@ def open_whole(
         if adapter is not None:
             named = os.fspath(base) if base is not None else _base_of(checkpoint, adapter)
             whole = stack.enter_context(_base(named, adapter, download=download))
+            own = adapter.settings.base
+            if own and _last(own) != _last(named):
+                note = (
+                    f"was trained on {printable(own)}, as {ADAPTER_CONFIG} says: read on {printable(named)}, as asked"
+                )
+                adapter = replace(adapter, notes=(*adapter.notes, note))
             made = with_adapter(whole, adapter, checkpoint, checkpoint.ref)
             stack.pop_all()
             return made
@@ -79,6 +87,11 @@ def _open(ref: str, *, download: bool) -> Checkpoint:
             model = with_adapter(model, adapter, source, ref if at == len(adapters) else f"{base}+{named}")
         stack.pop_all()
     return model
+
+
+def _last(ref: str) -> str:
+    """The last word of a reference, which a copy of a model keeps as a rule."""
+    return re.split(r"[/\\]", ref.rstrip("/\\"))[-1].partition("@")[0].casefold()
 
 
 def _base(named: str, adapter: Adapter, *, download: bool) -> Checkpoint:

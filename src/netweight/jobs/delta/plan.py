@@ -65,7 +65,9 @@ def prepare(base: Reference, models: Reference | Sequence[Reference], options: O
         raise OptionError("--models: expected one or more fine-tuned models, got none")
     choice = choose_for(options, "statistics")
     named = (base, *references(models))
-    opened = [stack.enter_context(open_whole(ref, download=not options.remote)) for ref in named]
+    remote = options.remote
+    opened = [stack.enter_context(open_whole(base, download=not remote))]
+    opened += [stack.enter_context(open_whole(ref, download=not remote, base=base)) for ref in named[1:]]
     alignment = align(opened[0], opened[1:], **options.selection)
     per_worker = max(kernels.working_bytes(len(named) - 1) for kernels in all_kernels(kernels_on(choice, kernels_for)))
     per_worker += scratch_bytes(alignment.parameters)

@@ -88,7 +88,7 @@ def prepare(request: Request, options: Options, stack: ExitStack, moved: Mapping
 
     moved_to = moved or {}
     named = [moved_to.get(ref, ref) for ref in request.recipe.references()]
-    opened = [stack.enter_context(open_whole(ref, download=not options.remote)) for ref in named]
+    opened = _open(named, request.recipe.base, moved_to, stack, download=not options.remote)
     _refuse_repeated(opened)
     plan = plan_merge(request.recipe, opened, options.planning)
     if request.alone and request.like is None and opened[0].config_lacks:
@@ -118,6 +118,14 @@ def prepare(request: Request, options: Options, stack: ExitStack, moved: Mapping
         }
     )
     return Prepared(request, options, plan, shards, workers, memory, digest, choice)
+
+
+def _open(
+    named: Sequence[str], base: str | None, moved: Mapping[str, str], stack: ExitStack, *, download: bool
+) -> list[Checkpoint]:
+    """The models of a recipe; an adapter alone is read on the recipe's base, where there is one."""
+    at = None if base is None else moved.get(base, base)
+    return [stack.enter_context(open_whole(ref, download=download, base=at if ref != at else None)) for ref in named]
 
 
 def _refuse_repeated(checkpoints: Sequence[Checkpoint]) -> None:

@@ -86,7 +86,7 @@ def write_records(
             "seed": prepared.options.seed,
             "max_shard_size": prepared.options.max_shard_size,
         },
-        "inputs": [identity(c) | {"path": _path_from(output, c)} for c in plan.checkpoints],
+        "inputs": [identity(c) | _places(output, c) for c in plan.checkpoints],
         "weights": weights,
         "digests": _DIGESTS,
         "parameters": _parameters(prepared, finished),
@@ -98,10 +98,15 @@ def write_records(
     return Merged(output, record, notes)
 
 
-def _path_from(output: Path, checkpoint: Checkpoint) -> str:
-    """The path of an input relative to the output; of a model of a hub, its reference."""
+def _places(output: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Where an input is, from the output; of a base with adapters, where each of them is."""
     if checkpoint.made_of:
-        return "+".join(_path_from(output, part) for part in checkpoint.made_of)
+        return {"parts": [_path_from(output, part) for part in checkpoint.made_of]}
+    return {"path": _path_from(output, checkpoint)}
+
+
+def _path_from(output: Path, checkpoint: Checkpoint) -> str:
+    """The path of a model relative to the output; of a model of a hub, its reference."""
     if checkpoint.location is None or checkpoint.revision is not None:
         return checkpoint.ref
     return os.path.relpath(checkpoint.location.resolve(), output.resolve())

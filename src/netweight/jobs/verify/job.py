@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from netweight.checkpoint.reference import at_commit
+from netweight.checkpoint.adapters.references import split_adapters
+from netweight.checkpoint.reference import at_commit, parse_reference
 from netweight.checkpoint.tensor import Checkpoint, Tensor
 from netweight.errors import FormatError, ModelNotFoundError, OptionError, did_you_mean, printable
 from netweight.jobs.inputs import globs, identity
@@ -245,9 +246,9 @@ def _places(
         )
     paths = {}
     for ref, entry in zip(references, entries, strict=True):
-        near = str(folder / entry["path"]) if isinstance(entry.get("path"), str) else ref
+        near = _near(folder, entry) or ref
         candidates = [moved[ref]] if ref in moved else [ref, near] if Path(ref).is_absolute() else [near, ref]
-        path = next((path for path in candidates if os.path.exists(path)), None)  # noqa: PTH110 - never raises
+        path = next((path for path in candidates if _is_there(path)), None)
         if path is None and ref not in moved and isinstance(entry.get("revision"), str):
             path = at_commit(ref, entry["revision"])
         if path is None and ref not in moved:
@@ -256,6 +257,21 @@ def _places(
             )
         paths[ref] = path or moved[ref]
     return paths
+
+
+def _near(folder: Path, entry: Mapping[str, Any]) -> str:
+    """Where an input lies from the folder, as when it was merged; "" where the record does not say."""
+    if isinstance(parts := entry.get("parts"), list) and all(isinstance(part, str) for part in parts):
+        return "+".join(str(folder / part) if (folder / part).exists() else part for part in parts)
+    return str(folder / entry["path"]) if isinstance(entry.get("path"), str) else ""
+
+
+def _is_there(ref: str) -> bool:
+    """Whether it is a path here; of a base with adapters, whether each is one, or a model of a hub."""
+    parts = split_adapters(ref)
+    if len(parts) == 1:
+        return os.path.exists(ref)  # noqa: PTH110 - never raises
+    return all(os.path.exists(part) or parse_reference(part) is not None for part in parts)  # noqa: PTH110
 
 
 def _check_inputs(record: Mapping[str, Any], checkpoints: Sequence[Checkpoint]) -> None:

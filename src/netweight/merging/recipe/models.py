@@ -26,7 +26,6 @@ _UNSUPPORTED = {
     "tokens": "leave it out: rows of embeddings cannot be set one by one",
     "pad_to_multiple_of": "leave it out: the vocabulary is not padded",
     "layer_range": "models are merged whole; ranges of layers stand in the sources of slices",
-    "lora": "merge the adapter into its model first",
     "experts": _MOE,
     "gate_mode": _MOE,
     "experts_per_token": _MOE,
@@ -50,26 +49,27 @@ def _text(value: Any) -> str:
 
 
 def _reference(value: Any) -> str:
-    """A model: text, or `{model: {path: ..., revision: ...}}`, which becomes `path@revision`."""
+    """A model: text, or `{model: {path: ..., revision: ...}}`, which becomes `path@revision`; with an adapter text
+    `model+adapter`, or `lora: {path: ..., revision: ...}` beside `model`, which becomes `path@revision+path@revision`.
+    """
     if not isinstance(value, dict):
-        text = _text(value)
-        if "+" in text:
-            raise _refuse(
-                f"expected a model, got {describe(text)}: LoRA adapters (model+adapter) are not supported, merge the "
-                "adapter into its model first; a folder with a + in its name is written {model: {path: ...}}"
-            )
-        return text
+        return _text(value)
     if "path" in value:
         raise _refuse("expected {model: {path: ...}}, got a mapping with path alone: write model: before it")
-    _only(value, {"model"}, ())
-    inner = value.get("model")
+    _only(value, {"model", "lora"}, ())
+    adapter = value.get("lora")
+    return _place(value.get("model"), "model") + ("" if adapter is None else f"+{_place(adapter, 'lora')}")
+
+
+def _place(inner: Any, of: str) -> str:
+    """`path@revision` of a mapping with these keys."""
     if not isinstance(inner, dict):
-        raise _refuse(f"expected a mapping with path and revision, got {describe(inner)}", ("model",))
-    _only(inner, {"path", "revision"}, ("model",))
+        raise _refuse(f"expected a mapping with path and revision, got {describe(inner)}", (of,))
+    _only(inner, {"path", "revision"}, (of,))
     for key in ("path", "revision"):
         part = inner.get(key)
         if (key == "path" or part is not None) and not (isinstance(part, str) and part.strip()):
-            raise _refuse(f"expected text, got {describe(part)}", ("model", key))
+            raise _refuse(f"expected text, got {describe(part)}", (of, key))
     return str(inner["path"]) + (f"@{inner['revision']}" if inner.get("revision") else "")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from netweight.checkpoint.adapters.references import split_adapters
 from netweight.dtypes import DType
 from netweight.errors import OptionError, printable
 from netweight.merging.recipe.conditions import BadValue, SettingValue, read_value, yaml_value
@@ -60,7 +61,8 @@ def recipe_mapping(recipe: Recipe) -> dict[str, Any]:
 
 
 def _reference(model: str) -> Any:
-    return {"model": {"path": model}} if "+" in model else model  # a + in plain text would name an adapter
+    """In plain text what is behind a + is an adapter; a path with a + in it is written as one."""
+    return {"model": {"path": model}} if "+" in model and len(split_adapters(model)) == 1 else model
 
 
 def _parameters(parameters: Mapping[str, SettingValue]) -> dict[str, Any]:
