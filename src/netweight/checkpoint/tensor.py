@@ -63,6 +63,11 @@ class Tensor(ABC):
         return self.dtype
 
     @property
+    def quantised(self) -> bool:
+        """Whether its elements are decoded from codes."""
+        return False
+
+    @property
     def file_bytes(self) -> int:
         """Bytes that it takes in files."""
         return self.nbytes

@@ -18,6 +18,7 @@ from netweight.cli.options import (
     seed_option,
     verbose_option,
 )
+from netweight.errors import OptionError
 from netweight.views.delta import show_delta, show_plan
 from netweight.views.text import print_json
 
@@ -25,7 +26,11 @@ __all__ = ["delta"]
 
 
 @click.command(short_help="What fine-tunes changed: task vectors, and how alike they are.")
-@click.option("--base", required=True, metavar="MODEL", help="The model that the others were fine-tuned from.")
+@click.option(
+    "--base",
+    metavar="MODEL",
+    help="The model that the others were fine-tuned from. Without it adapters are measured by their factors alone.",
+)
 @click.option("--models", cls=SpaceSeparated, required=True, metavar="MODEL ...", help="One or more fine-tuned models.")
 @click.option("--outdir", default="./tv_stats", show_default=True, metavar="DIR", help="Where the results go.")
 @click.option("--count-tied-twice", is_flag=True, help="Count tied weights under each of their names.")
@@ -38,7 +43,7 @@ __all__ = ["delta"]
 @verbose_option
 @seed_option
 def delta(
-    base: str,
+    base: str | None,
     models: tuple[str, ...],
     outdir: str,
     output_format: str,
@@ -57,7 +62,11 @@ def delta(
     from netweight.jobs.delta.plan import Options, prepare
 
     options = options_from(Options, rest, remote=rest["remote"] or rest["dry_run"])
-    if rest["dry_run"]:
+    if rest["dry_run"] and base is None:
+        raise OptionError(
+            "--dry-run: without --base adapters are read whole, and there is nothing to plan; leave it out"
+        )
+    if rest["dry_run"] and base is not None:
         from netweight.jobs.delta.result import result_folder
 
         with ExitStack() as stack:

@@ -10,9 +10,10 @@ if TYPE_CHECKING:
 
 __all__ = ["SMALL", "Method", "SingularValues", "SpectrumAccumulator"]
 
-Method = Literal["gram", "qr", "lanczos", "zero"]
+Method = Literal["gram", "qr", "lanczos", "zero", "factors"]
 """How values were computed: from the float64 Gram matrix of the short side, from the R of a QR decomposition, as the
-largest of the Gram matrix by Lanczos' method, or without any work because all elements are zero."""
+largest of the Gram matrix by Lanczos' method, without any work because all elements are zero, or from the
+factors that a product is stored as."""
 
 SMALL = 1e-6
 """Below this ratio of the least to the largest singular value the Gram matrix, which holds squares, is not enough."""

@@ -12,9 +12,11 @@ from typing import Any
 from netweight.checkpoint.announce import announce_parts
 from netweight.checkpoint.matrix import Matrix
 from netweight.checkpoint.tensor import Skipped
+from netweight.checkpoint.tensors.updates import ProductTensor
 from netweight.errors import ReadError
 from netweight.kernels.protocol import Kernels
 from netweight.measures.registry import Measure, needed
+from netweight.passes.factored import factors_of_update
 from netweight.passes.far_work import FarWork
 from netweight.passes.matrices import LONGEST_ROW, Scratch, gather, scratch_bytes
 from netweight.passes.subjects import Subject
@@ -24,6 +26,7 @@ from netweight.run.execute import Executor
 from netweight.run.memory import FLOOR
 from netweight.run.spread import DeviceKernels, all_kernels, run_on
 from netweight.statistics.channels import CHANNELS
+from netweight.statistics.factored import spectrum as of_factors
 from netweight.statistics.spectrum import Spectrum
 
 __all__ = ["Load", "Measurement", "crews_of", "effort_of", "loads_of", "measure_matrix", "measure_subjects"]
@@ -35,16 +38,25 @@ _SPECTRUM = "spectrum"
 
 
 def measure_matrix(
-    matrix: Matrix, measures: Sequence[Measure], scratch: Scratch, *, leading: int | None = None
+    matrix: Matrix,
+    measures: Sequence[Measure],
+    scratch: Scratch,
+    *,
+    leading: int | None = None,
+    spectrum: Spectrum | None = None,
 ) -> dict[str, dict[str, Any]]:
     """{measure: {field: value}} of one matrix, its bytes read once (twice where a statistic needs it).
 
-    `leading`: only so many singular values. Raises ReadError where bytes cannot be read.
+    `leading`: only so many singular values; `spectrum`: those that are known already. Raises ReadError where bytes
+    cannot be read.
     """
     needs = needed(measures)
     objects: dict[str, Any] = {}
     if _SPECTRUM not in needs:
         gathered = gather(matrix, scratch, needs)
+    elif spectrum is not None:
+        gathered = gather(matrix, scratch, needs - {_SPECTRUM})
+        objects[_SPECTRUM] = spectrum
     elif min(matrix.rows, matrix.cols) <= 1:
         # one singular value at most: the norm, which follows from the moments
         gathered = gather(matrix, scratch, needs - {_SPECTRUM} | {"values.moments"})
@@ -83,7 +95,7 @@ def loads_of(
         subject = as_read if CHANNELS in needs else as_read.as_stored()
         rows, cols = subject.part.stored_shape
         memory, work = subject.held_bytes, float(rows * cols)
-        if spectral and min(rows, cols) > 1:
+        if spectral and min(rows, cols) > 1 and not _is_product(subject):
             if subject.part.transposed:
                 rows, cols = cols, rows
             memory += kernels.spectrum_bytes(subject.tensor.dtype, rows, cols, leading)
@@ -111,6 +123,19 @@ def crews_of(
     return dict(sorted(crews.items()))
 
 
+def _is_product(subject: Subject) -> bool:
+    """Whether the whole of a product is measured, so that its factors tell the spectrum."""
+    return isinstance(subject.tensor, ProductTensor) and subject.part.size == subject.tensor.size
+
+
+def spectrum_of_factors(subject: Subject) -> Spectrum | None:
+    """The spectrum of a product, None for anything else."""
+    if not _is_product(subject) or not isinstance(subject.tensor, ProductTensor):
+        return None
+    (factors,) = factors_of_update(subject.tensor)
+    return of_factors(factors)
+
+
 class _SubjectMeasurer(FarWork):
     """Measures subjects; every thread has a scratch of its own."""
 
@@ -130,7 +155,10 @@ class _SubjectMeasurer(FarWork):
         if self.far:
             announce_parts([(subject.tensor, subject.part)])
         try:
-            measured = measure_matrix(subject.open(), self._measures, self._own.scratch, leading=self._leading)
+            known = spectrum_of_factors(subject) if _SPECTRUM in needed(self._measures) else None
+            measured = measure_matrix(
+                subject.open(), self._measures, self._own.scratch, leading=self._leading, spectrum=known
+            )
             return _as_stored(measured, self._measures, transposed=subject.part.transposed)
         except ReadError as error:
             return Skipped(subject.name, str(error))

@@ -118,6 +118,8 @@ def _unchanged(result: Delta, number: int) -> str:
     """Share of elements of one model that are exactly the base's."""
     rows = [(p.aligned.base.size, row) for p in result.parameters if (row := p.rows[number]) is not None]
     total = sum(size for size, _ in rows)
+    if all(row["unchanged_percentage"] is None for _, row in rows):
+        return ""
     same = sum(size * (row["unchanged_percentage"] or 0.0) for size, row in rows)
     return f"{same / total:.1f}%" if total else ""
 

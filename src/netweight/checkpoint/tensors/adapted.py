@@ -35,6 +35,11 @@ class AdaptedTensor(RoundedTensor):
         return f"{self.weight.stored} + {self.update.label}"
 
     @property
+    def quantised(self) -> bool:
+        """See Tensor."""
+        return self.sources[0].quantised
+
+    @property
     def written(self) -> DType:
         """See Tensor: what an adapter is merged into keeps its type."""
         return self.weight.written
@@ -71,6 +76,11 @@ class NormalisedTensor(RoundedTensor):
     def stored(self) -> str:
         """See Tensor."""
         return f"{self.adapted.weight.stored} + DoRA {self.adapted.update.label.partition(' ')[2]}"
+
+    @property
+    def quantised(self) -> bool:
+        """See Tensor."""
+        return self.sources[0].quantised
 
     @property
     def written(self) -> DType:
@@ -124,6 +134,11 @@ class ReplacedRows(RoundedTensor):
     def stored(self) -> str:
         """See Tensor."""
         return f"{self.weight.stored} + {len(self.rows)} rows"
+
+    @property
+    def quantised(self) -> bool:
+        """See Tensor."""
+        return self.sources[0].quantised
 
     @property
     def written(self) -> DType:

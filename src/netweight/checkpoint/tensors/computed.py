@@ -42,6 +42,11 @@ class _ElementwiseTensor(Tensor):
         return self.inner.stored
 
     @property
+    def quantised(self) -> bool:
+        """See Tensor."""
+        return self.inner.quantised
+
+    @property
     def file_bytes(self) -> int:
         """See Tensor."""
         return self.inner.file_bytes

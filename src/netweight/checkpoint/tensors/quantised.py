@@ -30,6 +30,11 @@ class QuantisedTensor(Tensor):
         """The stored tensors that it is decoded from, its codes first."""
 
     @property
+    def quantised(self) -> bool:
+        """See Tensor."""
+        return True
+
+    @property
     def where(self) -> str:
         """See Tensor."""
         return self.sources[0].where

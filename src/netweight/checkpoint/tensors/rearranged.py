@@ -97,6 +97,11 @@ class RearrangedTensor(Tensor):
         return " + ".join(sorted({piece.tensor.stored for piece in self.placed}))
 
     @property
+    def quantised(self) -> bool:
+        """See Tensor."""
+        return any(piece.tensor.quantised for piece in self.placed)
+
+    @property
     def written(self) -> DType:
         """See Tensor."""
         return self.placed[0].tensor.written

@@ -40,6 +40,11 @@ class UpdateTensor(RoundedTensor):
         self.add_to(start, out)
 
     @property
+    def quantised(self) -> bool:
+        """See Tensor."""
+        return False
+
+    @property
     def stored(self) -> str:
         """See Tensor."""
         return self.label

@@ -82,7 +82,7 @@ def _check_plots(prepared: Prepared, plots: Reference) -> None:
     from netweight.jobs.compare.plots import plots_folder
 
     sides = [side for pair in prepared.pairing.pairs if not pair.reason for side in (pair.a, pair.b)]
-    if all(side.stored == side.dtype.name for side in sides):
+    if not any(side.quantised for side in sides):
         raise OptionError("--plots: pictures are of what a quantisation did, and neither model is quantised")
     plots_folder(plots, locations((prepared.a, prepared.b))).check()
 
@@ -178,4 +178,5 @@ def _entry(pair: Pair, statistics: PairStatistics | None, failure: Skipped | Non
         pair.b.stored,
         pair.a.file_bytes,
         pair.b.file_bytes,
+        (pair.a.quantised, pair.b.quantised),
     )

@@ -32,7 +32,8 @@ PARAMETER_COLUMNS = (
 @dataclass(frozen=True)
 class ParameterComparison:
     """One parameter that both models name: `metrics` are its fields, `pairs` the statistics that they follow from (None
-    where its weights were not compared). Shapes and types are None where only summary numbers are known.
+    where its weights were not compared). Shapes and types are None where only summary numbers are known. `decoded`:
+    which sides are decoded from codes.
     """
 
     parameter: Parameter
@@ -47,6 +48,7 @@ class ParameterComparison:
     stored_b: str | None = None
     bytes_in_file: int | None = None
     bytes_in_file_b: int | None = None
+    decoded: tuple[bool, bool] = (False, False)
 
     @property
     def bits(self) -> tuple[float | None, float | None]:
@@ -58,7 +60,7 @@ class ParameterComparison:
     @property
     def quantised(self) -> bool:
         """Whether either side is decoded from codes."""
-        return self.stored != self.dtype or self.stored_b != self.dtype_b
+        return any(self.decoded)
 
     @property
     def name(self) -> str:

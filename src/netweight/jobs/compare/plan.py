@@ -11,8 +11,8 @@ from netweight.checkpoint.tensor import Checkpoint
 from netweight.jobs.inputs import Reference, far_bytes, notes_of, stamps
 from netweight.jobs.run_options import RunOptions
 from netweight.measures import registry
-from netweight.params.opening import open_model
 from netweight.params.pairing import Pair, Pairing, pair_up
+from netweight.params.updates import open_both
 from netweight.run.devices import Choice, choose_for, spectral_effort
 from netweight.run.executors import matrix_budget, plan_workers
 from netweight.run.memory import FLOOR
@@ -75,7 +75,7 @@ def prepare(a: Reference, b: Reference, methods: str | Sequence[str], options: O
     from netweight.passes.pairs import plan_pairs
 
     chosen = choose(methods)
-    first, second = (stack.enter_context(open_model(ref, download=not options.remote)) for ref in (a, b))
+    first, second = open_both(a, b, stack, download=not options.remote)
     pairing = pair_up(first, second, **options.selection)
     tasks = plan_pairs(pairing.pairs)
     by_pairs = on_sides = choose_for(options, "statistics")

@@ -70,13 +70,12 @@ def quantisation_of(parameters: Sequence[ParameterComparison], *, always: bool =
 
 
 def _quantised_sides(p: ParameterComparison) -> Iterable[int]:
-    sides = ((p.stored, p.dtype), (p.stored_b, p.dtype_b))
-    return (side for side, (stored, dtype) in enumerate(sides) if stored != dtype)
+    return (side for side, decoded in enumerate(p.decoded) if decoded)
 
 
 def _storage(p: ParameterComparison) -> str:
     """How B has it, and A too where that is quantised."""
-    return f"{p.stored} to {p.stored_b}" if p.stored != p.dtype else str(p.stored_b)
+    return f"{p.stored} to {p.stored_b}" if p.decoded[0] else str(p.stored_b)
 
 
 def _by(

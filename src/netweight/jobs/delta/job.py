@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from netweight.checkpoint.announce import announce_tensors
 from netweight.errors import printable
+from netweight.jobs.delta.adapters import delta_of_adapters, with_factors
 from netweight.jobs.delta.plan import Options, Prepared, prepare
 from netweight.jobs.inputs import Reference
 from netweight.jobs.journalled import Record, interruptible, journalled, note_resumed
@@ -29,7 +30,7 @@ __all__ = ["delta"]
 
 
 def delta(
-    base: Reference,
+    base: Reference | None,
     models: Reference | Sequence[Reference],
     outdir: Reference | None = None,
     *,
@@ -39,7 +40,8 @@ def delta(
     executor: Executor | None = None,
     **settings: Any,
 ) -> Delta:
-    """Measure the task vectors of `models` (fine-tuned - base); base and models are read once each.
+    """Measure the task vectors of `models` (fine-tuned - base); base and models are read once each. Without a `base`
+    (None) adapters alone are measured, by their factors: norms, inner products and singular values.
 
     `outdir`: where the result files go, put in place in one step at the end; None writes nothing. `resume` continues a
     run into `outdir` that was stopped, and gives the same bytes. `executor` runs the tasks (default: threads, as many
@@ -51,6 +53,8 @@ def delta(
     """
     options = replace(options or Options(), **settings)
     progress = progress or Silent()
+    if base is None:
+        return delta_of_adapters(models, outdir, options)
     with ExitStack() as stack:
         prepared = prepare(base, models, options, stack)
         plan = prepared.plan
@@ -87,7 +91,8 @@ def _run(prepared: Prepared, progress: Progress, record: Record, executor: Execu
             announce_tensors(tensor for a in parameters if a.name not in measured for tensor in (a.base, *a.models))
             for parameter in _measure(prepared, set(measured), executor, kernels, progress):
                 measured[parameter.aligned.name] = parameter
-                record.append(parameter.aligned.name, {"rows": parameter.rows, "gram": parameter.gram})
+                entry = {"rows": parameter.rows, "gram": parameter.gram, "spectra": parameter.spectra}
+                record.append(parameter.aligned.name, entry)
     for checkpoint in (prepared.base, *prepared.models):
         checkpoint.check_unchanged()
     return Delta(
@@ -106,7 +111,8 @@ def _run(prepared: Prepared, progress: Progress, record: Record, executor: Execu
 def _restored(aligned: Aligned, record: dict[str, Any]) -> ParameterDelta:
     from netweight.jobs.delta.result import ParameterDelta
 
-    return ParameterDelta(aligned, tuple(record["rows"]), tuple(tuple(row) for row in record["gram"]))
+    rows, gram = tuple(record["rows"]), tuple(tuple(row) for row in record["gram"])
+    return ParameterDelta(aligned, rows, gram, tuple(record["spectra"]))
 
 
 def _measure(
@@ -132,5 +138,4 @@ def _measure(
             None if tensor is None else drift.derive(statistics.distribution(i), base_l2)
             for i, tensor in enumerate(aligned.models)
         )
-        gram = tuple(tuple(float(v) for v in row) for row in statistics.gram())
-        yield ParameterDelta(aligned, rows, gram)
+        yield with_factors(ParameterDelta(aligned, rows, tuple(tuple(map(float, row)) for row in statistics.gram())))

@@ -11,6 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from netweight.checkpoint.adapters.references import split_adapters
 from netweight.checkpoint.tensor import Skipped
 from netweight.columns import Column
 from netweight.figures.delta import cosine_heatmap, group_l2_bar
@@ -25,6 +26,19 @@ if TYPE_CHECKING:
 
 __all__ = ["RESERVED", "Delta", "ModelDelta", "ParameterDelta", "result_folder", "write_delta"]
 
+FACTORED = (
+    Column(
+        "update_rank", "", "of an update with factors: singular values above sigma_1 max(rows, cols) 2^-52", "number"
+    ),
+    Column("sigma_1", "", "the largest singular value of the update", "number"),
+    Column("stable_rank", "", "sum sigma^2 / sigma_1^2 of the update", "number"),
+    Column(
+        "entropy_rank", "", "exp(-sum p ln p) of the update, p = sigma / sum sigma (Roy and Vetterli 2007)", "number"
+    ),
+    Column("singular_values", "", "of the update, those of its factors' rank, largest first", "numbers"),
+)
+"""What is known of the updates of adapters from their factors alone; empty for other task vectors."""
+
 COLUMNS = (
     Column("model", "", "the model's name in the results", "text"),
     Column("param", "", "the parameter's name in the base", "text"),
@@ -34,6 +48,7 @@ COLUMNS = (
     Column("base_dtype", "", "element type in the base", "text"),
     Column("model_dtype", "", "element type in the model", "text"),
     *ROLE_COLUMNS,
+    *FACTORED,
     Column(
         "gram", "", "inner products with every model's task vector of this parameter, in the models' order", "numbers"
     ),
@@ -48,11 +63,18 @@ _FIXED_GROUPS = ("embed", "lm_head", "layer", "attn", "mlp", "norm", "other")
 
 @dataclass(frozen=True)
 class ParameterDelta:
-    """One parameter: `rows[i]` holds drift's columns for model i, None where it has none; `gram` is float [N][N]."""
+    """One parameter: `rows[i]` holds drift's columns for model i, None where it has none; `gram` is float [N][N];
+    `spectra[i]` the columns FACTORED where model i's update has factors.
+    """
 
     aligned: Aligned
     rows: tuple[Mapping[str, Any] | None, ...]
     gram: tuple[tuple[float, ...], ...]
+    spectra: tuple[Mapping[str, Any] | None, ...] = ()
+
+    def spectrum(self, model: int) -> Mapping[str, Any]:
+        """The fields of FACTORED of model number `model`."""
+        return (self.spectra[model] if self.spectra else None) or dict.fromkeys(c.name for c in FACTORED)
 
 
 @dataclass(frozen=True)
@@ -216,6 +238,7 @@ class Delta(Framed):
                     a.base.dtype.name,
                     tensor.dtype.name,
                     *role_cells(a.parameter),
+                    *p.spectrum(model).values(),
                     list(p.gram[model]),
                 )
             )
@@ -247,7 +270,8 @@ class Delta(Framed):
 
         Raises OutputError where the folder cannot take them, BusyError where another run holds it.
         """
-        with result_folder(outdir, [Path(i["path"]) for i in self.inputs], [m.name for m in self.models]) as folder:
+        paths = [Path(part) for i in self.inputs for part in split_adapters(i["path"])]
+        with result_folder(outdir, paths, [m.name for m in self.models]) as folder:
             write_delta(self, folder.stage)
             return folder.commit()
 
@@ -307,8 +331,9 @@ def write_delta(result: Delta, folder: Path) -> None:
         write_csv(model_folder / "per_param_stats.csv", columns, rows)
         for key in ("l2", "maxabs"):
             at = PER_PARAM.index(key)
-            top = sorted(rows, key=partial(_descending, at))
-            write_csv(model_folder / f"top{_TOP}_by_{key}.csv", columns, top[:_TOP])
+            if any(row[at] is not None for row in rows) or key == "l2":
+                top = sorted(rows, key=partial(_descending, at))
+                write_csv(model_folder / f"top{_TOP}_by_{key}.csv", columns, top[:_TOP])
         write_json(model_folder / "summary.json", model.summary)
         groups = {
             name: nan if g["l2"] is None else g["l2"]

@@ -14,6 +14,7 @@ from netweight.jobs.run_options import RunOptions
 from netweight.measures import registry
 from netweight.measures.registry import Measure
 from netweight.params.opening import open_model
+from netweight.params.updates import as_updates
 from netweight.run.devices import Choice, choose_for
 from netweight.run.executors import matrix_budget, plan_workers
 from netweight.run.memory import FLOOR
@@ -77,7 +78,7 @@ def prepare(ref: Reference, measures: Sequence[Measure], options: Options, stack
 
     if options.rank_k is not None and options.rank_k < 1:
         raise OptionError(f"--rank-k {options.rank_k}: expected 1 or more")
-    checkpoint = stack.enter_context(open_model(ref, download=not options.remote))
+    checkpoint = as_updates(stack.enter_context(open_model(ref, download=not options.remote)))
     subjects, skipped = find_subjects(
         checkpoint,
         **options.selection,
