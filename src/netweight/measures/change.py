@@ -61,6 +61,14 @@ COLUMNS = (
         " elements 16,384 of every 2^21 are looked at; undefined where b is not quantised, or by codebooks",
         "number",
     ),
+    Column(
+        "column_overlap",
+        "",
+        "of two updates of adapters: mean squared cosine of the principal angles between their column spaces, 1 where"
+        " one contains the other; undefined for other parameters",
+        "number",
+    ),
+    Column("row_overlap", "", "the same of their row spaces", "number"),
     Column("n_nonfinite", "elements", "a, b or d is NaN or infinite: left out of all else", "integer"),
     Column(
         "change_score",

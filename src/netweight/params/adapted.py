@@ -242,11 +242,11 @@ class _Names:
 
 
 def _endings(name: str) -> list[str]:
-    """The name, and what is left of it without its first segments."""
+    """The name, and what is left of it without its first segments; a number, as of a layer, is never left out."""
     made = [name]
     for _ in range(_DEPTH):
-        _, dot, rest = made[-1].partition(".")
-        if not dot or "." not in rest:
+        first, dot, rest = made[-1].partition(".")
+        if not dot or "." not in rest or first.isdigit():
             break
         made.append(rest)
     return made

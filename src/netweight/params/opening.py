@@ -16,7 +16,7 @@ from netweight.checkpoint.tensor import Checkpoint
 from netweight.errors import InputError, ModelNotFoundError, printable
 from netweight.params.adapted import with_adapter
 
-__all__ = ["open_model", "open_whole"]
+__all__ = ["base_of", "open_model", "open_whole"]
 
 
 def open_model(
@@ -56,7 +56,12 @@ def open_whole(
         stack.callback(checkpoint.close)
         adapter = adapter_in(checkpoint)
         if adapter is not None:
-            named = os.fspath(base) if base is not None else _base_of(checkpoint, adapter)
+            named = os.fspath(base) if base is not None else _named_base(checkpoint, adapter)
+            if not named:
+                raise ModelNotFoundError(
+                    f"{adapter.where}: is an adapter, and {ADAPTER_CONFIG} does not name its base; name it:"
+                    f" BASE+{adapter.where}"
+                )
             whole = stack.enter_context(_base(named, adapter, download=download))
             own = adapter.settings.base
             if own and _last(own) != _last(named):
@@ -111,16 +116,23 @@ def _base(named: str, adapter: Adapter, *, download: bool) -> Checkpoint:
     return base
 
 
-def _base_of(checkpoint: Checkpoint, adapter: Adapter) -> str:
-    """The base that adapter_config.json names: a path from here or from the adapter's folder, or a model of the hub."""
+def base_of(checkpoint: Checkpoint, adapter: Adapter, *, here: bool) -> Checkpoint | None:
+    """The base that adapter_config.json names, opened; None where it names none, or, with `here`, none on this machine.
+
+    Raises what `open_model` raises.
+    """
+    named = _named_base(checkpoint, adapter)
+    if not named or (here and not os.path.lexists(named)):
+        return None
+    return _base(named, adapter, download=False)
+
+
+def _named_base(checkpoint: Checkpoint, adapter: Adapter) -> str:
+    """A path from here or from the adapter's folder, or a model of the hub; "" where the file does not say."""
     named = adapter.settings.base
-    if not named:
-        raise ModelNotFoundError(
-            f"{adapter.where}: is an adapter, and {ADAPTER_CONFIG} does not name its base; name it:"
-            f" BASE+{adapter.where}"
-        )
-    if os.path.lexists(named) or checkpoint.location is None:
+    if not named or checkpoint.location is None:
         return named
     folder = checkpoint.location if checkpoint.location.is_dir() else checkpoint.location.parent
-    beside = folder / named
-    return str(beside) if os.path.lexists(beside) else named
+    beside = str(folder / named)
+    first, second = (beside, named) if named.startswith(".") else (named, beside)
+    return first if os.path.lexists(first) else second if os.path.lexists(second) else named

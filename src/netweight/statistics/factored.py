@@ -17,7 +17,7 @@ import numpy as np
 from netweight.kernels.arrays import F64Array
 from netweight.statistics.spectrum import EPS, Spectrum
 
-__all__ = ["Factors", "angles", "inner", "inner_with", "spectrum"]
+__all__ = ["Factors", "angles", "inner", "inner_with", "spectrum", "total"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,26 +48,31 @@ def inner(a: Factors, b: Factors) -> float:
 
 def inner_with(a: Factors, blocks: Iterable[tuple[int, F64Array]]) -> float:
     """The inner product with a dense matrix, given as (first row, rows [n, cols])."""
-    total = np.zeros((a.left.shape[1], a.right.shape[0]))
+    summed = np.zeros((a.left.shape[1], a.right.shape[0]))
     with np.errstate(invalid="ignore", over="ignore"):
         for first, rows in blocks:
-            total += a.left[first : first + len(rows)].T @ (rows @ a.right.T)
-        return float(np.trace(total))
+            summed += a.left[first : first + len(rows)].T @ (rows @ a.right.T)
+        return float(np.trace(summed))
+
+
+def total(factors: Factors) -> float:
+    """The sum of the elements."""
+    return float(factors.left.sum(axis=0) @ factors.right.sum(axis=1))
 
 
 def spectrum(factors: Factors) -> Spectrum:
     """All singular values; those beyond the rank of the factors are exactly 0."""
     rows, cols = factors.shape
-    total, square = min(rows, cols), inner(factors, factors)
+    count, square = min(rows, cols), inner(factors, factors)
     if not (np.isfinite(factors.left).all() and np.isfinite(factors.right).all()):
         return Spectrum.undefined(rows, cols, "elements that are NaN or infinite")
     if not isfinite(square):
         return Spectrum.undefined(rows, cols, "singular values beyond float64")
     small = _triangle(factors.left) @ _triangle(factors.right.T).T
-    values = np.zeros(total)
-    known = np.linalg.svd(small, compute_uv=False)[:total]
+    values = np.zeros(count)
+    known = np.linalg.svd(small, compute_uv=False)[:count]
     values[: len(known)] = known
-    zeros = total - len(known)
+    zeros = count - len(known)
     return Spectrum(values, rows, cols, square, "factors", EPS * max(rows, cols), complete=True, zeros=zeros)
 
 

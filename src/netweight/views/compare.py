@@ -137,8 +137,20 @@ def _summary(result: Comparison, console: Console) -> None:
         ("norm ratio", _number(t["l2_norm_ratio"])),
         ("largest change", _number(t["max_absolute_difference"])),
         ("values", values),
+        *_overlaps(result),
     ]
     print_pairs(console, rows)
+
+
+def _overlaps(result: Comparison) -> Iterable[tuple[str, str]]:
+    """How far two adapters change the same directions, as means over their matrices."""
+    means = []
+    for space in ("column", "row"):
+        known = [v for p in result.parameters if not isnan(v := _value(p.metrics, f"{space}_overlap"))]
+        if known:
+            means.append(f"{space} spaces {sum(known) / len(known):.3f}")
+    if means:
+        yield "overlap", f"{', '.join(means)} (1: the same directions, 0: orthogonal ones)"
 
 
 def _most_changed(result: Comparison, console: Console, top: int) -> None:

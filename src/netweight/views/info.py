@@ -97,9 +97,26 @@ def _header(info: Info) -> list[tuple[str, str]]:
         ("intermediate", _number(info.intermediate_size)),
         ("vocabulary", _number(info.vocabulary)),
         ("tied", _listed(tied) if tied else "none found"),
+        *_adapter(info),
         ("metadata", _listed([f"{printable(k, 40)}={printable(v, 60)}" for k, v in info.metadata.items()])),
     ]
     return [(label, value) for label, value in rows if value]
+
+
+def _adapter(info: Info) -> list[tuple[str, str]]:
+    """Of an adapter alone."""
+    if (adapter := info.adapter) is None:
+        return []
+    ranks = [f"{rank} on {count} modules" for rank, count in adapter.ranks.items()]
+    share = "" if adapter.base_share is None else f", {100 * adapter.base_share:.3g}% of the base's"
+    return [
+        ("adapter", f"{adapter.kind}: {human_count(adapter.parameters)} parameters{share}"),
+        ("base", printable(adapter.base) or "not named"),
+        ("targets", _listed([f"{count} {printable(name)}" for name, count in adapter.targets.items()])),
+        ("rank", _listed(ranks)),
+        ("scale", _listed([f"{scale:g}" for scale in adapter.scales])),
+        ("whole", _listed([printable(name) for name in adapter.saved])),
+    ]
 
 
 def _bits(row: DtypeRow) -> str:

@@ -72,10 +72,10 @@ def _settings(
         return settings_of(about, printable(place.path(ADAPTER_CONFIG)) if place else where), ()
     if _DIFFUSERS in checkpoint.metadata:
         return _of_diffusers(checkpoint.metadata[_DIFFUSERS], where), ()
-    kinds = {"hada": "LoHa", "lokr": "LoKr"}
+    kinds = {"hada": "LoHa", "lokr": "LoKr", "ia3": "IA3", "vera": "VeRA"}
     words = {part.part.partition("_")[0] for part in parts.values()}
     kind = next((name for word, name in kinds.items() if word in words), "LoRA")
-    if any(part.part == "alpha" for part in parts.values()) or joined:
+    if kind in {"IA3", "VeRA"} or joined or any(part.part == "alpha" for part in parts.values()):
         return Settings(kind), ()
     if any(name.startswith(PREFIX) for name in parts):
         raise FormatError(

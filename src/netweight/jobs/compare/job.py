@@ -158,13 +158,15 @@ def _measure(
 
 def _entry(pair: Pair, statistics: PairStatistics | None, failure: Skipped | None, between: dict[str, Any]) -> Any:
     from netweight.jobs.compare.result import ParameterComparison
+    from netweight.jobs.compare.updates import from_factors
     from netweight.measures.change import without_comparison
     from netweight.measures.registry import find
 
     if statistics is None:
         metrics = without_comparison(pair.reason or (failure.reason if failure else "not measured"))
     else:
-        metrics = {**find("change").derive(statistics), **between}
+        statistics, overlaps = from_factors(pair, statistics)
+        metrics = {**find("change").derive(statistics), **overlaps, **between}
     return ParameterComparison(
         pair.parameter,
         pair.name_b,

@@ -29,7 +29,7 @@ __all__ = ["delta_of_adapters", "with_factors"]
 
 
 def with_factors(measured: ParameterDelta) -> ParameterDelta:
-    """What was measured block by block, with norms, inner products and spectra from the factors where there are some."""
+    """What was measured by blocks, with norms, inner products and spectra from the factors where there are some."""
     aligned = measured.aligned
     from netweight.passes.factored import has_factors
 

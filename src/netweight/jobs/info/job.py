@@ -11,6 +11,7 @@ from typing import Any
 from netweight.checkpoint.config import MAX_CONFIG, read_json_in
 from netweight.checkpoint.tensor import Checkpoint, Skipped, Tensor
 from netweight.errors import NetweightError, printable
+from netweight.jobs.info.adapter import AdapterInfo, adapter_info
 from netweight.jobs.info.tree import Branch, grow
 from netweight.params.architecture import describe
 from netweight.params.families import family
@@ -78,7 +79,8 @@ class Info:
     are None where neither config nor shapes tell. `stacks` counts the blocks of each tower, the main one as "". `tied`
     maps an alias to the name that it repeats; `other`: what has the role "other", by the form of the names, most
     parameters first; `head_is` names the embedding that serves as the head, where the file holds none. `outside`: what
-    pickles name beside what is harmless. `revision` is the commit that was read of a model of the hub.
+    pickles name beside what is harmless. `revision` is the commit that was read of a model of the hub. `adapter`: what
+    an adapter alone is.
     """
 
     ref: str
@@ -107,6 +109,7 @@ class Info:
     metadata: dict[str, str]
     revision: str | None = None
     outside: tuple[str, ...] = ()
+    adapter: AdapterInfo | None = None
     tree: Branch | None = field(default=None, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -138,7 +141,8 @@ def _describe(checkpoint: Checkpoint, *, count_tied_twice: bool, tree: bool) -> 
     roles = _roles(placed)
     total = sum(row.parameters for row in roles if row.role != BUFFER)
     architecture = describe(checkpoint, parameters)
-    adapter = _adapter(checkpoint)
+    said = _adapter(checkpoint)
+    adapter, unread = adapter_info(checkpoint)
     return Info(
         ref=checkpoint.ref,
         format=checkpoint.format,
@@ -161,11 +165,12 @@ def _describe(checkpoint: Checkpoint, *, count_tied_twice: bool, tree: bool) -> 
         roles=roles,
         other=_other(tensor for role, tensor in placed if role == "other"),
         skipped=checkpoint.skipped,
-        notes=(*notes, *architecture.notes, *([adapter] if adapter else [])),
-        config_problem=None if adapter and checkpoint.config is None else checkpoint.config_problem,
+        notes=(*notes, *architecture.notes, *([said] if said else []), *([unread] if unread else [])),
+        config_problem=None if said and checkpoint.config is None else checkpoint.config_problem,
         metadata=checkpoint.metadata,
         revision=checkpoint.revision,
         outside=checkpoint.outside,
+        adapter=adapter,
         tree=grow(tensors.values()) if tree else None,
     )
 
