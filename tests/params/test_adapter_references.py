@@ -191,7 +191,7 @@ def test_other_layouts_of_the_base(tmp_path):
         ({k: v[:0] if "lora_A" in k else v[:, :0] for k, v in LORA.items()}, ABOUT, "rank 0: lora_A is F32 [0, 20]"),
         ({k: v[:, :-1] if "lora_A" in k else v for k, v in LORA.items()}, ABOUT, "is 24 x 19, its weight [24, 20]"),
         ({k.replace("layers.0", "layers.7"): v for k, v in LORA.items()}, ABOUT, "it is an adapter of another base"),
-        ({k.replace(".weight", f".{n}.weight"): v.clone() for k, v in LORA.items() for n in "ab"}, ABOUT, "several adapters"),
+        ({k.replace(".weight", f".{n}.weight"): v.clone() for k, v in LORA.items() for n in "ab"}, ABOUT, "several"),
         ({f"base_model.model.{Q}.oft_r.weight": A}, ABOUT, "oft_r is not read"),
         ({k: v.to(torch.int32) for k, v in LORA.items()}, ABOUT, "expected floats of 8 to 32 bits"),
     ],

@@ -70,20 +70,20 @@ def _origin(tensor: Tensor) -> tuple[object, ...]:
     return type(tensor).__name__, tensor.shape, tuple((part.where, part.name) for part in tensor.stored_parts)
 
 
-def products(aligned: Aligned, *, base: bool = True) -> dict[tuple[int, int], float]:
-    """{(i, j): <update i, update j>} for i >= j where one of the two has factors; without a `base`, of all that are
-    there. Tensors without factors are read once, block by block, in float64.
+def products(
+    aligned: Aligned, held: Sequence[tuple[Factors, ...] | None], base: Tensor | None
+) -> dict[tuple[int, int], float]:
+    """{(i, j): <update i, update j>} for i >= j where one of the two has factors (`held`, those of every model);
+    without a `base`, of all that are there. Tensors without factors are read once, block by block, in float64.
     """
-    own = aligned.base if base else None
-    held = [None if tensor is None else factors_of(tensor, own) for tensor in aligned.models]
     dense = [i for i, tensor in enumerate(aligned.models) if tensor is not None and held[i] is None]
     found: dict[tuple[int, int], float] = {}
     for i, first in enumerate(held):
         for j, second in enumerate(held[: i + 1]):
             if first is not None and second is not None:
                 found[i, j] = sum(inner(a, b) for a, b in zip(first, second, strict=True))
-    if dense and (not base or any(factors is not None for factors in held)):
-        found |= _with_dense(aligned, held, dense, own)
+    if dense and (base is None or any(factors is not None for factors in held)):
+        found |= _with_dense(aligned, held, dense, base)
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from math import isfinite, nan, sqrt
@@ -20,6 +21,7 @@ from netweight.params.pairing import Aligned, Coverage
 from netweight.params.role import classify
 from netweight.params.selection import nothing_matches, unwanted_reason
 from netweight.params.updates import updates_of
+from netweight.run.memory import available_cores
 
 if TYPE_CHECKING:
     from netweight.jobs.delta.result import Delta, ParameterDelta
@@ -38,10 +40,10 @@ def with_factors(measured: ParameterDelta) -> ParameterDelta:
     from netweight.passes.factored import factors_of, products
 
     gram = [list(row) for row in measured.gram]
-    for (i, j), product in products(aligned).items():
+    held = [None if tensor is None else factors_of(tensor, aligned.base) for tensor in aligned.models]
+    for (i, j), product in products(aligned, held, aligned.base).items():
         if isfinite(product):
             gram[i][j] = gram[j][i] = product
-    held = [None if tensor is None else factors_of(tensor, aligned.base) for tensor in aligned.models]
     spectra = tuple(None if factors is None else _spectrum(factors) for factors in held)
     rows = list(measured.rows)
     for i, (row, factors) in enumerate(zip(rows, held, strict=True)):
@@ -116,8 +118,8 @@ def _updates(ref: Reference, options: Options, stack: ExitStack) -> Checkpoint:
 
 
 def _measured(opened: Sequence[Checkpoint], names: Sequence[str], options: Options) -> Delta:
-    from netweight.jobs.delta.result import Delta, ParameterDelta
-    from netweight.passes.factored import factors_of, products
+    from netweight.jobs.delta.result import Delta
+    from netweight.run.blas import blas_threads
 
     every: dict[str, list[Tensor | None]] = {}
     skipped: list[list[Skipped]] = [list(checkpoint.skipped) for checkpoint in opened]
@@ -135,16 +137,9 @@ def _measured(opened: Sequence[Checkpoint], names: Sequence[str], options: Optio
             column[number] = tensor
     if not every:
         raise OptionError(nothing_matches(opened[0], options.include, options.exclude))
-    parameters = []
-    for name, column in every.items():
-        first = next(tensor for tensor in column if tensor is not None)
-        aligned = Aligned(name, classify(name, first.shape), first, tuple(column))
-        found = products(aligned, base=False)
-        gram = [[found.get((max(i, j), min(i, j)), 0.0) for j in range(len(column))] for i in range(len(column))]
-        rows = tuple(None if tensor is None else _row(gram[i][i]) for i, tensor in enumerate(column))
-        held = [None if tensor is None else factors_of(tensor, None) for tensor in column]
-        spectra = tuple(None if factors is None else _spectrum(factors) for factors in held)
-        parameters.append(ParameterDelta(aligned, rows, tuple(map(tuple, gram)), spectra))
+    workers = options.workers or available_cores()
+    with blas_threads(1), ThreadPoolExecutor(workers, thread_name_prefix="netweight-factors") as pool:
+        parameters = list(pool.map(_parameter, every, every.values()))
     note = "without --base: norms, cosines and singular values of the updates, from their factors; nothing of elements"
     return Delta(
         "",
@@ -156,6 +151,20 @@ def _measured(opened: Sequence[Checkpoint], names: Sequence[str], options: Optio
         (note, *(text for checkpoint in opened for text in checkpoint.notes)),
         [identity(checkpoint) for checkpoint in opened],
     )
+
+
+def _parameter(name: str, column: Sequence[Tensor | None]) -> ParameterDelta:
+    from netweight.jobs.delta.result import ParameterDelta
+    from netweight.passes.factored import factors_of, products
+
+    first = next(tensor for tensor in column if tensor is not None)
+    aligned = Aligned(name, classify(name, first.shape), first, tuple(column))
+    held = [None if tensor is None else factors_of(tensor, None) for tensor in column]
+    found = products(aligned, held, None)
+    gram = [[found.get((max(i, j), min(i, j)), 0.0) for j in range(len(column))] for i in range(len(column))]
+    rows = tuple(None if tensor is None else _row(gram[i][i]) for i, tensor in enumerate(column))
+    spectra = tuple(None if factors is None else _spectrum(factors) for factors in held)
+    return ParameterDelta(aligned, rows, tuple(map(tuple, gram)), spectra)
 
 
 def _row(square: float) -> Mapping[str, Any]:
