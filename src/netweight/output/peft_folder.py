@@ -2,8 +2,8 @@
 
 PEFT computes W + (alpha / r) B A with A [r, in] and B [out, r], which `peft.PeftModel.from_pretrained(base, folder)`
 looks for under `base_model.model.MODULE.lora_A.weight` and `.lora_B.weight`. Of an embedding [num, dim] it is
-W + (alpha / r) (B A)^T with A [r, num] and B [dim, r], under `lora_embedding_A` and `lora_embedding_B`. Modules that are
-kept whole ("modules to save") have their tensors under `base_model.model.MODULE`.
+W + (alpha / r) (B A)^T with A [r, num] and B [dim, r], under `lora_embedding_A` and `lora_embedding_B`. Modules that
+are kept whole ("modules to save") have their tensors under `base_model.model.MODULE`.
 """
 
 from __future__ import annotations
