@@ -109,11 +109,12 @@ def test_a_name_with_signs_of_regular_expressions_is_itself():
     assert targeted(config, odd.name)
 
 
-def test_a_bias_is_the_second_factors():
-    biased = LoraModule("c_attn", *(StreamedTensor.of(np.zeros(s, np.float32)) for s in ((1, 2), (3, 1))), 1,
-                        bias=StreamedTensor.of(np.ones(3, np.float32)))  # fmt: skip
-    assert list(adapter_tensors([biased]))[-1] == "base_model.model.c_attn.lora_B.bias"
-    assert adapter_config([biased], base="b")["lora_bias"] is True
+def test_biases_stand_where_PEFT_has_the_bases():
+    ones = StreamedTensor.of(np.ones(3, np.float32))
+    tensors = adapter_tensors([module("c_attn")], None, {"c_attn": ones, "other": ones})
+    assert list(tensors)[2:] == ["base_model.model.c_attn.base_layer.bias", "base_model.model.other.bias"]
+    assert adapter_config([module("c_attn")], base="b", biased=True)["bias"] == "all"
+    assert adapter_config([module("c_attn")], base="b")["bias"] == "none"
 
 
 def test_what_is_kept_whole_with_another():

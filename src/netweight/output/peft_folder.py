@@ -56,8 +56,7 @@ class StreamedTensor:
 @dataclass(frozen=True)
 class LoraModule:
     """One module's adapter: `name` as the base calls the module ("model.layers.0.self_attn.q_proj"), `a` [r, in] and
-    `b` [out, r] (of an `embedding` [r, num] and [dim, r]), `alpha` (the product is multiplied by alpha / r), and what
-    is added to the module's `bias` [out], where anything is.
+    `b` [out, r] (of an `embedding` [r, num] and [dim, r]), and `alpha`: the product is multiplied by alpha / r.
     """
 
     name: str
@@ -65,7 +64,6 @@ class LoraModule:
     b: StreamedTensor
     alpha: float
     embedding: bool = False
-    bias: StreamedTensor | None = None
 
     @property
     def rank(self) -> int:
@@ -89,13 +87,15 @@ def adapter_config(
     saved: Collection[str] = (),
     fan_in_fan_out: bool = False,
     tied: bool = False,
+    biased: bool = False,
     others: Iterable[str] = (),
 ) -> dict[str, Any]:
     """What adapter_config.json holds, for PEFT's LoraConfig.
 
     `base` is where PEFT finds the base model, and `revision` its commit on a hub; `saved`: modules that are kept whole;
     `fan_in_fan_out`: weights are stored [in, out], as GPT-2's; `tied`: the adapter of the embedding is the head's too;
-    `others`: names of the base's modules, by which a target's name is known not to be the ending of another's.
+    `biased`: biases stand in the place of the base's; `others`: names of the base's modules, by which a target's name
+    is known not to be the ending of another's.
 
     Raises ValueError where there is no module at all, or one twice.
     """
@@ -124,8 +124,7 @@ def adapter_config(
         "target_modules": _targets(names, others),
         "modules_to_save": sorted(saved) or None,
         "fan_in_fan_out": fan_in_fan_out,
-        "bias": "none",
-        "lora_bias": any(module.bias is not None for module in modules),
+        "bias": "all" if biased else "none",
         "lora_dropout": 0.0,
         "init_lora_weights": True,
         "use_rslora": False,
@@ -135,10 +134,13 @@ def adapter_config(
 
 
 def adapter_tensors(
-    modules: Sequence[LoraModule], saved: Mapping[str, StreamedTensor] | None = None
+    modules: Sequence[LoraModule],
+    saved: Mapping[str, StreamedTensor] | None = None,
+    biases: Mapping[str, StreamedTensor] | None = None,
 ) -> dict[str, StreamedTensor]:
     """{name in adapter_model.safetensors: tensor}; `saved`: tensors of modules that are kept whole, under the base's
-    names. Raises ValueError where factors do not fit each other.
+    names; `biases` {module: bias} that stand in the place of the base's. Raises ValueError where factors do not fit
+    each other.
     """
     tensors: dict[str, StreamedTensor] = {}
     for module in modules:
@@ -146,9 +148,11 @@ def adapter_tensors(
         where = f"{_PREFIX}{module.name}."
         a, b = ("lora_embedding_A", "lora_embedding_B") if module.embedding else ("lora_A.weight", "lora_B.weight")
         tensors |= {where + a: module.a, where + b: module.b}
-        if module.bias is not None:
-            tensors[f"{where}lora_B.bias"] = module.bias
-    return tensors | {_PREFIX + name: tensor for name, tensor in (saved or {}).items()}
+    tensors |= {_PREFIX + name: tensor for name, tensor in (saved or {}).items()}
+    wrapped = {module.name for module in modules}  # in PEFT's layers, which hold the base's
+    for name, bias in (biases or {}).items():
+        tensors[f"{_PREFIX}{name}.base_layer.bias" if name in wrapped else f"{_PREFIX}{name}.bias"] = bias
+    return tensors
 
 
 def write_adapter(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, StreamedTensor]) -> None:
