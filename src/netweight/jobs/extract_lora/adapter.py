@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from netweight.jobs.extract_lora.targets import Target
     from netweight.passes.task_vectors import Factored
 
-__all__ = ["Adapter", "assemble"]
+__all__ = ["Adapter", "assemble", "check_changed"]
 
 _PIECE = 1 << 20  # elements that are copied at a time
 
@@ -59,19 +59,22 @@ def assemble(prepared: Prepared, found: Mapping[str, Factored], parts: PartFolde
                 adapter.whole.append(target.module)
                 adapter.saved |= {n: _copied(t) for n, t in prepared.targets.members[target.module].items()}
             row["bytes"] = target.model.nbytes
-    if not adapter.modules:
-        raise InputError(_nothing(prepared, adapter))
+    check_changed(prepared, list(adapter.rows), len(adapter.modules))
     return adapter
 
 
-def _nothing(prepared: Prepared, adapter: Adapter) -> str:
+def check_changed(prepared: Prepared, changed: Sequence[str], matrices: int) -> None:
+    """Raises InputError where no tensor is among the `changed` ones, or none with factors (`matrices` of them)."""
+    if matrices:
+        return
     who = f"{printable(prepared.model.ref)} and the base {printable(prepared.base.ref)}"
-    if not adapter.rows:
-        count = len(prepared.targets.targets)
-        return f"{who}: all {count} tensors that were compared are equal: there is nothing that an adapter could hold"
-    first = next(iter(adapter.rows))
-    return (
-        f"{who}: no matrix changed, only {len(adapter.rows)} other tensors such as {printable(first)}: PEFT loads no"
+    count = len(prepared.targets.targets)
+    if not changed:
+        raise InputError(
+            f"{who}: all {count} tensors that were compared are equal: there is nothing that an adapter could hold"
+        )
+    raise InputError(
+        f"{who}: no matrix changed, only {len(changed)} other tensors, such as {printable(changed[0])}: PEFT loads no"
         " LoRA without factors; merge the models instead"
     )
 

@@ -24,13 +24,16 @@ if TYPE_CHECKING:
     from netweight.jobs.extract_lora.targets import Targets
     from netweight.passes.task_vectors import FactorPlan, TaskVector
 
-__all__ = ["DEFAULT_RANK", "DTYPE_NAMES", "Options", "Prepared", "prepare"]
+__all__ = ["DEFAULT_RANK", "DTYPE_NAMES", "REQUEST", "Options", "Prepared", "prepare"]
 
 DEFAULT_RANK = 16
 """The rank where nothing says it: that of most published adapters."""
 
 DTYPE_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 """The types that factors can have."""
+
+REQUEST = ("rank", "energy", "error", "dtype", "modules_to_save", "include", "exclude")
+"""The options that decide the bytes of an adapter."""
 
 _HOLD = 96 << 20  # bytes of a task vector that is held between looks, at most
 _BLOCKS = 48 << 20  # bytes that a worker's blocks take, of rows that are not longer than usual
@@ -79,8 +82,7 @@ class Options(RunOptions):
     @property
     def request(self) -> dict[str, Any]:
         """What decides the bytes, JSON-safe, by the names of the fields."""
-        names = ("rank", "energy", "error", "dtype", "modules_to_save")
-        asked = {name: getattr(self, name) for name in names}
+        asked = {name: getattr(self, name) for name in REQUEST}
         if self.energy is None and self.error is None:
             asked["rank"] = self.rank or DEFAULT_RANK
         return asked | {"include": list(self.include), "exclude": list(self.exclude)}
