@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from netweight.jobs.embeddings.job import embeddings
     from netweight.jobs.embeddings.nearest import nearest_tokens
     from netweight.jobs.estimate.job import estimate
+    from netweight.jobs.extract_lora.job import extract_lora
     from netweight.jobs.info.job import info
     from netweight.jobs.merge.job import merge
     from netweight.jobs.scan.job import scan
@@ -47,6 +48,7 @@ __all__ = [
     "download",
     "embeddings",
     "estimate",
+    "extract_lora",
     "find_most_changed_layers",
     "info",
     "merge",
@@ -68,6 +70,7 @@ _JOBS = {
     "download": "jobs.download.job",
     "embeddings": "jobs.embeddings.job",
     "estimate": "jobs.estimate.job",
+    "extract_lora": "jobs.extract_lora.job",
     "find_most_changed_layers": "jobs.compare.result",
     "info": "jobs.info.job",
     "merge": "jobs.merge.job",

@@ -29,6 +29,10 @@ COMMANDS = {
     "delta": ("netweight.cli.delta:delta", "What fine-tunes changed: task vectors, and how alike they are."),
     "merge": ("netweight.cli.merge:merge", "Merge models, by mergekit's recipes or by options; crash-safe."),
     "convert": ("netweight.cli.convert:convert", "Write any model, quantised or not, as dense safetensors."),
+    "extract-lora": (
+        "netweight.cli.extract_lora:extract_lora",
+        "A LoRA adapter out of a fine-tune and its base, with its error.",
+    ),
     "verify": ("netweight.cli.verify:verify", "Compute a merged model again, and compare it with its files."),
     "devices": ("netweight.cli.devices:devices", "What there is to compute on, and what is used for which work."),
     "download": ("netweight.cli.download:download", "Fetch a model from the hub: resumed, verified, whole."),

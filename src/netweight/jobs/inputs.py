@@ -21,6 +21,7 @@ __all__ = [
     "locations",
     "notes_of",
     "path_of",
+    "recorded",
     "references",
     "stamp_of",
     "stamps",
@@ -45,6 +46,23 @@ def identity(checkpoint: Checkpoint) -> dict[str, Any]:
         "files": [{"name": Path(f.path).name, "size": f.size, "header_digest": f.digest} for f in checkpoint.files],
         "revision": checkpoint.revision,
     }
+
+
+def recorded(checkpoint: Checkpoint, output: Path) -> dict[str, Any]:
+    """`identity` for a record in the folder `output`: where the model is from there; of a base with adapters, where
+    each of them is, as `parts`.
+    """
+    about = identity(checkpoint)
+    if checkpoint.made_of:
+        return about | {"parts": [_path_from(output, part) for part in checkpoint.made_of]}
+    return about | {"path": _path_from(output, checkpoint)}
+
+
+def _path_from(output: Path, checkpoint: Checkpoint) -> str:
+    """The path of a model relative to `output`; of a model of a hub, its reference."""
+    if checkpoint.location is None or checkpoint.revision is not None:
+        return checkpoint.ref
+    return os.path.relpath(checkpoint.location.resolve(), output.resolve())
 
 
 def globs(patterns: str | Iterable[str]) -> tuple[str, ...]:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from netweight.errors import OptionError
 
 if TYPE_CHECKING:
+    from netweight.kernels.factors import FactorKernels
     from netweight.kernels.merging import MergeKernels
     from netweight.kernels.protocol import Kernels
 
-__all__ = ["kernels_for", "merge_kernels_for"]
+__all__ = ["factor_kernels_for", "kernels_for", "merge_kernels_for"]
 
 
 def kernels_for(device: str) -> Kernels:
@@ -36,6 +37,16 @@ def merge_kernels_for(device: str) -> MergeKernels:
         return CpuMergeKernels()
     kernels: MergeKernels = _torch_backend(device).TorchMergeKernels(device)
     return kernels
+
+
+def factor_kernels_for(device: str) -> FactorKernels:
+    """The kernels that factorise on `device`, the CPU's for one without float64; raises as `kernels_for` does."""
+    from netweight.kernels.cpu.factors import CpuFactorKernels  # noqa: PLC0415
+
+    if device == "cpu":
+        return CpuFactorKernels()
+    made: FactorKernels | None = _torch_backend(device).factor_kernels(device)
+    return made or CpuFactorKernels()
 
 
 def _torch_backend(device: str) -> Any:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[Any]]
     Block = bytes | bytearray | memoryview | Array
 
-__all__ = ["TensorEntry", "file_size", "header_bytes", "write_safetensors", "write_safetensors_blocks"]
+__all__ = ["TensorEntry", "entry_of", "file_size", "header_bytes", "little_endian"]
+__all__ += ["write_safetensors", "write_safetensors_blocks"]
 
 _HEADER_CAP = 100_000_000
 _NOT_IN_SAFETENSORS = frozenset({"C128"})
@@ -120,8 +121,8 @@ def write_safetensors(path: Path, tensors: Mapping[str, Array], metadata: Mappin
 
     bfloat16 and fp8 arrays are those of ml_dtypes. Raises ValueError for an element type that safetensors lacks.
     """
-    entries = {name: TensorEntry(_dtype_of(name, array), tuple(array.shape)) for name, array in tensors.items()}
-    write_safetensors_blocks(path, entries, map(_little_endian, tensors.values()), metadata)
+    entries = {name: entry_of(name, array) for name, array in tensors.items()}
+    write_safetensors_blocks(path, entries, map(little_endian, tensors.values()), metadata)
 
 
 @contextmanager
@@ -135,6 +136,11 @@ def _as_output_error(path: Path, needed: int) -> Iterator[None]:
         ) from problem
 
 
+def entry_of(name: str, array: Array) -> TensorEntry:
+    """The entry of an array; raises ValueError for an element type that safetensors lacks."""
+    return TensorEntry(_dtype_of(name, array), tuple(array.shape))
+
+
 def _dtype_of(name: str, array: Array) -> DType:
     wanted = array.dtype.newbyteorder("<")
     for dtype in DTYPES.values():
@@ -143,7 +149,8 @@ def _dtype_of(name: str, array: Array) -> DType:
     raise ValueError(f"tensor {printable(name)!r} is of numpy type {array.dtype}, which safetensors does not have")
 
 
-def _little_endian(array: Array) -> Array:
+def little_endian(array: Array) -> Array:
+    """The array in C order and little-endian, itself where it is so."""
     import numpy as np  # noqa: PLC0415 - headers are written without numpy
 
     return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))

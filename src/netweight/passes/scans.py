@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from netweight.checkpoint.tensors.updates import ProductTensor
 from netweight.errors import ReadError
 from netweight.kernels.protocol import Kernels
 from netweight.measures.registry import Measure, needed
+from netweight.passes.crews import crews, run_crew
 from netweight.passes.factored import factors_of_update
 from netweight.passes.far_work import FarWork
 from netweight.passes.matrices import LONGEST_ROW, Scratch, gather, scratch_bytes
@@ -24,7 +24,7 @@ from netweight.run.blas import blas_threads, keep_blas_threads
 from netweight.run.devices import spectral_effort
 from netweight.run.execute import Executor
 from netweight.run.memory import FLOOR
-from netweight.run.spread import DeviceKernels, all_kernels, run_on
+from netweight.run.spread import DeviceKernels, all_kernels
 from netweight.statistics.channels import CHANNELS
 from netweight.statistics.factored import spectrum as of_factors
 from netweight.statistics.spectrum import Spectrum
@@ -116,11 +116,7 @@ def crews_of(
     loads: Sequence[Load], measures: Sequence[Measure], kernels: Kernels, workers: int, budget: int
 ) -> dict[int, list[Load]]:
     """{number measured at a time: their loads}, the fewest first; each crew in the order of `loads`."""
-    scratch = scratch_bytes(kernels, measures)
-    crews: dict[int, list[Load]] = {}
-    for load in loads:
-        crews.setdefault(max(1, min(workers, (budget - FLOOR) // (load.memory + scratch))), []).append(load)
-    return dict(sorted(crews.items()))
+    return crews(loads, scratch_bytes(kernels, measures), workers, budget - FLOOR)
 
 
 def _is_product(subject: Subject) -> bool:
@@ -201,28 +197,5 @@ def measure_subjects(
         threads = executor.workers // at_once if spectral else None
         make = partial(_SubjectMeasurer, measures, leading=leading, threads=threads)
         with blas_threads(threads) if threads else nullcontext():
-            yield from _measure_crew(crew, at_once, executor, make, kernels, note)
-
-
-def _measure_crew(
-    loads: Sequence[Load],
-    at_once: int,
-    executor: Executor,
-    make: Callable[[Kernels], Callable[[Load], Measurement]],
-    kernels: Kernels | DeviceKernels[Kernels],
-    note: Callable[[str], None],
-) -> Iterator[tuple[Subject, Measurement]]:
-    waiting = deque(loads)
-    flying = 0
-
-    def next_load() -> Load | None:
-        nonlocal flying
-        # a full crew may have a task queued beside those under way; a reduced one may not
-        if not waiting or (at_once < executor.workers and flying >= at_once):
-            return None
-        flying += 1
-        return waiting.popleft()
-
-    for load, measured in run_on(kernels, executor, next_load, make, name=_name, note=note):
-        flying -= 1
-        yield load.subject, measured
+            for load, measured in run_crew(crew, at_once, executor, make, kernels, name=_name, note=note):
+                yield load.subject, measured

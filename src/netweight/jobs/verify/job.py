@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -12,26 +11,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from netweight.checkpoint.adapters.references import split_adapters
-from netweight.checkpoint.reference import at_commit, parse_reference
+from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.tensor import Checkpoint, Tensor
 from netweight.errors import FormatError, ModelNotFoundError, OptionError, did_you_mean, printable
-from netweight.jobs.inputs import globs, identity
+from netweight.jobs.inputs import globs
 from netweight.jobs.merge.plan import course_of, merge_kernels, prepare, prepare_kernels
 from netweight.jobs.merge.record import RECORD, SCHEMA
 from netweight.jobs.merge.request import Options, Request
 from netweight.jobs.merge.targets import MISSING
 from netweight.jobs.merge.vocabulary import VOCAB
+from netweight.jobs.run_options import MachineOptions
+from netweight.jobs.verify.adapter import ADAPTER_RECORD, verify_adapter
+from netweight.jobs.verify.inputs import check_inputs, places_of, read_record
 from netweight.jobs.verify.result import Verdict, Verified
 from netweight.params.matching import Match, match
 from netweight.params.model import Model
-from netweight.params.opening import open_whole
 from netweight.params.selection import unwanted_reason
 from netweight.passes.merges import Finished, run_courses
 from netweight.run.executors import planned_executor
 from netweight.run.progress import Progress, Silent, shown
 from netweight.run.spread import device_notes
-from netweight.source.local import open_local
 
 if TYPE_CHECKING:
     from netweight.jobs.merge.targets import MergePlan
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
     from netweight.run.execute import Executor
 
 __all__ = ["verify"]
-
-_LARGEST = 1 << 29  # bytes of a record: some 200,000 parameters of eight models
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ def verify(
     ray_address: str | None = None,
 ) -> Verified:
     """Compute the parameters of the folder `merged` (those that the globs let through; all) from the inputs that its
-    record names, and compare them with its files, bit for bit.
+    record names, and compare them with its files, bit for bit: a merge, a conversion, or an extracted adapter.
 
     Inputs are looked for under their absolute paths, then relative to `merged` as when it was made, then from the
     current folder; `moved` maps a reference to where it is now. `remote`: read inputs that are models of a hub by
@@ -96,12 +93,15 @@ def verify(
 
     include, exclude = globs(include), globs(exclude)
     folder = Path(merged)
-    record = _record(folder)
     progress = progress or Silent()
+    if os.path.lexists(folder / ADAPTER_RECORD):
+        machine = MachineOptions(workers, memory, remote, device, multi_gpu, executor_name, ray_address)
+        return verify_adapter(folder, include, exclude, moved or {}, machine, progress, executor)
+    record = _record(folder)
     with ExitStack() as stack:
-        stored = stack.enter_context(open_whole(folder))
+        stored = stack.enter_context(open_checkpoint(folder))
         recipe = parse_recipe(record["recipe"], str(folder / RECORD))
-        places = _places(folder, record, recipe.references(), moved or {})
+        places = places_of(folder, RECORD, record, recipe.references(), moved or {})
         options = Options(
             workers=workers,
             memory=memory,
@@ -114,7 +114,7 @@ def verify(
             **record["options"],
         )
         prepared = prepare(Request(recipe), options, stack, places)
-        _check_inputs(record, prepared.plan.checkpoints)
+        check_inputs(record, prepared.plan.checkpoints)
         selected = _selected(prepared.plan.targets, folder, include, exclude)
         found = _held(prepared.plan, stored)
         verdicts = {t.name: v for t in selected if (v := _mismatch(t, found.tensors.get(t.name))) is not None}
@@ -188,7 +188,7 @@ def _record(folder: Path) -> dict[str, Any]:
     label = printable(str(path), 300)
     if not os.path.lexists(path):
         raise ModelNotFoundError(f"{label}: there is no such file; verify needs a folder that `netweight merge` made")
-    record = _read(path, label)
+    record = read_record(path, "a merge", "merge again", _digests_only)
     kinds = {"recipe": str, "options": dict, "inputs": list, "parameters": dict}
     if not isinstance(record, dict) or not all(isinstance(record.get(key), kind) for key, kind in kinds.items()):
         raise FormatError(f"{label}: not the record of a merge: recipe, options, inputs or parameters are missing")
@@ -202,21 +202,6 @@ def _record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def _read(path: Path, label: str) -> Any:
-    source = open_local(path)
-    if source.size > _LARGEST:
-        raise FormatError(f"{label}: {source.size} bytes: larger than any record of a merge")
-    data = bytearray(source.size)
-    source.read_into(0, memoryview(data))
-    source.close()
-    try:
-        text = data.decode()
-        del data  # both at once would be much for a large record
-        return json.loads(text, object_hook=_digests_only)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{label}: not the record of a merge: {printable(str(error))}; merge again") from None
-
-
 def _are_merge_options(options: Mapping[str, Any]) -> bool:
     return (
         options.keys() == {"vocab", "missing", "seed", "max_shard_size"}
@@ -226,61 +211,6 @@ def _are_merge_options(options: Mapping[str, Any]) -> bool:
         and type(options["max_shard_size"]) is int
         and options["max_shard_size"] > 0
     )
-
-
-def _places(
-    folder: Path, record: Mapping[str, Any], references: Sequence[str], moved: Mapping[str, str]
-) -> dict[str, str]:
-    """Where every reference of the recipe is now."""
-    for old in moved:
-        if old not in references:
-            raise OptionError(
-                f"--moved {printable(old)}: the recipe names no such model{did_you_mean(old, references)}; it names"
-                f" {', '.join(printable(r) for r in references)}"
-            )
-    entries = record["inputs"]
-    if len(entries) != len(references) or not all(isinstance(entry, dict) for entry in entries):
-        raise FormatError(
-            f"{printable(str(folder / RECORD), 300)}: expected {len(references)} inputs, as the recipe has, got"
-            f" {len(entries)}; merge again"
-        )
-    paths = {}
-    for ref, entry in zip(references, entries, strict=True):
-        near = _near(folder, entry) or ref
-        candidates = [moved[ref]] if ref in moved else [ref, near] if Path(ref).is_absolute() else [near, ref]
-        path = next((path for path in candidates if _is_there(path)), None)
-        if path is None and ref not in moved and isinstance(entry.get("revision"), str):
-            path = at_commit(ref, entry["revision"])
-        if path is None and ref not in moved:
-            raise ModelNotFoundError(
-                f"{printable(ref)}: the input is not where it was; say where it is: --moved {printable(ref)}=FOLDER"
-            )
-        paths[ref] = path or moved[ref]
-    return paths
-
-
-def _near(folder: Path, entry: Mapping[str, Any]) -> str:
-    """Where an input lies from the folder, as when it was merged; "" where the record does not say."""
-    if isinstance(parts := entry.get("parts"), list) and all(isinstance(part, str) for part in parts):
-        return "+".join(str(folder / part) if (folder / part).exists() else part for part in parts)
-    return str(folder / entry["path"]) if isinstance(entry.get("path"), str) else ""
-
-
-def _is_there(ref: str) -> bool:
-    """Whether it is a path here; of a base with adapters, whether each is one, or a model of a hub."""
-    parts = split_adapters(ref)
-    if len(parts) == 1:
-        return os.path.exists(ref)  # noqa: PTH110 - never raises
-    return all(os.path.exists(part) or parse_reference(part) is not None for part in parts)  # noqa: PTH110
-
-
-def _check_inputs(record: Mapping[str, Any], checkpoints: Sequence[Checkpoint]) -> None:
-    for entry, checkpoint in zip(record["inputs"], checkpoints, strict=True):
-        if entry.get("files") != identity(checkpoint)["files"]:
-            raise ModelNotFoundError(
-                f"{printable(checkpoint.ref)}: its files are not those that were merged (names, sizes or headers);"
-                f" say where those are: --moved {printable(str(entry.get('ref')))}=FOLDER"
-            )
 
 
 def _mismatch(target: Target, stored: Tensor | None) -> Verdict | None:

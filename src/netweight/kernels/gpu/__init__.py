@@ -4,7 +4,7 @@ Only imported where a device is asked for; nothing outside this package needs to
 """
 
 try:
-    import torch  # noqa: F401
+    import torch
 except ImportError as error:
     raise ImportError("kernels for GPUs need torch: pip install 'netweight[torch]'") from error
 
@@ -13,9 +13,18 @@ from typing import TYPE_CHECKING
 from netweight.kernels.gpu.backend import TorchKernels
 
 if TYPE_CHECKING:
+    from netweight.kernels.gpu.factors import TorchFactorKernels
     from netweight.kernels.gpu.merging import TorchMergeKernels
 
-__all__ = ["TorchKernels", "TorchMergeKernels"]
+__all__ = ["TorchKernels", "TorchMergeKernels", "factor_kernels"]
+
+
+def factor_kernels(device: str) -> "TorchFactorKernels | None":
+    """The kernels that factorise on `device`; None where it has no float64."""
+    from netweight.kernels.gpu.factors import TorchFactorKernels  # noqa: PLC0415 - loaded where it is wanted
+    from netweight.kernels.gpu.memory import has_float64  # noqa: PLC0415
+
+    return TorchFactorKernels(device) if has_float64(torch.device(device)) else None
 
 
 def __getattr__(name: str) -> object:

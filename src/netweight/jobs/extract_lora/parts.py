@@ -1,0 +1,139 @@
+"""Factors between their making and the adapter's file: two files a matrix, since ranks are known at the end only."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from netweight.dtypes import DType
+from netweight.errors import JobError, printable
+from netweight.output.peft_folder import StreamedTensor
+from netweight.output.safetensors_file import TensorEntry
+from netweight.passes.task_vectors import TaskVector
+
+__all__ = ["PartFolder"]
+
+_PIECE = 8 << 20  # bytes that are copied at a time
+_STRIP = 64 << 20  # bytes of a transposed factor that are put together at a time
+
+
+class _PartFile:
+    """statistics.factorisation.FactorSink into two files: rows of the left factor, and the right one."""
+
+    def __init__(self, left: Path, right: Path) -> None:
+        self._paths = left, right
+        self._left = left.open("wb")
+        self._digest = xxhash.xxh3_128()
+
+    def start(self, rank: int) -> None:  # noqa: ARG002 - sizes follow from what comes
+        """See FactorSink."""
+        self._left.seek(0)
+        self._left.truncate()
+        self._digest.reset()
+
+    def right(self, factor: Any) -> None:
+        """See FactorSink."""
+        data = np.ascontiguousarray(factor).view(np.uint8).data
+        self._paths[1].write_bytes(data)
+        self._digest.update(data)
+
+    def left(self, first: int, rows: Any) -> None:  # noqa: ARG002 - in order
+        """See FactorSink."""
+        data = np.ascontiguousarray(rows).view(np.uint8).data
+        self._left.write(data)
+        self._digest.update(data)
+
+    def close(self) -> str:
+        """Bring both to the system, and the left one to the disk; the digest of the right factor and the left one."""
+        self._left.flush()
+        os.fsync(self._left.fileno())
+        self._left.close()
+        return self._digest.hexdigest()
+
+
+class PartFolder:
+    """passes.task_vectors.PartSinks: files in a folder, which other processes must see under the same path."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.absolute()
+        self._open: dict[int, _PartFile] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_folder": self._folder, "_open": {}}
+
+    def make(self) -> None:
+        """Make the folder, where it is not there; raises OSError."""
+        self._folder.mkdir(exist_ok=True)
+
+    def remove(self) -> None:
+        """Remove the folder and what is in it; raises OSError."""
+        shutil.rmtree(self._folder)
+
+    def _paths(self, number: int) -> tuple[Path, Path]:
+        return self._folder / f"{number:06}.left", self._folder / f"{number:06}.right"
+
+    def sink(self, vector: TaskVector) -> _PartFile:
+        """See PartSinks; raises JobError where the disk refuses."""
+        try:
+            self._open[vector.number] = _PartFile(*self._paths(vector.number))
+        except OSError as error:
+            raise JobError(
+                f"{printable(str(self._folder), 300)}: factors cannot be written: {error.strerror}; every process must"
+                " see the output folder; make room, then run again with --resume"
+            ) from error
+        return self._open[vector.number]
+
+    def settle(self, vector: TaskVector) -> tuple[str, int]:
+        """See PartSinks."""
+        return self._open.pop(vector.number).close(), 0
+
+    def digest(self, number: int) -> str:
+        """Of the files as they are; "" where one is missing."""
+        digest = xxhash.xxh3_128()
+        for path in reversed(self._paths(number)):
+            if not path.is_file():
+                return ""
+            for piece in _pieces(path):
+                digest.update(piece)
+        return digest.hexdigest()
+
+    def left(self, number: int, rows: int, rank: int, dtype: DType, *, turned: bool) -> StreamedTensor:
+        """The left factor [rows, rank], or, `turned`, its transpose."""
+        return _streamed(self._paths(number)[0], rows, rank, dtype, turned=turned)
+
+    def right(self, number: int, rank: int, cols: int, dtype: DType, *, turned: bool) -> StreamedTensor:
+        """The right factor [rank, cols], or, `turned`, its transpose."""
+        return _streamed(self._paths(number)[1], rank, cols, dtype, turned=turned)
+
+
+def _streamed(path: Path, rows: int, cols: int, dtype: DType, *, turned: bool) -> StreamedTensor:
+    if not turned:
+        return StreamedTensor(TensorEntry(dtype, (rows, cols)), lambda: _pieces(path))
+    return StreamedTensor(TensorEntry(dtype, (cols, rows)), lambda: _turned(path, rows, cols, dtype))
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            yield piece
+
+
+def _turned(path: Path, rows: int, cols: int, dtype: DType) -> Iterator[Any]:
+    """The rows of the transpose, some at a time; the file is read once for each strip of them."""
+    kind = np.dtype(f"u{dtype.bits // 8}")
+    width = max(1, min(cols, _STRIP // max(1, rows * kind.itemsize)))
+    step = max(1, _PIECE // (cols * kind.itemsize))
+    for first in range(0, cols, width):
+        strip = np.empty((min(width, cols - first), rows), kind)
+        with path.open("rb") as file:
+            for row in range(0, rows, step):
+                count = min(step, rows - row)
+                block = np.frombuffer(file.read(count * cols * kind.itemsize), kind).reshape(count, cols)
+                strip[:, row : row + count] = block[:, first : first + len(strip)].T
+        yield strip

@@ -1,0 +1,96 @@
+"""What stands beside the adapter's weights: adapter_config.json, the record, and the table of errors."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from netweight.jobs.extract_lora.result import COLUMNS, Extracted, totals
+from netweight.jobs.inputs import identity, recorded
+from netweight.version import __version__
+
+if TYPE_CHECKING:
+    from netweight.jobs.extract_lora.adapter import Adapter
+    from netweight.jobs.extract_lora.plan import Prepared
+
+__all__ = ["ERRORS", "RECORD", "SCHEMA", "write_folder"]
+
+RECORD = "netweight_extract_lora.json"
+ERRORS = "errors"
+SCHEMA = 1
+
+_DIGESTS = "XXH3-128 of the right factor's bytes and then the left one's, each as made: rows of the weight as stored"
+
+
+def write_folder(
+    stage: Path, prepared: Prepared, adapter: Adapter, output: Path, device_notes: Sequence[str] = ()
+) -> Extracted:
+    """Write all files of the adapter into `stage`, and return the result; `device_notes`: what happened to devices.
+    Raises OutputError and OSError where the disk refuses.
+    """
+    from netweight.output.peft_folder import adapter_config, adapter_tensors, write_adapter
+    from netweight.output.table import write_csv, write_json, write_parquet
+
+    targets = prepared.targets
+    tied = targets.tied and adapter.embedded
+    config = adapter_config(
+        adapter.modules,
+        base=prepared.base.ref,
+        revision=prepared.base.revision,
+        saved=adapter.whole,
+        fan_in_fan_out=targets.conv1d,
+        tied=tied,
+        biased=bool(adapter.biases),
+        others=targets.modules,
+    )
+    write_adapter(stage, config, adapter_tensors(adapter.modules, adapter.saved, adapter.biases))
+    libraries = ("numba", "numpy", "scipy", "xxhash", *(("torch",) if prepared.choice.gpu else ()))
+    record: dict[str, Any] = {
+        "netweight": __version__,
+        "schema": SCHEMA,
+        "libraries": {name: importlib.metadata.version(name) for name in libraries},
+        "device": prepared.choice.name,
+        "request": prepared.options.request,
+        "inputs": [recorded(c, output) for c in (prepared.base, prepared.model)],
+        "digests": _DIGESTS,
+        "whole": totals(list(adapter.rows.values())),
+        "modules_to_save": sorted(adapter.whole),
+        "parameters": adapter.rows,
+        "left_out": [{"name": entry.name, "reason": entry.reason, "asked": entry.asked} for entry in targets.left_out],
+        "notes": [*prepared.notes, *device_notes, *_notes(prepared, adapter, tied=tied)],
+    }
+    write_json(stage / RECORD, record)
+    result = Extracted(output, record)
+    write_csv(stage / f"{ERRORS}.csv", COLUMNS, result.frame.rows)
+    inputs = [identity(c) for c in (prepared.base, prepared.model)]
+    write_parquet(stage / f"{ERRORS}.parquet", COLUMNS, result.frame.rows, inputs=inputs)
+    return result
+
+
+def _notes(prepared: Prepared, adapter: Adapter, *, tied: bool) -> list[str]:
+    notes = []
+    above = [n for n, row in adapter.rows.items() if _is_above(row, prepared.options.error)]
+    if above:
+        notes.append(
+            f"{len(above)} matrices are above --error {prepared.options.error:g}, which their rounding to"
+            f" {prepared.options.dtype} alone exceeds, first {above[0]}; give --dtype float32"
+        )
+    if tied:
+        notes.append(
+            "the head is the embedding, whose factors PEFT uses for both (ensure_weight_tying); its merge_and_unload"
+            " adds tied factors twice: untie the model before it"
+        )
+    resized = next((target for target in prepared.targets.targets if target.resized), None)
+    if resized is not None:
+        rows = resized.model.shape[0]
+        notes.append(
+            f"{resized.name} has {rows} rows in the fine-tune, {resized.base.shape[0]} in the base: call"
+            f" base.resize_token_embeddings({rows}) before PEFT loads the adapter"
+        )
+    return notes
+
+
+def _is_above(row: dict[str, Any], error: float | None) -> bool:
+    return error is not None and row["kept"] == "factors" and bool(row["left"] > error**2 * row["squares"])

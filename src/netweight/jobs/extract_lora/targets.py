@@ -1,0 +1,191 @@
+"""What becomes of every tensor: factors of its change, a module kept whole, a bias, or left out with a reason.
+
+PEFT wraps modules, not tensors: linear layers (and GPT-2's Conv1D) and embeddings get factors; any other module that
+holds no other ones can be kept whole. Names are those of the base's modules as transformers has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from netweight.checkpoint.tensor import Checkpoint, Skipped, Tensor
+from netweight.errors import printable
+from netweight.output.peft_folder import taken_with
+from netweight.params.families import family
+from netweight.params.matching import match
+from netweight.params.model import Model
+from netweight.params.pairing import Alignment
+
+__all__ = ["Layer", "Target", "Targets", "find_targets"]
+
+Layer = Literal["linear", "conv1d", "embedding"]
+
+_PREFIXES = {"gpt2": "transformer", "bloom": "transformer"}
+"""Families whose files often lack the first part of the names that their modules have in a model with a head."""
+
+_WEIGHT = ".weight"
+
+
+@dataclass(frozen=True)
+class Target:
+    """One tensor of the base, and the fine-tune's in its layout (None where it has none that fits).
+
+    `module` is what PEFT calls the module that it lies in. `layer` is set where its change is factorised. Else it is
+    compared, and where it changed: `whole` says that its module is kept whole; `bias` that it stands in for the base's;
+    `reason` why neither can be. `resized`: of another shape in the fine-tune.
+    """
+
+    name: str
+    module: str
+    base: Tensor
+    model: Tensor
+    layer: Layer | None = None
+    whole: bool = False
+    bias: bool = False
+    reason: str = ""
+    resized: bool = False
+
+
+@dataclass(frozen=True)
+class Targets:
+    """`targets` in the base's order; `left_out` are tensors that no adapter can hold, with the reason; `modules` are
+    the names of all modules of the base; `members` {module: tensors of the fine-tune by the base's names} of those that
+    may be kept whole. `conv1d`: weights are stored [in, out]. `tied`: a head that is not stored is the embedding.
+    """
+
+    targets: tuple[Target, ...]
+    left_out: tuple[Skipped, ...]
+    modules: tuple[str, ...]
+    members: Mapping[str, Mapping[str, Tensor]]
+    conv1d: bool
+    tied: bool
+
+
+def find_targets(base: Checkpoint, model: Checkpoint, alignment: Alignment, *, keep_whole: bool) -> Targets:
+    """What becomes of every tensor, from headers alone. `keep_whole` False: no module is kept whole."""
+    return _Sorter(base, model, alignment, keep_whole=keep_whole).run()
+
+
+class _Sorter:
+    """Sorts the tensors of one base."""
+
+    def __init__(self, base: Checkpoint, model: Checkpoint, alignment: Alignment, *, keep_whole: bool) -> None:
+        self._base = Model(base)
+        self._model = Model(model)
+        self._alignment = alignment
+        self._keep_whole = keep_whole
+        self._prefix = _missing_prefix(self._base)
+        self._names: dict[str, list[str]] = {}
+        for name in self._base.tensors:
+            self._names.setdefault(self._module_of(name), []).append(name)
+        self._modules = tuple(self._names)
+        self._above = {above for module in self._modules for above in _above(module)}
+        self._conv1d = self._base.layout.conv1d
+        self._found = match(self._base, self._model).tensors
+
+    def _module_of(self, name: str) -> str:
+        return (self._prefix + name).rpartition(".")[0]
+
+    def run(self) -> Targets:
+        pairs = {p.name: p for p in self._alignment.parameters}
+        skipped = {entry.name: entry for entry in self._alignment.skipped[0]}
+        factored = {self._module_of(name) for name in pairs if self._layer_of(name)}
+        targets = []
+        left_out = [entry for entry in skipped.values() if entry.name not in self._base.tensors]
+        for name in self._base.tensors:
+            if name in pairs:
+                pair = pairs[name]
+                assert pair.models[0] is not None  # noqa: S101 - one model, which the pair has
+                targets.append(self._target(name, pair.base, pair.models[0], factored))
+            elif name in skipped:
+                entry = skipped[name]
+                resized = self._resized(name, entry, factored)
+                if resized is None:
+                    left_out.append(entry)
+                else:
+                    targets.append(resized)
+        whole = [target.module for target in targets if target.whole]
+        return Targets(
+            tuple(targets),
+            tuple(left_out),
+            self._modules,
+            {m: {self._prefix + n: self._found[n] for n in self._names[m]} for m in dict.fromkeys(whole)},
+            self._conv1d,
+            bool(self._base.ties.absent or self._base.ties.aliases),
+        )
+
+    def _layer_of(self, name: str) -> Layer | None:
+        """The kind of layer whose weight this is, None where PEFT has no factors for it."""
+        tensor, parameter = self._base.tensors[name], self._base.parameters[name]
+        module = self._module_of(name)
+        if len(tensor.shape) != 2 or not name.endswith(_WEIGHT) or not module or module in self._above:
+            return None
+        if parameter.kind != "weight" or parameter.role in {"moe_gate", "norm"} or 0 in tensor.shape:
+            return None
+        if parameter.role == "embedding":
+            return "embedding"
+        return "conv1d" if self._conv1d and module.rpartition(".")[2].startswith("c_") else "linear"
+
+    def _target(self, name: str, base: Tensor, model: Tensor, factored: set[str]) -> Target:
+        module, layer = self._module_of(name), self._layer_of(name)
+        if layer is not None:
+            return Target(name, module, base, model, layer)
+        if self._is_beside_a_matrix(name):
+            return Target(name, module, base, model, bias=True)
+        reason = self._why_not_whole(name, factored)
+        return Target(name, module, base, model, whole=not reason, reason=reason)
+
+    def _is_beside_a_matrix(self, name: str) -> bool:
+        """Whether this bias is of a layer whose weight gets factors, where it changes."""
+        weight = f"{name.removesuffix('.bias')}{_WEIGHT}"
+        return name.endswith(".bias") and weight in self._base.tensors and self._layer_of(weight) is not None
+
+    def _resized(self, name: str, entry: Skipped, factored: set[str]) -> Target | None:
+        """A vocabulary that has grown or shrunk, whose module can be kept whole."""
+        if not entry.reason.startswith("shape ") or name not in self._found:
+            return None
+        base, model, parameter = self._base.tensors[name], self._found[name], self._base.parameters[name]
+        vocabulary = parameter.slot in {"token_embedding", "lm_head"} or parameter.group in {"embed", "lm_head"}
+        if not vocabulary or base.shape[1:] != model.shape[1:] or self._why_not_whole(name, factored):
+            return None
+        return Target(name, self._module_of(name), base, model, whole=True, resized=True)
+
+    def _why_not_whole(self, name: str, factored: set[str]) -> str:
+        """Why the module of this tensor cannot be kept whole; "" where it can."""
+        module = self._module_of(name)
+        shape = self._base.tensors[name].shape
+        missing = next((other for other in self._names[module] if other not in self._found), None)
+        if not self._keep_whole:
+            return "no module is kept whole, as asked (--no-modules-to-save)"
+        if not module:
+            return "lies in no module"
+        if module in self._above:
+            return f"lies beside other modules in {printable(module)}, which PEFT cannot keep whole"
+        if module in factored:
+            return f"its module {printable(module)} has factors, and PEFT keeps it whole or adapts it, not both"
+        if len(shape) > 2 and self._base.parameters[name].role == "moe_expert":
+            return f"a stack of {shape[0]} matrices, which PEFT has no module for; a whole copy is no adapter"
+        if missing is not None:
+            return f"its module {printable(module)} holds {printable(missing)}, which the fine-tune lacks"
+        if others := taken_with(module, self._modules):
+            return f"PEFT would keep {printable(others[0])} whole as well, whose name ends alike"
+        return ""
+
+
+def _missing_prefix(base: Model) -> str:
+    """What the names in the files lack before those of the modules, with a dot; "" as a rule."""
+    config = base.checkpoint.config or {}
+    prefix = _PREFIXES.get(family({name: t.shape for name, t in base.tensors.items()}, config) or "")
+    named = config.get("architectures") or []
+    bare = bool(named) and all(str(name).endswith("Model") and "Head" not in str(name) for name in named)
+    if prefix is None or bare or any(name.startswith(f"{prefix}.") for name in base.tensors):
+        return ""
+    return f"{prefix}."
+
+
+def _above(module: str) -> Iterator[str]:
+    """All modules that this one lies in."""
+    while (module := module.rpartition(".")[0]) != "":
+        yield module
