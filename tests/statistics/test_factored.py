@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from netweight.statistics.factored import Factors, angles, inner, inner_with, spectrum, total
+from netweight.statistics.factored import Factors, angles, inner, inner_with, norm, spectrum, total, truncated
 
 SHAPES = [(40, 30, 3), (30, 40, 8), (5, 6, 9), (7, 7, 1), (64, 3, 3)]
 
@@ -86,3 +86,23 @@ def test_a_repeated_direction_is_one():
     assert found["column_overlap"] == pytest.approx(1)
     nothing = angles(one, Factors(np.zeros((6, 1)), np.zeros((1, 3))))
     assert nothing == {"column_cosines": [], "column_overlap": None, "row_cosines": [], "row_overlap": None}
+
+
+def test_norms_of_what_nearly_cancels():
+    """To the precision of float64 of the parts, not to its square root."""
+    a = made(50, 40, 3)
+    near = Factors(-a.left * (1 + 1e-9), a.right)
+    dense = a.left @ a.right
+    assert norm(Factors.joined([a, near])) == pytest.approx(1e-9 * np.linalg.norm(dense), rel=1e-5)
+    assert norm(a) == pytest.approx(np.linalg.norm(dense), rel=1e-12)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 5])
+def test_the_best_of_a_rank(rank):
+    a = made(30, 20, 6)
+    dense = a.left @ a.right
+    u, s, v = np.linalg.svd(dense, full_matrices=False)
+    best = (u[:, :rank] * s[:rank]) @ v[:rank]
+    found = truncated(turned_within(a), rank)
+    assert found.left.shape == (30, rank)
+    assert np.allclose(found.left @ found.right, best)

@@ -108,6 +108,10 @@ def _complete_methods(ctx: click.Context, param: click.Parameter, incomplete: st
     show_default=True,
     help="Where a model lacks a parameter: stop, or take the base's.",
 )
+@click.option("--as-adapter", is_flag=True, help="Write the sum of adapters of one base as an adapter, not as a model.")
+@click.option(
+    "--rank", type=int, metavar="N", help="With --as-adapter: the rank at most. [default: what the sum takes]"
+)
 @click.option("--allow-mismatch", is_flag=True, help="Merge models of other families too.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier merge in DIR.")
 @click.option("--no-fsync", is_flag=True, help="Leave it to the system when the files reach the disk.")
@@ -126,7 +130,30 @@ def merge(recipe: str | None, output: str | None, output_format: str, **rest: An
     read and write. The result appears whole, at the end; netweight_merge.json in it says how it was made, and
     `netweight verify` computes it once more.
     """
+    if rest["as_adapter"]:
+        _run_as_adapter(recipe, output, output_format, rest)
+        return
+    if rest["rank"] is not None:
+        raise OptionError("--rank: is of an adapter; give --as-adapter too, or leave it out")
     run_request(_request(recipe, rest), output, output_format, rest)
+
+
+def _run_as_adapter(recipe: str | None, output: str | None, output_format: str, rest: dict[str, Any]) -> None:
+    from netweight.jobs.merge.as_adapter import AdapterRequest, merge_as_adapter
+    from netweight.jobs.merge.request import Options
+    from netweight.views.merge import show_adapter
+
+    if rest["dry_run"] or rest["resume"]:
+        raise OptionError("--as-adapter: reads adapters alone and is done at once; leave out --dry-run and --resume")
+    if output is None:
+        raise OptionError("--output: expected the folder that the adapter goes into, got none")
+    about = AdapterRequest(rest["rank"], rest["dtype"] or "float32")
+    request = _request(recipe, rest | {"dtype": None})
+    result = merge_as_adapter(request, output, about, options_from(Options, rest, sync=not rest["no_fsync"]))
+    if output_format == "json":
+        print_json(result.to_dict())
+    elif output_format == "human":
+        show_adapter(result, verbose=rest["verbose"])
 
 
 def run_request(request: Request, output: str | None, output_format: str, rest: Mapping[str, Any]) -> None:

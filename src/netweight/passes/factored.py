@@ -14,7 +14,7 @@ from netweight.kernels.arrays import F64Array
 from netweight.params.pairing import Aligned
 from netweight.statistics.factored import Factors, inner, inner_with
 
-__all__ = ["factors_of", "factors_of_update", "has_factors", "products"]
+__all__ = ["factors_of", "factors_of_update", "has_factors", "products", "same_tensor"]
 
 _ELEMENTS = 1 << 20  # of a dense matrix that are looked at together
 
@@ -63,6 +63,11 @@ def _is_products(update: UpdateTensor) -> bool:
     return isinstance(update, ProductTensor) or (
         isinstance(update, StackedUpdate) and all(isinstance(one, ProductTensor) for one in update.each)
     )
+
+
+def same_tensor(a: Tensor, b: Tensor) -> bool:
+    """Whether both are one tensor of one file, opened twice."""
+    return _origin(a) == _origin(b)
 
 
 def _origin(tensor: Tensor) -> tuple[object, ...]:

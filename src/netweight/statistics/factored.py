@@ -17,7 +17,7 @@ import numpy as np
 from netweight.kernels.arrays import F64Array
 from netweight.statistics.spectrum import EPS, Spectrum
 
-__all__ = ["Factors", "angles", "inner", "inner_with", "spectrum", "total"]
+__all__ = ["Factors", "angles", "inner", "inner_with", "norm", "spectrum", "total", "truncated"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +44,13 @@ def inner(a: Factors, b: Factors) -> float:
     """The sum of the products of their elements: of one with itself, the square of its norm."""
     with np.errstate(invalid="ignore", over="ignore"):
         return float(((a.left.T @ b.left) * (a.right @ b.right.T)).sum())
+
+
+def norm(factors: Factors) -> float:
+    """The Frobenius norm, also where the products that it sums nearly cancel: of the small matrix of both QR
+    decompositions, whose elements have the absolute error of float64.
+    """
+    return float(np.linalg.norm(_triangle(factors.left) @ _triangle(factors.right.T).T))
 
 
 def inner_with(a: Factors, blocks: Iterable[tuple[int, F64Array]]) -> float:
@@ -80,6 +87,14 @@ def _triangle(matrix: F64Array) -> F64Array:
     """R of a QR decomposition."""
     made: F64Array = np.linalg.qr(matrix).R
     return made
+
+
+def truncated(factors: Factors, rank: int) -> Factors:
+    """The best of rank `rank` (Eckart and Young 1936): the leading singular directions, each half in either factor."""
+    left, right = np.linalg.qr(factors.left), np.linalg.qr(factors.right.T)
+    u, values, v = np.linalg.svd(left.R @ right.R.T, full_matrices=False)
+    roots = np.sqrt(values[:rank])
+    return Factors(left.Q @ (u[:, :rank] * roots), (v[:rank] * roots[:, None]) @ right.Q.T)
 
 
 def angles(a: Factors, b: Factors) -> dict[str, Any]:

@@ -19,12 +19,13 @@ from netweight.views.text import human_bytes, human_count, print_json, print_mor
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from netweight.jobs.merge.as_adapter import MergedAdapter
     from netweight.jobs.merge.plan import Prepared
     from netweight.jobs.merge.result import Merged
     from netweight.jobs.merge.targets import MergePlan
     from netweight.jobs.merge.weights import Weighting
 
-__all__ = ["display_names", "show_merged", "show_plan"]
+__all__ = ["display_names", "show_adapter", "show_merged", "show_plan"]
 
 _LISTED = 8
 _LONG = 40  # columns of a reference from which on all are shortened
@@ -73,6 +74,21 @@ def show_plan(
             click.echo(line)
         print_notes(plan.notes)
         click.echo("nothing was written; leave out --dry-run to run it")
+
+
+def show_adapter(result: MergedAdapter, *, verbose: bool = False) -> None:
+    """Print what a merge to an adapter gave: the weights, ranks and errors."""
+    record = result.record
+    if record["weights"]:
+        _show_weights(record["weights"], display_names([entry["ref"] for entry in record["inputs"]]), verbose=verbose)
+    rows = record["modules"]
+    ranks = sorted({row["rank"] for row in rows.values()})
+    said = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}"
+    click.echo(f"{len(rows)} modules, {said}; relative error of the sum {result.relative_error:.3g}")
+    for name_, row in rows.items() if verbose else ():
+        click.echo(f"  {printable(name_)}  rank {row['rank']}  l2 {row['l2']:.6g}  error {row['relative_error']:.3g}")
+    print_notes(result.notes)
+    click.echo(f"written to {printable(str(result.output), 300)}")
 
 
 def show_merged(result: Merged, *, verbose: bool = False) -> None:

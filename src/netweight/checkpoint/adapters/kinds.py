@@ -12,7 +12,7 @@ from math import prod
 
 from netweight.checkpoint.adapters.adapter import Module
 from netweight.checkpoint.adapters.experts import stacked
-from netweight.checkpoint.decoders.found import shown
+from netweight.checkpoint.decoders.found import CONV1D, shown
 from netweight.checkpoint.tensor import Tensor
 from netweight.checkpoint.tensors.adapted import AdaptedTensor, NormalisedTensor, ReplacedRows
 from netweight.checkpoint.tensors.computed import TimesTensor
@@ -117,13 +117,18 @@ def _magnitudes(module: Module) -> Tensor | None:
     return module.parts.get("lora_magnitude_vector") or module.parts.get("dora_scale")
 
 
+def _lies_flat(module: Module) -> bool:
+    """Whether its weight is stored [in, out]: transformers' Conv1D. PEFT takes `fan_in_fan_out` for no other layer."""
+    return module.settings.fan_in_fan_out and module.name.rpartition(".")[2] in CONV1D
+
+
 def _lora(module: Module, shape: tuple[int, ...]) -> ProductTensor:
     down, up = module.part("lora_A", "lora_B"), module.part("lora_B", "lora_A")
     rank = down.shape[0]
     if not down.shape or not up.shape or len(up.shape) < 2 or up.size != up.shape[0] * rank:
         raise module.wrong(f"lora_A {shown(down)} and lora_B {shown(up)} do not fit: expected [r, in] and [out, r]")
     scale = module.scale(rank)
-    return _product(module, shape, up, down, rank, scale, f"LoRA r{rank}", turn=module.settings.fan_in_fan_out)
+    return _product(module, shape, up, down, rank, scale, f"LoRA r{rank}", turn=_lies_flat(module))
 
 
 def _embedding(module: Module, shape: tuple[int, ...]) -> ProductTensor:
@@ -143,7 +148,7 @@ def _adalora(module: Module, shape: tuple[int, ...]) -> ProductTensor:
     alpha = module.settings.alpha_of(module.name)
     scale = (alpha if alpha is not None and alpha > 0 else rank) / (rank + 1e-5)
     right = TimesTensor(down.name, down.shape, F32, down, values)
-    return _product(module, shape, up, right, rank, scale, f"AdaLoRA r{rank}", turn=module.settings.fan_in_fan_out)
+    return _product(module, shape, up, right, rank, scale, f"AdaLoRA r{rank}", turn=_lies_flat(module))
 
 
 def _vera(module: Module, shape: tuple[int, ...]) -> ProductTensor:
@@ -152,7 +157,7 @@ def _vera(module: Module, shape: tuple[int, ...]) -> ProductTensor:
     if down is None or up is None:
         raise module.wrong("VeRA without vera_A and vera_B, which follow from a seed: save it with save_projection")
     rows, rank = rows_by.size, ranks_by.size
-    flat = module.settings.fan_in_fan_out
+    flat = _lies_flat(module)
     cols = prod(shape) // rows if shape else down.shape[1]
     if rows > up.shape[0] or cols > down.shape[1] or rank != down.shape[0]:
         raise module.wrong(f"vera_A {shown(down)} and vera_B {shown(up)} are too small for {rows} x {cols}, r{rank}")
@@ -217,7 +222,7 @@ def _normalised(module: Module, adapted: AdaptedTensor, magnitudes: Tensor) -> T
     """DoRA: norms of the rows of a weight as [out, in]; those of an embedding, and of a weight that lies the other way
     round, are of its columns.
     """
-    across = module.settings.fan_in_fan_out or "lora_embedding_A" in module.parts
+    across = _lies_flat(module) or "lora_embedding_A" in module.parts
     expected = adapted.shape[1] if across else adapted.shape[0]
     if magnitudes.size != expected:
         raise module.wrong(f"{shown(magnitudes)} of magnitudes, expected {expected} for {list(adapted.shape)}")
@@ -234,7 +239,7 @@ def _normalised(module: Module, adapted: AdaptedTensor, magnitudes: Tensor) -> T
 
 def _ia3(module: Module, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
     factors = module.parts["ia3_l"]
-    flat = module.settings.fan_in_fan_out
+    flat = _lies_flat(module)
     outputs = factors.shape[0] != 1 or (len(factors.shape) > 1 and factors.shape[1] == 1)
     if len(factors.shape) > 2:
         raise module.wrong("IA3 of convolutions is not read; merge it in PEFT")

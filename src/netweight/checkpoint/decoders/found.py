@@ -10,9 +10,10 @@ from netweight.checkpoint.decoders.quantisation import declared
 from netweight.checkpoint.tensor import Skipped, Tensor
 from netweight.errors import FormatError, printable
 
-__all__ = ["Found", "conv1d", "do_not_fit", "packing", "several", "shown", "stored_twice", "wrong"]
+__all__ = ["CONV1D", "Found", "conv1d", "do_not_fit", "packing", "several", "shown", "stored_twice", "wrong"]
 
-_CONV1D = frozenset({"c_attn", "q_attn", "c_proj", "c_fc"})
+CONV1D = frozenset({"c_attn", "q_attn", "c_proj", "c_fc"})
+"""The modules of GPT-2 and its kin whose weights lie [in, out]."""
 _CONV1D_MODELS = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
 
 
@@ -48,7 +49,7 @@ def conv1d(name: str, config: Mapping[str, Any] | None) -> bool:
     quantisers turn to [out, in].
     """
     module = name.split(".")[-2:-1]
-    return (config or {}).get("model_type") in _CONV1D_MODELS and bool(module) and module[0] in _CONV1D
+    return (config or {}).get("model_type") in _CONV1D_MODELS and bool(module) and module[0] in CONV1D
 
 
 def packing(config: Mapping[str, Any] | None) -> str:

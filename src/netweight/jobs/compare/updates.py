@@ -8,12 +8,12 @@ from typing import Any
 
 from netweight.params.pairing import Pair
 from netweight.passes.factored import factors_of, has_factors
-from netweight.statistics.factored import Factors, angles, inner, total
+from netweight.statistics.factored import Factors, angles, inner, norm, total
 from netweight.statistics.pairs import PairStatistics
 
 __all__ = ["from_factors"]
 
-_CLOSE = 1e-12  # of a^2 + b^2: a distance whose square is less is lost in rounding, and the one by blocks stays
+_CLOSE = 1e-24  # of a^2 + b^2: a distance whose square is less is lost in rounding, and the one by blocks stays
 
 
 def from_factors(pair: Pair, statistics: PairStatistics) -> tuple[PairStatistics, dict[str, Any]]:
@@ -26,7 +26,7 @@ def from_factors(pair: Pair, statistics: PairStatistics) -> tuple[PairStatistics
     (a,), (b,) = (factors or () for factors in held)
     n = statistics.n
     difference = Factors.joined([b, Factors(-a.left, a.right)])
-    squares = inner(a, a), inner(b, b), inner(difference, difference)
+    squares = inner(a, a), inner(b, b), norm(difference) ** 2
     if not all(map(isfinite, squares)):
         return statistics, {}
     mean_a, mean_b = total(a) / n, total(b) / n

@@ -23,6 +23,8 @@ from netweight.jobs.merge.vocabulary import VOCAB
 from netweight.jobs.run_options import MachineOptions
 from netweight.jobs.verify.adapter import ADAPTER_RECORD, verify_adapter
 from netweight.jobs.verify.inputs import check_inputs, places_of, read_record
+from netweight.jobs.verify.merged_adapter import RECORD as MERGED_ADAPTER
+from netweight.jobs.verify.merged_adapter import verify_merged_adapter
 from netweight.jobs.verify.result import Verdict, Verified
 from netweight.params.matching import Match, match
 from netweight.params.model import Model
@@ -97,6 +99,8 @@ def verify(
     if os.path.lexists(folder / ADAPTER_RECORD):
         machine = MachineOptions(workers, memory, remote, device, multi_gpu, executor_name, ray_address)
         return verify_adapter(folder, include, exclude, moved or {}, machine, progress, executor)
+    if os.path.lexists(folder / MERGED_ADAPTER):
+        return verify_merged_adapter(folder, include, exclude, moved or {}, Options(remote=remote))
     record = _record(folder)
     with ExitStack() as stack:
         stored = stack.enter_context(open_checkpoint(folder))
