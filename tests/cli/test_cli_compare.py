@@ -219,15 +219,15 @@ def test_what_was_left_out_on_purpose_is_one_line(models, capsys, narrow):
     assert "left out: gone: not matched by --include" in out.splitlines()
 
 
-def test_an_adapter_is_refused(models, tmp_path, capsys, no_data):
+def test_an_adapter_without_its_scale_is_refused(models, tmp_path, capsys, no_data):
     module = "base_model.model.model.layers.0.self_attn.q_proj"
     lora = {f"{module}.lora_A.weight": normal((4, 20)), f"{module}.lora_B.weight": normal((20, 4))}
     save(tmp_path / "adapter_model.safetensors", lora)
     for sides in ((models / "a", tmp_path), (tmp_path, models / "a")):
         code, out, err = run(capsys, "compare", *sides)
         assert (code, out) == (2, "")
-        assert f"{tmp_path} is an adapter (LoRA or its kin), not a model: it holds 'base_model" in err
-        assert err.endswith("merge it into its base, and give the result\n")
+        assert f"{tmp_path}: nothing says by what the adapter is multiplied (lora_alpha)" in err
+        assert err.endswith("put its adapter_config.json beside it\n")
 
 
 def test_a_dry_run_checks_the_output_name(models, capsys, no_data):

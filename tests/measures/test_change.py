@@ -82,7 +82,8 @@ def test_the_fields_are_the_columns():
         f"{k}.{i}" if isinstance(v, dict) else k for k, v in found.items() for i in (v if isinstance(v, dict) else "-")
     ]
     quantised = {"clipped_percentage"}  # where b's codes have ends
-    assert sorted(flat) == sorted(c.name for c in change.COLUMNS if c.name not in quantised)
+    adapters = {"column_overlap", "row_overlap"}  # of two updates
+    assert sorted(flat) == sorted(c.name for c in change.COLUMNS if c.name not in quantised | adapters)
     pairs = dataclasses.replace(NOTHING, n=1, looked_at=8, clipped=2)
     assert change.derive(pairs).keys() - found.keys() == quantised
     assert change.derive(pairs)["clipped_percentage"] == 25

@@ -179,11 +179,15 @@ def test_square_experts_of_an_unknown_family(make: Make) -> None:
 
 
 def test_parts_of_several_types(make: Make) -> None:
+    """Of floats of at most 32 bits the fused one is float32."""
     base = make("a", dense() | fused(), config=PHI)
-    parts = apart(k=("BF16", (4, HIDDEN)))
-    found = pair_up(base, make("b", dense() | parts, config=MIXTRAL))
+    found = pair_up(base, make("b", dense() | apart(k=("BF16", (4, HIDDEN))), config=MIXTRAL))
+    assert reasons(found) == {}
+    assert next(pair.b.dtype.name for pair in found.pairs if pair.name == QKV) == "F32"
+    parts = apart(k=("F64", (4, HIDDEN)))
+    found = pair_up(base, make("c", dense() | parts, config=MIXTRAL))
     said = reasons(found)
-    assert said.pop(QKV) == "missing in B: its parts are of the types BF16, F32"
+    assert said.pop(QKV) == "missing in B: its parts are of the types F32, F64"
     assert said == {name: "missing in A" for name in parts if "self_attn" in name}
     assert {pair.name for pair in found.pairs} == {*dense(), GATE_UP}
     all_half = {name: ("BF16", shape) for name, shape in apart().items()}  # as long as it is one

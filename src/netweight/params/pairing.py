@@ -247,7 +247,7 @@ def pair_up(
         raise OptionError(nothing_matches(a, include, exclude))
     found = match(first, second)
     if not found.tensors:
-        raise InputError(_adapter(first) or _adapter(second) or _nothing_shared(a, b))
+        raise InputError(_nothing_shared(a, b))
     pairing = _pair(one, other, found)
     notes = [
         _depths(first.parameters, second.parameters),
@@ -296,8 +296,7 @@ def align(
         column = {pair.name: pair.b for pair in pairing.pairs if not pair.reason}
         notes += [f"{ref}: {note}" for note in pairing.notes]
         if not column:
-            said = _adapter(anchor) or _adapter(other)
-            raise InputError(said or _nothing_usable(base, other.checkpoint, pairing.left_out, matched.sources))
+            raise InputError(_nothing_usable(base, other.checkpoint, pairing.left_out, matched.sources))
         wanted = len(anchor.tensors) - len(unwanted)
         tied = (entry.name for entry in pairing.skipped if entry.reason.startswith("tied to "))
         repeated = sum(name in anchor.tensors for name in tied)
@@ -350,16 +349,6 @@ def _nothing_usable(
     if names:
         return f"{who} share no parameter that --include and --exclude let through; widen the globs"
     return f"{who} share no parameter: {examples(base)} against {examples(model)}; {advice}"
-
-
-def _adapter(model: Model) -> str | None:
-    """What to say where a side holds nothing but an adapter's tensors."""
-    if not model.parameters or any(p.kind != "adapter" for p in model.parameters.values()):
-        return None
-    return (
-        f"{printable(model.checkpoint.ref)} is an adapter (LoRA or its kin), not a model: it holds"
-        f" {examples(model.checkpoint)}; merge it into its base, and give the result"
-    )
 
 
 def _nothing_shared(a: Checkpoint, b: Checkpoint) -> str:

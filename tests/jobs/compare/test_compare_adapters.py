@@ -13,11 +13,8 @@ torch = pytest.importorskip("torch")
 from safetensors.torch import save_file  # noqa: E402
 
 Q = "model.layers.0.self_attn.q_proj"
-LAYERS = ("up", "down")
-BASE = {
-    f"{Q}.weight": torch.randn((20, 24), generator=torch.Generator().manual_seed(1)),
-    "model.norm.weight": torch.ones(24),
-}
+WEIGHT = torch.randn((20, 24), generator=torch.Generator().manual_seed(1))
+BASE = {f"{Q}.weight": WEIGHT, "model.norm.weight": torch.ones(24)}
 
 
 def factors(rank, seed):
@@ -27,10 +24,7 @@ def factors(rank, seed):
 
 def adapter(folder, b, a, alpha=8, base="base"):
     folder.mkdir(parents=True)
-    held = {
-        f"base_model.model.{Q}.lora_A.weight": a.contiguous(),
-        f"base_model.model.{Q}.lora_B.weight": b.contiguous(),
-    }
+    held = {f"base_model.model.{Q}.lora_{side}.weight": t.contiguous() for side, t in (("A", a), ("B", b))}
     save_file(held, folder / "adapter_model.safetensors")
     about = {"peft_type": "LORA", "r": len(a), "lora_alpha": alpha, "base_model_name_or_path": base}
     (folder / "adapter_config.json").write_text(json.dumps(about | {"target_modules": ["q_proj"]}))
@@ -100,7 +94,7 @@ def test_a_scan_of_an_adapter_is_of_its_updates(tmp_path):
     assert spectral["stable_rank"] == pytest.approx((values**2).sum() / values[0] ** 2, rel=1e-9)
     assert spectral["nuclear_norm"] == pytest.approx(values[:3].sum(), rel=1e-9)
     assert spectral["actual_rank"] == 3
-    assert spectral["is_singular"]
+    assert spectral["singular"]
     assert fields["basic_stats"]["std"] == pytest.approx(dense.std(), rel=1e-6)
 
 

@@ -72,7 +72,7 @@ def read_sides(
     """Read the names of every checkpoint and pair them with those of number `anchor`, after which the output is named;
     `by_layers` pairs every layer with what any layer of the anchor holds.
 
-    Returns the sides by number, and notes. Raises InputError for quantised weights, for adapters, and for a model that
+    Returns the sides by number, and notes. Raises InputError for quantised weights, and for a model that
     shares no name with the anchor.
     """
     base, notes = _anchor(anchor, Model(checkpoints[anchor]))
@@ -156,10 +156,9 @@ def _aliases(checkpoint: Checkpoint, parameters: Mapping[str, Parameter]) -> tup
 
 
 def _refuse(model: Model) -> None:
-    """Quantised weights are no numbers to calculate with, and an adapter is no model."""
+    """Quantised weights are no numbers to calculate with."""
     ref = printable(model.checkpoint.ref)
     quantised = isinstance(model.checkpoint.config, Mapping) and "quantization_config" in model.checkpoint.config
-    adapters = 0
     for name, p in model.parameters.items():
         dtype = model.tensors[name].dtype
         whole = dtype.kind is Kind.INTEGER and p.kind == "weight" and quantised
@@ -168,12 +167,6 @@ def _refuse(model: Model) -> None:
                 f"{ref}: '{printable(name)}' ({dtype}) belongs to a quantised weight; quantised"
                 " models cannot be merged: dequantise it first, or take the model that it was quantised from"
             )
-        adapters += p.kind == "adapter"
-    if adapters and adapters == len(model.parameters):
-        raise InputError(
-            f"{ref}: holds an adapter alone ({examples(model.checkpoint)}); expected a whole model: merge it into its"
-            " base model first"
-        )
 
 
 def _layers(model: Model) -> int:
