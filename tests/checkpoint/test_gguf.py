@@ -133,7 +133,7 @@ BAD = {
     "alignment of 0": (gguf_files.gguf([field("general.alignment", "u32", 0)], [X]), "general.alignment is 0"),
     "alignment of 24": (gguf_files.gguf([field("general.alignment", "u32", 24)], [X]), "general.alignment is 24"),
     "alignment of text": (gguf_files.gguf([field("general.alignment", "text", "8")], [X]), "general.alignment is 8"),
-    "an adapter": (gguf_files.gguf([field("general.type", "text", "adapter")], [X]), "holds a LoRA adapter"),
+    "a matrix of importance": (gguf_files.gguf([field("general.type", "text", "imatrix")], [X]), "holds an importance"),
     "nothing": (gguf_files.gguf([], []), "holds no tensors"),
 }  # fmt: skip
 

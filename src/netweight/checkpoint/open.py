@@ -186,7 +186,9 @@ def _open_selection(
     (config, problem), lacks = read_config(place), ""
     metadata = {key: value for part in reversed(parts) for key, value in part.metadata.items()}
     stored, settings = tensors, dict[str, Any]()
-    if parts[0].format == "gguf":
+    if parts[0].fields.get("general.type") == "adapter":
+        unused = found = tuple[Any, ...]()  # its tensors are parts of updates, which checkpoint/adapters knows
+    elif parts[0].format == "gguf":
         if config is None and (config := config_of(parts[0].fields, tensors)) is not None:
             problem, lacks = None, lacking(parts[0].fields, config, tensors)
         tensors, unused, found = as_on_hub(tensors, parts[0].fields, printable(ref))

@@ -10,6 +10,7 @@ from typing import Any
 
 from netweight.checkpoint.adapters.adapter import Adapter, Module
 from netweight.checkpoint.adapters.experts import fits
+from netweight.checkpoint.adapters.gguf import on_hub
 from netweight.checkpoint.adapters.kinds import changed
 from netweight.checkpoint.decoders.found import several
 from netweight.checkpoint.tensor import Checkpoint, Tensor
@@ -37,6 +38,7 @@ def with_adapter(base: Checkpoint, adapter: Adapter, source: Checkpoint, ref: st
 
     Raises InputError where the base has not what the adapter changes, FormatError where shapes do not fit.
     """
+    adapter = on_hub(adapter, base.config)
     named = _Names(base, joined=adapter.joined)
     tensors = dict(base.items())
     config = base.config

@@ -55,7 +55,9 @@ def updates_of(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
         kind += " on stacks of experts" if stacks else ""
         note = f"{adapter.where}: what {kind} changes depends on the base: measured as it is stored; give BASE+ADAPTER"
         return _with(checkpoint, dict(checkpoint), note)
-    tensors: dict[str, Tensor] = {f"{name}.weight": update_of(module, ()) for name, module in sums.items()}
+    tensors: dict[str, Tensor] = {
+        name if adapter.architecture else f"{name}.weight": update_of(module, ()) for name, module in sums.items()
+    }
     whole = ""
     if adapter.saved:
         them = several(len(adapter.saved), "tensor that was trained whole is", "tensors that were trained whole are")

@@ -187,3 +187,64 @@ def test_nan_in_an_adapter_is_no_number(tmp_path, two):
     assert result.models[1].summary["global_l2"] is None
     assert result.models[1].summary["flagged"] == [{"name": f"{AT}.mlp.down_proj.weight", "flag": "non-finite"}]
     assert result.cosines[0][1] is None
+
+
+CHESS = ("model_adapter_model@031004", "model_penalized_adapter_model@0c7b2a")
+IA3 = "huggingface__peft__examples_conditional_generation_bigscience_mt0-large_IA3_SEQ_2_SEQ_LM"
+SETTINGS = {
+    "chess": "chetanreddyv__ChessGPT__model_adapter_config@82ad3d.json",
+    "score": "anirudh-ak__peft-gpt2__model_lora_model_adapter_config.json",
+    "ia3": f"{IA3}_adapter_config@a346e8.json",
+}  # fmt: skip
+
+
+def published(folder, realweights, file, config):
+    """A published adapter as a folder of PEFT's."""
+    folder.mkdir()
+    suffix = ".bin" if file.endswith(".bin") else ".safetensors"
+    (folder / f"adapter_model{suffix}").write_bytes((realweights / file).read_bytes())
+    (folder / "adapter_config.json").write_bytes((realweights / "json" / SETTINGS[config]).read_bytes())
+    return folder
+
+
+def test_published_adapters(tmp_path, realweights):
+    """GPT-2's, whose weights lie the other way round; one with a head that was trained whole; vectors of IA3."""
+    from safetensors.torch import load_file
+
+    files = [f"chetanreddyv__ChessGPT__{name}.safetensors" for name in CHESS]
+    folders = [published(tmp_path / str(i), realweights, file, "chess") for i, file in enumerate(files)]
+    result = netweight.delta(None, folders)
+    dense = []
+    for file in files:
+        held = {name: tensor.double().numpy() for name, tensor in load_file(realweights / file).items()}
+        modules = {name.partition(".lora_")[0] for name in held}
+        dense.append({m: 4 * held[f"{m}.lora_B.weight"] @ held[f"{m}.lora_A.weight"] for m in modules})
+    assert result.cosines[0][1] == pytest.approx(cosine(*dense), rel=1e-9)
+    for model_, products_ in zip(result.models, dense, strict=True):
+        whole = np.sqrt(sum((held**2).sum() for held in products_.values()))
+        assert model_.summary["global_l2"] == pytest.approx(whole, rel=1e-9)
+    score = published(
+        tmp_path / "score", realweights, "anirudh-ak__peft-gpt2__model_lora_model_adapter_model.safetensors", "score"
+    )
+    about = netweight.info(score).adapter
+    assert (about.targets, about.ranks, about.saved) == ({"c_attn": 12}, {8: 12}, ("score.weight",))
+    folder = published(tmp_path / "ia3", realweights, f"{IA3}_adapter_model@040dd0.bin", "ia3")
+    ia3 = netweight.info(folder).adapter
+    assert (ia3.kind, ia3.targets, ia3.ranks) == ("IA3", {"k": 72, "v": 72, "wi_1": 48}, {})
+    with pytest.raises(InputError, match="what IA3 changes depends on the base"):
+        netweight.delta(None, folder)
+
+
+def test_settings_of_published_adapters_are_read(realweights):
+    """Every adapter_config.json there is, but for kinds that are refused by name."""
+    from netweight.checkpoint.adapters.settings import settings_of
+    from netweight.errors import FormatError
+
+    refused = {}
+    for path in sorted((realweights / "json").glob("*adapter*config*.json")):
+        try:
+            settings_of(json.loads(path.read_text()), path.name)
+        except FormatError as problem:
+            refused[path.name.partition("__")[0]] = str(problem)
+    assert set(refused) <= {"huggingface"}
+    assert all("MonteCLoRA is not read" in problem for problem in refused.values())

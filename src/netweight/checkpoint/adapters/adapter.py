@@ -49,7 +49,8 @@ class Module:
 @dataclass(frozen=True)
 class Adapter:
     """`modules` by name; `saved` are tensors that stand for the base's own, by their names there (modules_to_save,
-    biases). `joined`: names have underscores for the dots of the base's (kohya). `notes`: findings worth a line.
+    biases). `joined`: names have underscores for the dots of the base's (kohya). `architecture`:
+    names and layouts are those of GGUF (gguf.py). `notes`: findings worth a line.
     """
 
     where: str
@@ -57,6 +58,7 @@ class Adapter:
     modules: Mapping[str, Module]
     saved: Mapping[str, Tensor] = field(default_factory=dict)
     joined: bool = False
+    architecture: str = ""
     notes: tuple[str, ...] = ()
 
 

@@ -20,6 +20,7 @@ _PART = re.compile(
 )
 _SAVED = re.compile(r"(?P<module>.+?)\.(?P<part>modules_to_save)\.(?P<adapter>[^.]+)\.(?P<field>.+)")
 _DIFFUSERS = re.compile(r"(?P<module>.+?)(?:\.processor)?[._](?:(?P<of>to_[a-z]+)_)?lora\.(?P<way>up|down)\.weight")
+_GGUF = re.compile(r"(?P<module>.+\.weight)\.lora_(?P<side>[ab])")
 _ALPHA = re.compile(r"(?P<module>.+)\.(?P<part>alpha|dora_scale)")
 _SIGNS = (
     ".lora", "_lora", ".ia3_", ".vera_", ".hada_", ".lokr_", ".oft_", ".boft_", ".hra_", ".fourierft_", ".vblora_",
@@ -46,6 +47,8 @@ def maybe_parts(names: Iterable[str]) -> bool:
 
 def part_of(name: str) -> Part | None:
     """What part of an adapter the tensor is; None for one that is none."""
+    if found := _GGUF.fullmatch(name):
+        return Part(found["module"], f"lora_{found['side'].upper()}", "")
     if found := _PART.fullmatch(name):
         module, part, adapter, field = (text or "" for text in found.groups())
         part = _WORDS.get(part, part) + (".bias" if field == "bias" else "")

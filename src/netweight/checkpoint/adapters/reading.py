@@ -17,6 +17,7 @@ from netweight.errors import FormatError, printable
 __all__ = ["adapter_in"]
 
 _JOINED = re.compile(r"lora_(?:unet|te[0-9]?|transformer|prior_unet|prior_te)_.+")
+_LARGEST = 1e300
 _DIFFUSERS = "lora_adapter_metadata"  # of diffusers' own files: settings by component
 _OF_COMPONENT = re.compile(r"(?P<component>[a-z0-9_]+)\.(?P<key>lora_alpha|alpha_pattern|use_dora|use_rslora)")
 
@@ -38,6 +39,9 @@ def adapter_in(checkpoint: Checkpoint) -> Adapter | None:
     if about is None and (not parts or all(_has_weight(module, checkpoint) for module in modules)):
         return None
     about = about if about is not None else _about(checkpoint)
+    if checkpoint.format == "gguf":
+        settings, architecture = _of_gguf(checkpoint.metadata, where)
+        return Adapter(where, settings, modules_of(checkpoint, parts, settings, where), architecture=architecture)
     joined = bool(parts) and all(_JOINED.fullmatch(part.module) for part in parts.values())
     settings, notes = _settings(checkpoint, about, parts, where, joined=joined)
     adapters = sorted({part.adapter for part in parts.values() if part.adapter})
@@ -46,7 +50,7 @@ def adapter_in(checkpoint: Checkpoint) -> Adapter | None:
         raise FormatError(f"{where}: holds several adapters ({listed}); save one, or merge them in PEFT")
     saved = {_own_name(name): checkpoint[name] for name in names if name not in parts}
     named_modules = modules_of(checkpoint, parts, settings, where, PREFIX).values()
-    return Adapter(where, settings, {module.name: module for module in named_modules}, saved, joined, notes)
+    return Adapter(where, settings, {module.name: module for module in named_modules}, saved, joined, notes=notes)
 
 
 def _file_name(path: str) -> str:
@@ -82,6 +86,20 @@ def _settings(
             f"{where}: nothing says by what the adapter is multiplied (lora_alpha): put its {ADAPTER_CONFIG} beside it"
         )
     return Settings(kind), (f"nothing says the adapter's alpha: counted as its rank, so that {kind} is added as it is",)
+
+
+def _of_gguf(metadata: Mapping[str, str], where: str) -> tuple[Settings, str]:
+    """The settings in a GGUF file, and its architecture. An alpha of 0 counts as the rank, as in llama.cpp."""
+    kind = metadata.get("adapter.type", "")
+    if kind != "lora":
+        raise FormatError(f"{where}: adapter.type: an adapter of kind {printable(kind or 'none', 40)}, expected lora")
+    try:
+        alpha = float(metadata.get("adapter.lora.alpha", "0"))
+    except ValueError:
+        alpha = float("nan")
+    if not abs(alpha) < _LARGEST:
+        raise FormatError(f"{where}: adapter.lora.alpha: expected a number")
+    return Settings("LoRA", alpha=alpha or None), metadata.get("general.architecture", "")
 
 
 def _of_diffusers(text: str, where: str) -> Settings:

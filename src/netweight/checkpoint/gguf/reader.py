@@ -20,7 +20,7 @@ __all__ = ["READER", "read_gguf"]
 _MAX_BYTES = 1 << 63
 _FORK = {42: BlockType("Q2_0", 128, 34)}
 """Types that a fork numbers alike and lays out in another way (Q2_0 of PrismML)."""
-_NO_MODELS = {"adapter": "a LoRA adapter", "imatrix": "an importance matrix", "vocab": "a vocabulary"}
+_NO_MODELS = {"imatrix": "an importance matrix", "vocab": "a vocabulary"}
 
 
 def read_gguf(source: Source) -> Part:
