@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from netweight.checkpoint.tensor import Checkpoint
-from netweight.errors import OptionError, printable
+from netweight.errors import OptionError
 from netweight.jobs.delta.names import model_names
-from netweight.jobs.inputs import Reference, far_bytes, identity, locations, path_of, references, stamps
+from netweight.jobs.inputs import Reference, far_bytes, identity, locations, notes_of, path_of, references, stamps
 from netweight.jobs.run_options import RunOptions
 from netweight.params.opening import open_whole
 from netweight.params.pairing import Alignment, align
@@ -84,7 +84,6 @@ def prepare(base: Reference, models: Reference | Sequence[Reference], options: O
             "backend": choice.backend,
         }
     )
-    notes = [f"{printable(c.ref)}: {note}" for c in opened for note in c.notes]
     return Prepared(
         base=opened[0],
         models=tuple(opened[1:]),
@@ -101,6 +100,6 @@ def prepare(base: Reference, models: Reference | Sequence[Reference], options: O
             device=choice.name,
             device_reason=choice.why,
         ),
-        notes=(*notes, *alignment.notes),
+        notes=(*notes_of(opened), *alignment.notes),
         choice=choice,
     )
