@@ -213,7 +213,7 @@ def test_a_disk_that_fails_is_one_line_with_the_name_of_the_tensor(ray_executor,
     from netweight.jobs.delta import plan as delta
 
     path = save(tmp_path / "model", {"model.norm.weight": normal(300), "lm_head.weight": normal((40, 30))})
-    usual = delta.open_checkpoint
+    usual = delta.open_whole
 
     class Broken:
         name = "broken disk"
@@ -230,7 +230,7 @@ def test_a_disk_that_fails_is_one_line_with_the_name_of_the_tensor(ray_executor,
         tensors = {n: replace(t, source=Broken()) if n == "lm_head.weight" else t for n, t in opened.items()}
         return Checkpoint(str(ref), tensors, format=opened.format, files=opened.files, location=opened.location)
 
-    monkeypatch.setattr(delta, "open_checkpoint", faulty)
+    monkeypatch.setattr(delta, "open_whole", faulty)
     line = r"^broken disk: tensor 'lm_head\.weight' could not be read at element 0: .*Input/output error"
     with pytest.raises(ReadError, match=line) as caught:
         netweight.delta(path, [path], executor=ray_executor)

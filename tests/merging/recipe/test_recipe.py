@@ -201,8 +201,8 @@ def test_values(text, value):
             "expected tokenizer or tokenizer_source, got both",
         ),
         (
-            MODELS + "- model: b+adapter\n",
-            "line 5, models[1].model: expected a model, got the text 'b+adapter': LoRA adapters",
+            MODELS + "- model: {model: {path: b}, lora: c}\n",
+            "models[1].model.lora: expected a mapping with path and revision, got the text 'c'",
         ),
         (
             MODELS + "- model: {path: b}\n",

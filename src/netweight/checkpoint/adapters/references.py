@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from netweight.errors import ModelNotFoundError, printable
 
-__all__ = ["split_adapters"]
+__all__ = ["has_adapters", "split_adapters"]
 
 
 def split_adapters(ref: str) -> tuple[str, ...]:
@@ -26,6 +26,14 @@ def split_adapters(ref: str) -> tuple[str, ...]:
             f"{printable(ref)}: a part is empty; expected BASE+ADAPTER, each a folder, a file or a model of the hub"
         )
     return parts
+
+
+def has_adapters(ref: str) -> bool:
+    """Whether a reference names a base and adapters."""
+    try:
+        return len(split_adapters(ref)) > 1
+    except ModelNotFoundError:
+        return False
 
 
 def _parts(ref: str) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from netweight.checkpoint.adapters.references import split_adapters
+from netweight.checkpoint.adapters.references import has_adapters
 from netweight.dtypes import DType
 from netweight.errors import OptionError, printable
 from netweight.merging.recipe.conditions import BadValue, SettingValue, read_value, yaml_value
@@ -62,7 +62,7 @@ def recipe_mapping(recipe: Recipe) -> dict[str, Any]:
 
 def _reference(model: str) -> Any:
     """In plain text what is behind a + is an adapter; a path with a + in it is written as one."""
-    return {"model": {"path": model}} if "+" in model and len(split_adapters(model)) == 1 else model
+    return {"model": {"path": model}} if "+" in model and not has_adapters(model) else model
 
 
 def _parameters(parameters: Mapping[str, SettingValue]) -> dict[str, Any]:
