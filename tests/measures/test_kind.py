@@ -80,6 +80,15 @@ def test_adapter_that_scales_rows():
     assert kind.reason.startswith("rank 8, and rows scaled, on q_proj")
 
 
+def test_adapter_whose_scaled_rows_are_not_seen_everywhere():
+    held = model(**dict.fromkeys(ROLES, update("low rank", 8, scaled="rows")))
+    some = [replace(p, update=update("full")) if p.name in ("0.q_proj", "1.q_proj") else p for p in held]
+    assert kind_of(some).rank == 8, "two of twelve"
+    unscaled = model(**dict.fromkeys(ROLES, update("low rank", 8)))
+    some = [replace(p, update=update("full")) if p.name in ("0.q_proj", "1.q_proj") else p for p in unscaled]
+    assert kind_of(some).word == "undecided"
+
+
 def test_ranks_that_rounding_hides_in_part():
     held = model(q_proj=update("low rank", 16))
     hidden = replace(held[1], update=update("unclear", above=9))

@@ -146,7 +146,7 @@ def test_the_rest_of_scaled_rows():
     scale = (d * a).sum(axis=1) / (a * a).sum(axis=1)
     expected = np.linalg.svd(d - scale[:, None] * a, compute_uv=False)
     assert np.allclose(block.row_spectrum.values, expected, rtol=0, atol=1e-7 * expected[0])
-    assert expected[4] < block.row_errors.edge < expected[3]
+    assert expected[4] < block.row_errors[0].edge < expected[3]
     assert block_of(a, a + product, DTYPES["F64"]).row_spectrum is None, "no row is scaled"
 
 

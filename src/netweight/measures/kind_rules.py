@@ -129,6 +129,8 @@ def _low_rank(parameters: Sequence[Changed], changed: Sequence[Changed], told: S
     others = Counter(form_of(p) for p in told if form_of(p) not in ("low rank", "unclear"))
     ranks = {p.name: int(p.update["update_rank"]) for p in low if p.update is not None}
     most = max(ranks.values())
+    if any(p.update is not None and p.update["update_scaled"] for p in low) and len(low) >= COMMON * len(told):
+        del others["full"]  # some rows are scaled so little that this is not taken off again
     if others or len(low) < len(told) / 2 or any(above(p) > most for p in hidden):
         return "undecided", undecided(told), None
     rank, count = Counter(ranks.values()).most_common(1)[0]

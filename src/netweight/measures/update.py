@@ -137,8 +137,9 @@ def _of_spectrum(block: TaskVectorBlock) -> dict[str, Any]:
     for edge in (block.rounding, block.products):
         if found := _rank(block.spectrum, edge):
             return found
-    if block.row_spectrum is not None and (found := _rank(block.row_spectrum, block.row_errors)):
-        return found | {"update_scaled": "rows"}
+    for edge in block.row_errors:
+        if block.row_spectrum is not None and (found := _rank(block.row_spectrum, edge)):
+            return found | {"update_scaled": "rows"}
     if block.rows_scaled:
         reason = "rows are scaled by numbers of their own, as DoRA does, or changed along themselves"
         return {"update_form": "unclear", "update_reason": reason}

@@ -20,7 +20,7 @@ _PRODUCT = (
     2.0**-9
 )  # half a step of bfloat16, relative: adapters' products are often rounded to it before they are added
 _GROUP = 32  # neighbours in a row that share a scale in all usual formats of quantised weights
-_MUCH = 8.0  # scaling rows takes a part in `cols` away from any d; from so many on rows were scaled
+_MORE, _MUCH = 3.0, 8.0  # scaling rows takes one part in `cols` of any d away: more parts are worth a look, or scaled
 FEW = 16
 """Values that a 4-bit code tells apart."""
 
@@ -51,10 +51,9 @@ class TaskVectorBlock:
     many changed. `scale`: the number that takes a nearest to b; `unscaled`: what is left of sum d^2 when all of a is
     scaled so, each row, or each column. `uniform`: sum of step^2 / 12 over b, the variances of uniform rounding errors.
     `rounding`: the errors of rounding b, `products`: the same and those of an adapter's product in bfloat16; `spectrum`
-    of d. `row_spectrum` and `row_errors`: the same of d less a with its rows scaled, where that takes much of it away,
-    else None. `levels`: median number of values of b in groups of 32 neighbours, `levels_a` of a. `precision`: bits of
-    b's significands.
-    Where `nonfinite` elements of a or b are NaN or
+    of d. `row_spectrum` and `row_errors` (two bounds): the same of d less a with its rows scaled, where that takes more
+    of it away than chance does, else None. `levels`: median number of values of b in groups of 32 neighbours,
+    `levels_a` of a. `precision`: bits of b's significands. Where `nonfinite` elements of a or b are NaN or
     infinite, nothing else is measured.
     """
 
@@ -74,7 +73,7 @@ class TaskVectorBlock:
     products: Edge = _NO_ERRORS
     spectrum: Spectrum = _NO_SPECTRUM
     row_spectrum: Spectrum | None = None
-    row_errors: Edge = _NO_ERRORS
+    row_errors: tuple[Edge, ...] = ()
     levels: float = 0.0
     levels_a: float = 0.0
     precision: int = 0
@@ -122,12 +121,14 @@ def _measured(a: Array, b: Array, seen: int, dtype: DType) -> TaskVectorBlock:
     own = float(by_row[2].sum())
     scale = float(by_row[1].sum()) / own if own else 0.0
     unscaled = square - scale * float(by_row[1].sum()), _left(by_row), _left(by_col)
-    row_spectrum, row_errors = None, _NO_ERRORS
-    if square - unscaled[1] > _MUCH * square / cols and isfinite(square):
+    row_spectrum: Spectrum | None = None
+    row_errors: tuple[Edge, ...] = ()
+    taken = (square - unscaled[1]) / square if square else 0.0
+    if taken > _MORE / cols and isfinite(square):
         rest = d - a * _scales(by_row)[:, None]
         row_spectrum = _spectrum(rest, float(np.square(rest).sum()))
-        # what scaling takes away of the rest is along the rows of a: noise, a part in `cols` of sum d^2
-        row_errors = _edge(products[0] + by_row[0] / cols, products[1] + by_col[0] / cols)
+        # scaling rows also takes away, and leaves in place of it, what a low rank has along them
+        row_errors = tuple(_edge(products[0] + s * by_row[0], products[1] + s * by_col[0]) for s in (1 / cols, taken))
     return TaskVectorBlock(
         rows,
         cols,
