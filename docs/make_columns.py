@@ -14,6 +14,7 @@ from netweight.jobs.merge.result import COLUMNS as MERGE
 from netweight.jobs.scan.result import CSV_COLUMNS, PARAMETER_COLUMNS
 from netweight.jobs.verify.result import COLUMNS as VERIFY
 from netweight.measures.between import between_columns
+from netweight.measures.kind import KIND_COLUMNS, MODULE_COLUMNS
 from netweight.measures.registry import SCANNED, find
 
 TARGET = Path(__file__).with_name("columns.md")
@@ -27,6 +28,13 @@ In JSON a field that is not defined is null, and a field beside it says why; in 
 it is NaN, or infinite where it is a ratio to zero. A name with a dot (`sparsity_levels.threshold_0.0`) is a
 field inside another one in JSON.
 """
+
+UPDATE = find("update").columns
+_OF_A_SAMPLE = (
+    "The last columns of delta.parquet and of compare's table, filled for the matrices that were looked at; d = b - a"
+    " ([update](measures/update.md))."
+)
+_OF_A_MODEL = "`kind` of `summary.json` and of compare's JSON; `modules` in it is {kind of module: the fields below}."
 
 
 def render() -> str:
@@ -42,7 +50,10 @@ def render() -> str:
         _table("`compare`: the first columns of the table", COMPARED),
         _table("`compare`: change", change.columns, change.doc),
         _table("`compare`: with other methods", between_columns(SCANNED)),
-        _table("`delta`: delta.parquet", DELTA),
+        _table("`delta`: delta.parquet", [c for c in DELTA if c not in UPDATE], "And the fields of update."),
+        _table("`delta` and `compare`: update", UPDATE, _OF_A_SAMPLE),
+        _table("`delta` and `compare`: kind", KIND_COLUMNS, _OF_A_MODEL),
+        _table("`delta` and `compare`: modules of a kind", MODULE_COLUMNS),
         _table("`merge`: the table of the result in Python", MERGE, "What the files hold is in [merging](merging.md)."),
         _table("`verify`: the table of the result in Python", VERIFY),
     ]

@@ -171,7 +171,8 @@ def test_dry_run(models, capsys, no_data):
         "tensors    6 to compare, 1 left out, 1 only in A, 2 only in B",
     ]
     # three bf16 pairs of 600 elements, a float32 one of 400, and two of 20
-    assert lines[5] == f"to read    {(3 * 600 * 4 + 440 * 8) / 1000:.1f} kB in 6 tasks"
+    read = f"to read    {(3 * 600 * 4 + 440 * 8) / 1000:.1f} kB in 6 tasks"
+    assert lines[5] == f"{read}, and up to 10.4 kB of 4 matrices once more"  # all but the vectors
     assert "left out: model.layers.1.mlp.up_proj.weight: shape [30, 20] in A, [3, 3] in B" in lines
     assert lines[-1] == "nothing was read or written; leave out --dry-run to run it"
     _, out, _ = run(capsys, "compare", models / "a", models / "b", "--dry-run", "--format", "json", "--methods", "all")

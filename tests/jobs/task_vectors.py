@@ -52,6 +52,7 @@ _NAMES = {
     "float8_e5m2": "F8_E5M2",
     "int64": "I64",
     "int32": "I32",
+    "int8": "I8",
     "uint8": "U8",
     "bool": "BOOL",
     "complex64": "C64",

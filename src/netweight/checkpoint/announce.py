@@ -8,7 +8,7 @@ from netweight.checkpoint.matrix import Part
 from netweight.checkpoint.tensor import Tensor
 from netweight.source.remote import announce
 
-__all__ = ["announce_parts", "announce_tensors"]
+__all__ = ["announce_elements", "announce_parts", "announce_tensors"]
 
 
 def announce_tensors(tensors: Iterable[Tensor | None]) -> None:
@@ -23,3 +23,8 @@ def announce_parts(parts: Iterable[tuple[Tensor, Part]]) -> None:
         for tensor, part in parts
         for stretch in tensor.bytes_of(part.start, part.region_rows * part.region_cols)
     )
+
+
+def announce_elements(stretches: Iterable[tuple[Tensor, int, int]]) -> None:
+    """Say that these elements will be read, in this order: (tensor, the first, how many)."""
+    announce(stretch for tensor, start, count in stretches for stretch in tensor.bytes_of(start, count))

@@ -174,6 +174,7 @@ def _show_plan(prepared: Prepared, output_format: str, *, verbose: bool) -> None
         planned = {
             **prepared.plan.to_dict(),
             "bytes_to_read": prepared.nbytes,
+            "read_again_at_most": {"matrices": prepared.sample.matrices, "bytes": prepared.sample.nbytes},
             "methods": list(prepared.methods),
             "tasks": [
                 {"param": t.name, "start": t.start, "stop": t.stop, "bytes": t.nbytes} for t in prepared.plan.tasks

@@ -20,7 +20,7 @@ SCANNED = (
 )
 """The measures of a scan, in the order of their columns everywhere. Each is imported when it is first asked for."""
 
-NAMES = ("change", "drift", *SCANNED)
+NAMES = ("change", "drift", "update", *SCANNED)
 """Every measure."""
 
 

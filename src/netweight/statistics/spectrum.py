@@ -185,6 +185,14 @@ class Spectrum:
         p = p / p.sum()
         return exp(-float((p * np.log(p)).sum()))
 
+    def above(self, edge: float) -> int:
+        """How many of the known sigma are above `edge`."""
+        return int(np.count_nonzero(self.values > edge))
+
+    def rest(self, count: int) -> float:
+        """Sum of the sigma^2 of all known values but the `count` largest."""
+        return float(np.square(self.values[count:]).sum())
+
     def rank(self, share: float) -> float:
         """How many sigma > share * sigma_1; nan where more than the known ones may be."""
         if not self.defined:

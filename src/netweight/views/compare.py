@@ -14,6 +14,7 @@ from netweight.measures.registry import find
 from netweight.views.console import print_folded, stdout_console
 from netweight.views.fitted_table import name as name_column
 from netweight.views.fitted_table import numbers, print_pairs, print_table
+from netweight.views.kind import again, show_modules
 from netweight.views.quantisation import show_quantisation
 from netweight.views.short_names import left_out_lines
 from netweight.views.text import apart_lines, human_bytes, human_count, share
@@ -57,7 +58,8 @@ def show_plan(prepared: Prepared, *, verbose: bool) -> None:
         f"tensors    {plan.tensors} to compare, {plan.skipped} left out, {len(pairing.only_in_a)} only in A,"
         f" {len(pairing.only_in_b)} only in B"
     )
-    click.echo(f"to read    {human_bytes(prepared.nbytes)} in {len(plan.tasks)} tasks")
+    more = again(prepared.sample, human_bytes(prepared.sample.nbytes))
+    click.echo(f"to read    {human_bytes(prepared.nbytes)} in {len(plan.tasks)} tasks{more}")
     click.echo(f"memory     about {human_bytes(plan.memory)} with {plan.workers} workers")
     click.echo(f"device     {plan.device}: {plan.device_reason}")
     if verbose:
@@ -77,6 +79,8 @@ def show_comparison(result: Comparison, *, top_changes: int, verbose: bool = Fal
     console = stdout_console()
     _share_line(result.coverage)
     _summary(result, console)
+    if verbose and result.kind is not None:
+        show_modules(result.kind, console)
     if result.quantisation is not None:
         show_quantisation(result, result.quantisation, console, top_changes)
     elif top_changes:
@@ -139,6 +143,8 @@ def _summary(result: Comparison, console: Console) -> None:
         ("values", values),
         *_overlaps(result),
     ]
+    if result.kind is not None:
+        rows.append(("B is", printable(str(result.kind), 1000)))
     print_pairs(console, rows)
 
 

@@ -12,6 +12,7 @@ from netweight.views.console import print_folded, stdout_console
 from netweight.views.fitted_table import labels, numbers, print_table
 from netweight.views.fitted_table import name as name_column
 from netweight.views.fitted_table import text as text_column
+from netweight.views.kind import again, show_kind, show_modules
 from netweight.views.text import apart_lines, human_bytes, print_json, print_notes, share
 
 if TYPE_CHECKING:
@@ -35,7 +36,14 @@ def show_plan(prepared: Prepared, output_format: str, *, verbose: bool) -> None:
             for name, entries in zip(prepared.names, prepared.alignment.skipped, strict=True)
         }
         tasks = [{"param": t.name, "start": t.start, "stop": t.stop, "bytes": t.nbytes} for t in plan.tasks]
-        fields = {**plan.to_dict(), "tasks": tasks, "skipped": skipped, "notes": list(prepared.notes)}
+        again_at_most = {"matrices": prepared.sample.matrices, "bytes": prepared.sample.nbytes}
+        fields = {
+            **plan.to_dict(),
+            "read_again_at_most": again_at_most,
+            "tasks": tasks,
+            "skipped": skipped,
+            "notes": list(prepared.notes),
+        }
         print_json(fields)
     elif output_format == "human":
         _show_shares(prepared.names, prepared.alignment.coverage)
@@ -43,7 +51,8 @@ def show_plan(prepared: Prepared, output_format: str, *, verbose: bool) -> None:
         for name, model in zip(prepared.names, prepared.models, strict=True):
             click.echo(f"model      {printable(model.ref)} as {printable(name)}")
         click.echo(f"tensors    {plan.tensors} to measure, {plan.skipped} left out")
-        click.echo(f"to read    {human_bytes(plan.nbytes)} in {len(plan.tasks)} tasks")
+        more = again(prepared.sample, human_bytes(prepared.sample.nbytes))
+        click.echo(f"to read    {human_bytes(plan.nbytes)} in {len(plan.tasks)} tasks{more}")
         click.echo(f"memory     about {human_bytes(plan.memory)} with {plan.workers} workers")
         click.echo(f"device     {plan.device}: {plan.device_reason}")
         if verbose:
@@ -77,6 +86,10 @@ def show_delta(result: Delta, outdir: str, *, verbose: bool = False) -> None:
     console = stdout_console()
     _show_shares([m.name for m in result.models], result.coverage)
     _show_models(result, console)
+    for model in result.models:
+        show_kind(model.name, model.kind)
+        if verbose:
+            show_modules(model.kind, console)
     if len(result.models) > 1:
         _show_cosines(result, console)
     _show_skipped([m.name for m in result.models], [m.skipped for m in result.models], verbose=verbose)

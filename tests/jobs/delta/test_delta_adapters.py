@@ -88,7 +88,7 @@ def test_without_a_base_only_the_factors_are_read(tmp_path, two):
             rank = (3, 5)[number]
             shares = values[:rank] / values[:rank].sum()
             assert row["l2"] == pytest.approx(np.linalg.norm(held), rel=1e-9)
-            assert row["update_rank"] == rank
+            assert row["factor_rank"] == rank
             assert np.allclose(row["singular_values"], values[:rank], rtol=1e-9)
             assert row["sigma_1"] == pytest.approx(values[0], rel=1e-9)
             assert row["stable_rank"] == pytest.approx((values**2).sum() / values[0] ** 2, rel=1e-9)
@@ -135,8 +135,8 @@ def test_with_a_base_adapters_and_dense_models_are_compared(tmp_path, two, dtype
     assert row["relative_l2"] == pytest.approx(np.linalg.norm(update) / np.linalg.norm(weight), rel=1e-9)
     assert row["maxabs"] == pytest.approx(np.abs(update).max(), rel=1e-4)
     assert row["q50"] == pytest.approx(np.median(update), abs=1e-6)
-    assert row["update_rank"] == 3
-    assert rows["tuned", f"{AT}.self_attn.q_proj.weight"]["update_rank"] is None
+    assert row["factor_rank"] == 3
+    assert rows["tuned", f"{AT}.self_attn.q_proj.weight"]["factor_rank"] is None
     assert rows["one", "lm_head.weight"]["unchanged_percentage"] == 100
 
 
@@ -147,7 +147,7 @@ def test_two_adapters_on_one_base_are_one_update(tmp_path, two):
     both = {name: dense[0][name] + dense[1][name] for name in dense[0]}
     whole = np.sqrt(sum((held**2).sum() for held in both.values()))
     assert result.models[0].summary["global_l2"] == pytest.approx(whole, rel=1e-9)
-    spectra = [parameter.spectrum(0)["update_rank"] for parameter in result.parameters]
+    spectra = [parameter.spectrum(0)["factor_rank"] for parameter in result.parameters]
     assert [rank for rank in spectra if rank is not None] == [8, 8]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,10 @@ from netweight.jobs.compare.plan import Options, Prepared, prepare
 from netweight.jobs.compare.scans import compare_results
 from netweight.jobs.inputs import Reference, identity, locations
 from netweight.jobs.journalled import interruptible
+from netweight.jobs.kinds import look_at_updates, side_by_side
 from netweight.params.pairing import Pair
 from netweight.run.executors import planned_executor
+from netweight.run.memory import FLOOR
 from netweight.run.progress import Progress, Silent, compiling, shown
 from netweight.run.spread import DeviceKernels, device_notes, kernels_on, prepare_on
 
@@ -107,8 +109,11 @@ def _run(prepared: Prepared, progress: Progress, executor: Executor) -> Comparis
     kernels = kernels_on(by_pairs, kernels_for, prepared.plan.workers)
     sides_kernels = kernels_on(on_sides, kernels_for)
     matrices = len(prepared.sides.subjects) if prepared.sides is not None else 0
-    with shown(progress, prepared.plan.tensors + matrices, prepared.nbytes):
+    sample = prepared.sample
+    with shown(progress, prepared.plan.tensors + matrices + sample.matrices, prepared.nbytes + sample.nbytes):
         statistics, failed = _measure(prepared, executor, kernels, progress)
+        updates, unseen = _look_at_updates(prepared, statistics, executor, progress)
+        failed |= {name: entry for name, entry in unseen.items() if name not in failed}
         between: dict[str, dict[str, Any]] = {}
         if prepared.sides is not None:
             from netweight.jobs.compare.sides import measure_sides
@@ -124,7 +129,10 @@ def _run(prepared: Prepared, progress: Progress, executor: Executor) -> Comparis
     return Comparison(
         prepared.a.ref,
         prepared.b.ref,
-        [_entry(p, statistics.get(p.name), failed.get(p.name), between.get(p.name, {})) for p in pairs],
+        [
+            _entry(p, statistics.get(p.name), failed.get(p.name), between.get(p.name, {}) | updates.get(p.name, {}))
+            for p in pairs
+        ],
         methods=prepared.methods,
         only_in_a=prepared.pairing.only_in_a,
         only_in_b=prepared.pairing.only_in_b,
@@ -154,6 +162,22 @@ def _measure(
         else:
             statistics[pair.name] = result
     return statistics, failed
+
+
+def _look_at_updates(
+    prepared: Prepared, statistics: Mapping[str, PairStatistics], executor: Executor, progress: Progress
+) -> tuple[dict[str, dict[str, Any]], dict[str, Skipped]]:
+    """{parameter: fields of measures.update} of a sample of the matrices that are not the same, and what could not be
+    read.
+    """
+    changed = {name for name, pairs in statistics.items() if pairs.n_identical < pairs.n + pairs.n_nonfinite}
+    plan, parameters = prepared.plan, side_by_side(prepared.pairing.pairs)
+    memory = plan.memory - FLOOR
+    layout, sample = prepared.layout, prepared.sample
+    updates, failed = look_at_updates(
+        parameters, [changed], layout, sample, memory, executor, progress, resumable=False
+    )
+    return {name: dict(by_model[0]) for name, by_model in updates.items()}, failed
 
 
 def _entry(pair: Pair, statistics: PairStatistics | None, failure: Skipped | None, between: dict[str, Any]) -> Any:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 from netweight.checkpoint.tensor import Checkpoint
 from netweight.jobs.inputs import Reference, far_bytes, notes_of, stamps
+from netweight.jobs.kinds import layout_of_base, side_by_side
 from netweight.jobs.run_options import RunOptions
 from netweight.measures import registry
+from netweight.params.layouts.fused import Layout
 from netweight.params.pairing import Pair, Pairing, pair_up
 from netweight.params.updates import open_both
 from netweight.run.devices import Choice, choose_for, spectral_effort
@@ -22,6 +24,7 @@ from netweight.version import __version__
 
 if TYPE_CHECKING:
     from netweight.jobs.compare.sides import Sides
+    from netweight.passes.samples import Budget
 
 __all__ = ["ALWAYS", "Options", "Prepared", "choose", "prepare"]
 
@@ -39,7 +42,8 @@ class Prepared:
     """Both checkpoints opened, their parameters paired, tasks listed; no tensor data read.
 
     `sides`: the matrices to be scanned on each side, None where basic_stats is all that was asked for. `choice`: the
-    devices for the weights side by side, and for the sides.
+    devices for the weights side by side, and for the sides. `layout`: how A's tensors are laid out; `sample`: what is
+    read again at most, for the form of updates.
     """
 
     a: Checkpoint
@@ -51,6 +55,8 @@ class Prepared:
     budget: int
     notes: tuple[str, ...]
     choice: tuple[Choice, Choice]
+    layout: Layout
+    sample: Budget
 
     @property
     def nbytes(self) -> int:
@@ -73,6 +79,8 @@ def prepare(a: Reference, b: Reference, methods: str | Sequence[str], options: O
     from netweight.kernels.choose import kernels_for
     from netweight.passes.clipping import SCRATCH
     from netweight.passes.pairs import plan_pairs
+    from netweight.passes.samples import SCRATCH as SAMPLED
+    from netweight.passes.samples import budget_of
 
     chosen = choose(methods)
     first, second = open_both(a, b, stack, download=not options.remote)
@@ -97,7 +105,7 @@ def prepare(a: Reference, b: Reference, methods: str | Sequence[str], options: O
     fitted = choice.fitted(options)
     workers, memory = plan_workers(fitted, scratch, FLOOR + fixed)
     if options.executor_name == "threads":
-        memory = max(memory, FLOOR + fixed + scratch + largest)
+        memory = max(memory, FLOOR + fixed + scratch + largest, FLOOR + fixed + SAMPLED)
     else:
         memory += workers * largest
     plan = Plan(
@@ -113,7 +121,11 @@ def prepare(a: Reference, b: Reference, methods: str | Sequence[str], options: O
     )
     notes = (*notes_of((first, second)), *pairing.notes)
     budget = matrix_budget(fitted, fixed)
-    return Prepared(first, second, chosen, pairing, sides, plan, budget, notes, (by_pairs, on_sides))
+    layout = layout_of_base(first)
+    sample = budget_of(side_by_side(pairing.pairs), layout)
+    return Prepared(
+        first, second, chosen, pairing, sides, plan, budget, notes, (by_pairs, on_sides), layout=layout, sample=sample
+    )
 
 
 def _digest(models: Sequence[Checkpoint], methods: Sequence[str], options: Options, choices: Sequence[Choice]) -> str:

@@ -15,10 +15,13 @@ from netweight.errors import printable
 from netweight.jobs.compare.parameter import PARAMETER_COLUMNS, ParameterComparison
 from netweight.jobs.compare.quantisation import quantisation_of
 from netweight.jobs.compare.totals import by_block, totals_of
+from netweight.jobs.kinds import changed_parameter, kind_from
 from netweight.jobs.role_columns import role_cells
 from netweight.jobs.scan.result import check_output, finite
+from netweight.measures import update
 from netweight.measures.between import between_columns
 from netweight.measures.change import COLUMNS, change_score, is_adapted, is_frozen
+from netweight.measures.kind import Kind
 from netweight.output.frame import Frame, Framed
 from netweight.output.table import Row, write_csv, write_json, write_parquet
 from netweight.params.pairing import Coverage
@@ -44,6 +47,7 @@ class Comparison(Framed, dict[str, Any]):
     (measures.change); `skipped`: what was left out, with its reason; `failed`: those whose bytes could not
     be read; `notes`: findings worth a line; `inputs`: the identity of the files; `device`: where it was computed;
     `quantisation`: what it did, where either side is quantised, else None;
+    `kind`: what B is to A in one word (measures.kind), None where only summary numbers are known;
     `coverage`: the shares of A's parameters and of B's that were compared, None where only summary numbers are known.
     """
 
@@ -89,11 +93,27 @@ class Comparison(Framed, dict[str, Any]):
         self.totals = totals_of(p.pairs for p in parameters)
         self.groups = {name: totals_of(p.pairs for p in held) for name, held in by_block(parameters).items()}
         self.quantisation = quantisation_of(self.parameters)
+        self.kind = self._kind()
+
+    def _kind(self) -> Kind | None:
+        changed = [
+            changed_parameter(
+                p.parameter,
+                p.shape or (),
+                p.pairs.n + p.pairs.n_nonfinite,
+                p.pairs.n + p.pairs.n_nonfinite - p.pairs.n_identical,
+                (p.stored or "", p.stored_b or ""),
+                p.metrics if "update_form" in p.metrics else None,
+            )
+            for p in self.parameters
+            if p.pairs is not None
+        ]
+        return kind_from(changed, self.coverage, ("A", "B")) if changed or self.coverage is not None else None
 
     @property
     def columns(self) -> tuple[Column, ...]:
         """The table's columns."""
-        return (*PARAMETER_COLUMNS, *COLUMNS, *between_columns(self.methods))
+        return (*PARAMETER_COLUMNS, *COLUMNS, *between_columns(self.methods), *update.COLUMNS)
 
     @property
     def frame(self) -> Frame:
@@ -124,6 +144,7 @@ class Comparison(Framed, dict[str, Any]):
             "model1": self.refs[0],
             "model2": self.refs[1],
             "methods": list(self.methods),
+            "kind": None if self.kind is None else self.kind.to_dict(),
             "totals": self.totals,
             "groups": self.groups,
             "identical_layers": list(self.identical),
@@ -194,7 +215,7 @@ def write_comparison(result: Comparison, path: Path) -> None:
             write_csv(path, result.columns, result.frame.rows)
         case _:
             about = result.to_dict()
-            recorded = ("only_in_model1", "only_in_model2", "skipped", "device", "notes", "totals")
+            recorded = ("only_in_model1", "only_in_model2", "skipped", "device", "notes", "totals", "kind")
             write_parquet(
                 path,
                 result.columns,

@@ -68,7 +68,7 @@ def _spectrum(factors: Sequence[Factors]) -> dict[str, Any] | None:
         return None
     values = found.values[: found.total - found.zeros]
     cells = (found.rank(max(found.rows, found.cols) * EPS), found.largest, found.stable_rank, found.entropy_rank)
-    names = ("update_rank", "sigma_1", "stable_rank", "entropy_rank")
+    names = ("factor_rank", "sigma_1", "stable_rank", "entropy_rank")
     known = {name: float(cell) if isfinite(cell) else None for name, cell in zip(names, cells, strict=True)}
     return known | {"singular_values": values.tolist()}
 

@@ -4,7 +4,7 @@ weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -16,6 +16,7 @@ from netweight.jobs.delta.adapters import delta_of_adapters, with_factors
 from netweight.jobs.delta.plan import Options, Prepared, prepare
 from netweight.jobs.inputs import Reference
 from netweight.jobs.journalled import Record, interruptible, journalled, note_resumed
+from netweight.jobs.kinds import Updates, look_at_updates
 from netweight.params.pairing import Aligned
 from netweight.run.executors import planned_executor
 from netweight.run.progress import Progress, Silent, compiling, shown
@@ -86,13 +87,16 @@ def _run(prepared: Prepared, progress: Progress, record: Record, executor: Execu
     kernels = kernels_on(prepared.choice, kernels_for, prepared.plan.workers, progress.note)
     parameters, plan = prepared.alignment.parameters, prepared.plan
     measured = {a.name: _restored(a, record.done[a.name]) for a in parameters if a.name in record.done}
-    with shown(progress, plan.tensors, plan.nbytes, len(measured), plan.bytes_of(measured)):
+    sample = prepared.sample
+    total = plan.tensors + sample.matrices, plan.nbytes + sample.nbytes
+    with shown(progress, *total, len(measured), plan.bytes_of(measured)):
         if len(measured) < plan.tensors:
             announce_tensors(tensor for a in parameters if a.name not in measured for tensor in (a.base, *a.models))
             for parameter in _measure(prepared, set(measured), executor, kernels, progress):
                 measured[parameter.aligned.name] = parameter
                 entry = {"rows": parameter.rows, "gram": parameter.gram, "spectra": parameter.spectra}
                 record.append(parameter.aligned.name, entry)
+        updates = _look_at_updates(prepared, measured, executor, progress)
     for checkpoint in (prepared.base, *prepared.models):
         checkpoint.check_unchanged()
     return Delta(
@@ -105,7 +109,23 @@ def _run(prepared: Prepared, progress: Progress, record: Record, executor: Execu
         (*prepared.notes, *device_notes(kernels)),
         prepared.inputs(),
         device=plan.device,
+        updates=updates,
     )
+
+
+def _look_at_updates(
+    prepared: Prepared, measured: Mapping[str, ParameterDelta], executor: Executor, progress: Progress
+) -> Updates:
+    """Of matrices that each model changed. They take seconds at most: a resumed run looks at them again."""
+    changed = [
+        {name for name, p in measured.items() if (row := p.rows[i]) is not None and row["unchanged_percentage"] != 100}
+        for i in range(len(prepared.models))
+    ]
+    parameters, plan = prepared.alignment.parameters, prepared.plan
+    memory = plan.memory - prepared.fixed
+    layout, sample = prepared.layout, prepared.sample
+    updates, _ = look_at_updates(parameters, changed, layout, sample, memory, executor, progress, resumable=True)
+    return updates
 
 
 def _restored(aligned: Aligned, record: dict[str, Any]) -> ParameterDelta:

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from netweight.checkpoint.tensor import Checkpoint
 from netweight.errors import OptionError
 from netweight.jobs.delta.names import model_names
 from netweight.jobs.inputs import Reference, far_bytes, identity, locations, notes_of, path_of, references, stamps
+from netweight.jobs.kinds import layout_of_base
 from netweight.jobs.run_options import RunOptions
+from netweight.params.layouts.fused import Layout
 from netweight.params.opening import open_whole
 from netweight.params.pairing import Alignment, align
 from netweight.run.devices import Choice, choose_for
@@ -21,6 +23,9 @@ from netweight.run.memory import FLOOR
 from netweight.run.plan import STRETCH, Plan, digest_of
 from netweight.run.spread import all_kernels, kernels_on
 from netweight.version import __version__
+
+if TYPE_CHECKING:
+    from netweight.passes.samples import Budget
 
 __all__ = ["Options", "Prepared", "prepare"]
 
@@ -32,7 +37,10 @@ class Options(RunOptions):
 
 @dataclass(frozen=True)
 class Prepared:
-    """Checkpoints opened, parameters paired, tasks listed; no tensor data read."""
+    """Checkpoints opened, parameters paired, tasks listed; no tensor data read. `layout`: how the base's tensors are
+    laid out; `sample`: what is read again at most, for the form of updates; `fixed`: bytes of memory beside the
+    workers'.
+    """
 
     base: Checkpoint
     models: tuple[Checkpoint, ...]
@@ -41,6 +49,9 @@ class Prepared:
     plan: Plan
     notes: tuple[str, ...]
     choice: Choice
+    layout: Layout
+    sample: Budget
+    fixed: int
 
     def inputs(self) -> list[dict[str, Any]]:
         """The identity of base and models."""
@@ -60,6 +71,7 @@ def prepare(base: Reference, models: Reference | Sequence[Reference], options: O
     from netweight.jobs.delta.result import RESERVED
     from netweight.kernels.choose import kernels_for
     from netweight.passes.differences import plan_tasks, scratch_bytes
+    from netweight.passes.samples import SCRATCH, budget_of
 
     if not references(models):
         raise OptionError("--models: expected one or more fine-tuned models, got none")
@@ -73,7 +85,9 @@ def prepare(base: Reference, models: Reference | Sequence[Reference], options: O
     per_worker += scratch_bytes(alignment.parameters)
     fixed = FLOOR + choice.libraries + far_bytes(opened)
     workers, memory = plan_workers(choice.fitted(options), per_worker, fixed)
+    memory = max(memory, fixed + SCRATCH)
     tasks = plan_tasks(alignment.parameters)
+    layout = layout_of_base(opened[0])
     digest = digest_of(
         {
             "job": "delta",
@@ -102,4 +116,7 @@ def prepare(base: Reference, models: Reference | Sequence[Reference], options: O
         ),
         notes=(*notes_of(opened), *alignment.notes),
         choice=choice,
+        layout=layout,
+        sample=budget_of(alignment.parameters, layout),
+        fixed=fixed,
     )

@@ -15,10 +15,13 @@ from netweight.checkpoint.adapters.references import split_adapters
 from netweight.checkpoint.tensor import Skipped
 from netweight.columns import Column
 from netweight.figures.delta import cosine_heatmap, group_l2_bar
+from netweight.jobs.kinds import Updates, changed_parameter, kind_from
 from netweight.jobs.role_columns import ROLE_COLUMNS, role_cells
-from netweight.measures import drift
+from netweight.measures import drift, update
+from netweight.measures.kind import Changed, Kind
 from netweight.output.frame import Frame, Framed
 from netweight.output.table import Row, json_number, write_csv, write_json, write_parquet
+from netweight.params.modules import module_of
 from netweight.params.pairing import Aligned, Coverage
 
 if TYPE_CHECKING:
@@ -52,6 +55,7 @@ COLUMNS = (
     Column(
         "gram", "", "inner products with every model's task vector of this parameter, in the models' order", "numbers"
     ),
+    *update.COLUMNS,
 )
 """The columns of delta.parquet; those up to q100 are the columns of per_param_stats.csv."""
 
@@ -80,7 +84,7 @@ class ParameterDelta:
 @dataclass(frozen=True)
 class ModelDelta:
     """One model's sums: `summary` is what summary.json holds; `coverage` the shares of the base's parameters and of the
-    model's that were measured.
+    model's that were measured; `kind` what the fine-tune is, in one word.
     """
 
     name: str
@@ -88,6 +92,7 @@ class ModelDelta:
     summary: dict[str, Any]
     skipped: tuple[Skipped, ...]
     coverage: Coverage
+    kind: Kind
 
 
 def _sums(rows: Sequence[tuple[ParameterDelta, Mapping[str, Any]]]) -> dict[str, Any]:
@@ -152,15 +157,17 @@ class Delta(Framed):
         notes: Sequence[str],
         inputs: Sequence[Mapping[str, Any]],
         device: str = "cpu",
+        updates: Updates | None = None,
     ) -> None:
         self.base = base
+        self._updates = updates or {}
         self.device = device
         self.parameters = tuple(p for p in parameters if p.aligned.parameter.state == "learned")
         self.apart = tuple(p for p in parameters if p.aligned.parameter.state != "learned")
         self.notes = tuple(notes)
         self.inputs = tuple(inputs)
         self.models = tuple(
-            ModelDelta(name, ref, self._summary(i, name, ref, skipped[i], coverage[i]), skipped[i], coverage[i])
+            self._model(i, name, ref, skipped[i], coverage[i])
             for i, (name, ref) in enumerate(zip(names, refs, strict=True))
         )
         self.cosines = self._cosines()
@@ -177,6 +184,36 @@ class Delta(Framed):
     def coverage(self) -> tuple[Coverage, ...]:
         """The shares of base and model that were measured, by model."""
         return tuple(model.coverage for model in self.models)
+
+    def _model(self, number: int, name: str, ref: str, skipped: tuple[Skipped, ...], coverage: Coverage) -> ModelDelta:
+        sides = ("the base", "the model")
+        kind = kind_from(self._changed(number), coverage, sides) if self.base else self._kind_of_factors(number)
+        summary = self._summary(number, name, ref, skipped, coverage) | {"kind": kind.to_dict()}
+        return ModelDelta(name, ref, summary, skipped, coverage, kind)
+
+    def _kind_of_factors(self, model: int) -> Kind:
+        """Of an adapter without its base: what its factors say."""
+        held = [p for p in self.parameters if p.rows[model] is not None]
+        ranks = sorted({int(r) for p in held if (r := p.spectrum(model)["factor_rank"]) is not None})
+        targets = tuple(dict.fromkeys(module_of(p.aligned.parameter) for p in held))
+        said = f"rank {'' if len(ranks) < 2 else f'{ranks[0]} to '}{ranks[-1]} " if ranks else ""
+        reason = f"{said}on {', '.join(targets)}, as its factors say"
+        rank = ranks[0] if len(ranks) == 1 else None
+        return Kind("adapter-like", reason, rank, targets, None, len(held), len(held), len(held), len(held))
+
+    def _changed(self, model: int) -> list[Changed]:
+        """Every parameter that one model has, and how many of its values are not the base's."""
+        changed = []
+        for p, row in self._measured(model):
+            a, tensor = p.aligned, p.aligned.models[model]
+            assert tensor is not None  # noqa: S101 - a row is only made where the model has the tensor
+            same = round((row["unchanged_percentage"] or 0.0) * a.base.size / 100)
+            stored = a.base.stored, tensor.stored
+            fields = self._updates.get(a.name, {}).get(model)
+            changed.append(
+                changed_parameter(a.parameter, a.base.shape, a.base.size, a.base.size - same, stored, fields)
+            )
+        return changed
 
     def _summary(
         self, model: int, name: str, ref: str, skipped: Sequence[Skipped], coverage: Coverage
@@ -228,6 +265,7 @@ class Delta(Framed):
         for p, row in self._measured(model):
             a, tensor = p.aligned, p.aligned.models[model]
             assert tensor is not None  # noqa: S101 - a row is only made where the model has the tensor
+            fields = self._updates.get(a.name, {}).get(model, {})
             rows.append(
                 (
                     self.models[model].name,
@@ -240,6 +278,7 @@ class Delta(Framed):
                     *role_cells(a.parameter),
                     *p.spectrum(model).values(),
                     list(p.gram[model]),
+                    *(fields.get(c.name) for c in update.COLUMNS),
                 )
             )
         return rows
@@ -281,10 +320,12 @@ class Delta(Framed):
     def _repr_html_(self) -> str:
         lines = "".join(
             f"<tr><td>{escape(m.name)}</td><td>{m.summary['global_l2']}</td><td>{m.summary['relative_l2']}</td>"
-            f"<td>{m.summary['n_params_considered']}</td><td>{m.summary['skipped_params']}</td></tr>"
+            f"<td>{m.summary['n_params_considered']}</td><td>{m.summary['skipped_params']}</td>"
+            f"<td>{escape(str(m.kind))}</td></tr>"
             for m in self.models
         )
-        head = "<tr><th>model</th><th>global_l2</th><th>relative_l2</th><th>parameters</th><th>skipped</th></tr>"
+        headings = ("model", "global_l2", "relative_l2", "parameters", "skipped", "kind")
+        head = f"<tr>{''.join(f'<th>{heading}</th>' for heading in headings)}</tr>"
         return f"<table>{head}{lines}</table>{self.frame._repr_html_()}"
 
 
