@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from netweight.checkpoint.tensor import Checkpoint, Skipped
-from netweight.dtypes import DTYPES
+from netweight.checkpoint.tensors.updates import UpdateTensor
 from netweight.measures.kind import Changed, Kind
 from netweight.measures.kind_rules import kind_of
 from netweight.params.layouts.fused import Layout, layout_of
@@ -63,8 +63,9 @@ def look_at_updates(
 
 
 def side_by_side(pairs: Iterable[Pair]) -> list[Aligned]:
-    """The pairs that can be compared, as base and one model."""
-    return [Aligned(p.name, p.parameter, p.a, (p.b,)) for p in pairs if not p.reason]
+    """The pairs that can be compared, as base and one model; updates of adapters are none."""
+    usable = (p for p in pairs if not p.reason and not isinstance(p.a, UpdateTensor))
+    return [Aligned(p.name, p.parameter, p.a, (p.b,)) for p in usable]
 
 
 def changed_parameter(
@@ -72,11 +73,13 @@ def changed_parameter(
     shape: Sequence[int],
     size: int,
     changed: int,
-    stored: tuple[str, str],
+    coded: tuple[str, str],
     update: Mapping[str, Any] | None,
 ) -> Changed:
-    """One parameter of `size` elements, of which `changed` are not the same; `stored`: how base and model have it."""
-    of_base, of_model = (_coded(s) for s in stored)
+    """One parameter of `size` elements, of which `changed` are not the same; `coded`: how base and model have it where
+    that is as codes of a quantisation, else empty.
+    """
+    of_base, of_model = coded
     return Changed(
         parameter.name,
         module_of(parameter),
@@ -89,11 +92,6 @@ def changed_parameter(
         of_base,
         update,
     )
-
-
-def _coded(stored: str) -> str:
-    """`stored` where it is codes of a quantisation; weights with an adapter are not."""
-    return "" if stored.partition(" + ")[0] in DTYPES else stored
 
 
 def kind_from(parameters: Sequence[Changed], coverage: Coverage | None, sides: tuple[str, str]) -> Kind:

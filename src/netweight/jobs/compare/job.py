@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from netweight.checkpoint.announce import announce_tensors
 from netweight.checkpoint.tensor import Skipped
+from netweight.checkpoint.tensors.updates import UpdateTensor
 from netweight.errors import OptionError, printable
 from netweight.jobs.compare.plan import Options, Prepared, prepare
 from netweight.jobs.compare.scans import compare_results
@@ -141,6 +142,7 @@ def _run(prepared: Prepared, progress: Progress, executor: Executor) -> Comparis
         notes=(*prepared.notes, *device_notes(kernels), *device_notes(sides_kernels)),
         inputs=[identity(c) for c in (prepared.a, prepared.b)],
         device=prepared.plan.device,
+        updates=any(isinstance(p.a, UpdateTensor) for p in pairs),
         coverage=prepared.pairing.coverage.without(prepared.pairing.share_of(p for p in pairs if p.name in failed)),
     )
 

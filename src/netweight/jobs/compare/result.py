@@ -47,7 +47,8 @@ class Comparison(Framed, dict[str, Any]):
     (measures.change); `skipped`: what was left out, with its reason; `failed`: those whose bytes could not
     be read; `notes`: findings worth a line; `inputs`: the identity of the files; `device`: where it was computed;
     `quantisation`: what it did, where either side is quantised, else None;
-    `kind`: what B is to A in one word (measures.kind), None where only summary numbers are known;
+    `kind`: what B is to A in one word (measures.kind), None where only summary numbers are known,
+    and of two adapters;
     `coverage`: the shares of A's parameters and of B's that were compared, None where only summary numbers are known.
     """
 
@@ -66,7 +67,10 @@ class Comparison(Framed, dict[str, Any]):
         inputs: Sequence[Mapping[str, Any]] = (),
         device: str = "cpu",
         coverage: Coverage | None = None,
+        updates: bool = False,
     ) -> None:
+        """`updates`: A and B are what two adapters add to their base, and neither is a fine-tune of the other."""
+        self._updates = updates
         apart = tuple(p for p in parameters if p.parameter.state != "learned")
         parameters = [p for p in parameters if p.parameter.state == "learned"]
         super().__init__(
@@ -102,13 +106,15 @@ class Comparison(Framed, dict[str, Any]):
                 p.shape or (),
                 p.pairs.n + p.pairs.n_nonfinite,
                 p.pairs.n + p.pairs.n_nonfinite - p.pairs.n_identical,
-                (p.stored or "", p.stored_b or ""),
+                _coded(p),
                 p.metrics if "update_form" in p.metrics else None,
             )
             for p in self.parameters
             if p.pairs is not None
         ]
-        return kind_from(changed, self.coverage, ("A", "B")) if changed or self.coverage is not None else None
+        if self._updates or not (changed or self.coverage is not None):
+            return None
+        return kind_from(changed, self.coverage, ("A", "B"))
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -197,6 +203,14 @@ def find_most_changed_layers(
         if not isnan(score := change_score(metrics))
     ]
     return sorted(scored, key=lambda entry: -entry[1])[:top_k]
+
+
+def _coded(p: ParameterComparison) -> tuple[str, str]:
+    """How either side has it, where that is as codes of a quantisation."""
+    a, b = (
+        (stored or "") if decoded else "" for stored, decoded in zip((p.stored, p.stored_b), p.decoded, strict=True)
+    )
+    return a, b
 
 
 def _cell(metrics: Mapping[str, Any], column: Column) -> Any:

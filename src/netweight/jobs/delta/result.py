@@ -15,32 +15,19 @@ from netweight.checkpoint.adapters.references import split_adapters
 from netweight.checkpoint.tensor import Skipped
 from netweight.columns import Column
 from netweight.figures.delta import cosine_heatmap, group_l2_bar
+from netweight.jobs.delta.factored import FACTORED, kind_of_factors
 from netweight.jobs.kinds import Updates, changed_parameter, kind_from
 from netweight.jobs.role_columns import ROLE_COLUMNS, role_cells
 from netweight.measures import drift, update
 from netweight.measures.kind import Changed, Kind
 from netweight.output.frame import Frame, Framed
 from netweight.output.table import Row, json_number, write_csv, write_json, write_parquet
-from netweight.params.modules import module_of
 from netweight.params.pairing import Aligned, Coverage
 
 if TYPE_CHECKING:
     from netweight.output.folder import ResultFolder
 
 __all__ = ["RESERVED", "Delta", "ModelDelta", "ParameterDelta", "result_folder", "write_delta"]
-
-FACTORED = (
-    Column(
-        "update_rank", "", "of an update with factors: singular values above sigma_1 max(rows, cols) 2^-52", "number"
-    ),
-    Column("sigma_1", "", "the largest singular value of the update", "number"),
-    Column("stable_rank", "", "sum sigma^2 / sigma_1^2 of the update", "number"),
-    Column(
-        "entropy_rank", "", "exp(-sum p ln p) of the update, p = sigma / sum sigma (Roy and Vetterli 2007)", "number"
-    ),
-    Column("singular_values", "", "of the update, those of its factors' rank, largest first", "numbers"),
-)
-"""What is known of the updates of adapters from their factors alone; empty for other task vectors."""
 
 COLUMNS = (
     Column("model", "", "the model's name in the results", "text"),
@@ -187,19 +174,14 @@ class Delta(Framed):
 
     def _model(self, number: int, name: str, ref: str, skipped: tuple[Skipped, ...], coverage: Coverage) -> ModelDelta:
         sides = ("the base", "the model")
-        kind = kind_from(self._changed(number), coverage, sides) if self.base else self._kind_of_factors(number)
+        kind = kind_from(self._changed(number), coverage, sides) if self.base else self._of_factors(number)
         summary = self._summary(number, name, ref, skipped, coverage) | {"kind": kind.to_dict()}
         return ModelDelta(name, ref, summary, skipped, coverage, kind)
 
-    def _kind_of_factors(self, model: int) -> Kind:
-        """Of an adapter without its base: what its factors say."""
+    def _of_factors(self, model: int) -> Kind:
+        """Of an adapter without its base."""
         held = [p for p in self.parameters if p.rows[model] is not None]
-        ranks = sorted({int(r) for p in held if (r := p.spectrum(model)["factor_rank"]) is not None})
-        targets = tuple(dict.fromkeys(module_of(p.aligned.parameter) for p in held))
-        said = f"rank {'' if len(ranks) < 2 else f'{ranks[0]} to '}{ranks[-1]} " if ranks else ""
-        reason = f"{said}on {', '.join(targets)}, as its factors say"
-        rank = ranks[0] if len(ranks) == 1 else None
-        return Kind("adapter-like", reason, rank, targets, None, len(held), len(held), len(held), len(held))
+        return kind_of_factors([(p.aligned.parameter, p.spectrum(model)["factor_rank"]) for p in held])
 
     def _changed(self, model: int) -> list[Changed]:
         """Every parameter that one model has, and how many of its values are not the base's."""
@@ -208,10 +190,12 @@ class Delta(Framed):
             a, tensor = p.aligned, p.aligned.models[model]
             assert tensor is not None  # noqa: S101 - a row is only made where the model has the tensor
             same = round((row["unchanged_percentage"] or 0.0) * a.base.size / 100)
-            stored = a.base.stored, tensor.stored
+            of_base, of_model = (t.stored if t.quantised else "" for t in (a.base, tensor))
             fields = self._updates.get(a.name, {}).get(model)
             changed.append(
-                changed_parameter(a.parameter, a.base.shape, a.base.size, a.base.size - same, stored, fields)
+                changed_parameter(
+                    a.parameter, a.base.shape, a.base.size, a.base.size - same, (of_base, of_model), fields
+                )
             )
         return changed
 
