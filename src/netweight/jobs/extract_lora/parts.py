@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -105,17 +107,42 @@ class PartFolder:
 
     def left(self, number: int, rows: int, rank: int, dtype: DType, *, turned: bool) -> StreamedTensor:
         """The left factor [rows, rank], or, `turned`, its transpose."""
-        return _streamed(self._paths(number)[0], rows, rank, dtype, turned=turned)
+        path = self._paths(number)[0]
+        if not turned:
+            return StreamedTensor(TensorEntry(dtype, (rows, rank)), lambda: _pieces(path))
+        return StreamedTensor(TensorEntry(dtype, (rank, rows)), lambda: _turned(path, rows, rank, dtype))
 
     def right(self, number: int, rank: int, cols: int, dtype: DType, *, turned: bool) -> StreamedTensor:
         """The right factor [rank, cols], or, `turned`, its transpose."""
-        return _streamed(self._paths(number)[1], rank, cols, dtype, turned=turned)
+        path = self._paths(number)[1]
+        if not turned:
+            return StreamedTensor(TensorEntry(dtype, (rank, cols)), lambda: _pieces(path))
+        return StreamedTensor(TensorEntry(dtype, (cols, rank)), lambda: _turned(path, rank, cols, dtype))
+
+    def padded(
+        self, number: int, shape: tuple[int, int], rank: int, wide: int, dtype: DType
+    ) -> tuple[StreamedTensor, StreamedTensor]:
+        """(left, right) of a matrix [rows, cols], with zeros behind `rank` directions up to `wide` of them."""
+        rows, cols = shape
+        left, right = self._paths(number)
+        zeros = bytes(dtype.nbytes((wide - rank) * cols))
+        return (
+            StreamedTensor(TensorEntry(dtype, (rows, wide)), lambda: _widened(left, rows, rank, wide, dtype)),
+            StreamedTensor(TensorEntry(dtype, (wide, cols)), lambda: chain(_pieces(right) if rank else (), (zeros,))),
+        )
 
 
-def _streamed(path: Path, rows: int, cols: int, dtype: DType, *, turned: bool) -> StreamedTensor:
-    if not turned:
-        return StreamedTensor(TensorEntry(dtype, (rows, cols)), lambda: _pieces(path))
-    return StreamedTensor(TensorEntry(dtype, (cols, rows)), lambda: _turned(path, rows, cols, dtype))
+def _widened(path: Path, rows: int, rank: int, wide: int, dtype: DType) -> Iterator[Any]:
+    """Rows of `rank` elements with zeros behind them, `wide` in all."""
+    kind = np.dtype(f"u{dtype.bits // 8}")
+    step = max(1, _PIECE // (wide * kind.itemsize))
+    with path.open("rb") if rank else nullcontext() as file:
+        for row in range(0, rows, step):
+            block = np.zeros((min(step, rows - row), wide), kind)
+            if file is not None:
+                data = file.read(len(block) * rank * kind.itemsize)
+                block[:, :rank] = np.frombuffer(data, kind).reshape(len(block), rank)
+            yield block
 
 
 def _pieces(path: Path) -> Iterator[bytes]:
