@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -14,7 +13,7 @@ import numpy as np
 import xxhash
 
 from netweight.dtypes import DType
-from netweight.errors import JobError, printable
+from netweight.output.exchange import sync_file
 from netweight.output.peft_folder import StreamedTensor
 from netweight.output.safetensors_file import TensorEntry
 from netweight.passes.task_vectors import TaskVector
@@ -29,33 +28,31 @@ class _PartFile:
     """statistics.factorisation.FactorSink into two files: rows of the left factor, and the right one."""
 
     def __init__(self, left: Path, right: Path) -> None:
-        self._paths = left, right
-        self._left = left.open("wb")
+        self._left, self._right = left, right
         self._digest = xxhash.xxh3_128()
 
     def start(self, rank: int) -> None:  # noqa: ARG002 - sizes follow from what comes
         """See FactorSink."""
-        self._left.seek(0)
-        self._left.truncate()
+        self._left.write_bytes(b"")
         self._digest.reset()
 
     def right(self, factor: Any) -> None:
         """See FactorSink."""
         data = np.ascontiguousarray(factor).view(np.uint8).data
-        self._paths[1].write_bytes(data)
+        self._right.write_bytes(data)
         self._digest.update(data)
 
     def left(self, first: int, rows: Any) -> None:  # noqa: ARG002 - in order
         """See FactorSink."""
         data = np.ascontiguousarray(rows).view(np.uint8).data
-        self._left.write(data)
+        with self._left.open("ab") as file:
+            file.write(data)
         self._digest.update(data)
 
-    def close(self) -> str:
-        """Bring both to the system, and the left one to the disk; the digest of the right factor and the left one."""
-        self._left.flush()
-        os.fsync(self._left.fileno())
-        self._left.close()
+    def settle(self) -> str:
+        """Bring both to the disk; the digest of the right factor and the left one."""
+        for path in (self._left, self._right):
+            sync_file(path)
         return self._digest.hexdigest()
 
 
@@ -81,19 +78,13 @@ class PartFolder:
         return self._folder / f"{number:06}.left", self._folder / f"{number:06}.right"
 
     def sink(self, vector: TaskVector) -> _PartFile:
-        """See PartSinks; raises JobError where the disk refuses."""
-        try:
-            self._open[vector.number] = _PartFile(*self._paths(vector.number))
-        except OSError as error:
-            raise JobError(
-                f"{printable(str(self._folder), 300)}: factors cannot be written: {error.strerror}; every process must"
-                " see the output folder; make room, then run again with --resume"
-            ) from error
+        """See PartSinks."""
+        self._open[vector.number] = _PartFile(*self._paths(vector.number))
         return self._open[vector.number]
 
     def settle(self, vector: TaskVector) -> tuple[str, int]:
         """See PartSinks."""
-        return self._open.pop(vector.number).close(), 0
+        return self._open.pop(vector.number).settle(), 0
 
     def digest(self, number: int) -> str:
         """Of the files as they are; "" where one is missing."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from netweight.checkpoint.open import open_checkpoint
 from netweight.dtypes import DTYPES, DType
-from netweight.errors import OptionError, did_you_mean, printable
+from netweight.errors import InputError, OptionError, did_you_mean, printable
 from netweight.jobs.inputs import Reference, far_bytes, locations, notes_of, stamps
 from netweight.jobs.run_options import RunOptions
 from netweight.run.devices import Choice, choose_for, spectral_effort
@@ -128,10 +128,12 @@ def prepare(
     options: Options,
     stack: ExitStack,
     moved: Mapping[str, Any] | None = None,
+    *,
+    spectra: bool = False,
 ) -> Prepared:
     """Open both and plan the run; the checkpoints are closed with `stack`. Reads headers only.
 
-    `moved`: where references are to be found now. Raises OptionError for options that cannot be met, FormatError and
+    `moved`: where references are to be found now; `spectra`: whole spectra will be computed, as `preview` does. Raises OptionError for options that cannot be met, FormatError and
     ModelNotFoundError for what is no checkpoint, InputError where the model is none of the base's fine-tunes.
     """
     from netweight.jobs.extract_lora.targets import find_targets
@@ -143,6 +145,8 @@ def prepare(
         raise OptionError("count_tied_twice: an adapter adapts tied weights once; leave it out")
     places = [(moved or {}).get(str(ref), ref) for ref in (base, model)]
     opened = [stack.enter_context(open_checkpoint(place, download=not options.remote)) for place in places]
+    for checkpoint in opened:
+        _refuse_adapter(checkpoint)
     alignment = align(opened[0], opened[1:], include=options.include, exclude=options.exclude)
     targets = find_targets(opened[0], opened[1], alignment, keep_whole=options.modules_to_save)
     left = None if options.energy is None else 1 - options.energy
@@ -151,7 +155,9 @@ def prepare(
     rule = Rule(left=left) if left is not None else Rule(rank=options.rank or DEFAULT_RANK)
     plan = FactorPlan(rule, options.stored_dtype, stored_error=options.error is not None)
     vectors = _vectors(targets, plan)
-    choice = choose_for(options, "spectra", _effort(vectors, plan))
+    choice = choose_for(
+        options, "spectra", _effort(vectors, FactorPlan(Rule(left=0.0), plan.dtype) if spectra else plan)
+    )
     fixed = FLOOR + choice.libraries + far_bytes(opened)
     fitted = choice.fitted(options)
     workers, without_matrices = plan_workers(fitted, _BLOCKS, fixed)
@@ -186,6 +192,18 @@ def prepare(
         choice,
         tuple(notes),
     )
+
+
+def _refuse_adapter(checkpoint: Checkpoint) -> None:
+    """Raises InputError for a checkpoint that holds parts of an adapter which are beside no weight."""
+    from netweight.params.model import Model
+
+    part = next((p.name for p in Model(checkpoint).parameters.values() if p.kind == "adapter"), None)
+    if part is not None:
+        raise InputError(
+            f"{printable(checkpoint.ref)}: is an adapter (LoRA or its kin), not a model: it holds {printable(part)};"
+            " merge it into its base, and give the result"
+        )
 
 
 def _vectors(targets: Targets, plan: FactorPlan) -> list[TaskVector]:

@@ -226,6 +226,8 @@ class _Judge:
     def verdict(self, target: Target, found: Factored) -> Verdict | None:
         """None for what did not change, and has nothing in the adapter."""
         row = self.record["parameters"].get(target.name)
+        if target.layer is not None and (row is not None or target.experts):
+            self.known |= set(self.sinks.names(target))
         if not found.squares:
             return self._unchanged(target, row)
         if not isinstance(row, dict) or not isinstance(row.get("squares"), float):
@@ -247,7 +249,6 @@ class _Judge:
         factors = self.sinks.factors(target) if target.experts else None
         if factors is None:
             return None
-        self.known |= set(self.sinks.names(target))
         good = all(map(_is_zero, factors))
         return None if good else Verdict(target.name, "differs", 0, "the models do not differ in it")
 
@@ -279,7 +280,6 @@ class _Judge:
         return Verdict(name, "differs", differing, "not the fine-tune's") if differing else Verdict(name, "same")
 
     def _factors(self, target: Target, found: Factored, row: Mapping[str, Any]) -> Verdict:
-        self.known |= set(self.sinks.names(target))
         stored = self.sinks.factors(target)
         if stored is None:
             return Verdict(target.name, "missing", 0, "no factors of the type and shape that the record says")
