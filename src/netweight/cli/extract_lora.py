@@ -24,7 +24,7 @@ from netweight.views.text import print_json
 __all__ = ["extract_lora"]
 
 
-@click.command(short_help="A LoRA adapter out of a fine-tune and its base, with its error.")
+@click.command(short_help="A LoRA adapter out of a fine-tune and its base.")
 @click.option(
     "--base",
     cls=Aliased,
