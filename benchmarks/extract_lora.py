@@ -1,7 +1,7 @@
 """Run the benchmark of `netweight extract-lora`; figures go to benchmarks/results/<date>-extract-lora.json.
 
-    python benchmarks/extract_lora.py                # the 1b shape, rank 32, against mergekit-extract-lora: 8 GB of disk
-    python benchmarks/extract_lora.py --shape tiny   # a minute: does everything work?
+    python benchmarks/extract_lora.py               # the 1b shape, rank 32, against mergekit-extract-lora: 8 GB of disk
+    python benchmarks/extract_lora.py --shape tiny  # a minute: does everything work?
 
 The comparison needs mergekit's environment: benchmarks/mergekit/setup.sh makes it once. The errors of both adapters are
 computed in the same way, from their files: ||D - B A|| / ||D|| in float64, of the matrices in which both have factors.

@@ -86,6 +86,15 @@ def test_a_model_of_another_shape_is_no_fine_tune(models, tmp_path):
         netweight.extract_lora(models[0], tmp_path / "nowhere", tmp_path / "out")
 
 
+def test_factors_beyond_float16(models, tmp_path):
+    base = llama()
+    fine = {name: tensor + np.float32(1e12) * (tensor.ndim == 2) for name, tensor in base.items()}
+    folders = models[0], write(tmp_path / "fine", fine, LLAMA)
+    with pytest.raises(InputError, match="its factors are beyond the range of float16; give --dtype float32"):
+        netweight.extract_lora(*folders, tmp_path / "out", dtype="float16")
+    netweight.extract_lora(*folders, tmp_path / "out", dtype="bfloat16")
+
+
 class Impatient(ThreadExecutor):
     """Is interrupted after some tasks."""
 

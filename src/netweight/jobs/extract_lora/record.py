@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from netweight.errors import printable
 from netweight.jobs.extract_lora.result import COLUMNS, Extracted, totals
 from netweight.jobs.inputs import identity
 from netweight.version import __version__
@@ -79,7 +80,7 @@ def _notes(prepared: Prepared, adapter: Adapter) -> list[str]:
     if above:
         notes.append(
             f"{len(above)} matrices are above --error {prepared.options.error:g}, which their rounding to"
-            f" {prepared.options.dtype} alone exceeds, first {above[0]}; give --dtype float32"
+            f" {prepared.options.dtype} alone exceeds, first {printable(above[0])}; give --dtype float32"
         )
     if adapter.tied and prepared.targets.head:
         notes.append(
@@ -92,7 +93,7 @@ def _notes(prepared: Prepared, adapter: Adapter) -> list[str]:
     if resized is not None:
         rows = resized.model.shape[0]
         notes.append(
-            f"{resized.name} has {rows} rows in the fine-tune, {resized.base.shape[0]} in the base: call"
+            f"{printable(resized.name)} has {rows} rows in the fine-tune, {resized.base.shape[0]} in the base: call"
             f" base.resize_token_embeddings({rows}) before PEFT loads the adapter"
         )
     return notes

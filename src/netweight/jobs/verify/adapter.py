@@ -17,7 +17,7 @@ import numpy as np
 import xxhash
 
 from netweight.checkpoint.safetensors import read_safetensors
-from netweight.checkpoint.tensor import Tensor
+from netweight.checkpoint.tensor import Tensor, read_elements
 from netweight.errors import FormatError, OptionError, did_you_mean, printable
 from netweight.jobs.extract_lora.adapter import shares_adapter
 from netweight.jobs.extract_lora.plan import REQUEST, Options, Prepared, prepare
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["ADAPTER_RECORD", "verify_adapter"]
 
 _FIRST = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?:embedding_A|A\.weight)")
+_PIECE = 1 << 20  # elements that are compared at a time
 _SAME_ERROR = 1e-9  # relative: of sums in float64 that another library takes in another order
 _KINDS = {"request": dict, "inputs": list, "parameters": dict, "whole": dict}
 
@@ -275,8 +276,7 @@ class _Judge:
                 return Verdict(name, "missing", 0, stored_name)
             if (stored.shape, stored.dtype) != (tensor.shape, tensor.dtype):
                 return Verdict(name, "differs", tensor.size, f"stored as {stored.dtype} {list(stored.shape)}")
-            one, other = (side.read().view(np.uint8).reshape(-1) for side in (stored, tensor))
-            differing += int(np.count_nonzero((one != other).reshape(tensor.size, -1).any(axis=1)))
+            differing += _unequal(stored, tensor)
         return Verdict(name, "differs", differing, "not the fine-tune's") if differing else Verdict(name, "same")
 
     def _factors(self, target: Target, found: Factored, row: Mapping[str, Any]) -> Verdict:
@@ -322,6 +322,19 @@ class _Judge:
         """Resized modules, and tensors that nothing asks for."""
         verdicts = [self._module(target) for target in self.prepared.targets.targets if target.resized]
         return verdicts + [Verdict(name, "not of the recipe") for name in self.stored if name not in self.known]
+
+
+def _unequal(one: Tensor, other: Tensor) -> int:
+    """How many elements of two tensors of one shape and type differ, read piece by piece."""
+    total, size = 0, one.dtype.nbytes(min(_PIECE, one.size))
+    rooms = np.empty((2, size), np.uint8)
+    for start in range(0, one.size, _PIECE):
+        count = min(_PIECE, one.size - start)
+        sides = rooms[:, : one.dtype.nbytes(count)]
+        for tensor, side in zip((one, other), sides, strict=True):
+            read_elements(tensor, start, side.data)
+        total += int(np.count_nonzero((sides[0] != sides[1]).reshape(count, -1).any(axis=1)))
+    return total
 
 
 def _config_verdict(folder: Path, judge: _Judge) -> list[Verdict]:
