@@ -49,22 +49,25 @@ class _PartFile:
             file.write(data)
         self._digest.update(data)
 
-    def settle(self) -> str:
-        """Bring both to the disk; the digest of the right factor and the left one."""
-        for path in (self._left, self._right):
+    def settle(self, *, sync: bool) -> str:
+        """The digest of the right factor and the left one, which `sync` brings to the storage."""
+        for path in (self._left, self._right) if sync else ():
             sync_file(path)
         return self._digest.hexdigest()
 
 
 class PartFolder:
-    """passes.task_vectors.PartSinks: files in a folder, which other processes must see under the same path."""
+    """passes.task_vectors.PartSinks: files in a folder, which other processes must see under the same path. What those
+    have written is on the storage before it counts: a node may be lost. Here digests tell what a crash has taken.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.absolute()
         self._open: dict[int, _PartFile] = {}
+        self._far = False
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_folder": self._folder, "_open": {}}
+        return {"_folder": self._folder, "_open": {}, "_far": True}
 
     def make(self) -> None:
         """Make the folder, where it is not there; raises OSError."""
@@ -84,7 +87,7 @@ class PartFolder:
 
     def settle(self, vector: TaskVector) -> tuple[str, int]:
         """See PartSinks."""
-        return self._open.pop(vector.number).settle(), 0
+        return self._open.pop(vector.number).settle(sync=self._far), 0
 
     def digest(self, number: int) -> str:
         """Of the files as they are; "" where one is missing."""
