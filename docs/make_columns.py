@@ -10,6 +10,7 @@ from pathlib import Path
 from netweight.columns import Column
 from netweight.jobs.compare.result import PARAMETER_COLUMNS as COMPARED
 from netweight.jobs.delta.result import COLUMNS as DELTA
+from netweight.jobs.extract_lora.result import COLUMNS as EXTRACT
 from netweight.jobs.merge.result import COLUMNS as MERGE
 from netweight.jobs.scan.result import CSV_COLUMNS, PARAMETER_COLUMNS
 from netweight.jobs.verify.result import COLUMNS as VERIFY
@@ -55,6 +56,7 @@ def render() -> str:
         _table("`delta` and `compare`: kind", KIND_COLUMNS, _OF_A_MODEL),
         _table("`delta` and `compare`: modules of a kind", MODULE_COLUMNS),
         _table("`merge`: the table of the result in Python", MERGE, "What the files hold is in [merging](merging.md)."),
+        _table("`extract-lora`: errors.csv and errors.parquet", EXTRACT, "A row for each tensor that changed."),
         _table("`verify`: the table of the result in Python", VERIFY),
     ]
     return "\n".join(parts)

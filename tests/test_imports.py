@@ -57,6 +57,7 @@ def test_the_package_runs_as_the_program_does():
         ),
         ["embeddings", "--help"],
         ["estimate", "--help"],
+        ["extract-lora", "--help"],
     ],
 )
 def test_help_loads_nothing_heavy(args):
@@ -85,8 +86,8 @@ def test_delta_loads_no_torch(tmp_path):
 def test_exported_names():
     assert netweight.__all__ == [
         "Checkpoint", "NetweightError", "Scope", "Skipped", "Tensor", "__version__", "compare", "convert", "delta",
-        "demo", "devices", "download", "embeddings", "estimate", "find_most_changed_layers", "info", "merge",
-        "nearest_tokens", "open", "scan", "structure", "structure_many", "verify",
+        "demo", "devices", "download", "embeddings", "estimate", "extract_lora", "find_most_changed_layers", "info",
+        "merge", "nearest_tokens", "open", "scan", "structure", "structure_many", "verify",
     ]  # fmt: skip
     assert dir(netweight) == sorted(netweight.__all__)
     for name in netweight.__all__:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
 from netweight.kernels import choose
 from netweight.kernels.cpu import CpuKernels
+from netweight.kernels.cpu.factors import CpuFactorKernels
 from netweight.kernels.cpu.merging import CpuMergeKernels
 from netweight.run import devices
 from netweight.run.device_survey import Device, Survey
@@ -31,6 +32,12 @@ class StubMergeKernels(CpuMergeKernels):
         self.name = f"torch {device}"
 
 
+class StubFactorKernels(CpuFactorKernels):
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.name = f"torch {device}"
+
+
 def gpu(number: int = 0, *, doubles: bool = True, kind: str = "cuda", model: str = "Stub") -> Device:
     return Device(f"{kind}:{number}", kind, model, 80 << 30, 79 << 30, doubles)
 
@@ -41,12 +48,16 @@ def fake_gpus(
     *,
     kernels: type = StubKernels,
     merging: type = StubMergeKernels,
+    factors: Callable[[str], Any] = StubFactorKernels,
     gpus: Sequence[Device] | None = None,
 ) -> None:
-    """From here on there are `count` GPUs, whose kernels are made by `kernels(device)` and `merging(device)`."""
+    """From here on there are `count` GPUs, whose kernels are made by `kernels(device)`, `merging(device)` and
+    `factors(device)`.
+    """
     module = ModuleType("netweight.kernels.gpu")
     module.TorchKernels = kernels  # type: ignore[attr-defined]
     module.TorchMergeKernels = merging  # type: ignore[attr-defined]
+    module.factor_kernels = factors  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "netweight.kernels.gpu", module)
     monkeypatch.setattr(choose, "find_spec", lambda name: module)
     found = tuple(gpu(n) for n in range(count)) if gpus is None else tuple(gpus)

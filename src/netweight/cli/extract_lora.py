@@ -24,7 +24,7 @@ from netweight.views.text import print_json
 __all__ = ["extract_lora"]
 
 
-@click.command(short_help="A LoRA adapter out of a fine-tune, with its error.")
+@click.command(short_help="A LoRA adapter out of a fine-tune and its base.")
 @click.option(
     "--base",
     cls=Aliased,
@@ -88,7 +88,7 @@ def extract_lora(base: str, model: str, output: str | None, output_format: str, 
         from netweight.jobs.extract_lora.preview import preview
 
         with ExitStack() as stack:
-            prepared = prepare(base, model, options, stack)
+            prepared = prepare(base, model, options, stack, spectra=True)
             if output is not None:
                 result_folder(prepared, output).check()
             show_preview(prepared, preview(prepared, progress=progress), output_format, verbose=rest["verbose"])

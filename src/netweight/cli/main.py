@@ -31,7 +31,7 @@ COMMANDS = {
     "convert": ("netweight.cli.convert:convert", "Write any model, quantised or not, as dense safetensors."),
     "extract-lora": (
         "netweight.cli.extract_lora:extract_lora",
-        "A LoRA adapter out of a fine-tune, with its error.",
+        "A LoRA adapter out of a fine-tune and its base.",
     ),
     "verify": ("netweight.cli.verify:verify", "Compute a merged model again, and compare it with its files."),
     "devices": ("netweight.cli.devices:devices", "What there is to compute on, and what is used for which work."),

@@ -57,8 +57,8 @@ def verify(
     ray_address: str | None,
     verbose: bool,  # noqa: FBT001 - click's way
 ) -> int:
-    """Compute the parameters of the folder MERGED, which `netweight merge` made, once more from the inputs that it
-    names, and compare them with its files, bit for bit. --include and --exclude choose parameters.
+    """Compute the parameters of the folder MERGED, which merge, convert or extract-lora made, once more from the inputs
+    that it names, and compare them with its files, bit for bit. --include and --exclude choose parameters.
 
     Returns 0 where all are what the recipe gives, 1 where some are not.
     """

@@ -88,14 +88,15 @@ def adapter_config(
     fan_in_fan_out: bool = False,
     tied: bool = False,
     biased: bool = False,
+    rank: int | None = None,
     others: Iterable[str] = (),
 ) -> dict[str, Any]:
     """What adapter_config.json holds, for PEFT's LoraConfig.
 
     `base` is where PEFT finds the base model, and `revision` its commit on a hub; `saved`: modules that are kept whole;
     `fan_in_fan_out`: weights are stored [in, out], as GPT-2's; `tied`: the adapter of the embedding is the head's too;
-    `biased`: biases stand in the place of the base's; `others`: names of the base's modules, by which a target's name
-    is known not to be the ending of another's.
+    `biased`: biases stand in the place of the base's; `rank`: the r that stands for all, where it is not the largest;
+    `others`: names of the base's modules, by which a target's name is known not to be the ending of another's.
 
     Raises ValueError where there is no module at all, or one twice.
     """
@@ -105,7 +106,7 @@ def adapter_config(
             f"{len(names)} modules with factors and {len(saved)} whole ones: expected one or more, each once"
         )
     ranks = {module.name: module.rank for module in modules}
-    rank = max(ranks.values(), default=1)
+    rank = max(ranks.values(), default=1) if rank is None else rank
     alphas = {module.name: module.alpha for module in modules}
     alpha = next((alphas[name] for name in names if ranks[name] == rank), 1)
     uniform = {*ranks.values()} <= {rank} and {*alphas.values()} <= {alpha}

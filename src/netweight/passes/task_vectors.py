@@ -20,7 +20,7 @@ from netweight.run.blas import blas_threads, keep_blas_threads
 from netweight.run.execute import Executor
 from netweight.run.spread import DeviceKernels
 from netweight.statistics.factorisation import Factorised, FactorSink, factorise
-from netweight.statistics.row_blocks import NotFiniteError, rows_of_block
+from netweight.statistics.row_blocks import NotFiniteError, OutOfRangeError, rows_of_block
 from netweight.statistics.singular_vectors import Rule, held_bytes
 
 if TYPE_CHECKING:
@@ -211,6 +211,8 @@ class Factoriser(FarWork):
 
 
 def _not_finite(vector: TaskVector, error: NotFiniteError) -> InputError:
+    if isinstance(error, OutOfRangeError):
+        return InputError(f"{printable(vector.name)}: {error}; give --dtype float32")
     return InputError(
         f"{printable(vector.name)}: {error}, in {printable(vector.model.where)} less {printable(vector.base.where)};"
         " mend it, or leave it out with --exclude"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from netweight.statistics.row_blocks import NotFiniteError, RowBlocks, RowReader
+from netweight.statistics.row_blocks import OutOfRangeError, RowBlocks, RowReader
 from netweight.statistics.singular_vectors import Directions, Method, Rule, find_directions
 
 if TYPE_CHECKING:
@@ -99,8 +99,8 @@ def factorise(
     in float64 over the blocks. `stored_error`: it is the rounded factors that must keep to `rule.left`, and the rank
     rises where rounding would break it. `hold`: bytes up to which the matrix is held rather than read again.
 
-    Raises NotFiniteError where an element is NaN or infinite, or a factor leaves the range of `dtype`, and what reading
-    raises.
+    Raises NotFiniteError where an element is NaN or infinite, OutOfRangeError where a factor leaves the range of
+    `dtype`, and what reading raises.
     """
     reader = RowReader(matrix, kernels, hold)
     allowed = rule.left
@@ -140,5 +140,5 @@ def _rounded(values: Array, stored: np.dtype[np.generic]) -> Array:
     with np.errstate(over="ignore"):
         rows: Array = values.astype(np.float32).astype(stored)
     if not np.isfinite(rows.astype(np.float32)).all():
-        raise NotFiniteError(f"its factors are beyond the range of {stored}")
+        raise OutOfRangeError(f"its factors are beyond the range of {stored}")
     return rows

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from netweight.kernels.arrays import F32Array, F64Array
     from netweight.kernels.factors import FactorKernels
 
-__all__ = ["HeldRows", "NotFiniteError", "RowBlocks", "RowReader", "rows_of_block"]
+__all__ = ["HeldRows", "NotFiniteError", "OutOfRangeError", "RowBlocks", "RowReader", "rows_of_block"]
 
 _BLOCK = 1 << 20  # elements of a block
 _MOST_ROWS = 4096
@@ -23,6 +23,10 @@ _SAFE = 20  # exponents of two up to which squares are summed in float32 as they
 
 class NotFiniteError(ArithmeticError):
     """The matrix has elements that are NaN or infinite."""
+
+
+class OutOfRangeError(NotFiniteError):
+    """The factors leave the range of the type in which they are to be stored."""
 
 
 class RowBlocks(Protocol):

@@ -1,10 +1,10 @@
 """The leading singular values and right singular vectors of a matrix that is given by blocks of rows.
 
-Few of many: randomised block Krylov iteration on D^T D (Musco and Musco 2015, Randomized Block Krylov Methods for
-Stronger and Faster Approximate Singular Value Decomposition), with Rayleigh-Ritz values, until one more step would not
-bring the error of the truncated matrix nearer to the least possible one (Eckart and Young 1936). All else: eigenvectors
-of the float64 Gram matrix of the shorter side, or a full SVD where the matrix is small. The start is made of signs that
-follow from a key, so that the same matrix always gives the same vectors.
+Few of many: randomised block Krylov iteration on the Gram matrix of the shorter side (Musco and Musco 2015, Randomized
+Block Krylov Methods for Stronger and Faster Approximate Singular Value Decomposition), with Rayleigh-Ritz values, until
+one more step would not bring the error of the truncated matrix nearer to the least possible one (Eckart and Young
+1936). All else: eigenvectors of that Gram matrix in float64, or a full SVD where the matrix is small. The start is made
+of signs that follow from a key, so that the same matrix always gives the same vectors.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Directions", "Rule", "find_directions", "held_bytes", "width_of"]
 
-_TOLERANCE = 5e-5  # of the squares that are left: what the last step may still have gained
+_TOLERANCE = 1e-4  # of the squares that are left: what the last step may still have gained
 _FLOOR = 1e-13  # of all squares: what float64 does not tell
 _WIDE = 1e-4  # of all squares: where no more is left, products are taken in float64
 _MOST_STEPS = 24
@@ -92,7 +92,8 @@ def held_bytes(rule: Rule, rows: int, cols: int) -> int:
     short, width = min(rows, cols), _few(rule, rows, cols)
     if _is_small(rows, cols):
         return 3 * 8 * rows * cols
-    krylov = 8 * cols * width * (2 * min(_MOST_STEPS, short // (2 * width) + 1) + 4) if width else 0
+    steps = min(_MOST_STEPS, short // (2 * width) + 1) if width else 0
+    krylov = 8 * width * (short * (steps + 6) + 3 * cols)
     dense = 5 * 8 * short * short + (4 * rows * cols + 16 * cols * short if cols > rows else 8 * cols * short)
     return krylov if width and rule.rank is not None else max(krylov, dense)
 
@@ -158,28 +159,35 @@ def _of_gram(reader: RowReader, rule: Rule, kernels: FactorKernels, squares: flo
 
 
 class _Krylov:
-    """One matrix's iteration: an orthonormal basis that grows by `width` columns a step, and what D^T D makes of it."""
+    """One matrix's iteration on the Gram matrix of its shorter side: an orthonormal basis that grows by `width` columns
+    a step, and what the Gram matrix is in it.
+    """
 
     def __init__(self, reader: RowReader, kernels: FactorKernels, width: int, key: int) -> None:
         self._reader, self._kernels, self._width = reader, kernels, width
-        self._n = reader.cols
+        self._by_rows = reader.cols > reader.rows
+        self._side = min(reader.rows, reader.cols)
         self._wide = False
         self._readings = 1
-        self._basis = np.zeros((self._n, 0))
-        self._images = np.zeros((self._n, 0))  # of the basis
-        self._next = _signs(key, self._n, width)
+        most = width * min(_MOST_STEPS, self._side // (2 * width) + 1)
+        self._room = np.empty((self._side, most), order="F")
+        self._count = 0
+        self._gram = np.zeros((most, most))  # of the basis
+        self._next = _signs(key, self._side, width)
+
+    @property
+    def _basis(self) -> F64Array:
+        return self._room[:, : self._count]
 
     def run(self, rule: Rule, squares: float) -> Directions | None:
         """The directions, or None where a Gram matrix would be the better way."""
         self._next = self._orthogonal(self._sketch(self._next))
         before: F64Array | None = None
         for step in range(_MOST_STEPS):
-            if 2 * (self._basis.shape[1] + self._width) > min(self._n, self._reader.rows):
+            if 2 * (self._count + self._width) > self._side:
                 return None
             self._grow()
-            ritz = self._basis.T @ self._images
-            values, turns = np.linalg.eigh((ritz + ritz.T) / 2)
-            values, turns = np.maximum(values[::-1], 0.0), turns[:, ::-1]
+            values = np.maximum(np.linalg.eigvalsh(self._gram[: self._count, : self._count])[::-1], 0.0)
             rank = rule.choose(values, squares)
             if rule.rank is None and rank > self._width - 8:
                 left = squares - float(values[: self._width - 8].sum())
@@ -196,28 +204,48 @@ class _Krylov:
             if before is not None and held - float(before[:rank].sum()) <= _TOLERANCE * left + _FLOOR * squares:
                 if rule.rank is None and _is_close(rule, values[: rank - 1], squares):
                     return None  # whether one direction less would do is told by exact values alone
-                return self._finish(rule, turns, squares)
+                return self._finish(rule, squares)
             before = values
         return None
 
     def _grow(self) -> None:
-        """One step: the image of the newest columns, and the columns that follow from it."""
-        new, image = self._next, self._sketch(self._next)
-        self._basis = np.hstack([self._basis, new])
-        self._images = np.hstack([self._images, image])
-        self._next = self._orthogonal(image)
+        """One step: the newest columns join the basis, and those that follow from their image come next."""
+        first, self._count = self._count, self._count + self._width
+        self._room[:, first : self._count] = self._next
+        image = self._sketch(self._next)
+        inner = self._basis.T @ image
+        self._gram[: self._count, first : self._count] = inner
+        self._gram[first : self._count, : self._count] = inner.T
+        self._next = self._orthogonal(image - self._basis @ inner)
 
     def _widen(self) -> None:
         """Take the products in float64 from here on, those of the basis once more."""
         self._wide = True
-        self._images = self._sketch(self._basis)
-        self._next = self._orthogonal(self._images[:, -self._width :])
+        image = self._sketch(self._basis)
+        inner = self._basis.T @ image
+        self._gram[: self._count, : self._count] = (inner + inner.T) / 2
+        self._next = self._orthogonal(image[:, -self._width :])
 
     def _sketch(self, panel: F64Array) -> F64Array:
-        sent, total = self._kernels.send(panel, wide=self._wide), self._kernels.total(self._n, panel.shape[1])
+        """The Gram matrix of the shorter side times the panel."""
+        if self._by_rows:
+            lifted = self._kernels.send(self._lift(panel), wide=self._wide)
+            self._readings += 2
+            images = [self._kernels.image(block, lifted) for block in self._reader.scaled()]
+            return np.concatenate(images).astype(np.float64)
+        sent, total = self._kernels.send(panel, wide=self._wide), self._kernels.total(self._side, panel.shape[1])
         for block in self._reader.scaled():
             self._kernels.add_sketch(block, sent, total)
         self._readings += 1
+        return self._kernels.fetch(total)
+
+    def _lift(self, panel: F64Array) -> F64Array:
+        """D^T panel, for a panel [m, b]."""
+        total, first = self._kernels.total(self._reader.cols, panel.shape[1]), 0
+        for block in self._reader.scaled():
+            rows = self._kernels.send(panel[first : first + len(block)], wide=self._wide)
+            self._kernels.add_lifted(block, rows, total)
+            first += len(block)
         return self._kernels.fetch(total)
 
     def _orthogonal(self, columns: F64Array) -> F64Array:
@@ -226,9 +254,11 @@ class _Krylov:
             columns = np.linalg.qr(columns - self._basis @ (self._basis.T @ columns))[0]
         return columns
 
-    def _finish(self, rule: Rule, turns: F64Array, squares: float) -> Directions:
+    def _finish(self, rule: Rule, squares: float) -> Directions:
         """The singular values and vectors in the leading part of the basis, from D itself rather than its square."""
-        panel = np.linalg.qr(self._basis @ turns[:, : self._width])[0]
+        turns = np.linalg.eigh(self._gram[: self._count, : self._count])[1]
+        panel = self._basis @ turns[:, : -self._width - 1 : -1]
+        panel = np.linalg.qr(self._lift(panel) if self._by_rows else panel)[0]
         sent, total = self._kernels.send(panel, wide=self._wide), self._kernels.total(self._width, self._width)
         for block in self._reader.scaled():
             self._kernels.add_image_gram(block, sent, total)
@@ -236,9 +266,8 @@ class _Krylov:
         every, turns = np.maximum(values[::-1], 0.0), turns[:, ::-1]
         rank = _kept(rule, np.sqrt(every), squares)
         left = max(squares - float(every[:rank].sum()), 0.0)
-        vectors = panel @ turns[:, :rank]
-        readings = self._readings + 1
-        return Directions(np.sqrt(every[:rank]), vectors, squares, left, "krylov", readings, self._wide)
+        readings = self._readings + 1 + self._by_rows
+        return Directions(np.sqrt(every[:rank]), panel @ turns[:, :rank], squares, left, "krylov", readings, self._wide)
 
 
 def _is_close(rule: Rule, values: F64Array, squares: float) -> bool:

@@ -16,7 +16,11 @@ import netweight
 from netweight.jobs.delta import result as delta_files
 
 FOLDER = Path(__file__).parents[4] / "shared" / "realweights"
-FILES = sorted(p.name for p in FOLDER.glob("*.*") if p.suffix in {".safetensors", ".pt", ".pth", ".tar"})
+FILES = sorted(
+    p.name
+    for p in FOLDER.glob("*.*")
+    if p.suffix in {".safetensors", ".pt", ".pth", ".tar"} and "adapter_model" not in p.name  # an adapter has a base
+)
 GGUF = sorted(p.name for p in FOLDER.glob("*.gguf"))
 
 ADDING = "JunSuzukiJapan__tl__model_2digit@"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from netweight.checkpoint.tensor import Tensor, read_elements
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from netweight.jobs.extract_lora.targets import Target
     from netweight.passes.task_vectors import Factored
 
-__all__ = ["Adapter", "assemble", "check_changed"]
+__all__ = ["Adapter", "assemble", "check_changed", "shares_adapter"]
 
 _PIECE = 1 << 20  # elements that are copied at a time
 
@@ -33,24 +33,39 @@ class Adapter:
     biases: dict[str, StreamedTensor] = field(default_factory=dict)
     whole: list[str] = field(default_factory=list)
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
-    embedded: bool = False
+    tied: bool = False
+    rank: int | None = None
 
 
 def assemble(prepared: Prepared, found: Mapping[str, Factored], parts: PartFolder) -> Adapter:
     """The adapter of all that changed. Raises InputError where nothing did, or nothing that factors can hold."""
     adapter = Adapter()
+    fused = {t.experts for t in prepared.targets.targets if t.experts and found[t.name].squares}
+    if fused:  # PEFT fuses experts into one parameter where transformers does, which takes one rank for all of them
+        adapter.rank = max(found[t.name].rank for t in prepared.targets.targets if t.experts)
     for number, target in enumerate(prepared.targets.targets):
         result = None if target.resized else found[target.name]
         if result is not None and not result.squares:
+            if target.experts in fused:
+                adapter.modules.append(_expert(target, number, 0, adapter.rank or 0, prepared, parts))
             continue
         row = _row(target, result)
         adapter.rows[target.name] = row
         if target.layer is not None:
             assert result is not None  # noqa: S101 - only resized ones have none
-            module = _module(target, number, result.rank, prepared, parts)
+            module = (
+                _expert(target, number, result.rank, adapter.rank or 0, prepared, parts)
+                if target.experts
+                else _module(target, number, result.rank, prepared, parts)
+            )
             adapter.modules.append(module)
-            adapter.embedded |= module.embedding
             row["bytes"] = module.a.entry.nbytes + module.b.entry.nbytes
+            if target.name == prepared.targets.tied:
+                adapter.tied = True
+                if not shares_adapter(target) and prepared.targets.head:
+                    linear = replace(target, layer="linear", module=prepared.targets.head)
+                    adapter.modules.append(_module(linear, number, result.rank, prepared, parts))
+                    row["bytes"] *= 2
         elif target.bias:
             adapter.biases[target.module] = _copied(target.model)
             row["bytes"] = target.model.nbytes
@@ -58,9 +73,17 @@ def assemble(prepared: Prepared, found: Mapping[str, Factored], parts: PartFolde
             if target.module not in adapter.whole:
                 adapter.whole.append(target.module)
                 adapter.saved |= {n: _copied(t) for n, t in prepared.targets.members[target.module].items()}
+                if target.name == prepared.targets.tied and prepared.targets.head:
+                    adapter.whole.append(prepared.targets.head)
+                    adapter.saved[f"{prepared.targets.head}.weight"] = _copied(target.model)
             row["bytes"] = target.model.nbytes
     check_changed(prepared, list(adapter.rows), len(adapter.modules))
     return adapter
+
+
+def shares_adapter(target: Target) -> bool:
+    """Whether PEFT itself gives the factors of this tied embedding to the head as well, which it does by its name."""
+    return target.module.rpartition(".")[2] == "embed_tokens"
 
 
 def check_changed(prepared: Prepared, changed: Sequence[str], matrices: int) -> None:
@@ -115,6 +138,13 @@ def _module(target: Target, number: int, rank: int, prepared: Prepared, parts: P
     right = parts.right(number, rank, cols, dtype, turned=turned)
     a, b = (left, right) if turned else (right, left)
     return LoraModule(target.module, a, b, rank, target.layer == "embedding")
+
+
+def _expert(target: Target, number: int, rank: int, wide: int, prepared: Prepared, parts: PartFolder) -> LoraModule:
+    """The factors of an expert, or of a router, with zeros up to the rank of all of them."""
+    rows, cols = target.base.shape
+    left, right = parts.padded(number, (rows, cols), rank, wide, prepared.plan.dtype)
+    return LoraModule(target.module, right, left, wide)
 
 
 def _copied(tensor: Tensor) -> StreamedTensor:

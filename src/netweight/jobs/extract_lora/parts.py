@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
+from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import xxhash
 
 from netweight.dtypes import DType
-from netweight.errors import JobError, printable
+from netweight.output.exchange import sync_file
 from netweight.output.peft_folder import StreamedTensor
 from netweight.output.safetensors_file import TensorEntry
 from netweight.passes.task_vectors import TaskVector
@@ -27,45 +28,46 @@ class _PartFile:
     """statistics.factorisation.FactorSink into two files: rows of the left factor, and the right one."""
 
     def __init__(self, left: Path, right: Path) -> None:
-        self._paths = left, right
-        self._left = left.open("wb")
+        self._left, self._right = left, right
         self._digest = xxhash.xxh3_128()
 
     def start(self, rank: int) -> None:  # noqa: ARG002 - sizes follow from what comes
         """See FactorSink."""
-        self._left.seek(0)
-        self._left.truncate()
+        self._left.write_bytes(b"")
         self._digest.reset()
 
     def right(self, factor: Any) -> None:
         """See FactorSink."""
         data = np.ascontiguousarray(factor).view(np.uint8).data
-        self._paths[1].write_bytes(data)
+        self._right.write_bytes(data)
         self._digest.update(data)
 
     def left(self, first: int, rows: Any) -> None:  # noqa: ARG002 - in order
         """See FactorSink."""
         data = np.ascontiguousarray(rows).view(np.uint8).data
-        self._left.write(data)
+        with self._left.open("ab") as file:
+            file.write(data)
         self._digest.update(data)
 
-    def close(self) -> str:
-        """Bring both to the system, and the left one to the disk; the digest of the right factor and the left one."""
-        self._left.flush()
-        os.fsync(self._left.fileno())
-        self._left.close()
+    def settle(self, *, sync: bool) -> str:
+        """The digest of the right factor and the left one, which `sync` brings to the storage."""
+        for path in (self._left, self._right) if sync else ():
+            sync_file(path)
         return self._digest.hexdigest()
 
 
 class PartFolder:
-    """passes.task_vectors.PartSinks: files in a folder, which other processes must see under the same path."""
+    """passes.task_vectors.PartSinks: files in a folder, which other processes must see under the same path. What those
+    have written is on the storage before it counts: a node may be lost. Here digests tell what a crash has taken.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.absolute()
         self._open: dict[int, _PartFile] = {}
+        self._far = False
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_folder": self._folder, "_open": {}}
+        return {"_folder": self._folder, "_open": {}, "_far": True}
 
     def make(self) -> None:
         """Make the folder, where it is not there; raises OSError."""
@@ -79,19 +81,13 @@ class PartFolder:
         return self._folder / f"{number:06}.left", self._folder / f"{number:06}.right"
 
     def sink(self, vector: TaskVector) -> _PartFile:
-        """See PartSinks; raises JobError where the disk refuses."""
-        try:
-            self._open[vector.number] = _PartFile(*self._paths(vector.number))
-        except OSError as error:
-            raise JobError(
-                f"{printable(str(self._folder), 300)}: factors cannot be written: {error.strerror}; every process must"
-                " see the output folder; make room, then run again with --resume"
-            ) from error
+        """See PartSinks."""
+        self._open[vector.number] = _PartFile(*self._paths(vector.number))
         return self._open[vector.number]
 
     def settle(self, vector: TaskVector) -> tuple[str, int]:
         """See PartSinks."""
-        return self._open.pop(vector.number).close(), 0
+        return self._open.pop(vector.number).settle(sync=self._far), 0
 
     def digest(self, number: int) -> str:
         """Of the files as they are; "" where one is missing."""
@@ -105,17 +101,42 @@ class PartFolder:
 
     def left(self, number: int, rows: int, rank: int, dtype: DType, *, turned: bool) -> StreamedTensor:
         """The left factor [rows, rank], or, `turned`, its transpose."""
-        return _streamed(self._paths(number)[0], rows, rank, dtype, turned=turned)
+        path = self._paths(number)[0]
+        if not turned:
+            return StreamedTensor(TensorEntry(dtype, (rows, rank)), lambda: _pieces(path))
+        return StreamedTensor(TensorEntry(dtype, (rank, rows)), lambda: _turned(path, rows, rank, dtype))
 
     def right(self, number: int, rank: int, cols: int, dtype: DType, *, turned: bool) -> StreamedTensor:
         """The right factor [rank, cols], or, `turned`, its transpose."""
-        return _streamed(self._paths(number)[1], rank, cols, dtype, turned=turned)
+        path = self._paths(number)[1]
+        if not turned:
+            return StreamedTensor(TensorEntry(dtype, (rank, cols)), lambda: _pieces(path))
+        return StreamedTensor(TensorEntry(dtype, (cols, rank)), lambda: _turned(path, rank, cols, dtype))
+
+    def padded(
+        self, number: int, shape: tuple[int, int], rank: int, wide: int, dtype: DType
+    ) -> tuple[StreamedTensor, StreamedTensor]:
+        """(left, right) of a matrix [rows, cols], with zeros behind `rank` directions up to `wide` of them."""
+        rows, cols = shape
+        left, right = self._paths(number)
+        zeros = bytes(dtype.nbytes((wide - rank) * cols))
+        return (
+            StreamedTensor(TensorEntry(dtype, (rows, wide)), lambda: _widened(left, rows, rank, wide, dtype)),
+            StreamedTensor(TensorEntry(dtype, (wide, cols)), lambda: chain(_pieces(right) if rank else (), (zeros,))),
+        )
 
 
-def _streamed(path: Path, rows: int, cols: int, dtype: DType, *, turned: bool) -> StreamedTensor:
-    if not turned:
-        return StreamedTensor(TensorEntry(dtype, (rows, cols)), lambda: _pieces(path))
-    return StreamedTensor(TensorEntry(dtype, (cols, rows)), lambda: _turned(path, rows, cols, dtype))
+def _widened(path: Path, rows: int, rank: int, wide: int, dtype: DType) -> Iterator[Any]:
+    """Rows of `rank` elements with zeros behind them, `wide` in all."""
+    kind = np.dtype(f"u{dtype.bits // 8}")
+    step = max(1, _PIECE // (wide * kind.itemsize))
+    with path.open("rb") if rank else nullcontext() as file:
+        for row in range(0, rows, step):
+            block = np.zeros((min(step, rows - row), wide), kind)
+            if file is not None:
+                data = file.read(len(block) * rank * kind.itemsize)
+                block[:, :rank] = np.frombuffer(data, kind).reshape(len(block), rank)
+            yield block
 
 
 def _pieces(path: Path) -> Iterator[bytes]:

@@ -128,11 +128,15 @@ def prepare(
     options: Options,
     stack: ExitStack,
     moved: Mapping[str, Any] | None = None,
+    *,
+    spectra: bool = False,
 ) -> Prepared:
     """Open both and plan the run; the checkpoints are closed with `stack`. Reads headers only.
 
-    `moved`: where references are to be found now. Raises OptionError for options that cannot be met, FormatError and
-    ModelNotFoundError for what is no checkpoint, InputError where the model is none of the base's fine-tunes.
+    `moved`: where references are to be found now; `spectra`: whole spectra will be computed, as `preview` does.
+
+    Raises OptionError for options that cannot be met, FormatError and ModelNotFoundError for what is no checkpoint,
+    InputError where the model is none of the base's fine-tunes.
     """
     from netweight.jobs.extract_lora.targets import find_targets
     from netweight.params.pairing import align
@@ -152,7 +156,8 @@ def prepare(
     rule = Rule(left=left) if left is not None else Rule(rank=options.rank or DEFAULT_RANK)
     plan = FactorPlan(rule, options.stored_dtype, stored_error=options.error is not None)
     vectors = _vectors(targets, plan)
-    choice = choose_for(options, "spectra", _effort(vectors, plan))
+    worked = FactorPlan(Rule(left=0.0), plan.dtype) if spectra else plan
+    choice = choose_for(options, "spectra", _effort(vectors, worked))
     fixed = FLOOR + choice.libraries + far_bytes(opened)
     fitted = choice.fitted(options)
     workers, without_matrices = plan_workers(fitted, _BLOCKS, fixed)

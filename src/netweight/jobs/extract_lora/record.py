@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from netweight.errors import printable
 from netweight.jobs.extract_lora.result import COLUMNS, Extracted, totals
 from netweight.jobs.inputs import identity, recorded
 from netweight.version import __version__
@@ -30,11 +31,12 @@ def write_folder(
     """Write all files of the adapter into `stage`, and return the result; `device_notes`: what happened to devices.
     Raises OutputError and OSError where the disk refuses.
     """
+    from netweight.jobs.extract_lora.adapter import shares_adapter
     from netweight.output.peft_folder import adapter_config, adapter_tensors, write_adapter
     from netweight.output.table import write_csv, write_json, write_parquet
 
     targets = prepared.targets
-    tied = targets.tied and adapter.embedded
+    tied = adapter.tied and any(shares_adapter(t) for t in targets.targets if t.name == targets.tied)
     config = adapter_config(
         adapter.modules,
         base=prepared.base.ref,
@@ -43,6 +45,7 @@ def write_folder(
         fan_in_fan_out=targets.conv1d,
         tied=tied,
         biased=bool(adapter.biases),
+        rank=adapter.rank,
         others=targets.modules,
     )
     write_adapter(stage, config, adapter_tensors(adapter.modules, adapter.saved, adapter.biases))
@@ -59,7 +62,7 @@ def write_folder(
         "modules_to_save": sorted(adapter.whole),
         "parameters": adapter.rows,
         "left_out": [{"name": entry.name, "reason": entry.reason, "asked": entry.asked} for entry in targets.left_out],
-        "notes": [*prepared.notes, *device_notes, *_notes(prepared, adapter, tied=tied)],
+        "notes": [*prepared.notes, *device_notes, *_notes(prepared, adapter)],
     }
     write_json(stage / RECORD, record)
     result = Extracted(output, record)
@@ -69,24 +72,26 @@ def write_folder(
     return result
 
 
-def _notes(prepared: Prepared, adapter: Adapter, *, tied: bool) -> list[str]:
+def _notes(prepared: Prepared, adapter: Adapter) -> list[str]:
     notes = []
     above = [n for n, row in adapter.rows.items() if _is_above(row, prepared.options.error)]
     if above:
         notes.append(
             f"{len(above)} matrices are above --error {prepared.options.error:g}, which their rounding to"
-            f" {prepared.options.dtype} alone exceeds, first {above[0]}; give --dtype float32"
+            f" {prepared.options.dtype} alone exceeds, first {printable(above[0])}; give --dtype float32"
         )
-    if tied:
+    if adapter.tied and prepared.targets.head:
         notes.append(
-            "the head is the embedding, whose factors PEFT uses for both (ensure_weight_tying); its merge_and_unload"
-            " adds tied factors twice: untie the model before it"
+            f"{prepared.targets.head} is the embedding, and has its factors too; PEFT's merge_and_unload would add them"
+            " twice to a tied model: untie it before that"
         )
+    elif adapter.tied:
+        notes.append("the head shares the embedding: PEFT adapts the embedding alone as long as it is not merged")
     resized = next((target for target in prepared.targets.targets if target.resized), None)
     if resized is not None:
         rows = resized.model.shape[0]
         notes.append(
-            f"{resized.name} has {rows} rows in the fine-tune, {resized.base.shape[0]} in the base: call"
+            f"{printable(resized.name)} has {rows} rows in the fine-tune, {resized.base.shape[0]} in the base: call"
             f" base.resize_token_embeddings({rows}) before PEFT loads the adapter"
         )
     return notes

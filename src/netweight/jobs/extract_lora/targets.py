@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from netweight.checkpoint.tensor import Checkpoint, Skipped, Tensor
 from netweight.errors import printable
@@ -25,6 +25,10 @@ Layer = Literal["linear", "conv1d", "embedding"]
 _PREFIXES = {"gpt2": "transformer", "bloom": "transformer"}
 """Families whose files often lack the first part of the names that their modules have in a model with a head."""
 
+_MAMBA = frozenset({"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"})
+_NOT_IN_MAMBA = frozenset({"out_proj", "conv1d"})
+"""Model types and modules of them that PEFT refuses to adapt: their kernels read the weights past any wrapper."""
+
 _WEIGHT = ".weight"
 
 
@@ -34,7 +38,8 @@ class Target:
 
     `module` is what PEFT calls the module that it lies in. `layer` is set where its change is factorised. Else it is
     compared, and where it changed: `whole` says that its module is kept whole; `bias` that it stands in for the base's;
-    `reason` why neither can be. `resized`: of another shape in the fine-tune.
+    `reason` why neither can be. `resized`: of another shape in the fine-tune. `experts`: the list that it is one of or
+    routes to, whose members PEFT can fuse where all have factors of one rank.
     """
 
     name: str
@@ -46,13 +51,15 @@ class Target:
     bias: bool = False
     reason: str = ""
     resized: bool = False
+    experts: str = ""
 
 
 @dataclass(frozen=True)
 class Targets:
     """`targets` in the base's order; `left_out` are tensors that no adapter can hold, with the reason; `modules` are
     the names of all modules of the base; `members` {module: tensors of the fine-tune by the base's names} of those that
-    may be kept whole. `conv1d`: weights are stored [in, out]. `tied`: a head that is not stored is the embedding.
+    may be kept whole. `conv1d`: weights are stored [in, out]. `tied`: the embedding that a head shares, which is not
+    stored, and what its module is called: "lm_head", or "" where that is not known.
     """
 
     targets: tuple[Target, ...]
@@ -60,7 +67,8 @@ class Targets:
     modules: tuple[str, ...]
     members: Mapping[str, Mapping[str, Tensor]]
     conv1d: bool
-    tied: bool
+    tied: str
+    head: str
 
 
 def find_targets(base: Checkpoint, model: Checkpoint, alignment: Alignment, *, keep_whole: bool) -> Targets:
@@ -83,6 +91,7 @@ class _Sorter:
         self._modules = tuple(self._names)
         self._above = {above for module in self._modules for above in _above(module)}
         self._conv1d = self._base.layout.conv1d
+        self._mamba = (base.config or {}).get("model_type") in _MAMBA
         self._found = match(self._base, self._model).tensors
 
     def _module_of(self, name: str) -> str:
@@ -113,7 +122,8 @@ class _Sorter:
             self._modules,
             {m: {self._prefix + n: self._found[n] for n in self._names[m]} for m in dict.fromkeys(whole)},
             self._conv1d,
-            bool(self._base.ties.absent or self._base.ties.aliases),
+            self._tied(),
+            _head(self._base),
         )
 
     def _layer_of(self, name: str) -> Layer | None:
@@ -122,7 +132,11 @@ class _Sorter:
         module = self._module_of(name)
         if len(tensor.shape) != 2 or not name.endswith(_WEIGHT) or not module or module in self._above:
             return None
-        if parameter.kind != "weight" or parameter.role in {"moe_gate", "norm"} or 0 in tensor.shape:
+        if parameter.kind != "weight" or parameter.role == "norm" or 0 in tensor.shape:
+            return None
+        if parameter.role == "moe_gate" and not self._experts_of(name):
+            return None
+        if self._mamba and module.rpartition(".")[2] in _NOT_IN_MAMBA:
             return None
         if parameter.role == "embedding":
             return "embedding"
@@ -131,11 +145,27 @@ class _Sorter:
     def _target(self, name: str, base: Tensor, model: Tensor, factored: set[str]) -> Target:
         module, layer = self._module_of(name), self._layer_of(name)
         if layer is not None:
-            return Target(name, module, base, model, layer)
-        if self._is_beside_a_matrix(name):
+            return Target(name, module, base, model, layer, experts=self._experts_of(name))
+        if self._is_beside_a_matrix(name) and self._keep_whole:
             return Target(name, module, base, model, bias=True)
         reason = self._why_not_whole(name, factored)
-        return Target(name, module, base, model, whole=not reason, reason=reason)
+        bias = bool(reason) and name.endswith(".bias") and bool(module) and self._keep_whole
+        return Target(name, module, base, model, whole=not reason, bias=bias, reason="" if bias else reason)
+
+    def _tied(self) -> str:
+        """The embedding that is also the head."""
+        ties = self._base.ties
+        heads = [own for alias, own in ties.aliases.items() if self._base.parameters[alias].slot == "lm_head"]
+        return ties.absent or next(iter(heads), "")
+
+    def _experts_of(self, name: str) -> str:
+        """The list of experts that this matrix is in, or that its router `gate` chooses from; "" as a rule."""
+        parameter = self._base.parameters[name]
+        above, _, last = self._module_of(name).rpartition(".")
+        if parameter.role == "moe_gate":
+            experts = f"{above}.experts"
+            return experts if last == "gate" and f"{experts}.0" in self._above else ""
+        return above.rpartition(".")[0] if parameter.expert is not None else ""
 
     def _is_beside_a_matrix(self, name: str) -> bool:
         """Whether this bias is of a layer whose weight gets factors, where it changes."""
@@ -177,12 +207,27 @@ class _Sorter:
 def _missing_prefix(base: Model) -> str:
     """What the names in the files lack before those of the modules, with a dot; "" as a rule."""
     config = base.checkpoint.config or {}
-    prefix = _PREFIXES.get(family({name: t.shape for name, t in base.tensors.items()}, config) or "")
-    named = config.get("architectures") or []
-    bare = bool(named) and all(str(name).endswith("Model") and "Head" not in str(name) for name in named)
-    if prefix is None or bare or any(name.startswith(f"{prefix}.") for name in base.tensors):
+    prefix = _PREFIXES.get(family(base.tensors, config))
+    if prefix is None or _is_bare(config) or any(name.startswith(f"{prefix}.") for name in base.tensors):
         return ""
     return f"{prefix}."
+
+
+def _classes(config: Mapping[str, Any]) -> list[str]:
+    named = config.get("architectures")
+    return [str(name) for name in named] if isinstance(named, list) else []
+
+
+def _is_bare(config: Mapping[str, Any]) -> bool:
+    """Whether the model is one without a head."""
+    named = _classes(config)
+    return bool(named) and all(name.endswith("Model") and "Head" not in name for name in named)
+
+
+def _head(base: Model) -> str:
+    """What the module of a head is called that yields tokens and is not stored: nearly all causal models agree."""
+    named = _classes(base.checkpoint.config or {})
+    return "lm_head" if not named or any(n.endswith(("ForCausalLM", "LMHeadModel")) for n in named) else ""
 
 
 def _above(module: str) -> Iterator[str]:

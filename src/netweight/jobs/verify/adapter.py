@@ -5,8 +5,9 @@ record.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, fields, replace
 from math import isclose
 from pathlib import Path
@@ -15,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xxhash
 
-from netweight.checkpoint.open import open_checkpoint
-from netweight.checkpoint.tensor import Tensor
+from netweight.checkpoint.safetensors import read_safetensors
+from netweight.checkpoint.tensor import Tensor, read_elements
 from netweight.errors import FormatError, OptionError, did_you_mean, printable
+from netweight.jobs.extract_lora.adapter import shares_adapter
 from netweight.jobs.extract_lora.plan import REQUEST, Options, Prepared, prepare
 from netweight.jobs.extract_lora.record import RECORD as ADAPTER_RECORD
 from netweight.jobs.extract_lora.record import SCHEMA
@@ -29,6 +31,7 @@ from netweight.params.selection import unwanted_reason
 from netweight.run.executors import planned_executor
 from netweight.run.progress import Progress, shown
 from netweight.run.spread import device_notes, kernels_on
+from netweight.source.local import open_local
 
 if TYPE_CHECKING:
     from netweight.jobs.extract_lora.targets import Target
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ADAPTER_RECORD", "verify_adapter"]
 
+_FIRST = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?:embedding_A|A\.weight)")
+_PIECE = 1 << 20  # elements that are compared at a time
 _SAME_ERROR = 1e-9  # relative: of sums in float64 that another library takes in another order
 _KINDS = {"request": dict, "inputs": list, "parameters": dict, "whole": dict}
 
@@ -62,7 +67,8 @@ def verify_adapter(
     places = places_of(folder, ADAPTER_RECORD, record, references, moved, "the record", "extract again")
     options = _options(folder, record["request"], machine)
     with ExitStack() as stack:
-        stored = stack.enter_context(open_checkpoint(folder / ADAPTER_WEIGHTS))
+        source = stack.enter_context(closing(open_local(folder / ADAPTER_WEIGHTS)))
+        stored = dict(read_safetensors(source).tensors)
         prepared = prepare(references[0], references[1], options, stack, places)
         check_inputs(record, (prepared.base, prepared.model), "extracted from")
         wanted = [v for v in prepared.vectors if unwanted_reason(v.name, include, exclude) is None]
@@ -89,9 +95,9 @@ def verify_adapter(
         judge = _Judge(prepared, stored, record, sinks, factor_kernels_for("cpu"))
         judged = (judge.verdict(t, found[t.name]) for t in prepared.targets.targets if t.name in found)
         verdicts = [verdict for verdict in judged if verdict is not None]
-        verdicts += [*judge.others(), *_config_verdict(folder, record, judge)] if not include and not exclude else []
-        for checkpoint in (stored, prepared.base, prepared.model):
-            checkpoint.check_unchanged()
+        verdicts += [*judge.others(), *_config_verdict(folder, judge)] if not include and not exclude else []
+        for checked in (source, prepared.base, prepared.model):
+            checked.check_unchanged()
     planned = len(record["parameters"]) + 1  # and adapter_config.json
     return Verified(folder, verdicts, planned, prepared.choice.name, device_notes(kernels))
 
@@ -128,15 +134,17 @@ class _Compared:
     """FactorSink that compares with stored factors, both as the weight's own layout has them."""
 
     def __init__(self, left: Any, right: Any) -> None:
-        self._stored = left, right
+        self._given = self._stored = left, right
         self._digest = xxhash.xxh3_128()
         self.differing = 0
 
     def start(self, rank: int) -> None:
         """See FactorSink."""
-        self._fits = rank == self._stored[1].shape[0]
+        left, right = self._given
+        self._fits = rank <= len(right) and _is_zero(left[:, rank:]) and _is_zero(right[rank:])
+        self._stored = left[:, :rank], right[:rank]
         self._digest.reset()
-        self.differing = 0 if self._fits else max(1, sum(side.size for side in self._stored))
+        self.differing = 0 if self._fits else max(1, left.size + right.size)
 
     def right(self, factor: Any) -> None:
         """See FactorSink."""
@@ -156,6 +164,10 @@ class _Compared:
     def settle(self) -> tuple[str, int]:
         """The digest of what came, and how many elements differ."""
         return self._digest.hexdigest(), self.differing
+
+
+def _is_zero(values: Any) -> bool:
+    return not np.any(np.asarray(values, np.float32))
 
 
 class StoredFactors:
@@ -215,8 +227,10 @@ class _Judge:
     def verdict(self, target: Target, found: Factored) -> Verdict | None:
         """None for what did not change, and has nothing in the adapter."""
         row = self.record["parameters"].get(target.name)
+        if target.layer is not None and (row is not None or target.experts):
+            self.known |= set(self.sinks.names(target))
         if not found.squares:
-            return None if row is None else Verdict(target.name, "differs", 0, "the models do not differ in it")
+            return self._unchanged(target, row)
         if not isinstance(row, dict) or not isinstance(row.get("squares"), float):
             return Verdict(target.name, "missing", 0, "the record does not have it")
         if not isclose(row["squares"], found.squares, rel_tol=_SAME_ERROR):
@@ -229,6 +243,16 @@ class _Judge:
             return self._module(target)
         return Verdict(target.name, "same")
 
+    def _unchanged(self, target: Target, row: Any) -> Verdict | None:
+        """An expert beside changed ones has factors of zeros."""
+        if row is not None:
+            return Verdict(target.name, "differs", 0, "the models do not differ in it")
+        factors = self.sinks.factors(target) if target.experts else None
+        if factors is None:
+            return None
+        good = all(map(_is_zero, factors))
+        return None if good else Verdict(target.name, "differs", 0, "the models do not differ in it")
+
     def _bias_name(self, target: Target) -> str:
         name = f"base_model.model.{target.module}.base_layer.bias"
         return name if name in self.stored else f"base_model.model.{target.module}.bias"
@@ -236,7 +260,11 @@ class _Judge:
     def _module(self, target: Target) -> Verdict:
         members = self.prepared.targets.members[target.module]
         self.whole.add(target.module)
-        return self._tensors(target.name, {f"base_model.model.{name}": tensor for name, tensor in members.items()})
+        expected = {f"base_model.model.{name}": tensor for name, tensor in members.items()}
+        if target.name == self.prepared.targets.tied and self.prepared.targets.head:
+            self.whole.add(self.prepared.targets.head)
+            expected[f"base_model.model.{self.prepared.targets.head}.weight"] = target.model
+        return self._tensors(target.name, expected)
 
     def _tensors(self, name: str, expected: Mapping[str, Tensor]) -> Verdict:
         """The verdict on copies of the fine-tune's tensors."""
@@ -248,15 +276,15 @@ class _Judge:
                 return Verdict(name, "missing", 0, stored_name)
             if (stored.shape, stored.dtype) != (tensor.shape, tensor.dtype):
                 return Verdict(name, "differs", tensor.size, f"stored as {stored.dtype} {list(stored.shape)}")
-            one, other = (side.read().view(np.uint8).reshape(-1) for side in (stored, tensor))
-            differing += int(np.count_nonzero((one != other).reshape(tensor.size, -1).any(axis=1)))
+            differing += _unequal(stored, tensor)
         return Verdict(name, "differs", differing, "not the fine-tune's") if differing else Verdict(name, "same")
 
     def _factors(self, target: Target, found: Factored, row: Mapping[str, Any]) -> Verdict:
-        self.known |= set(self.sinks.names(target))
         stored = self.sinks.factors(target)
         if stored is None:
             return Verdict(target.name, "missing", 0, "no factors of the type and shape that the record says")
+        if not self._head_is_like(target, stored):
+            return Verdict(target.name, "differs", 0, "the head's factors are not those of the embedding")
         if not found.differing:
             same = row.get("digest") == found.digest and isclose(row["left"], found.left, rel_tol=_SAME_ERROR)
             return Verdict(target.name, "same") if same else Verdict(
@@ -267,6 +295,16 @@ class _Judge:
             return Verdict(target.name, "differs", found.differing, "the factors do not give the recorded error")
         why = "computed otherwise: other libraries or processor; the factors give the recorded error"
         return Verdict(target.name, "differs", found.differing, why)
+
+    def _head_is_like(self, target: Target, factors: tuple[Any, Any]) -> bool:
+        """Whether the factors of a tied head, where it has any of its own, are those of the embedding."""
+        targets = self.prepared.targets
+        if target.name != targets.tied or not targets.head or shares_adapter(target):
+            return True
+        head = replace(target, layer="linear", module=targets.head)
+        self.known |= set(self.sinks.names(head))
+        own = self.sinks.factors(head)
+        return own is not None and all(map(np.array_equal, own, factors))
 
     def _left_by(self, target: Target, factors: tuple[Any, Any]) -> float:
         """What the stored factors leave of the squares."""
@@ -286,7 +324,20 @@ class _Judge:
         return verdicts + [Verdict(name, "not of the recipe") for name in self.stored if name not in self.known]
 
 
-def _config_verdict(folder: Path, record: Mapping[str, Any], judge: _Judge) -> list[Verdict]:
+def _unequal(one: Tensor, other: Tensor) -> int:
+    """How many elements of two tensors of one shape and type differ, read piece by piece."""
+    total, size = 0, one.dtype.nbytes(min(_PIECE, one.size))
+    rooms = np.empty((2, size), np.uint8)
+    for start in range(0, one.size, _PIECE):
+        count = min(_PIECE, one.size - start)
+        sides = rooms[:, : one.dtype.nbytes(count)]
+        for tensor, side in zip((one, other), sides, strict=True):
+            read_elements(tensor, start, side.data)
+        total += int(np.count_nonzero((sides[0] != sides[1]).reshape(count, -1).any(axis=1)))
+    return total
+
+
+def _config_verdict(folder: Path, judge: _Judge) -> list[Verdict]:
     """Whether adapter_config.json still says that every product counts once, and which modules are kept whole."""
     from netweight.checkpoint.adapters.settings import settings_of
 
@@ -298,10 +349,10 @@ def _config_verdict(folder: Path, record: Mapping[str, Any], judge: _Judge) -> l
     if not isinstance(config, dict):
         return [Verdict(ADAPTER_CONFIG, "differs", 0, "not an object")]
     settings = settings_of(config, where)
-    rows = {n: r for n, r in record["parameters"].items() if isinstance(r, dict) and r.get("kept") == "factors"}
-    for name, row in rows.items():
-        if settings.scale_of(str(row["module"]), int(row["rank"])) != 1.0:
-            return [Verdict(ADAPTER_CONFIG, "differs", 0, f"{name}: its product is not multiplied by 1")]
+    for name, tensor in judge.stored.items():
+        found = _FIRST.fullmatch(name)
+        if found and settings.scale_of(found["module"], tensor.shape[0]) != 1.0:
+            return [Verdict(ADAPTER_CONFIG, "differs", 0, f"{found['module']}: its product is not multiplied by 1")]
     if set(config.get("modules_to_save") or ()) != judge.whole:
         return [Verdict(ADAPTER_CONFIG, "differs", 0, "modules_to_save are not those that changed")]
     return [Verdict(ADAPTER_CONFIG, "same")]
