@@ -73,9 +73,12 @@ def test_an_earlier_adapter_is_replaced_only_if_asked(models, extracted):
     assert netweight.verify(extracted).good
 
 
-def test_an_adapter_is_no_fine_tune(models, extracted, tmp_path):
-    with pytest.raises(InputError, match=r"not a model: it holds base_model.*; merge it into its base, and give"):
-        netweight.extract_lora(models[0], extracted, tmp_path / "other")
+def test_an_adapter_is_a_fine_tune(models, extracted, tmp_path):
+    """It is read on the base: what is extracted of it is itself, of another rank where one is asked for."""
+    again = netweight.extract_lora(models[0], extracted, tmp_path / "other", rank=3, include="*q_proj*")
+    rows = [row for row in again.record["parameters"].values() if row["kept"] == "factors"]
+    assert rows
+    assert {row["rank"] for row in rows} == {3}
 
 
 def test_a_model_of_another_shape_is_no_fine_tune(models, tmp_path):

@@ -257,6 +257,7 @@ def _write(
 
 def adapter_parts(prepared: Prepared, sums: Mapping[str, Sum]) -> tuple[dict[str, LoraModule], dict[str, Any]]:
     """({parameter: its module as PEFT has it}, adapter_config.json)."""
+    from netweight.jobs.extract_lora.adapter import shares_adapter
     from netweight.jobs.extract_lora.targets import find_targets
     from netweight.output.peft_folder import adapter_config
     from netweight.params.pairing import align
@@ -275,7 +276,7 @@ def adapter_parts(prepared: Prepared, sums: Mapping[str, Sum]) -> tuple[dict[str
         base=base.ref,
         revision=base.revision,
         fan_in_fan_out=places.conv1d,
-        tied=places.tied and any(module.embedding for module in modules.values()),
+        tied=places.tied in modules and shares_adapter(layers[places.tied]),
         others=places.modules,
     )
     return modules, config
