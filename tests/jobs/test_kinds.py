@@ -139,7 +139,9 @@ def test_what_cannot_be_read_is_listed_by_compare(four, monkeypatch):
 
 def test_columns(four, tmp_path):
     result = netweight.delta(four[0], four[1:2], tmp_path / "out")
-    rows = pq.read_table(tmp_path / "out" / "delta.parquet").to_pylist()
+    stored = pq.read_table(tmp_path / "out" / "delta.parquet")
+    assert json.loads(stored.schema.metadata[b"netweight.kinds"]) == {"lora": result.models[0].kind.to_dict()}
+    rows = stored.to_pylist()
     looked_at = [row for row in rows if row["update_form"]]
     assert {(row["update_form"], row["update_rank"]) for row in looked_at} == {("low rank", 8)}
     assert len(looked_at) == result.models[0].kind.looked_at == 6

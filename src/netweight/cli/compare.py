@@ -79,8 +79,9 @@ def compare(
 ) -> None:
     """Compare two models A and B, parameter by parameter, in one pass over the weights of both.
 
-    Says how far B is from A, which parameters changed most, which are the same, and which only one of them has. Models
-    of different depth are aligned by name. With --methods spectral and others, also how what `scan` says of each matrix
+    Says how far B is from A, in one word what kind of fine-tune it is (for which a sample of matrices is read once
+    more), which parameters changed most, which are the same, and which only one of them has. Models of different depth
+    are aligned by name. With --methods spectral and others, also how what `scan` says of each matrix
     differs.
 
     Where a model is quantised, also what that did: SQNR by storage, role and block against bits for a weight, the worst

@@ -51,6 +51,9 @@ def delta(
 ) -> None:
     """Measure the task vectors of fine-tuned MODELs: fine-tuned - base, for every parameter, in one pass.
 
+    Says in one word what each fine-tune is (an adapter and its rank, a mask, one module, full ...); a sample of the
+    matrices that changed is read once more for it.
+
     Writes into DIR, for each model: per_param_stats.csv, top50_by_l2.csv, top50_by_maxabs.csv, summary.json and
     group_l2_bar.png; for all of them: pairwise_cosines.csv and .png, and delta.parquet. An earlier result in DIR is
     replaced at the end, in one step; a file of others that has such a name ends the run before it begins.

@@ -41,8 +41,9 @@ def delta(
     executor: Executor | None = None,
     **settings: Any,
 ) -> Delta:
-    """Measure the task vectors of `models` (fine-tuned - base); base and models are read once each. Without a `base`
-    (None) adapters alone are measured, by their factors: norms, inner products and singular values.
+    """Measure the task vectors of `models` (fine-tuned - base); base and models are read once each, and a sample of the
+    matrices that changed once more, for the kind of each fine-tune. Without a `base` (None) adapters alone are
+    measured, by their factors: norms, inner products and singular values.
 
     `outdir`: where the result files go, put in place in one step at the end; None writes nothing. `resume` continues a
     run into `outdir` that was stopped, and gives the same bytes. `executor` runs the tasks (default: threads, as many

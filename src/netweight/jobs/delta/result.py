@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -371,12 +372,13 @@ def write_delta(result: Delta, folder: Path) -> None:
     square = [Column("", "", "the model's name", "text"), *(Column(n, "", "cosine", "number") for n in names)]
     write_csv(folder / "pairwise_cosines.csv", square, [(n, *r) for n, r in zip(names, result.cosines, strict=True)])
     cosine_heatmap(folder / "pairwise_cosines.png", names, result.cosines)
+    kinds = {m.name: m.kind.to_dict() for m in result.models}
     write_parquet(
         folder / "delta.parquet",
         COLUMNS,
         result.frame.rows,
         inputs=list(result.inputs),
-        metadata={"netweight.device": result.device},
+        metadata={"netweight.device": result.device, "netweight.kinds": json.dumps(kinds, allow_nan=False)},
     )
 
 
