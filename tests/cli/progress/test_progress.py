@@ -141,7 +141,7 @@ def test_on_a_real_terminal(tmp_path):
     # on a fresh installation the loops may have to be compiled now, which is said in a line of its own
     text = text.replace("\r\x1b[Knote: compiling the kernels: only at the first run of an installation\r\n", "")
     assert re.search(
-        r"\r\x1b\[K\[#+ *\] [0-9.]+ [kMG]B of 43\.2 MB, \d+ of 60 tensors, [0-9.]+ [kMG]B/s, 0:\d\d left", text
+        r"\r\x1b\[K\[#+ *\] [0-9.]+ [kMG]B of 86\.4 MB, \d+ of 120 tensors, [0-9.]+ [kMG]B/s, 0:\d\d left", text
     )
     assert text.endswith("\r\x1b[K")
     assert not (set(text) & {"\n"})
