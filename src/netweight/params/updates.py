@@ -11,6 +11,8 @@ from netweight.checkpoint.adapters.kinds import is_sum, update_of
 from netweight.checkpoint.adapters.reading import adapter_in
 from netweight.checkpoint.decoders.found import several
 from netweight.checkpoint.tensor import Checkpoint, Tensor
+from netweight.checkpoint.tensors.updates import UpdateTensor
+from netweight.errors import InputError
 from netweight.params.opening import open_model, open_whole
 
 __all__ = ["as_updates", "open_both", "updates_of"]
@@ -23,7 +25,14 @@ def open_both(
     both = [stack.enter_context(open_model(ref, download=download)) for ref in (a, b)]
     alone = [not checkpoint.made_of and adapter_in(checkpoint) is not None for checkpoint in both]
     if all(alone):
-        return as_updates(both[0]), as_updates(both[1])
+        one, other = map(as_updates, both)
+        kinds = [bool(held) and isinstance(next(iter(held.values())), UpdateTensor) for held in (one, other)]
+        if kinds[0] != kinds[1]:
+            needs = other if kinds[0] else one
+            raise InputError(
+                f"{needs.notes[-1].partition(': measured')[0]}, the other's does not: give BASE+ADAPTER for both"
+            )
+        return one, other
     refs = zip((a, b), both, alone, strict=True)
     first, second = (
         stack.enter_context(open_whole(ref, download=download)) if adapter else held for ref, held, adapter in refs

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import netweight
+from netweight.errors import InputError
 
 torch = pytest.importorskip("torch")
 from safetensors.torch import save_file  # noqa: E402
@@ -111,3 +112,18 @@ def test_info_says_what_an_adapter_is(tmp_path):
     broken = netweight.info(tmp_path / "b")
     assert broken.adapter is None
     assert any("an adapter of kind OFT, expected one of LoRA" in note for note in broken.notes)
+
+
+def test_a_kind_that_depends_on_the_base_beside_one_that_does_not(tmp_path):
+    b, a = factors(3, 2)
+    dora = adapter(tmp_path / "dora", b, a)
+    held = {f"base_model.model.{Q}.lora_A.weight": a, f"base_model.model.{Q}.lora_B.weight": b}
+    held[f"base_model.model.{Q}.lora_magnitude_vector"] = torch.ones(20)
+    save_file(held, dora / "adapter_model.safetensors")
+    with pytest.raises(
+        InputError, match=r"dora: what LoRA changes depends on the base, the other's does not: give BASE"
+    ):
+        netweight.compare(adapter(tmp_path / "lora", b, a), dora)
+    result = netweight.compare(dora, dora)
+    assert len(result.identical) == 3
+    assert any("measured as it is stored" in note for note in result.notes)

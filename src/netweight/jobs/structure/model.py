@@ -142,7 +142,8 @@ def analyse(checkpoint: Checkpoint, name: str, *, compare_tied: bool = False, he
     if structure.missing_layers:
         shown_numbers = ", ".join(str(number) for number in structure.missing_layers[:8])
         notes.append(f"layers without any tensor: {shown_numbers}: counted as layers of zero parameters")
-    kind = "slicegpt" if sliced else _KINDS.get(checkpoint.format, "bin")
+    base = checkpoint.made_of[0] if checkpoint.made_of else checkpoint
+    kind = "slicegpt" if sliced else _KINDS.get(base.format, "bin")
     named = family(checkpoint, checkpoint.config)
     return Analysed(
         name=name,
