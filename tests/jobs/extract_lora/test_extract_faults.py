@@ -134,7 +134,9 @@ def test_damaged_parts_are_made_again(models, tmp_path):
     parts = sorted((tmp_path / ".out.netweight-run" / "stage" / "parts").iterdir())
     parts[0].write_bytes(bytes(parts[0].stat().st_size))
     parts[3].unlink()
+    (parts[0].parents[1] / ".adapter_model.safetensors.1.part").write_bytes(b"half")
     netweight.extract_lora(*models, tmp_path / "out", rank=4, resume=True)
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {p.name for p in (tmp_path / "whole").iterdir()}
     assert (tmp_path / "out" / WEIGHTS).read_bytes() == (tmp_path / "whole" / WEIGHTS).read_bytes()
 
 

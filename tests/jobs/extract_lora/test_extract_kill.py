@@ -70,6 +70,6 @@ def test_killed_runs_go_on_to_the_same_bytes(tmp_path):
     done = subprocess.run([*map(str, command)], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert all(whole and status == 0 and same for _, whole, status, same in found["runs"])
+    assert all(whole and status == 0 and same for _, whole, status, same in found["runs"]), found
     assert not all(ended for ended, *_ in found["runs"]), "no run was killed before its end"
     assert found["left"] == []

@@ -130,6 +130,19 @@ def test_all_experts_and_routers_have_one_rank(tmp_path):
     assert same not in result.record["parameters"]
 
 
+def test_what_PEFT_does_not_convert_is_said(tmp_path):
+    base = moe()
+    rng = np.random.default_rng(2)
+    base |= {f"model.layers.0.mlp.shared_expert.{p}_proj.weight": some(rng, 10, 24) for p in ("gate", "up")}
+    result = extract(tmp_path / "known", base, tuned(base), MOE)
+    said = "2 modules outside of the experts are named like theirs, first model.layers.0.mlp.shared_expert.gate_proj"
+    assert any(said in note for note in result.notes)
+    result = extract(tmp_path / "unknown", base, tuned(base), MOE | {"model_type": "qwen2_moe"})
+    assert any("none of the type qwen2_moe" in note for note in result.notes)
+    config, _ = adapter(tmp_path / "unknown" / "out")
+    assert {"model.layers.0.mlp.gate", "model.layers.1.mlp.gate"} <= {*config["modules_to_save"]}
+
+
 def test_experts_that_did_not_change_have_none(tmp_path):
     base = moe()
     extract(tmp_path, base, tuned(base, only="self_attn"), MOE)

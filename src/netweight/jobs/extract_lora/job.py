@@ -97,6 +97,9 @@ def _extract(
     kernels = kernels_on(prepared.choice, factor_kernels_for, prepared.workers, progress.note)
     parts = PartFolder(folder.stage / _PARTS)
     parts.make()
+    for path in folder.stage.iterdir():  # what a run that was killed at its end has left half written
+        if path.name != _PARTS:
+            path.unlink()
     try:
         with journalled(folder.journal_path, prepared.digest, resume=resume) as record:
             found = _restored(prepared, parts, record, progress) if resume else {}

@@ -22,6 +22,9 @@ RECORD = "netweight_extract_lora.json"
 ERRORS = "errors"
 SCHEMA = 1
 
+_FUSED = frozenset({"gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"})
+"""Names of projections that PEFT takes for those of experts, wherever they stand."""
+
 _DIGESTS = "XXH3-128 of the right factor's bytes and then the left one's, each as made: rows of the weight as stored"
 
 
@@ -87,6 +90,7 @@ def _notes(prepared: Prepared, adapter: Adapter) -> list[str]:
         )
     elif adapter.tied:
         notes.append("the head shares the embedding: PEFT adapts the embedding alone as long as it is not merged")
+    notes += _notes_on_experts(prepared, adapter)
     resized = next((target for target in prepared.targets.targets if target.resized), None)
     if resized is not None:
         rows = resized.model.shape[0]
@@ -95,6 +99,22 @@ def _notes(prepared: Prepared, adapter: Adapter) -> list[str]:
             f" base.resize_token_embeddings({rows}) before PEFT loads the adapter"
         )
     return notes
+
+
+def _notes_on_experts(prepared: Prepared, adapter: Adapter) -> list[str]:
+    """What becomes of factors of single experts where transformers has them in one tensor."""
+    experts = {target.module for target in prepared.targets.targets if target.experts}
+    if adapter.rank is None:
+        return []
+    kind = str((prepared.base.config or {}).get("model_type"))
+    if kind not in CONVERTED:
+        others = f"for newer ones PEFT converts other models' factors, and none of the type {printable(kind, 40)}"
+        return [f"experts have factors one by one, as transformers before 5 loads them; {others}"]
+    alike = [m.name for m in adapter.modules if m.name not in experts and m.name.rpartition(".")[2] in _FUSED]
+    if not alike:
+        return []
+    lost = "with transformers 5, PEFT 0.21 loads no factors of such; load the adapter with transformers 4"
+    return [f"{len(alike)} modules outside of the experts are named like theirs, first {printable(alike[0])}: {lost}"]
 
 
 def _is_above(row: dict[str, Any], error: float | None) -> bool:

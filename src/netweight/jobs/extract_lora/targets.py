@@ -18,7 +18,7 @@ from netweight.params.matching import match
 from netweight.params.model import Model
 from netweight.params.pairing import Alignment
 
-__all__ = ["Layer", "Target", "Targets", "find_targets"]
+__all__ = ["CONVERTED", "Layer", "Target", "Targets", "find_targets"]
 
 Layer = Literal["linear", "conv1d", "embedding"]
 
@@ -28,6 +28,13 @@ _PREFIXES = {"gpt2": "transformer", "bloom": "transformer"}
 _MAMBA = frozenset({"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"})
 _NOT_IN_MAMBA = frozenset({"out_proj", "conv1d"})
 """Model types and modules of them that PEFT refuses to adapt: their kernels read the weights past any wrapper."""
+
+CONVERTED = frozenset({
+    "mixtral", "minimax", "minimax_m2", "afmoe", "deepseek_v2", "deepseek_v3", "deepseek_v32", "dots1", "ernie4_5_moe",
+    "glm4_moe", "glm4_moe_lite", "glm4v_moe", "glm_moe_dsa", "longcat_flash", "solar_open", "qwen3_moe", "qwen3_next",
+    "qwen3_omni_moe", "hunyuan_v1_moe", "flex_olmo", "olmoe", "exaone_moe", "cohere2_moe",
+})  # fmt: skip
+"""Model types of transformers 5 for which PEFT 0.21 fuses the factors of experts, and takes those of their router."""
 
 _WEIGHT = ".weight"
 
@@ -91,7 +98,7 @@ class _Sorter:
         self._modules = tuple(self._names)
         self._above = {above for module in self._modules for above in _above(module)}
         self._conv1d = self._base.layout.conv1d
-        self._mamba = (base.config or {}).get("model_type") in _MAMBA
+        self._type = str((base.config or {}).get("model_type"))
         self._found = match(self._base, self._model).tensors
 
     def _module_of(self, name: str) -> str:
@@ -136,7 +143,7 @@ class _Sorter:
             return None
         if parameter.role == "moe_gate" and not self._experts_of(name):
             return None
-        if self._mamba and module.rpartition(".")[2] in _NOT_IN_MAMBA:
+        if self._type in _MAMBA and module.rpartition(".")[2] in _NOT_IN_MAMBA:
             return None
         if parameter.role == "embedding":
             return "embedding"
@@ -164,7 +171,8 @@ class _Sorter:
         above, _, last = self._module_of(name).rpartition(".")
         if parameter.role == "moe_gate":
             experts = f"{above}.experts"
-            return experts if last == "gate" and f"{experts}.0" in self._above else ""
+            listed = last == "gate" and f"{experts}.0" in self._above
+            return experts if listed and self._type in CONVERTED else ""
         return above.rpartition(".")[0] if parameter.expert is not None else ""
 
     def _is_beside_a_matrix(self, name: str) -> bool:
