@@ -132,7 +132,8 @@ def test_reading_by_ranges_gives_what_files_give(hub, tmp_path, model) -> None:
     assert dict(here) == dict(there)
     assert hub.sent("*/resolve/*.safetensors") == 0
     whole = sum((tmp_path / name / shard).stat().st_size for name in ("model", "other") for shard in (FIRST, SECOND))
-    assert hub.sent("/cdn/*") < 3 * whole  # two passes over both, one over the first, and where quantiles were open
+    # two passes over both, two samples of so small a model, one pass over the first, and where quantiles were open
+    assert hub.sent("/cdn/*") < 4.5 * whole
     here, there = netweight.structure(local[0], deep=True), netweight.structure(far[0], deep=True, remote=True)
     assert here.structure["zeros"] == there.structure["zeros"]
 

@@ -10,7 +10,10 @@ from far_executor import FarExecutor
 
 import netweight
 from netweight.checkpoint.tensors import rearranged
+from netweight.jobs.compare.plan import Options as CompareOptions
+from netweight.jobs.compare.plan import prepare as prepare_compare
 from netweight.jobs.delta.plan import Options, prepare
+from netweight.passes import samples
 from netweight.run import plan
 from netweight.source import remote
 
@@ -121,6 +124,13 @@ def run(job, there, tmp_path, workers):
         netweight.compare(*there, remote=True, workers=workers)
 
 
+@pytest.fixture
+def unsampled(monkeypatch):
+    """Without the sample of matrices that compare reads once more."""
+    monkeypatch.setattr(samples, "choose_samples", lambda *_: ())
+
+
+@pytest.mark.usefixtures("unsampled")
 @over(STRAIGHT)
 @pytest.mark.parametrize("job", ["compare", "merge"])
 @pytest.mark.parametrize("workers", [1, 3])
@@ -134,6 +144,20 @@ def test_every_byte_is_fetched_once(tmp_path, hub, far, pair, job, workers):
         assert [0, *(stop for _, stop in ranges)] == [*(start for start, _ in ranges), size]
 
 
+@over(STRAIGHT)
+def test_a_sample_is_fetched_once_more(hub, far, pair):
+    """And hardly more than the plan says."""
+    here, there = far(pair)
+    with ExitStack() as stack:
+        sample = prepare_compare(*there, "basic_stats", CompareOptions(remote=True), stack).sample
+    hub.requests.clear()
+    assert netweight.compare(*there, remote=True, workers=3).kind.looked_at > 0
+    whole = sum(sizes(here).values())
+    total = sum(stop - start for ranges in fetched(hub).values() for start, stop in ranges)
+    assert whole < total <= whole + sample.nbytes + (8 << 10)  # ranges have whole pieces
+
+
+@pytest.mark.usefixtures("unsampled")
 @over(TURNED)
 @pytest.mark.parametrize("job", ["compare", "merge"])
 def test_what_is_turned_is_fetched_by_one_worker_as_often_as_it_has_parts(tmp_path, hub, far, pair, job):
