@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from netweight.errors import printable
 from netweight.jobs.extract_lora.result import COLUMNS, Extracted, totals
+from netweight.jobs.extract_lora.targets import CONVERTED
 from netweight.jobs.inputs import identity, recorded
 from netweight.version import __version__
 
