@@ -9,6 +9,7 @@ from netweight.errors import OptionError, did_you_mean, printable
 from netweight.merging.course import Value
 from netweight.merging.method import Method, Setting
 from netweight.merging.recipe.conditions import Conditions, Gradient, SettingValue, describe, interpolate, read_value
+from netweight.merging.recipe.habits import SETTINGS
 from netweight.merging.recipe.parts import Recipe, Source
 from netweight.merging.recipe.yaml import Path
 
@@ -20,23 +21,62 @@ WITHOUT_EFFECT = {"int8_mask": "how mergekit keeps masks in memory; no value dep
 """Settings of mergekit that change no number: flags that recipes may have at any level."""
 
 
-def check_settings(method: Method, recipe: Recipe) -> None:
-    """Raises OptionError unless every setting in `recipe` belongs to `method`, stands at a valid level and has a valid
-    value. A setting of the whole method (not `Setting.per_model`) stands in the recipe's or a slice's parameters.
+def check_settings(method: Method, recipe: Recipe) -> tuple[str, ...]:
+    """Notes on settings that have no effect with `method`, and on values that were cut to its bounds.
+
+    Raises OptionError unless every other setting in `recipe` is known, stands at a valid level and has a valid value. A
+    setting of the whole method (not `Setting.per_model`) stands in the recipe's or a slice's parameters.
     """
     known = {setting.name: setting for setting in method.settings}
-    _check_level(method, known, recipe, ("parameters",), recipe.parameters)
-    for n, part in enumerate(recipe.slices):
-        _check_level(method, known, recipe, ("slices", n, "parameters"), part.parameters)
+    idle: dict[str, list[str]] = {}
+    cut: list[str] = []
+    levels: list[tuple[Path, Mapping[str, SettingValue]]] = [(("parameters",), recipe.parameters)]
+    levels += [(("slices", n, "parameters"), part.parameters) for n, part in enumerate(recipe.slices)]
     for path, source in recipe.sources():
-        own = (*path, "parameters")
-        _check_level(method, known, recipe, own, source.parameters)
+        levels.append(((*path, "parameters"), source.parameters))
         for name in source.parameters:
             if name in known and not known[name].per_model and name not in WITHOUT_EFFECT:
                 raise OptionError(
-                    f"{recipe.where(*own, name)}: {name} belongs to the whole merge, not to a model: write it under "
-                    "the recipe's own parameters"
+                    f"{recipe.where(*path, 'parameters', name)}: {name} belongs to the whole merge, not to a model:"
+                    " write it under the recipe's own parameters"
                 )
+    for path, parameters in levels:
+        for name in parameters:
+            if name not in known and name in SETTINGS and name not in WITHOUT_EFFECT:
+                idle.setdefault(name, []).append(recipe.where(*path, name))
+            elif name in known and _is_above(known[name], parameters[name]):
+                cut.append(recipe.where(*path, name))
+        _check_level(method, known, recipe, path, {n: v for n, v in parameters.items() if n not in idle})
+    notes = [f"{at[0]}{_more(at)}: {name} has no effect: {method.name} has none" for name, at in idle.items()]
+    if cut:
+        notes.append(f"{cut[0]}{_more(cut)}: a density above 1 is 1: every element counts")
+    return tuple(notes)
+
+
+def _more(places: Sequence[str]) -> str:
+    return f" and {len(places) - 1} more" if len(places) > 1 else ""
+
+
+def _is_above(setting: Setting, value: SettingValue) -> bool:
+    """Whether a density is above 1, which counts as 1 as in mergekit."""
+    if setting.name != "density":
+        return False
+    inner = value.values if isinstance(value, Conditions) else (value,)
+    every = [item for one in inner for item in (one if isinstance(one, tuple) else (one,))]
+    return any(not isinstance(item, bool) and 1 < item <= _LARGEST for item in every)
+
+
+def _as_meant(setting: Setting, value: Any) -> Any:
+    """1 and 0 for a flag, 2.0 for a whole number, a density above 1."""
+    if isinstance(value, tuple):
+        return tuple(_as_meant(setting, item) for item in value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    if setting.kind == "flag" and value in {0, 1}:
+        return bool(value)
+    if setting.kind == "integer" and isinstance(value, float) and value.is_integer():
+        return int(value)
+    return min(value, 1) if setting.name == "density" and value <= _LARGEST else value
 
 
 def _check_level(
@@ -45,7 +85,7 @@ def _check_level(
     for name, value in parameters.items():
         where = (*path, name)
         if name in WITHOUT_EFFECT:
-            if not isinstance(value, bool):
+            if not isinstance(value, bool) and value not in {0, 1}:
                 raise OptionError(f"{recipe.where(*where)}: expected true or false, got {_describe(value)}")
             continue
         if name not in known:
@@ -62,6 +102,7 @@ def _check_level(
 
 
 def _check_value(setting: Setting, value: Value | Gradient, recipe: Recipe, path: Path) -> None:
+    value = _as_meant(setting, value)
     if isinstance(value, tuple) and setting.kind == "integer":
         raise OptionError(
             f"{recipe.where(*path)}: {setting.name} is a whole number, and has no gradient; write one number"
@@ -170,6 +211,7 @@ def _value(
             break
     else:
         value = setting.default
+    value = _as_meant(setting, value)
     if value is None or isinstance(value, Conditions):
         raise _missing(method, setting, recipe, levels, name, source)
     if isinstance(value, tuple) and setting.kind != "integer":

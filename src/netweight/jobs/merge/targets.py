@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import xxhash
@@ -92,8 +92,9 @@ def plan_merge(recipe: Recipe, checkpoints: Sequence[Checkpoint], options: PlanO
     from netweight.merging.settings import check_settings, resolve
 
     method = find(recipe.method)
-    check_settings(method, recipe)
+    said = (*recipe.notes, *check_settings(method, recipe))
     plan = plan_with(method, resolve, recipe, checkpoints, options)
+    plan = replace(plan, notes=(*said, *plan.notes))
     for target in plan.targets:
         if target.subject is not None:
             _begin_course(method, recipe, target.subject)

@@ -39,7 +39,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A merge. Exactly one of `models` and `slices` is not empty. `origin` and lines are not compared."""
+    """A merge. Exactly one of `models` and `slices` is not empty. `origin`, lines and notes are not compared."""
 
     method: str
     base: str | None
@@ -52,6 +52,7 @@ class Recipe:
     origin: str = field(compare=False)
     name: str | None = None
     lines: Lines = field(default_factory=dict, compare=False, repr=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def references(self) -> tuple[str, ...]:
         """Models to be opened: the base first where there is one, then every model as it appears, each once."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from netweight.errors import FormatError, OptionError, printable
 from netweight.merging.recipe.conditions import describe
+from netweight.merging.recipe.habits import as_meant
 from netweight.merging.recipe.models import ModelForm, RecipeForm, SourceForm, dtype_named, read_form
 from netweight.merging.recipe.parts import Recipe, Slice, Source, check_parts
 from netweight.merging.recipe.write import build_recipe, recipe_mapping, write_recipe
@@ -62,7 +63,11 @@ def parse_recipe(text: str, origin: str) -> Recipe:
     data, lines = read_yaml(text, origin)
     if not isinstance(data, dict):
         raise FormatError(f"{printable(origin)}: expected a recipe with lines of key: value, got something else")
-    form = read_form(data, origin, lines)
+    meant, lines_of, notes = as_meant(data, origin, lines)
+    return _recipe(read_form(meant, origin, lines_of), origin, lines_of, notes)
+
+
+def _recipe(form: RecipeForm, origin: str, lines: Lines, notes: tuple[str, ...]) -> Recipe:
 
     def source(entry: ModelForm | SourceForm, *path: str | int) -> Source:
         layers = entry.layer_range if isinstance(entry, SourceForm) else None
@@ -88,6 +93,7 @@ def parse_recipe(text: str, origin: str) -> Recipe:
         origin=origin,
         name=form.name,
         lines=lines,
+        notes=notes,
     )
     check_parts(recipe)
     return recipe
