@@ -20,6 +20,7 @@ __all__ = [
     "identity",
     "locations",
     "notes_of",
+    "path_from",
     "path_of",
     "references",
     "stamp_of",
@@ -70,6 +71,13 @@ def path_of(checkpoint: Checkpoint) -> str:
     if checkpoint.location is None or checkpoint.revision is not None:
         return checkpoint.ref
     return str(Path(checkpoint.ref).absolute())
+
+
+def path_from(output: Path, checkpoint: Checkpoint) -> str:
+    """The path of an input relative to the output; of a model of a hub, its reference."""
+    if checkpoint.location is None or checkpoint.revision is not None:
+        return checkpoint.ref
+    return os.path.relpath(checkpoint.location.resolve(), output.resolve())
 
 
 def locations(checkpoints: Iterable[Checkpoint]) -> list[Path]:

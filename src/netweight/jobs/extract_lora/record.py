@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 from netweight.errors import printable
 from netweight.jobs.extract_lora.result import COLUMNS, Extracted, totals
 from netweight.jobs.extract_lora.targets import CONVERTED
-from netweight.jobs.inputs import identity
+from netweight.jobs.inputs import identity, path_from
 from netweight.version import __version__
 
 if TYPE_CHECKING:
-    from netweight.checkpoint.tensor import Checkpoint
     from netweight.jobs.extract_lora.adapter import Adapter
     from netweight.jobs.extract_lora.plan import Prepared
 
@@ -62,7 +60,7 @@ def write_folder(
         "libraries": {name: importlib.metadata.version(name) for name in libraries},
         "device": prepared.choice.name,
         "request": prepared.options.request,
-        "inputs": [identity(c) | {"path": _path_from(output, c)} for c in (prepared.base, prepared.model)],
+        "inputs": [identity(c) | {"path": path_from(output, c)} for c in (prepared.base, prepared.model)],
         "digests": _DIGESTS,
         "whole": totals(list(adapter.rows.values())),
         "modules_to_save": sorted(adapter.whole),
@@ -122,10 +120,3 @@ def _notes_on_experts(prepared: Prepared, adapter: Adapter) -> list[str]:
 
 def _is_above(row: dict[str, Any], error: float | None) -> bool:
     return error is not None and row["kept"] == "factors" and bool(row["left"] > error**2 * row["squares"])
-
-
-def _path_from(output: Path, checkpoint: Checkpoint) -> str:
-    """The path of an input relative to the output; of a model of a hub, its reference."""
-    if checkpoint.location is None or checkpoint.revision is not None:
-        return checkpoint.ref
-    return os.path.relpath(checkpoint.location.resolve(), output.resolve())

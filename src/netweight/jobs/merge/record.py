@@ -5,18 +5,16 @@ make the folder a model.
 from __future__ import annotations
 
 import importlib.metadata
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from netweight.jobs.inputs import identity
+from netweight.jobs.inputs import identity, path_from
 from netweight.jobs.merge.result import Merged
 from netweight.merging.coefficients import remark
 from netweight.version import __version__
 
 if TYPE_CHECKING:
-    from netweight.checkpoint.tensor import Checkpoint
     from netweight.jobs.merge.plan import Prepared
     from netweight.jobs.merge.targets import MergePlan
     from netweight.jobs.merge.weights import Weighting
@@ -86,7 +84,7 @@ def write_records(
             "seed": prepared.options.seed,
             "max_shard_size": prepared.options.max_shard_size,
         },
-        "inputs": [identity(c) | {"path": _path_from(output, c)} for c in plan.checkpoints],
+        "inputs": [identity(c) | {"path": path_from(output, c)} for c in plan.checkpoints],
         "weights": weights,
         "digests": _DIGESTS,
         "parameters": _parameters(prepared, finished),
@@ -96,13 +94,6 @@ def write_records(
     (stage / RECIPE).write_text(recipe, encoding="utf-8", newline="\n")
     write_json(stage / RECORD, record)
     return Merged(output, record, notes)
-
-
-def _path_from(output: Path, checkpoint: Checkpoint) -> str:
-    """The path of an input relative to the output; of a model of a hub, its reference."""
-    if checkpoint.location is None or checkpoint.revision is not None:
-        return checkpoint.ref
-    return os.path.relpath(checkpoint.location.resolve(), output.resolve())
 
 
 def _comments(prepared: Prepared, weighting: Weighting | None) -> list[str]:
