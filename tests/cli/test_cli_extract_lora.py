@@ -34,7 +34,7 @@ def test_extract_then_verify(models, tmp_path) -> None:
     for text in (
         "and 6 more matrices (--verbose lists them)",
         "relative error of all 16 matrices: 0.",
-        "(with these ranks at least 0.",
+        "(before rounding 0.",
         "kept whole: 5 modules (modules_to_save), 0 biases",
         f"written to {out}",
     ):

@@ -124,14 +124,14 @@ class FactorPlan:
 @dataclass(frozen=True)
 class Factored:
     """What a worker found of one parameter. `squares`: the sum of squares of its difference, 0 where nothing changed;
-    of factors also their `rank`, what they leave of the squares and the least that any could, the method, the number of
+    of factors also their `rank`, what they leave of the squares, as stored and unrounded, the method, the number of
     readings, the leading singular values, the digest, and how many elements differ from others.
     """
 
     squares: float
     rank: int = 0
     left: float = 0.0
-    least: float = 0.0
+    unrounded: float = 0.0
     method: str = ""
     readings: int = 1
     values: tuple[float, ...] = field(default=(), repr=False)
@@ -188,7 +188,7 @@ class Factoriser(FarWork):
             result.squares,
             result.rank,
             result.left,
-            result.least,
+            result.unrounded,
             result.method,
             result.readings,
             tuple(map(float, result.values[:_LISTED])),

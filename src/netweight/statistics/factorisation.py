@@ -64,14 +64,14 @@ class HeldFactors:
 @dataclass(frozen=True, eq=False)
 class Factorised:
     """The factors' `rank` (0: all elements are zero), the sum of squares of the matrix, that of what the factors as
-    stored leave of it (`left`) and the least that any of this rank could leave (`least`, by the values found); the
-    leading singular `values`; how they were found.
+    stored leave of it (`left`), and what they would leave if they were not rounded (`unrounded`); the singular `values`
+    of the directions found, each at most the matrix's own; how they were found.
     """
 
     rank: int
     squares: float
     left: float
-    least: float
+    unrounded: float
     values: F64Array
     method: Method
     readings: int

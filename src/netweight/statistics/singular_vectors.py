@@ -2,7 +2,7 @@
 
 Few of many: randomised block Krylov iteration on the Gram matrix of the shorter side (Musco and Musco 2015, Randomized
 Block Krylov Methods for Stronger and Faster Approximate Singular Value Decomposition), with Rayleigh-Ritz values, until
-one more step would not bring the error of the truncated matrix nearer to the least possible one (Eckart and Young
+further steps would not bring the error of the truncated matrix nearer to the least possible one (Eckart and Young
 1936). All else: eigenvectors of that Gram matrix in float64, or a full SVD where the matrix is small. The start is made
 of signs that follow from a key, so that the same matrix always gives the same vectors.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Directions", "Rule", "find_directions", "held_bytes", "width_of"]
 
-_TOLERANCE = 1e-4  # of the squares that are left: what the last step may still have gained
+_TOLERANCE = 6e-5  # of the squares that are left: what all further steps may still gain; half of it in the error
 _FLOOR = 1e-13  # of all squares: what float64 does not tell
 _WIDE = 1e-4  # of all squares: where no more is left, products are taken in float64
 _MOST_STEPS = 24
@@ -183,6 +183,7 @@ class _Krylov:
         """The directions, or None where a Gram matrix would be the better way."""
         self._next = self._orthogonal(self._sketch(self._next))
         before: F64Array | None = None
+        gain_before = 0.0
         for step in range(_MOST_STEPS):
             if 2 * (self._count + self._width) > self._side:
                 return None
@@ -199,13 +200,14 @@ class _Krylov:
             left = max(squares - held, 0.0)
             if not self._wide and left < _WIDE * squares:
                 self._widen()
-                before = None
+                before, gain_before = None, 0.0
                 continue
-            if before is not None and held - float(before[:rank].sum()) <= _TOLERANCE * left + _FLOOR * squares:
+            gain = squares if before is None else held - float(before[:rank].sum())
+            if _further(gain, gain_before) <= _TOLERANCE * left + _FLOOR * squares:
                 if rule.rank is None and _is_close(rule, values[: rank - 1], squares):
                     return None  # whether one direction less would do is told by exact values alone
                 return self._finish(rule, squares)
-            before = values
+            before, gain_before = values, 0.0 if before is None else gain
         return None
 
     def _grow(self) -> None:
@@ -268,6 +270,12 @@ class _Krylov:
         left = max(squares - float(every[:rank].sum()), 0.0)
         readings = self._readings + 1 + self._by_rows
         return Directions(np.sqrt(every[:rank]), panel @ turns[:, :rank], squares, left, "krylov", readings, self._wide)
+
+
+def _further(gain: float, gain_before: float) -> float:
+    """What all further steps will gain, if gains go on to fall as they did; as much as the last one at its second."""
+    ratio = min(gain / gain_before, 0.95) if gain_before > 0.0 else 0.5
+    return gain * ratio / (1 - ratio)
 
 
 def _is_close(rule: Rule, values: F64Array, squares: float) -> bool:

@@ -92,7 +92,7 @@ def show_extracted(result: Extracted, *, verbose: bool = False) -> None:
     print_table(stdout_console(), columns, cells)
     print_more(len(factored) - len(shown), "matrices")
     whole = result.record["whole"]
-    best = f" (with these ranks at least {whole['least_error']:.4g})" if whole["least_error"] else ""
+    best = f" (before rounding {whole['unrounded_error']:.4g})" if whole["unrounded_error"] else ""
     click.echo(f"relative error of all {whole['matrices']} matrices: {whole['relative_error']:.4g}{best}")
     kept = [n for n, row in rows.items() if row["kept"] in {"module", "bias"}]
     if kept:

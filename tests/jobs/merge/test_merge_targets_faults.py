@@ -134,18 +134,6 @@ def test_integers_in_the_place_of_weights(bench):
     )
 
 
-def test_an_adapter(bench):
-    bench.llama("base", 0)
-    head = "base_model.model.model.layers.0.self_attn.q_proj"
-    bench.write(
-        "a",
-        {f"{head}.lora_A.weight": np.ones((2, 4), np.float32), f"{head}.lora_B.weight": np.ones((4, 2), np.float32)},
-    )
-    message = refusal(bench, models("task_arithmetic", "a", base="base"))
-    assert message.startswith("a: holds an adapter alone ('base_model.model.model.layers.0.self_attn.q_proj.lora_A")
-    assert message.endswith("); expected a whole model: merge it into its base model first")
-
-
 def test_types_and_names_that_safetensors_cannot_hold(bench):
     torch = pytest.importorskip("torch")
     for name, tensors in (("a", {"w": torch.ones(2, dtype=torch.complex128)}), ("b", {"__metadata__": torch.ones(2)})):

@@ -105,7 +105,8 @@ def prepare(a: Reference, b: Reference, methods: str | Sequence[str], options: O
     fitted = choice.fitted(options)
     workers, memory = plan_workers(fitted, scratch, FLOOR + fixed)
     if options.executor_name == "threads":
-        memory = max(memory, FLOOR + fixed + scratch + largest, FLOOR + fixed + SAMPLED)
+        sampled = SAMPLED * max(1, min(workers, (matrix_budget(fitted, fixed) - FLOOR) // SAMPLED))
+        memory = max(memory, FLOOR + fixed + scratch + largest, FLOOR + fixed + sampled)
     else:
         memory += workers * largest
     plan = Plan(

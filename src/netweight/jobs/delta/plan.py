@@ -18,7 +18,7 @@ from netweight.params.layouts.fused import Layout
 from netweight.params.opening import open_whole
 from netweight.params.pairing import Alignment, align
 from netweight.run.devices import Choice, choose_for
-from netweight.run.executors import plan_workers
+from netweight.run.executors import matrix_budget, plan_workers
 from netweight.run.memory import FLOOR
 from netweight.run.plan import STRETCH, Plan, digest_of
 from netweight.run.spread import all_kernels, kernels_on
@@ -84,8 +84,9 @@ def prepare(base: Reference, models: Reference | Sequence[Reference], options: O
     per_worker = max(kernels.working_bytes(len(named) - 1) for kernels in all_kernels(kernels_on(choice, kernels_for)))
     per_worker += scratch_bytes(alignment.parameters)
     fixed = FLOOR + choice.libraries + far_bytes(opened)
-    workers, memory = plan_workers(choice.fitted(options), per_worker, fixed)
-    memory = max(memory, fixed + SCRATCH)
+    fitted = choice.fitted(options)
+    workers, memory = plan_workers(fitted, per_worker, fixed)
+    memory = max(memory, fixed + SCRATCH * max(1, min(workers, matrix_budget(fitted, fixed) // SCRATCH)))
     tasks = plan_tasks(alignment.parameters)
     layout = layout_of_base(opened[0])
     digest = digest_of(

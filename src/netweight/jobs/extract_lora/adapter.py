@@ -119,7 +119,7 @@ def _row(target: Target, result: Factored | None) -> dict[str, Any]:
         "rank": result.rank if result is not None and factors else None,
         "squares": None if result is None else result.squares,
         "left": left,
-        "least_left": result.least if result is not None and factors else None,
+        "unrounded_left": result.unrounded if result is not None and factors else None,
         "singular_values": list(result.values) if result is not None else [],
         "method": result.method if result is not None and factors else "",
         "readings": result.readings if result is not None else 0,

@@ -33,13 +33,13 @@ COLUMNS = (
         "number",
     ),
     Column(
-        "least_error",
+        "unrounded_error",
         "",
-        "the least relative error of any factors of this rank: of the singular values that are left out",
+        "the same of factors that are not rounded; by less than 1e-4 of it above the least that any of this rank have",
         "number",
     ),
     Column("energy", "", "share of the squared norm that the factors hold: 1 - relative_error^2", "number"),
-    Column("largest_singular_value", "", "of the task vector", "number"),
+    Column("largest_singular_value", "", "of the directions found, at most that of the task vector", "number"),
     Column("method", "", "how the singular vectors were found: krylov, gram or svd", "text"),
     Column("readings", "", "times that the task vector was looked at", "integer"),
     Column("bytes", "bytes", "what the adapter holds of it", "integer"),
@@ -56,7 +56,7 @@ def totals(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "matrices": len(factored),
         "relative_error": _relative(factored),
-        "least_error": _relative(factored, "least_left"),
+        "unrounded_error": _relative(factored, "unrounded_left"),
         "relative_error_of_all": _relative(known),
         "l2": sqrt(sum(row["squares"] for row in known)),
         "bytes": sum(row["bytes"] for row in rows),
@@ -117,7 +117,7 @@ class Extracted(Framed):
 def _cells(name: str, row: Mapping[str, Any]) -> tuple[Any, ...]:
     squares, left = row["squares"], row["left"]
     error = sqrt(left / squares) if squares else None
-    least = sqrt(row["least_left"] / squares) if squares and row["least_left"] is not None else None
+    unrounded = None if row["unrounded_left"] is None else sqrt(row["unrounded_left"] / squares)
     values = row["singular_values"]
     return (
         name,
@@ -127,7 +127,7 @@ def _cells(name: str, row: Mapping[str, Any]) -> tuple[Any, ...]:
         min(row["shape"]) if row["rank"] else None,
         None if squares is None else sqrt(squares),
         error,
-        least,
+        unrounded,
         None if error is None else 1 - left / squares,
         values[0] if values else None,
         row["method"],
