@@ -15,6 +15,7 @@ from netweight.errors import InputError, OptionError, OutputError, printable
 from netweight.jobs.inputs import recorded
 from netweight.jobs.merge.plan import Prepared, prepare
 from netweight.jobs.merge.weights import Grams, Weighting, difference_targets, weigh, weights_of
+from netweight.merging.recipe.tokens import BASE
 from netweight.version import __version__
 
 if TYPE_CHECKING:
@@ -87,6 +88,10 @@ def merge_as_adapter(request: Request, output: str | Path, about: AdapterRequest
     from netweight.output.folder import ResultFolder
 
     recipe = request.recipe
+    if recipe.tokenizer is not None and (recipe.tokenizer.source != BASE or recipe.tokenizer.rules):
+        raise OptionError(
+            f"{recipe.where('tokenizer')}: --as-adapter keeps the base's tokenizer; write base, or nothing"
+        )
     if recipe.method != "task_arithmetic" or recipe.slices:
         raise OptionError(
             f"--as-adapter: a merge by {printable(recipe.method)}{' of slices' if recipe.slices else ''} is no sum of"

@@ -17,8 +17,9 @@ from netweight.params.tied import token_embedding
 
 if TYPE_CHECKING:
     from netweight.jobs.merge.slices import Group
+    from netweight.jobs.merge.tokens import Vocabularies
 
-__all__ = ["config_dtype", "lacking_note", "main_dtype", "merged_config", "plan_config"]
+__all__ = ["config_dtype", "lacking_note", "main_dtype", "merged_config", "plan_config", "take_special_tokens"]
 
 _QUANTISED = ("quantization_config", "quantization", "compression_config")  # the second is MLX's
 _VOCABULARY = ("vocab_size", "padded_vocab_size")
@@ -30,11 +31,13 @@ def plan_config(
     anchor: Side,
     groups: Sequence[Group],
     targets: Sequence[Target],
+    vocabularies: Vocabularies,
+    tokenizer: int | None = None,
 ) -> tuple[dict[str, Any] | None, int, list[str]]:
     """(the output's config, the number of the input whose tokenizer fits, notes).
 
     Both are of the base, else of the first model: input 0. The tokenizer is another one where the output has more rows
-    of tokens than that.
+    of tokens than that (of several, the one with the most tokens), or where it is given, with the special tokens of that model's config.
     """
     notes = []
     owner = checkpoints[0]
@@ -45,17 +48,21 @@ def plan_config(
     own = token_embedding(owner, parameters)
     own_rows = owner[own].shape[0] if own is not None else None
     tokenizer_from = 0
-    if rows is not None and own_rows is not None and rows != own_rows:
+    if tokenizer is not None:
+        tokenizer_from = tokenizer
+    elif rows is not None and own_rows is not None and rows != own_rows:
         fitting = [
             n
             for n, side in sides.items()
             if (e := side.tensors.get(embedding or "")) is not None and e.shape[0] == rows
         ]
-        tokenizer_from = min(fitting, default=0)
+        tokenizer_from = max(sorted(fitting), key=lambda n: vocabularies.count(n, rows), default=0)
         if tokenizer_from:
+            named = vocabularies.count(tokenizer_from, rows)
+            most = f"which has tokens for {named} of the output's {rows} rows, the most" if named else ""
             notes.append(
-                f"the tokenizer is that of {printable(checkpoints[tokenizer_from].ref)}, the first with {rows} rows of"
-                f" tokens; {printable(owner.ref)} has {own_rows}"
+                f"the tokenizer is that of {printable(checkpoints[tokenizer_from].ref)},"
+                f" {most or f'the first with {rows} rows of tokens'}; {printable(owner.ref)} has {own_rows}"
             )
     if owner.config is None:
         why = owner.config_problem or f"{printable(owner.ref)}: has no config.json"
@@ -89,7 +96,16 @@ def plan_config(
         layering=layering,
         where=printable(owner.ref),
     )
+    if tokenizer:
+        take_special_tokens(config, checkpoints[tokenizer].config or {})
     return config, tokenizer_from, [*notes, *more]
+
+
+def take_special_tokens(config: dict[str, Any], other: Mapping[str, Any]) -> None:
+    """The numbers of special tokens in `config` become those of `other`, whose tokenizer the output has."""
+    for key in sorted({*config, *other}):
+        if key.endswith("_token_id"):
+            config[key] = other.get(key)
 
 
 def lacking_note(owner: Checkpoint) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from netweight.jobs.merge.faults import Faults
     from netweight.jobs.merge.sides import Side
     from netweight.jobs.merge.slices import Group, Origin
+    from netweight.jobs.merge.tokens import ByToken
 
 __all__ = ["Draft", "Drafts"]
 
@@ -42,6 +43,7 @@ class Drafts:
         *,
         vocab: str | None,
         stand_in: bool,
+        tokens: ByToken | None = None,
     ) -> None:
         self._sides = sides
         self._anchor = anchor
@@ -49,6 +51,7 @@ class Drafts:
         self._faults = faults
         self._vocab = vocab
         self._stand_in = stand_in
+        self._tokens = tokens
         self._whole = groups[0].number is None
         # in slices, parameters outside of the blocks come from the first slice's sources or the last one's
         self._pool = tuple(dict.fromkeys([anchor.number, *groups[0].inputs, *groups[-1].inputs]))
@@ -141,22 +144,35 @@ class Drafts:
                 fitting = fitting and tensor.shape == base.shape
                 if tensor.shape != base.shape:
                     self._shape_fault((side, tensor), str(list(base.shape)), self._anchor)
-            elif tensor.shape != base.shape and self._vocab is None:
+            elif tensor.shape != base.shape and self._vocab is None and self._tokens is None:
                 fitting = False
                 self._faults.rows.append(
                     f"'{printable(origin.name)}' has {base.shape[0]} rows in {self._anchor.ref} and {tensor.shape[0]}"
                     f" in {self._sides[side].ref}"
                 )
-        held = [self._sides[number].tensors.get(origin.name) for number in self._pool]
-        pool = [t for t in held if t is not None and same_but_rows(base.shape, t.shape) and t.dtype.kind is Kind.FLOAT]
+        pool = list(self._like(origin.name, base.shape, self._pool).values())
         if not fitting or not pool:
             return Draft(origin, base.shape, tuple(_whole(side, tensor) for side, tensor in tensors), merged=True)
+        if self._tokens is not None:
+            every = self._like(origin.name, base.shape, self._sides)
+            by_token = [(side, self._tokens.tensor(side, every | {side: tensor})) for side, tensor in tensors]
+            shape = (self._tokens.rows, *base.shape[1:])
+            return Draft(origin, shape, tuple(_whole(side, tensor) for side, tensor in by_token), merged=True)
         rows = output_rows(self._vocab or "base", pool)
         for side, tensor in tensors:
             if tensor.shape[0] != rows:
                 self._rows.setdefault(side, []).append((origin.name, tensor.shape[0], rows))
         inputs = tuple(Input(side, pieces_of(tensor, rows, pool)) for side, tensor in tensors)
         return Draft(origin, (rows, *base.shape[1:]), inputs, merged=True)
+
+    def _like(self, name: str, shape: tuple[int, ...], numbers: Iterable[int]) -> dict[int, Tensor]:
+        """The floats of that name and width of these models, by number."""
+        held = {number: self._sides[number].tensors.get(name) for number in numbers}
+        return {
+            number: tensor
+            for number, tensor in held.items()
+            if tensor is not None and same_but_rows(shape, tensor.shape) and tensor.dtype.kind is Kind.FLOAT
+        }
 
     def notes(self) -> list[str]:
         """The notes gathered by the drafts."""

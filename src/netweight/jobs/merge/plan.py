@@ -113,6 +113,7 @@ def prepare(request: Request, options: Options, stack: ExitStack, moved: Mapping
             "weights": request.weights.to_dict() if request.weights else None,
             "norms": request.weights.norms if request.weights else None,
             "like": request.like,
+            "tokens": plan.tokens.digest if plan.tokens else None,
             "options": [options.vocab, options.missing, options.seed, options.max_shard_size],
             "backend": choice.backend,
         }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from netweight.jobs.inputs import recorded
 from netweight.jobs.merge.result import Merged
+from netweight.jobs.merge.union import extend_tokenizer, renumber_generation
 from netweight.merging.coefficients import remark
 from netweight.version import __version__
 
@@ -70,6 +71,10 @@ def write_records(
         card=card,
     )
     notes += file_notes
+    if plan.tokens is not None and plan.tokens.added.numbers:
+        notes += extend_tokenizer(stage, *plan.tokens.added)
+    if plan.tokens is not None and plan.tokens.owner:
+        notes += renumber_generation(stage, plan.checkpoints[plan.tokens.owner])
     libraries = ("numba", "numpy", "ml_dtypes", "xxhash", *(("torch",) if prepared.choice.gpu else ()))
     record = {
         "netweight": __version__,

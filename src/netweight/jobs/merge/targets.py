@@ -20,6 +20,7 @@ from netweight.jobs.merge.leftovers import find_leftovers
 from netweight.jobs.merge.positions import check_tables, note_on_kinds
 from netweight.jobs.merge.sides import read_sides
 from netweight.jobs.merge.slices import Group, make_groups, origins_by_models, origins_by_slices, uses_base
+from netweight.jobs.merge.tokens import ByToken, Vocabularies, check_numbers, rows_by_token
 from netweight.jobs.merge.vocabulary import VOCAB
 from netweight.merging.course import Subject, Value
 from netweight.merging.method import Method
@@ -59,7 +60,7 @@ class MergePlan:
     `targets` are in the output's file order. `config` is the output's config.json, None where the input number
     `config_from` has none; `tokenizer_from` is the input whose tokenizer fits. `dropped` lists tensors of the inputs
     that the output does not have, with reasons; `notes` are findings. `like`: the model whose config and tokenizer the
-    output gets, where that is no input.
+    output gets, where that is no input. `tokens`: how rows of embeddings are paired, where not by number.
     """
 
     recipe: Recipe
@@ -72,6 +73,7 @@ class MergePlan:
     notes: tuple[str, ...]
     dropped: tuple[Skipped, ...]
     like: Checkpoint | None = None
+    tokens: ByToken | None = None
 
     def outline(self, config: Mapping[str, Any] | None) -> Checkpoint:
         """The output as a checkpoint without data, with this config."""
@@ -146,7 +148,12 @@ def plan_with(
             faults.missing += lacking
     dropped, leftover_notes = find_leftovers(origins, groups, sides, anchor, faults, keep_going=lenient)
     notes += leftover_notes
-    drafts = Drafts(sides, anchor, groups, faults, vocab=options.vocab, stand_in=lenient)
+    vocabularies = Vocabularies(checkpoints)
+    tokens: ByToken | None = None
+    if recipe.tokenizer is not None:
+        tokens, token_notes = rows_by_token(recipe, recipe.tokenizer, checkpoints, sides, vocabularies)
+        notes += token_notes
+    drafts = Drafts(sides, anchor, groups, faults, vocab=options.vocab, stand_in=lenient, tokens=tokens)
     drafted = [drafts.draft(origin) for origin in origins]
     faults.report(sides, anchor)
     if not any(draft.merged for draft in drafted):
@@ -156,10 +163,24 @@ def plan_with(
         _target(draft, groups[draft.origin.group], method, resolve, recipe, base=base, seed=options.seed)
         for draft in drafted
     )
-    config, tokenizer_from, config_notes = plan_config(checkpoints, sides, anchor, groups, targets)
+    owner = tokens.owner if tokens is not None else None
+    config, tokenizer_from, config_notes = plan_config(checkpoints, sides, anchor, groups, targets, vocabularies, owner)
     notes += [*drafts.notes(), *config_notes]
+    if tokens is None:
+        notes += check_numbers(
+            targets, sides, anchor, tokenizer_from, vocabularies, allow_mismatch=options.allow_mismatch
+        )
     return MergePlan(
-        recipe, tuple(checkpoints), references, targets, config, 0, tokenizer_from, tuple(notes), tuple(dropped)
+        recipe,
+        tuple(checkpoints),
+        references,
+        targets,
+        config,
+        0,
+        tokenizer_from,
+        tuple(notes),
+        tuple(dropped),
+        tokens=tokens,
     )
 
 

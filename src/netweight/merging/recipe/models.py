@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from netweight.dtypes import DTYPES, DType
 from netweight.errors import OptionError, did_you_mean, printable
 from netweight.merging.recipe.conditions import BadValue, describe, read_value
+from netweight.merging.recipe.tokens import UNION, BadTokenError, TokenRule, read_rules
 from netweight.merging.recipe.yaml import Lines, Path, location
 
 __all__ = ["DTYPE_NAMES", "ModelForm", "RecipeForm", "SliceForm", "SourceForm", "dtype_named", "read_form"]
@@ -23,8 +24,8 @@ _UNSUPPORTED = {
     "modules": "write models or slices; the parts of a multimodal model are merged as one",
     "chat_template": "leave it out: the chat template of the base model (or the first one) is kept",
     "input_model_parameters": "write parameters under each model",
-    "tokens": "leave it out: rows of embeddings cannot be set one by one",
-    "pad_to_multiple_of": "leave it out: the vocabulary is not padded",
+    "tokens": "it stands in tokenizer: {source: ..., tokens: ...}",
+    "pad_to_multiple_of": "it stands in tokenizer: {source: ..., pad_to_multiple_of: ...}",
     "layer_range": "models are merged whole; ranges of layers stand in the sources of slices",
     "experts": _MOE,
     "gate_mode": _MOE,
@@ -133,6 +134,19 @@ def _parameters(value: Any) -> Any:
     return {} if value is None else value
 
 
+def _rules(value: Any) -> dict[str, TokenRule]:
+    try:
+        return read_rules(value, _reference)
+    except BadTokenError as error:
+        raise _refuse(str(error), error.at) from None
+
+
+def _multiple(value: Any) -> int:
+    if type(value) is not int or not 1 <= value <= 1 << 16:
+        raise _refuse(f"expected a whole number from 1 to {1 << 16}, got {describe(value)}")
+    return value
+
+
 class _Form(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True)
 
@@ -167,7 +181,9 @@ class SliceForm(_Form):
 class TokenizerForm(_Form):
     """`tokenizer`, the newer form of `tokenizer_source`."""
 
-    source: Annotated[str, BeforeValidator(_text)]
+    source: _Reference = UNION
+    tokens: Annotated[Mapping[str, TokenRule], PlainValidator(_rules)] = {}
+    pad_to_multiple_of: Annotated[int, PlainValidator(_multiple)] | None = None
 
 
 class RecipeForm(_Form):
@@ -180,7 +196,7 @@ class RecipeForm(_Form):
     parameters: _Parameters = {}
     dtype: _Element | None = None
     out_dtype: _Element | None = None
-    tokenizer_source: Annotated[str, BeforeValidator(_text)] | None = None
+    tokenizer_source: _Reference | None = None
     tokenizer: TokenizerForm | None = None
     name: Annotated[str, BeforeValidator(_text)] | None = None
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from netweight.dtypes import DType
 from netweight.errors import OptionError, printable
 from netweight.merging.recipe.conditions import SettingValue
+from netweight.merging.recipe.tokens import BASE, UNION, TokenizerChoice
 from netweight.merging.recipe.yaml import Lines, Path, location
 
 __all__ = ["Recipe", "Slice", "Source", "check_parts"]
@@ -48,15 +49,19 @@ class Recipe:
     parameters: Mapping[str, SettingValue]
     dtype: DType | None
     out_dtype: DType | None
-    tokenizer_source: str | None
+    tokenizer: TokenizerChoice | None
     origin: str = field(compare=False)
     name: str | None = None
     lines: Lines = field(default_factory=dict, compare=False, repr=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     def references(self) -> tuple[str, ...]:
-        """Models to be opened: the base first where there is one, then every model as it appears, each once."""
+        """Models to be opened: the base first where there is one, then every model as it appears, each once, and the
+        one whose tokenizer it is.
+        """
         named = [source.model for _, source in self.sources()]
+        if self.tokenizer is not None and self.tokenizer.source not in {BASE, UNION}:
+            named.append(self.tokenizer.source)
         return tuple(dict.fromkeys([*([] if self.base is None else [self.base]), *named]))
 
     def sources(self) -> Iterator[tuple[Path, Source]]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from netweight.errors import FormatError, OptionError, printable
-from netweight.merging.recipe.conditions import describe
 from netweight.merging.recipe.habits import as_meant
 from netweight.merging.recipe.models import ModelForm, RecipeForm, SourceForm, dtype_named, read_form
 from netweight.merging.recipe.parts import Recipe, Slice, Source, check_parts
+from netweight.merging.recipe.tokens import BASE, TokenizerChoice
 from netweight.merging.recipe.write import build_recipe, recipe_mapping, write_recipe
 from netweight.merging.recipe.yaml import MAX_BYTES, Lines, location, read_yaml
 
@@ -89,7 +89,7 @@ def _recipe(form: RecipeForm, origin: str, lines: Lines, notes: tuple[str, ...])
         parameters=form.parameters,
         dtype=form.dtype,
         out_dtype=form.out_dtype,
-        tokenizer_source=_tokenizer_source(form, origin, lines),
+        tokenizer=_tokenizer(form, origin, lines),
         origin=origin,
         name=form.name,
         lines=lines,
@@ -99,12 +99,11 @@ def _recipe(form: RecipeForm, origin: str, lines: Lines, notes: tuple[str, ...])
     return recipe
 
 
-def _tokenizer_source(form: RecipeForm, origin: str, lines: Lines) -> str | None:
-    """`base` where the recipe says so, or names the model whose tokenizer is kept (the base, else the first model)."""
+def _tokenizer(form: RecipeForm, origin: str, lines: Lines) -> TokenizerChoice | None:
+    """What the recipe says of tokens; the base's (else the first model's) own reference is `base`."""
     if form.tokenizer and form.tokenizer_source:
         where = location(origin, lines, ("tokenizer",))
         raise OptionError(f"{where}: expected tokenizer or tokenizer_source, got both")
-    path = ("tokenizer", "source") if form.tokenizer else ("tokenizer_source",)
     given = form.tokenizer.source if form.tokenizer else form.tokenizer_source
     if given is None:
         return None
@@ -112,10 +111,6 @@ def _tokenizer_source(form: RecipeForm, origin: str, lines: Lines) -> str | None
         iter(form.models or ()), None
     )
     kept = form.base_model or (first.model if first else None)
-    if given not in {"base", kept}:
-        raise OptionError(
-            f"{location(origin, lines, path)}: expected base, got {describe(given)}: only the base model's tokenizer "
-            "(or that of the first model) can be kept; use `base` or leave the key out, and see --vocab where the "
-            "vocabularies differ"
-        )
-    return "base"
+    source = given.removeprefix("model:")  # as mergekit's earlier versions have it
+    rules, multiple = (form.tokenizer.tokens, form.tokenizer.pad_to_multiple_of) if form.tokenizer else ({}, None)
+    return TokenizerChoice(BASE if source == kept else source, rules, multiple)

@@ -14,6 +14,7 @@ from netweight.errors import OptionError, printable
 from netweight.merging.recipe.conditions import BadValue, SettingValue, read_value, yaml_value
 from netweight.merging.recipe.models import DTYPE_NAMES
 from netweight.merging.recipe.parts import Recipe, Source, check_parts
+from netweight.merging.recipe.tokens import BASE, UNION, TokenizerChoice, rules_mapping
 from netweight.merging.recipe.yaml import EXPONENT, FLOAT_TAG
 
 __all__ = ["build_recipe", "recipe_mapping", "write_recipe"]
@@ -55,9 +56,20 @@ def recipe_mapping(recipe: Recipe) -> dict[str, Any]:
         **_parameters(recipe.parameters),
         "dtype": _dtype(recipe.dtype),
         "out_dtype": _dtype(recipe.out_dtype),
-        "tokenizer_source": recipe.tokenizer_source,
+        **_tokenizer(recipe.tokenizer),
     }
     return {key: value for key, value in every.items() if value is not None}
+
+
+def _tokenizer(choice: TokenizerChoice | None) -> dict[str, Any]:
+    if choice is None:
+        return {}
+    source = choice.source if choice.source in {BASE, UNION} else _reference(choice.source)
+    if not choice.rules and choice.multiple is None:
+        return {"tokenizer_source": source}
+    rules = {"tokens": rules_mapping(choice.rules)} if choice.rules else {}
+    multiple = {} if choice.multiple is None else {"pad_to_multiple_of": choice.multiple}
+    return {"tokenizer": {"source": source, **rules, **multiple}}
 
 
 def _reference(model: str) -> Any:

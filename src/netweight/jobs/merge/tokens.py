@@ -1,0 +1,379 @@
+"""Embeddings and heads by token: which row of which model each token of the output gets, and whether numbers may do.
+
+A token's row counts where the token is the same, whatever number each tokenizer gives it. A model that lacks a token gets
+for it the row of the base; where that lacks it too, of the only model that has it, or the mean of those that do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import xxhash
+
+from netweight.checkpoint.tensor import Checkpoint, Tensor
+from netweight.checkpoint.tensors.token_rows import MEAN, ZERO, TokenRows
+from netweight.checkpoint.vocabulary import Vocabulary, read_vocabulary
+from netweight.dtypes import DTYPES
+from netweight.errors import InputError, NetweightError, OptionError, printable
+from netweight.jobs.merge.vocabulary import spans_vocabulary
+from netweight.merging.recipe.tokens import BASE, UNION, TokenizerChoice
+from netweight.params.model import Model
+from netweight.params.tied import token_embedding
+
+if TYPE_CHECKING:
+    from netweight.jobs.merge.sides import Side
+    from netweight.merging.recipe.recipe import Recipe
+    from netweight.merging.target import Target
+
+__all__ = ["ByToken", "Vocabularies", "check_numbers", "rows_by_token"]
+
+Numbers = np.ndarray[Any, np.dtype[np.int64]]
+_LACKS = -1
+_SHOWN = 40  # characters of a token in a message
+
+
+class Vocabularies:
+    """Those of a merge's inputs, by number, each read once, when it is asked for."""
+
+    def __init__(self, checkpoints: Sequence[Checkpoint]) -> None:
+        self._checkpoints = checkpoints
+        self._read: dict[int, Vocabulary | NetweightError | None] = {}
+
+    def get(self, number: int) -> Vocabulary | None:
+        """None where no file says one; raises FormatError, JobError, ReadError as `read_vocabulary`."""
+        if number not in self._read:
+            place = self._checkpoints[number].place
+            try:
+                self._read[number] = None if place is None else read_vocabulary(place)
+            except NetweightError as problem:
+                self._read[number] = problem
+        found = self._read[number]
+        if isinstance(found, NetweightError):
+            raise found
+        return found
+
+    def count(self, number: int, rows: int) -> int:
+        """How many of the first `rows` numbers have a token; 0 where no vocabulary can be read."""
+        try:
+            found = self.get(number)
+        except NetweightError:
+            return 0
+        return 0 if found is None else sum(at < rows for at in found.tokens)
+
+    def apart(self, number: int, owner: int, rows: int) -> tuple[str | None, str | None]:
+        """(why rows of input `number` must not be paired with those of `owner` by number, a note on them), below `rows`.
+
+        Models number tokens differently where one token has two numbers, or one number two tokens of the tokenizer's
+        own model. A number whose added token has another name is a note: fine-tunes rename what was reserved.
+        """
+        ref = printable(self._checkpoints[number].ref)
+        try:
+            mine, theirs = self.get(number), self.get(owner)
+        except NetweightError as problem:
+            return None, f"{ref}: whether it numbers tokens like the others is not known: {problem}"
+        if mine is None or theirs is None or mine.ids == theirs.ids:
+            return None, None
+        other = printable(self._checkpoints[owner].ref)
+        renamed = []
+        for at, token in sorted(mine.tokens.items()):
+            against = theirs.tokens.get(at)
+            if at >= rows or against is None or mine.ids.get(against) == at or theirs.ids.get(token) == at:
+                continue
+            if token in theirs.ids or against in mine.ids or not (token in mine.added and against in theirs.added):
+                return f"number {at} is {_show(token)} in {ref} and {_show(against)} in {other}", None
+            renamed.append((at, token, against))
+        for token, at in mine.ids.items():  # with gaps in a vocabulary, no number needs to stand in both
+            if at < rows and theirs.ids.get(token, at) != at:
+                return f"{_show(token)} is number {at} in {ref} and {theirs.ids[token]} in {other}", None
+        if not renamed:
+            return None, None
+        at, token, against = renamed[0]
+        more = f" and {len(renamed) - 1} more" if len(renamed) > 1 else ""
+        return None, (
+            f"{ref}: token {at} is {_show(token)}, in {other} {_show(against)}{more}: added tokens of other names are"
+            " merged by number"
+        )
+
+
+def _show(token: str) -> str:
+    return f"'{printable(token, _SHOWN)}'"
+
+
+class Added(NamedTuple):
+    """Tokens that a tokenizer gets: their numbers, and what their own tokenizers say of them (`extend_tokenizer`)."""
+
+    numbers: Mapping[str, int]
+    flags: Mapping[str, Mapping[str, Any] | None]
+
+
+class ByToken:
+    """How the rows of a merge are found by token. `owner` is the input whose tokenizer the output has, `rows` what its
+    embeddings count, `ids` its tokens with their numbers, `added` those that the owner's tokenizer lacks.
+    """
+
+    def __init__(
+        self,
+        owner: int,
+        base: int | None,
+        rows: int,
+        ids: Mapping[str, int],
+        own: Mapping[int, Numbers],
+        rules: Mapping[int, tuple[int, int] | None],
+        forced: frozenset[int],
+        added: Added,
+    ) -> None:
+        self.owner = owner
+        self.rows = rows
+        self.added = added
+        self._base = base
+        self._tokens = {number: token for token, number in ids.items()}
+        self._own = own
+        self._rules = rules
+        self._forced = forced
+
+    @property
+    def digest(self) -> str:
+        """Changes with every row."""
+        state = xxhash.xxh3_128(repr((self.owner, self.rows, self.added, self._rules, self._forced)).encode())
+        for number, rows in self._own.items():
+            state.update(b"%d" % number)
+            state.update(rows.tobytes())
+        return state.hexdigest()
+
+    def tensor(self, side: int, tensors: Mapping[int, Tensor]) -> Tensor:
+        """The parameter of model `side` with the output's rows; `tensors` is the parameter in every model, by number,
+        all of one width.
+        """
+        mine = self._held(side, tensors[side]).copy()
+        if not self._forced and tensors[side].shape[0] == self.rows and np.array_equal(mine, np.arange(self.rows)):
+            return tensors[side]
+        mine[list(self._forced)] = _LACKS
+        origins, rows, means = np.where(mine >= 0, side, ZERO), np.maximum(mine, 0), {}
+        held = {number: self._held(number, tensor) for number, tensor in tensors.items()}
+        for at in map(int, np.flatnonzero(mine < 0)):
+            origins[at], rows[at], group = self._default(at, held)
+            if group:
+                means[at] = group
+        return _made_of(tensors, side, origins, rows, means)
+
+    def _held(self, number: int, tensor: Tensor) -> Numbers:
+        own = self._own[number]
+        return np.where(own < tensor.shape[0], own, _LACKS)
+
+    def _default(self, at: int, held: Mapping[int, Numbers]) -> tuple[int, int, tuple[tuple[int, int], ...]]:
+        """(model, row, what is averaged) of a token's row in models that lack it."""
+        if at in self._rules:
+            rule = self._rules[at]
+            return (ZERO, 0, ()) if rule is None else (*rule, ())
+        if self._base is not None and self._base in held and held[self._base][at] >= 0:
+            return self._base, int(held[self._base][at]), ()
+        having = tuple((number, int(rows[at])) for number, rows in held.items() if rows[at] >= 0)
+        if len(having) > 1:
+            return MEAN, 0, having
+        if not having and at in self._tokens:
+            raise InputError(
+                f"no model of this merge has a row for the token {_show(self._tokens[at])}: give its source under"
+                " tokenizer: {tokens: ...}"
+            )
+        return (*having[0], ()) if having else (ZERO, 0, ())
+
+
+def _made_of(
+    tensors: Mapping[int, Tensor],
+    side: int,
+    origins: Numbers,
+    rows: Numbers,
+    means: dict[int, tuple[tuple[int, int], ...]],
+) -> Tensor:
+    used = {int(n) for n in np.unique(origins) if n >= 0} | {n for group in means.values() for n, _ in group}
+    order = [side, *sorted(used - {side})]
+    place = {number: at for at, number in enumerate(order)}
+    renumbered = origins.copy()
+    for number, at in place.items():
+        renumbered[origins == number] = at
+    sources = tuple(tensors[number] for number in order)
+    own = sources[0]
+    dtypes = {source.dtype.name for source in sources}
+    wide = DTYPES["F64" if "F64" in dtypes else "F32"]
+    groups = {at: tuple((place[number], row) for number, row in group) for at, group in means.items()}
+    dtype = own.dtype if len(dtypes) == 1 and not means else wide
+    return TokenRows(own.name, (len(rows), *own.shape[1:]), dtype, sources, renumbered, rows, groups)
+
+
+def rows_by_token(
+    recipe: Recipe,
+    choice: TokenizerChoice,
+    checkpoints: Sequence[Checkpoint],
+    sides: Mapping[int, Side],
+    vocabularies: Vocabularies,
+) -> tuple[ByToken | None, list[str]]:
+    """How a recipe's `tokenizer` pairs rows, None where no model has a tokenizer and all are taken by number; and notes.
+
+    Raises InputError where a tokenizer is needed that is not there, OptionError for a rule that no model can follow.
+    """
+    references = recipe.references()
+    owner = 0 if choice.source in {BASE, UNION} else references.index(choice.source)
+    found = {number: vocabularies.get(number) for number in dict.fromkeys([owner, *sides])}
+    refs = {number: printable(references[number]) for number in found}
+    output = found[owner]
+    if output is None:
+        if choice.source == BASE and not choice.rules and choice.multiple is None and not any(found.values()):
+            return None, ["no model has a tokenizer that can be read: rows of tokens are merged by number"]
+        raise InputError(
+            f"{refs[owner]}: has no tokenizer that can be read (tokenizer.json, vocab.json, vocab.txt, tokenizer.model), and"
+            f" {recipe.where('tokenizer' if choice.rules else 'tokenizer_source')} needs one"
+        )
+    ids = dict(output.ids)
+    number = max(ids.values(), default=-1) + 1
+    others = [] if choice.source != UNION else [v for n, v in sorted(found.items()) if v is not None and n != owner]
+    wanted = [token for v in others for token, _ in sorted(v.ids.items(), key=lambda item: item[1])]
+    for token in dict.fromkeys([*wanted, *choice.rules]):
+        if token not in ids:
+            ids[token] = number
+            number += 1
+    rows = max(number, _rows_of(checkpoints[owner]))
+    if choice.multiple is not None:
+        rows = -(-rows // choice.multiple) * choice.multiple
+    notes = [
+        f"{refs[n]}: has no tokenizer that can be read: its rows are taken to be those of {refs[owner]}'s tokens"
+        for n in sides
+        if found[n] is None
+    ]
+    own = {n: _own_rows(ids, rows, output, found[n] or output, n == owner) for n in sides}
+    for n in sides:
+        if (vocabulary := found[n]) is not None and n != owner:
+            notes += _difference(refs[n], vocabulary, ids)
+    rules, forced = _rules(recipe, choice, ids, own, found, output)
+    added = {token: at for token, at in ids.items() if token not in output.ids}
+    if added and not output.file.endswith("tokenizer.json"):
+        raise InputError(
+            f"{refs[owner]}: gets {len(added)} tokens of other models, and has no tokenizer.json to add them to: write"
+            " one with transformers' AutoTokenizer.from_pretrained(MODEL).save_pretrained(MODEL), or write"
+            " tokenizer_source: base"
+        )
+    flags = {token: v.added.get(token) for v in others for token in v.ids if token in added}
+    base = 0 if recipe.base is not None else None
+    return ByToken(owner, base, rows, ids, own, rules, forced, Added(added, flags)), notes
+
+
+def _rows_of(checkpoint: Checkpoint) -> int:
+    """Rows of the token embedding, 0 where there is none."""
+    name = token_embedding(checkpoint, Model(checkpoint).parameters)
+    return 0 if name is None else checkpoint[name].shape[0]
+
+
+def _own_rows(ids: Mapping[str, int], rows: int, output: Vocabulary, own: Vocabulary, is_owner: bool) -> Numbers:
+    """The row that a model has for each row of the output, _LACKS where it has none. Rows without a token are the
+    owner's, and those of models with the same tokens.
+    """
+    found = np.full(rows, _LACKS, np.int64)
+    for token, at in ids.items():
+        number = own.ids.get(token)
+        if number is not None:
+            found[at] = number
+    if is_owner or own.ids == output.ids:
+        free = np.ones(rows, bool)
+        free[list(ids.values())] = False
+        found[free] = np.flatnonzero(free)
+    return found
+
+
+def _difference(ref: str, own: Vocabulary, ids: Mapping[str, int]) -> list[str]:
+    lacks = [token for token in ids if token not in own.ids]
+    left = [token for token in own.ids if token not in ids]
+    notes = []
+    if lacks:
+        notes.append(
+            f"{ref}: lacks {len(lacks)} of the output's {len(ids)} tokens, {_show(lacks[0])} first: their rows are the base's,"
+            " else of the only model that has them, else means"
+        )
+    if left:
+        notes.append(
+            f"{ref}: {len(left)} of its tokens are not the output's, {_show(left[0])} first: their rows are left out"
+        )
+    return notes
+
+
+def _rules(
+    recipe: Recipe,
+    choice: TokenizerChoice,
+    ids: Mapping[str, int],
+    own: Mapping[int, Numbers],
+    found: Mapping[int, Vocabulary | None],
+    output: Vocabulary,
+) -> tuple[dict[int, tuple[int, int] | None], frozenset[int]]:
+    """(row of the output -> (model, its row), None for zeros; rows that all models take from there)."""
+    references = recipe.references()
+    rules: dict[int, tuple[int, int] | None] = {}
+    forced = set()
+    for token, rule in choice.rules.items():
+        where = recipe.where("tokenizer", "tokens", token)
+        if rule.force:
+            forced.add(ids[token])
+        if rule.zero:
+            rules[ids[token]] = None
+        if rule.model is None:
+            continue
+        number = references.index(rule.model) if rule.model in references else -1
+        if number not in own:
+            raise OptionError(f"{where}: {printable(rule.model)} is no model of this merge: rows come from those alone")
+        vocabulary = found[number] or output
+        row = (
+            rule.token
+            if isinstance(rule.token, int)
+            else vocabulary.ids.get(token if rule.token is None else rule.token)
+        )
+        if row is None:
+            raise OptionError(f"{where}: {printable(rule.model)} has no token {_show(str(rule.token or token))}")
+        rules[ids[token]] = number, row
+    return rules, frozenset(forced)
+
+
+def check_numbers(
+    targets: Sequence[Target],
+    sides: Mapping[int, Side],
+    anchor: Side,
+    owner: int,
+    vocabularies: Vocabularies,
+    *,
+    allow_mismatch: bool,
+) -> list[str]:
+    """Notes on models whose tokenizers name a number otherwise, where rows of tokens are merged by number.
+
+    Looks at models with a part in an embedding or a head. Raises InputError where one numbers tokens in another way
+    than the tokenizer of the output, number `owner`, unless `allow_mismatch`.
+    """
+    taking: dict[int, int] = {}
+    for target in targets:
+        parameter = anchor.parameters.get(target.name)
+        if parameter is not None and target.shape and spans_vocabulary(parameter):
+            for number in _taking_part(target):
+                taking[number] = max(taking.get(number, 0), target.shape[0])
+    notes = []
+    for number, rows in taking.items():
+        if number == owner:
+            continue
+        fault, note = vocabularies.apart(number, owner, rows)
+        notes += [note] if note else []
+        if fault and not allow_mismatch:
+            raise InputError(
+                f"{sides[number].ref}: its tokenizer numbers tokens differently: {fault}: rows that are merged by number would"
+                " mix tokens; write tokenizer_source: base (or union, or a model) into the recipe to merge them by token,"
+                " or give --allow-mismatch to merge by number all the same"
+            )
+        notes += (
+            [f"tokenizers number tokens differently: {fault}: merged by number (--allow-mismatch)"] if fault else []
+        )
+    return notes
+
+
+def _taking_part(target: Target) -> Iterator[int]:
+    """The models whose values reach a target: those whose weight is not zero."""
+    subject = target.subject
+    first = len(target.inputs) - len(subject.model_settings) if subject is not None else 0
+    for at, source in enumerate(target.inputs):
+        weight = subject.model_settings[at - first].get("weight") if subject is not None and at >= first else None
+        if weight is None or weight != 0:
+            yield source.model

@@ -1,0 +1,96 @@
+"""The tokenizer of a union: that of one model with the tokens of the others, under the numbers of their rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from netweight.checkpoint.config import MAX_CONFIG, read_json_in, read_json_object
+from netweight.checkpoint.tensor import Checkpoint
+from netweight.checkpoint.vocabulary import MAX_TOKENIZER
+from netweight.errors import FormatError, printable
+from netweight.jobs.merge.config import take_special_tokens
+
+__all__ = ["extend_tokenizer"]
+
+_OTHER_FORMS = ("vocab.json", "merges.txt", "vocab.txt", "added_tokens.json", "tokenizer.model", "spiece.model")
+_SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
+_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+
+
+def extend_tokenizer(stage: Path, added: Mapping[str, int], flags: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
+    """Give the tokenizer in `stage` the tokens `added` with their numbers, which follow its own; returns notes.
+
+    `flags` are the entries of `added_tokens` that the tokens have in their own models, None for those of a tokenizer's
+    model. Files of other forms of the same tokenizer, which would lack the tokens, are removed. Raises FormatError for a tokenizer.json that
+    cannot take them.
+    """
+    path = stage / "tokenizer.json"
+    data = read_json_object(path, MAX_TOKENIZER)
+    beside = {token: flags.get(token) for token in added if flags.get(token) is not None or token not in flags}
+    entries = [
+        {"id": added[token], "content": token} | {flag: bool((own or {}).get(flag, False)) for flag in _FLAGS}
+        for token, own in beside.items()
+    ]
+    data["added_tokens"] = [*(data.get("added_tokens") or []), *entries]
+    _into_model(path, data["model"], {e["content"]: e["id"] for e in data["added_tokens"]} | dict(added))
+    _write(path, data)
+    config_path = stage / "tokenizer_config.json"
+    if config_path.exists():
+        config = read_json_object(config_path, MAX_CONFIG)
+        decoder = config.get("added_tokens_decoder")
+        if isinstance(decoder, dict):
+            more = {str(e["id"]): {key: value for key, value in e.items() if key != "id"} for e in entries}
+            _write(config_path, config | {"added_tokens_decoder": decoder | more})
+    removed = [name for name in _OTHER_FORMS if (stage / name).exists()]
+    for name in removed:
+        (stage / name).unlink()
+    first = printable(next(iter(added)), 40)
+    notes = [f"tokenizer.json: {len(added)} tokens of other models were added, '{first}' first"]
+    if removed:
+        notes.append(f"not written, since they lack the tokens that were added: {', '.join(removed)}")
+    return notes
+
+
+def renumber_generation(stage: Path, owner: Checkpoint) -> list[str]:
+    """Special tokens in the stage's generation_config.json as the model has them whose tokenizer is in the stage;
+    returns notes.
+    """
+    path = stage / "generation_config.json"
+    if not path.exists():
+        return []
+    place, config = owner.place, dict(owner.config or {})
+    if place is not None and place.has(path.name):
+        config |= read_json_in(place, path.name, MAX_CONFIG)
+    own = read_json_object(path, MAX_CONFIG)
+    before = dict(own)
+    take_special_tokens(own, {key: value for key, value in config.items() if key in own or key in _SPECIAL})
+    _write(path, own)
+    return [f"{path.name}: special tokens are those of {printable(owner.ref)}"] if own != before else []
+
+
+def _into_model(path: Path, model: dict[str, Any], tokens: Mapping[str, int]) -> None:
+    """The tokens into the vocabulary of the tokenizer's model, where their numbers are looked up when it is loaded:
+    those of added tokens would otherwise be counted anew.
+    """
+    vocab = model["vocab"]
+    if isinstance(vocab, dict):
+        model["vocab"] = vocab | {token: number for token, number in tokens.items() if token not in vocab}
+        return
+    lowest = min((entry[1] for entry in vocab if isinstance(entry[1], int | float)), default=0.0)
+    known = {entry[0] for entry in vocab}
+    for token, number in sorted(tokens.items(), key=lambda item: item[1]):
+        if token in known:
+            continue
+        if number != len(vocab):
+            raise FormatError(
+                f"{printable(str(path))}: number {len(vocab)} has no token, and a list of pieces has no gaps: no tokens can be"
+                " added behind it"
+            )
+        vocab.append([token, lowest - 10])
+
+
+def _write(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8", newline="\n")
