@@ -85,7 +85,7 @@ def _run(args: Sequence[str] | None) -> int:
     except click.NoSuchOption as error:
         hint = did_you_mean(error.option_name, error.possibilities or ())
         command = error.ctx.command_path if error.ctx else "netweight"
-        return _fail(f"{error.message.rstrip('.')}{hint}; see `{command} --help`", error.exit_code)
+        return _fail(f"No such option '{printable(error.option_name)}'{hint}; see `{command} --help`", error.exit_code)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "netweight"
         return _fail(f"{error.format_message().rstrip('.')}; see `{command} --help`", error.exit_code)
