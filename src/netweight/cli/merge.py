@@ -127,7 +127,7 @@ def merge(context: click.Context, /, recipe: str | None, folder: str | None, out
     what the merge will read and write. The result appears whole, at the end; netweight_merge.json in it says how it was
     made, and `netweight verify` computes it once more.
     """
-    output = _output(recipe, folder, output)
+    output = _output(folder, output)
     rest = translated(context, given)
     output_format = rest.pop("output_format")
     if rest["as_adapter"]:
@@ -138,12 +138,8 @@ def merge(context: click.Context, /, recipe: str | None, folder: str | None, out
     run_request(_request(recipe, rest), output, output_format, rest)
 
 
-def _output(recipe: str | None, folder: str | None, output: str | None) -> str | None:
+def _output(folder: str | None, output: str | None) -> str | None:
     """The folder of the result: what stands behind the recipe, or --output."""
-    if recipe is not None and Path(recipe).is_dir():
-        raise OptionError(
-            f"{printable(recipe)}: expected a recipe (a YAML file), got a folder; --base and --models name models"
-        )
     if folder is not None and output is not None and Path(folder) != Path(output):
         raise OptionError(
             f"{printable(folder)} and --output {printable(output)}: two folders for one result; leave one of them out"
