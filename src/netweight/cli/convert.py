@@ -7,14 +7,17 @@ from typing import Any
 
 import click
 
-from netweight.cli.merge import run_request, shard_size
+from netweight.cli.merge import run_request
 from netweight.cli.options import (
-    Aliased,
     device_options,
     executor_options,
     format_option,
+    model_file_options,
+    output_option,
     remote_option,
+    replacing_options,
     run_options,
+    shard_size_option,
     verbose_option,
 )
 
@@ -23,24 +26,16 @@ __all__ = ["convert"]
 
 @click.command(short_help="Write any model, quantised or not, as dense safetensors.")
 @click.argument("model", metavar="MODEL")
-@click.option(
-    "--output",
-    cls=Aliased,
-    aliases=["--outdir", "--out"],
-    metavar="DIR",
-    help="Where it goes; needed unless --dry-run.",
-)
+@partial(output_option, aliases=["--outdir", "--out"], what="it")
 @click.option(
     "--dtype", metavar="NAME", help="Element type of all floats, e.g. bfloat16. [default: those that are read]"
 )
 @click.option(
     "--like", metavar="MODEL", help="Take config.json and tokenizer from this model. [default: what lies beside MODEL]"
 )
-@click.option(
-    "--max-shard-size", default="5GB", show_default=True, metavar="SIZE", callback=shard_size, help="Of one file."
-)
-@click.option("--overwrite", is_flag=True, help="Replace an earlier result in DIR.")
-@click.option("--no-fsync", is_flag=True, help="Leave it to the system when the files reach the disk.")
+@shard_size_option
+@model_file_options
+@partial(replacing_options, what="result")
 @partial(run_options, dry_run="Show what would be read and written; writes nothing.")
 @remote_option
 @executor_options

@@ -14,7 +14,9 @@ from netweight.cli.options import (
     filter_options,
     format_option,
     options_from,
+    output_option,
     remote_option,
+    replacing_options,
     run_options,
     verbose_option,
 )
@@ -34,13 +36,7 @@ __all__ = ["extract_lora"]
     help="The model that the other was fine-tuned from.",
 )
 @click.option("--model", metavar="MODEL", required=True, help="The fine-tune.")
-@click.option(
-    "--output",
-    cls=Aliased,
-    aliases=["--out-path", "--outdir", "--out"],
-    metavar="DIR",
-    help="Where the adapter goes; needed unless --dry-run.",
-)
+@partial(output_option, aliases=["--out-path", "--outdir", "--out"], what="the adapter")
 @click.option(
     "--rank", cls=Aliased, aliases=["--max-rank"], type=int, metavar="N", help="The rank of every matrix. [default: 16]"
 )
@@ -56,8 +52,7 @@ __all__ = ["extract_lora"]
     is_flag=True,
     help="Keep no module whole: what has no factors is left out, and listed.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace an earlier adapter in DIR.")
-@click.option("--no-fsync", is_flag=True, help="Leave it to the system when the files reach the disk.")
+@partial(replacing_options, what="adapter")
 @filter_options
 @partial(run_options, dry_run="Show what each rank would leave and take; reads all weights, writes nothing.")
 @remote_option

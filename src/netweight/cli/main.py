@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from netweight.cli.lazy import LazyGroup
-from netweight.errors import NetweightError, printable
+from netweight.errors import NetweightError, did_you_mean, printable
 from netweight.version import __version__
 from netweight.views.text import one_line
 
@@ -82,6 +82,10 @@ def _run(args: Sequence[str] | None) -> int:
     try:
         code = cli.main(args=args, prog_name="netweight", standalone_mode=False)
         sys.stdout.flush()
+    except click.NoSuchOption as error:
+        hint = did_you_mean(error.option_name, error.possibilities or ())
+        command = error.ctx.command_path if error.ctx else "netweight"
+        return _fail(f"No such option '{printable(error.option_name)}'{hint}; see `{command} --help`", error.exit_code)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "netweight"
         return _fail(f"{error.format_message().rstrip('.')}; see `{command} --help`", error.exit_code)

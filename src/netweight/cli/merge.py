@@ -9,31 +9,31 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from netweight.cli.mergekit_options import EPILOG, mergekit_options, translated
 from netweight.cli.options import (
     Aliased,
     SpaceSeparated,
     device_options,
     executor_options,
     format_option,
+    model_file_options,
     options_from,
-    parse_size,
+    output_option,
     remote_option,
+    replacing_options,
     run_options,
     seed_option,
+    shard_size_option,
     verbose_option,
 )
+from netweight.cli.unknown_options import WithSettings
 from netweight.errors import FormatError, OptionError, printable
 from netweight.views.text import print_json
 
 if TYPE_CHECKING:
     from netweight.jobs.merge.request import Request, Weights
 
-__all__ = ["merge", "run_request", "shard_size"]
-
-
-def shard_size(ctx: click.Context, param: click.Parameter, value: str) -> int:  # noqa: ARG001 - click's signature
-    """Bytes of --max-shard-size."""
-    return parse_size(value, "--max-shard-size")
+__all__ = ["merge", "run_request"]
 
 
 def _complete_methods(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
@@ -42,8 +42,11 @@ def _complete_methods(ctx: click.Context, param: click.Parameter, incomplete: st
     return [name for name in METHODS if name.startswith(incomplete)]
 
 
-@click.command(short_help="Merge models, by mergekit's recipes or by options; crash-safe.")
-@click.argument("recipe", metavar="[RECIPE]", required=False)
+@click.command(
+    cls=WithSettings, epilog=EPILOG, short_help="Merge models, by mergekit's recipes or by options; crash-safe."
+)
+@click.argument("recipe", metavar="[RECIPE", required=False)
+@click.argument("folder", metavar="[DIR]]", required=False)
 @click.option(
     "--base",
     cls=Aliased,
@@ -58,13 +61,7 @@ def _complete_methods(ctx: click.Context, param: click.Parameter, incomplete: st
     metavar="MODEL ...",
     help="The models to merge, where no recipe names them.",
 )
-@click.option(
-    "--output",
-    cls=Aliased,
-    aliases=["--output_path", "--outdir", "--out"],
-    metavar="DIR",
-    help="Where the merged model goes; needed unless --dry-run.",
-)
+@partial(output_option, aliases=["--output_path", "--outdir", "--out"], what="the merged model")
 @click.option(
     "--method",
     metavar="NAME",
@@ -93,9 +90,8 @@ def _complete_methods(ctx: click.Context, param: click.Parameter, incomplete: st
 @click.option("--weights", cls=SpaceSeparated, type=float, metavar="X ...", help="The weights, one a model.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of the method; may be repeated.")
 @click.option("--dtype", metavar="NAME", help="Element type of the output. [default: the base's]")
-@click.option(
-    "--max-shard-size", default="5GB", show_default=True, metavar="SIZE", callback=shard_size, help="Of one file."
-)
+@shard_size_option
+@model_file_options
 @click.option(
     "--vocab",
     type=click.Choice(["base", "union-rows"]),
@@ -113,8 +109,7 @@ def _complete_methods(ctx: click.Context, param: click.Parameter, incomplete: st
     "--rank", type=int, metavar="N", help="With --as-adapter: the rank at most. [default: what the sum takes]"
 )
 @click.option("--allow-mismatch", is_flag=True, help="Merge models of other families too.")
-@click.option("--overwrite", is_flag=True, help="Replace an earlier merge in DIR.")
-@click.option("--no-fsync", is_flag=True, help="Leave it to the system when the files reach the disk.")
+@partial(replacing_options, what="merge")
 @partial(run_options, dry_run="Show weights, norms and what the merge will do; reads base and models, writes nothing.")
 @remote_option
 @executor_options
@@ -122,20 +117,34 @@ def _complete_methods(ctx: click.Context, param: click.Parameter, incomplete: st
 @format_option
 @verbose_option
 @seed_option
-def merge(recipe: str | None, output: str | None, output_format: str, **rest: Any) -> None:
+@mergekit_options
+@click.pass_context
+def merge(context: click.Context, /, recipe: str | None, folder: str | None, output: str | None, **given: Any) -> None:
     """Merge models into one, which is a folder that transformers loads.
 
-    By a RECIPE in mergekit's YAML, or by --base and --models: then the weights are 1/L, 1/L^alpha or exp(-beta L/mean)
-    of the norms L of the task vectors (--mode), normalised to sum 1. --dry-run prints them, and what the merge will
-    read and write. The result appears whole, at the end; netweight_merge.json in it says how it was made, and
-    `netweight verify` computes it once more.
+    By a RECIPE in mergekit's YAML, into DIR or --output; or by --base and --models: then the weights are 1/L, 1/L^alpha
+    or exp(-beta L/mean) of the norms L of the task vectors (--mode), normalised to sum 1. --dry-run prints them, and
+    what the merge will read and write. The result appears whole, at the end; netweight_merge.json in it says how it was
+    made, and `netweight verify` computes it once more.
     """
+    output = _output(folder, output)
+    rest = translated(context, given)
+    output_format = rest.pop("output_format")
     if rest["as_adapter"]:
         _run_as_adapter(recipe, output, output_format, rest)
         return
     if rest["rank"] is not None:
         raise OptionError("--rank: is of an adapter; give --as-adapter too, or leave it out")
     run_request(_request(recipe, rest), output, output_format, rest)
+
+
+def _output(folder: str | None, output: str | None) -> str | None:
+    """The folder of the result: what stands behind the recipe, or --output."""
+    if folder is not None and output is not None and Path(folder) != Path(output):
+        raise OptionError(
+            f"{printable(folder)} and --output {printable(output)}: two folders for one result; leave one of them out"
+        )
+    return folder if output is None else output
 
 
 def _run_as_adapter(recipe: str | None, output: str | None, output_format: str, rest: dict[str, Any]) -> None:

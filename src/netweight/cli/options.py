@@ -22,12 +22,17 @@ __all__ = [
     "filter_options",
     "format_option",
     "methods_option",
+    "model_file_options",
     "options_from",
+    "output_option",
     "parse_size",
+    "quieted",
     "remote_option",
+    "replacing_options",
     "run_options",
     "say_without_gpu",
     "seed_option",
+    "shard_size_option",
     "verbose_option",
 ]
 
@@ -66,10 +71,10 @@ class Aliased(click.Option):
     def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
         """Register the option under all its names."""
         super().add_to_parser(parser, ctx)
-        long_names = parser._long_opt  # noqa: SLF001
+        long_names, short_names = parser._long_opt, parser._short_opt  # noqa: SLF001
         first = next(name for name in self.opts if name in long_names)
         for alias in self.aliases:
-            long_names[alias] = long_names[first]
+            (long_names if alias.startswith("--") else short_names)[alias] = long_names[first]
 
 
 class SpaceSeparated(Aliased):
@@ -187,10 +192,15 @@ def executor_options(command: F) -> F:
     )(command)
 
 
-def _quietly(ctx: click.Context, param: click.Parameter, value: str) -> str:  # noqa: ARG001 - click's signature
-    if value == "quiet":
+def quieted(output_format: str) -> str:
+    """`output_format`; where it is quiet, other libraries are told so too."""
+    if output_format == "quiet":
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # huggingface_hub, which is loaded later, has bars of its own
-    return value
+    return output_format
+
+
+def _quietly(ctx: click.Context, param: click.Parameter, value: str) -> str:  # noqa: ARG001 - click's signature
+    return quieted(value)
 
 
 def format_option(command: F, further: Sequence[str] = ()) -> F:
@@ -231,8 +241,8 @@ def remote_option(command: F) -> F:
 
 
 def verbose_option(command: F) -> F:
-    """--verbose."""
-    return click.option("--verbose", is_flag=True, help="Say more on stderr.")(command)
+    """--verbose, or -v."""
+    return click.option("--verbose", cls=Aliased, aliases=["-v"], is_flag=True, help="Say more on stderr.")(command)
 
 
 def seed_option(command: F) -> F:
@@ -240,3 +250,39 @@ def seed_option(command: F) -> F:
     return click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Seed of anything random.")(
         command
     )
+
+
+def output_option(command: F, *, aliases: Sequence[str], what: str) -> F:
+    """--output, for commands that make a folder which is `what`, such as "the adapter"."""
+    return click.option(
+        "--output", cls=Aliased, aliases=aliases, metavar="DIR", help=f"Where {what} goes; needed unless --dry-run."
+    )(command)
+
+
+def _shard_size(ctx: click.Context, param: click.Parameter, value: str) -> int:  # noqa: ARG001 - click's signature
+    return parse_size(value, "--max-shard-size")
+
+
+def shard_size_option(command: F) -> F:
+    """--max-shard-size, in bytes."""
+    return click.option(
+        "--max-shard-size", default="5GB", show_default=True, metavar="SIZE", callback=_shard_size, help="Of one file."
+    )(command)
+
+
+def model_file_options(command: F) -> F:
+    """--no-copy-tokenizer and --no-write-model-card, for commands that write a model's folder."""
+    command = click.option(
+        "--write-model-card/--no-write-model-card", "card", default=True, show_default=True, help="README.md, or none."
+    )(command)
+    return click.option(
+        "--copy-tokenizer/--no-copy-tokenizer", default=True, show_default=True, help="The tokenizer's files, or none."
+    )(command)
+
+
+def replacing_options(command: F, *, what: str) -> F:
+    """--overwrite and --no-fsync, for commands that make a folder which is `what`, such as "adapter"."""
+    command = click.option("--no-fsync", is_flag=True, help="Leave it to the system when the files reach the disk.")(
+        command
+    )
+    return click.option("--overwrite", is_flag=True, help=f"Replace an earlier {what} in DIR.")(command)

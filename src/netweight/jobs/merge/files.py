@@ -32,21 +32,25 @@ def write_model_files(
     from_place: Place | None,
     tokenizer_place: Place | None,
     shards: Sequence[Shard],
-    card: str,
+    card: str | None,
+    copy_tokenizer: bool = True,
 ) -> tuple[str, ...]:
     """Write into `stage` all files beside the weights, and return notes on those that are missing.
 
-    `config` is the output's config.json, if it has one; generation_config.json comes from `from_place`, the tokenizer
-    (the files of `TOKENIZER_FILES`) from `tokenizer_place`. Links are followed only inside their folder and into a hub
-    cache's blobs. Code is never copied. Raises OSError where the disk refuses, ReadError where a file cannot be read.
+    `config` is the output's config.json, if it has one, and `card` its README.md; generation_config.json comes from
+    `from_place`, the tokenizer (the files of `TOKENIZER_FILES`) from `tokenizer_place`, if `copy_tokenizer` says so.
+    Links are followed only inside their folder and into a hub cache's blobs. Code is never copied. Raises OSError where
+    the disk refuses, ReadError where a file cannot be read.
     """
     notes: list[str] = []
     if (index := index_json(shards)) is not None:
         (stage / INDEX).write_bytes(index)
     if from_place is not None:
         notes += _generation_config(from_place, stage)
-    tokenizer = _tokenizer(tokenizer_place, stage, notes) if tokenizer_place is not None else None
-    if tokenizer_place is None:
+    tokenizer = None
+    if tokenizer_place is not None and copy_tokenizer:
+        tokenizer = _tokenizer(tokenizer_place, stage, notes)
+    elif copy_tokenizer:
         notes.append("no tokenizer: no input has a folder of its own; copy its files into the output")
     for name, value, folder in (
         ("config.json", config, from_place),
@@ -55,7 +59,8 @@ def write_model_files(
         if code := _own_code(value):
             where = f" from {_shown(folder)}" if folder is not None else ""
             notes.append(f"{name}: needs the model's own code, which is not copied: {listed(code)}; copy it{where}")
-    (stage / "README.md").write_text(card, encoding="utf-8", newline="\n")
+    if card is not None:
+        (stage / "README.md").write_text(card, encoding="utf-8", newline="\n")
     if config is not None:
         _write_object(stage / "config.json", config)
     return tuple(notes)

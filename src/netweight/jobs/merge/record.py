@@ -62,13 +62,18 @@ def write_records(
         models=[(m["model"], m["weight"], m["l2"]) for m in weights["models"]] if weights else (),
         recipe=recipe,
     )
+    copy_tokenizer = prepared.options.copy_tokenizer
+    if not copy_tokenizer and plan.recipe.tokenizer_source is not None:
+        notes.append("the tokenizer is copied all the same: the recipe asks for it by tokenizer_source")
+        copy_tokenizer = True
     file_notes = write_model_files(
         stage,
         config=plan.config,
         from_place=(plan.like or plan.checkpoints[plan.config_from]).place,
         tokenizer_place=(plan.like or plan.checkpoints[plan.tokenizer_from]).place,
         shards=prepared.shards,
-        card=card,
+        card=card if prepared.options.card else None,
+        copy_tokenizer=copy_tokenizer,
     )
     notes += file_notes
     if plan.tokens is not None and plan.tokens.added.numbers:

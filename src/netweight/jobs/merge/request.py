@@ -27,7 +27,8 @@ class Options(MachineOptions):
     """How `merge` runs: MachineOptions; `max_shard_size` in bytes; `vocab`: what to do where vocabularies differ (None:
     refuse, "base", "union-rows"); `missing`: what to do where a model lacks a parameter ("error", "base");
     `allow_mismatch`: merge models of other families too; `overwrite`: replace an earlier merge; `sync`: bring all
-    files to the disk before the result appears; `seed` of the random methods.
+    files to the disk before the result appears; `seed` of the random methods; `copy_tokenizer`: write the tokenizer's
+    files (those that a recipe asks for are written anyway); `card`: write README.md.
     """
 
     max_shard_size: int = 5_000_000_000
@@ -37,6 +38,8 @@ class Options(MachineOptions):
     seed: int = 0
     overwrite: bool = False
     sync: bool = True
+    copy_tokenizer: bool = True
+    card: bool = True
 
     def __post_init__(self) -> None:
         """Raises OptionError for a seed or a size that is no whole number, or too small."""

@@ -52,7 +52,13 @@ def read_recipe(path: str | Path) -> Recipe:
 
 
 def _what_is(file: Path) -> str:
-    return "a folder" if file.is_dir() else "something else" if file.exists() else "no such file"
+    return (
+        "a folder; --base and --models name models"
+        if file.is_dir()
+        else "something else"
+        if file.exists()
+        else "no such file"
+    )
 
 
 def parse_recipe(text: str, origin: str) -> Recipe:
