@@ -287,7 +287,7 @@ def test_output_inside_an_input_is_refused(tmp_path, place) -> None:
         ({"weights": Weights(norms=(1.0, 2.0))}, "expected one for each of the 3 models, got 2"),
         ({"weights": Weights(norms=(1.0, 2.0, 0.0), mode="linear")}, "norm 0"),
         ({"settings": {"densty": 0.5}, "method": "ties"}, "did you mean 'density'"),
-        ({"settings": {"density": 1.5}, "method": "ties"}, "1.5"),
+        ({"settings": {"density": -0.5}, "method": "ties"}, "-0.5"),
         ({"method": "slerp", "settings": {"t": 0.5}}, "slerp"),
         ({"dtype": "float12"}, "float12"),
     ],

@@ -5,7 +5,8 @@ import pytest
 from netweight.dtypes import DTYPES
 from netweight.errors import FormatError, NetweightError, OptionError
 from netweight.merging.recipe.conditions import Conditions
-from netweight.merging.recipe.recipe import dtype_named, parse_recipe, read_recipe
+from netweight.merging.recipe.recipe import dtype_named, parse_recipe, read_recipe, write_recipe
+from netweight.merging.recipe.tokens import TokenizerChoice, TokenRule
 from netweight.merging.recipe.yaml import MAX_BYTES
 
 HEAD = "merge_method: ties\nbase_model: lab/base\n"
@@ -67,7 +68,7 @@ def test_whole_models_with_their_own_settings():
     }
     assert recipe.parameters == {"normalize": True, "int8_mask": True}
     assert (recipe.dtype, recipe.out_dtype) == (DTYPES["F16"], DTYPES["BF16"])
-    assert (recipe.tokenizer_source, recipe.name, recipe.origin) == ("base", "a label", "merge.yml")
+    assert (recipe.tokenizer, recipe.name, recipe.origin) == (TokenizerChoice("base"), "a label", "merge.yml")
     assert [source.line for source in recipe.models] == [4, 5, 7]
     assert recipe.where("models", 2, "parameters", "weight", 1) == "merge.yml, line 13, models[2].parameters.weight[1]"
 
@@ -126,7 +127,29 @@ def test_a_model_as_a_mapping_with_path_and_revision():
 
 
 def test_the_newer_form_of_the_tokenizer():
-    assert parse_recipe(MODELS + "tokenizer: {source: base}\n", "x").tokenizer_source == "base"
+    assert parse_recipe(MODELS + "tokenizer: {source: base}\n", "x").tokenizer == TokenizerChoice("base")
+    assert parse_recipe(MODELS + "tokenizer: {}\n", "x").tokenizer == TokenizerChoice("union")
+    text = MODELS + """tokenizer:
+  source: lab/b
+  pad_to_multiple_of: 64
+  tokens:
+    <|a|>: {source: lab/a}
+    <|b|>: {source: {kind: model_token, model: lab/a, token: x}, force: true}
+    <|c|>: {source: {kind: model_token, model: lab/a, token_id: 7}}
+    <|d|>: {source: {kind: zero}}
+    <|e|>:
+"""
+    recipe = parse_recipe(text, "x")
+    rules = {
+        "<|a|>": TokenRule("lab/a"),
+        "<|b|>": TokenRule("lab/a", "x", force=True),
+        "<|c|>": TokenRule("lab/a", 7),
+        "<|d|>": TokenRule(zero=True),
+        "<|e|>": TokenRule(),
+    }
+    assert recipe.tokenizer == TokenizerChoice("lab/b", rules, 64)
+    assert recipe.references()[-1] == "lab/b"
+    assert parse_recipe(write_recipe(recipe), "again").tokenizer == recipe.tokenizer
 
 
 def test_anchors_and_merge_keys():
@@ -190,12 +213,23 @@ def test_values(text, value):
         ),
         (HEAD + "modules: {}\n", "line 3, modules: the key 'modules' is not supported: write models or slices"),
         (MODELS + "experts: []\n", "the key 'experts' is not supported: mixtures of experts are not made here"),
-        (MODELS + "tokenizer_source: union\n", "line 5, tokenizer_source: expected base, got the text 'union'"),
-        (MODELS + "tokenizer: {source: lab/a}\n", "line 5, tokenizer.source: expected base, got the text 'lab/a'"),
+        (MODELS + "tokenizer_source: 3\n", "line 5, tokenizer_source: expected text, got 3"),
+        (MODELS + "tokens: {}\n", "line 5, tokens: the key 'tokens' is not supported: it stands in tokenizer:"),
+        (MODELS + "tokenizer: {tokens: []}\n", "tokenizer.tokens: expected a mapping of tokens, got a list"),
+        (MODELS + "tokenizer: {tokens: {a: b}}\n", "tokenizer.tokens.a: expected a mapping with source and force"),
+        (MODELS + "tokenizer: {tokens: {a: {src: b}}}\n", "tokenizer.tokens.a: unknown key the text 'src'"),
+        (MODELS + "tokenizer: {tokens: {a: {force: true}}}\n", "a.force: force needs a source"),
+        (MODELS + "tokenizer: {tokens: {a: {source: b, force: 2}}}\n", "a.force: expected true or false, got 2"),
+        (MODELS + "tokenizer: {tokens: {a: {source: {kind: mean}}}}\n", "a.source.kind: expected model_token or zero"),
         (
-            MODELS + "tokenizer:\n  source: base\n  tokens: {}\n",
-            "line 7, tokenizer.tokens: the key 'tokens' is not supported",
+            MODELS + "tokenizer: {tokens: {a: {source: {kind: model_token, model: b}}}}\n",
+            "a.source: expected either token or token_id",
         ),
+        (
+            MODELS + "tokenizer: {tokens: {a: {source: {kind: model_token, model: b, token_id: -1}}}}\n",
+            "a.source.token_id: expected the number of a row, got -1",
+        ),
+        (MODELS + "tokenizer: {pad_to_multiple_of: 0}\n", "pad_to_multiple_of: expected a whole number from 1"),
         (
             MODELS + "tokenizer: {source: base}\ntokenizer_source: base\n",
             "expected tokenizer or tokenizer_source, got both",
@@ -410,13 +444,14 @@ def test_files_that_are_refused(tmp_path, data, error, expected):
 
 
 def test_the_tokenizer_of_the_model_that_keeps_it():
-    assert parse_recipe(MODELS + "tokenizer_source: lab/base\n", "x").tokenizer_source == "base"
-    assert parse_recipe(MODELS + "tokenizer: {source: lab/base}\n", "x").tokenizer_source == "base"
+    base = TokenizerChoice("base")
+    assert parse_recipe(MODELS + "tokenizer_source: lab/base\n", "x").tokenizer == base
+    assert parse_recipe(MODELS + "tokenizer: {source: lab/base}\n", "x").tokenizer == base
     linear = "merge_method: linear\nmodels: [{model: lab/a}, {model: lab/b}]\n"
-    assert parse_recipe(linear + "tokenizer_source: lab/a\n", "x").tokenizer_source == "base"
+    assert parse_recipe(linear + "tokenizer_source: lab/a\n", "x").tokenizer == base
     sliced = "merge_method: passthrough\nslices: [{sources: [{model: lab/a, layer_range: [0, 1]}]}]\n"
-    assert parse_recipe(sliced + "tokenizer_source: lab/a\n", "x").tokenizer_source == "base"
-    assert "tokenizer_source: expected base, got the text 'lab/b'" in message(linear + "tokenizer_source: lab/b\n")
+    assert parse_recipe(sliced + "tokenizer_source: model:lab/a\n", "x").tokenizer == base
+    assert parse_recipe(linear + "tokenizer_source: lab/b\n", "x").tokenizer == TokenizerChoice("lab/b")
 
 
 @pytest.mark.parametrize(

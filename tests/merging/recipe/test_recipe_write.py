@@ -21,6 +21,7 @@ from netweight.merging.recipe.recipe import (
     recipe_mapping,
     write_recipe,
 )
+from netweight.merging.recipe.tokens import TokenizerChoice, TokenRule
 from netweight.merging.registry import find
 from netweight.merging.settings import resolve
 
@@ -56,6 +57,18 @@ def slices(draw):
     return Slice(tuple(Source(m, (begin, begin + length), draw(parameters)) for m in models), draw(parameters))
 
 
+rules = st.one_of(
+    st.just(TokenRule()),
+    st.builds(TokenRule, model=texts, force=st.booleans()),
+    st.builds(TokenRule, model=texts, token=texts | st.integers(0, 99), force=st.booleans()),
+    st.builds(TokenRule, zero=st.just(True), force=st.booleans()),
+)
+sources = st.sampled_from(["base", "union"])
+choices = st.builds(
+    TokenizerChoice, sources, st.dictionaries(texts, rules, max_size=2), st.none() | st.integers(1, 256)
+)
+
+
 @st.composite
 def recipes(draw):
     models, parts = (), ()
@@ -64,7 +77,7 @@ def recipes(draw):
         models = tuple(Source(name, None, draw(parameters)) for name in names)
     else:
         parts = tuple(draw(st.lists(slices(), min_size=1, max_size=3)))
-    base, source, name = draw(st.none() | texts), draw(st.sampled_from([None, "base"])), draw(st.none() | texts)
+    base, source, name = draw(st.none() | texts), draw(st.none() | choices), draw(st.none() | texts)
     dtype, out = draw(dtypes), draw(dtypes)
     return Recipe(draw(texts), base, models, parts, draw(parameters), dtype, out, source, "made", name)
 

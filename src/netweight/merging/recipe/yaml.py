@@ -179,7 +179,7 @@ class _Builder:
         elif top.key is None:
             top.key, top.key_line = self._key(top, node, line, merge=merge), line
         else:
-            if top.key == _MERGE:
+            if top.key == _MERGING:
                 top.merged = [*(top.merged or []), node]
             else:
                 top.node.value[top.key] = node
@@ -188,7 +188,7 @@ class _Builder:
 
     def _key(self, top: _Open, node: _Node, line: int, *, merge: bool) -> str:
         if merge:
-            return _MERGE
+            return _MERGING
         if not isinstance(node.value, str):
             self.fail(line, f"expected a word as key, got {printable(str(node.value), 40)}; put it into quotes")
         if node.value in top.node.value:
@@ -215,6 +215,7 @@ class _Builder:
 
 
 _MERGE = "<<"
+_MERGING = "\0"  # the key of a merge, which no text can be: a quoted << is a key like others
 
 
 def _is_merge(event: Any) -> bool:
