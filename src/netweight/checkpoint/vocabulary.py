@@ -1,7 +1,7 @@
 """Which number a model's tokenizer gives to each token, from the files beside the model; nothing in them is run.
 
-The formats: tokenizer.json of Hugging Face's tokenizers (BPE, WordPiece, WordLevel, Unigram); vocab.json of GPT-2; vocab.txt of
-BERT, a token a line; tokenizer.model of SentencePiece; added_tokens.json beside the last three.
+The formats: tokenizer.json of Hugging Face's tokenizers (BPE, WordPiece, WordLevel, Unigram); vocab.json of GPT-2;
+vocab.txt of BERT, a token a line; tokenizer.model of SentencePiece; added_tokens.json beside the last three.
 """
 
 from __future__ import annotations
@@ -118,8 +118,8 @@ def _pieces(place: Place, name: str) -> list[str]:
         from sentencepiece import SentencePieceProcessor  # noqa: PLC0415 - an extra
     except ImportError as problem:
         raise JobError(
-            f"{where}: reading it needs sentencepiece, which is not installed: pip install 'netweight[sentencepiece]', or put"
-            " the model's tokenizer.json beside it"
+            f"{where}: reading it needs sentencepiece, which is not installed: pip install 'netweight[sentencepiece]',"
+            " or put the model's tokenizer.json beside it"
         ) from problem
     processor = SentencePieceProcessor()
     try:

@@ -129,7 +129,9 @@ def test_a_model_as_a_mapping_with_path_and_revision():
 def test_the_newer_form_of_the_tokenizer():
     assert parse_recipe(MODELS + "tokenizer: {source: base}\n", "x").tokenizer == TokenizerChoice("base")
     assert parse_recipe(MODELS + "tokenizer: {}\n", "x").tokenizer == TokenizerChoice("union")
-    text = MODELS + """tokenizer:
+    text = (
+        MODELS
+        + """tokenizer:
   source: lab/b
   pad_to_multiple_of: 64
   tokens:
@@ -139,6 +141,7 @@ def test_the_newer_form_of_the_tokenizer():
     <|d|>: {source: {kind: zero}}
     <|e|>:
 """
+    )
     recipe = parse_recipe(text, "x")
     rules = {
         "<|a|>": TokenRule("lab/a"),

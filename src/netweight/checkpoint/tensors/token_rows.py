@@ -101,7 +101,7 @@ class TokenRows(Tensor):
         return {key: value for key, value in self.__dict__.items() if key not in {"_begins", "file_bytes"}}
 
     def _stretches(self, start: int, count: int) -> Iterator[tuple[int, int, int]]:
-        """(row, elements before these in it, elements) of the stretches that elements `start` to `start + count` lie in."""
+        """(row, elements before these in it, elements) of each stretch that has elements `start` to `start + count`."""
         import numpy as np  # noqa: PLC0415
 
         cols, stop = self._cols, start + count

@@ -37,7 +37,8 @@ def plan_config(
     """(the output's config, the number of the input whose tokenizer fits, notes).
 
     Both are of the base, else of the first model: input 0. The tokenizer is another one where the output has more rows
-    of tokens than that (of several, the one with the most tokens), or where it is given, with the special tokens of that model's config.
+    of tokens than that (of several, the one with the most tokens), or where it is given, with the special tokens of
+    that model's config.
     """
     notes = []
     owner = checkpoints[0]

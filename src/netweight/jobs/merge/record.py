@@ -63,8 +63,8 @@ def write_records(
         recipe=recipe,
     )
     copy_tokenizer = prepared.options.copy_tokenizer
-    if not copy_tokenizer and plan.recipe.tokenizer_source is not None:
-        notes.append("the tokenizer is copied all the same: the recipe asks for it by tokenizer_source")
+    if not copy_tokenizer and plan.recipe.tokenizer is not None:
+        notes.append("the tokenizer is copied all the same: the recipe says whose it is")
         copy_tokenizer = True
     file_notes = write_model_files(
         stage,

@@ -1,7 +1,7 @@
-"""Embeddings and heads by token: which row of which model each token of the output gets, and whether numbers may do.
+"""Embeddings and heads by token: which row of which model each token of the output gets.
 
-A token's row counts where the token is the same, whatever number each tokenizer gives it. A model that lacks a token gets
-for it the row of the base; where that lacks it too, of the only model that has it, or the mean of those that do.
+A token's row counts where the token is the same, whatever number each tokenizer gives it. A model that lacks a token
+gets for it the row of the base; where that lacks it too, of the only model that has it, or the mean of those that do.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Vocabularies:
         return 0 if found is None else sum(at < rows for at in found.tokens)
 
     def apart(self, number: int, owner: int, rows: int) -> tuple[str | None, str | None]:
-        """(why rows of input `number` must not be paired with those of `owner` by number, a note on them), below `rows`.
+        """(why the first `rows` rows of input `number` must not be paired with `owner`'s by number, a note on them).
 
         Models number tokens differently where one token has two numbers, or one number two tokens of the tokenizer's
         own model. A number whose added token has another name is a note: fine-tunes rename what was reserved.
@@ -73,9 +73,11 @@ class Vocabularies:
             mine, theirs = self.get(number), self.get(owner)
         except NetweightError as problem:
             return None, f"{ref}: whether it numbers tokens like the others is not known: {problem}"
-        if mine is None or theirs is None or mine.ids == theirs.ids:
+        if theirs is None or (mine is not None and mine.ids == theirs.ids):
             return None, None
         other = printable(self._checkpoints[owner].ref)
+        if mine is None:
+            return None, f"{ref}: has no tokenizer that can be read: its tokens are taken to be numbered as in {other}"
         renamed = []
         for at, token in sorted(mine.tokens.items()):
             against = theirs.tokens.get(at)
@@ -209,7 +211,7 @@ def rows_by_token(
     sides: Mapping[int, Side],
     vocabularies: Vocabularies,
 ) -> tuple[ByToken | None, list[str]]:
-    """How a recipe's `tokenizer` pairs rows, None where no model has a tokenizer and all are taken by number; and notes.
+    """How a recipe's `tokenizer` pairs rows, None where no model has one and all are taken by number; and notes.
 
     Raises InputError where a tokenizer is needed that is not there, OptionError for a rule that no model can follow.
     """
@@ -222,8 +224,8 @@ def rows_by_token(
         if choice.source == BASE and not choice.rules and choice.multiple is None and not any(found.values()):
             return None, ["no model has a tokenizer that can be read: rows of tokens are merged by number"]
         raise InputError(
-            f"{refs[owner]}: has no tokenizer that can be read (tokenizer.json, vocab.json, vocab.txt, tokenizer.model), and"
-            f" {recipe.where('tokenizer' if choice.rules else 'tokenizer_source')} needs one"
+            f"{refs[owner]}: has no tokenizer that can be read (tokenizer.json, vocab.json, vocab.txt,"
+            f" tokenizer.model), and {recipe.where('tokenizer' if choice.rules else 'tokenizer_source')} needs one"
         )
     ids = dict(output.ids)
     number = max(ids.values(), default=-1) + 1
@@ -241,11 +243,11 @@ def rows_by_token(
         for n in sides
         if found[n] is None
     ]
-    own = {n: _own_rows(ids, rows, output, found[n] or output, n == owner) for n in sides}
+    own = {n: _own_rows(ids, rows, output, found[n] or output, is_owner=n == owner) for n in sides}
     for n in sides:
         if (vocabulary := found[n]) is not None and n != owner:
             notes += _difference(refs[n], vocabulary, ids)
-    rules, forced = _rules(recipe, choice, ids, own, found, output)
+    rules, forced = _rules(recipe, choice, ids, checkpoints, {n: found[n] for n in sides}, output)
     added = {token: at for token, at in ids.items() if token not in output.ids}
     if added and not output.file.endswith("tokenizer.json"):
         raise InputError(
@@ -264,7 +266,7 @@ def _rows_of(checkpoint: Checkpoint) -> int:
     return 0 if name is None else checkpoint[name].shape[0]
 
 
-def _own_rows(ids: Mapping[str, int], rows: int, output: Vocabulary, own: Vocabulary, is_owner: bool) -> Numbers:
+def _own_rows(ids: Mapping[str, int], rows: int, output: Vocabulary, own: Vocabulary, *, is_owner: bool) -> Numbers:
     """The row that a model has for each row of the output, _LACKS where it has none. Rows without a token are the
     owner's, and those of models with the same tokens.
     """
@@ -286,8 +288,8 @@ def _difference(ref: str, own: Vocabulary, ids: Mapping[str, int]) -> list[str]:
     notes = []
     if lacks:
         notes.append(
-            f"{ref}: lacks {len(lacks)} of the output's {len(ids)} tokens, {_show(lacks[0])} first: their rows are the base's,"
-            " else of the only model that has them, else means"
+            f"{ref}: lacks {len(lacks)} of the output's {len(ids)} tokens, {_show(lacks[0])} first: their rows are the"
+            " base's, else of the only model that has them, else means"
         )
     if left:
         notes.append(
@@ -300,7 +302,7 @@ def _rules(
     recipe: Recipe,
     choice: TokenizerChoice,
     ids: Mapping[str, int],
-    own: Mapping[int, Numbers],
+    checkpoints: Sequence[Checkpoint],
     found: Mapping[int, Vocabulary | None],
     output: Vocabulary,
 ) -> tuple[dict[int, tuple[int, int] | None], frozenset[int]]:
@@ -317,7 +319,7 @@ def _rules(
         if rule.model is None:
             continue
         number = references.index(rule.model) if rule.model in references else -1
-        if number not in own:
+        if number not in found:
             raise OptionError(f"{where}: {printable(rule.model)} is no model of this merge: rows come from those alone")
         vocabulary = found[number] or output
         row = (
@@ -327,6 +329,8 @@ def _rules(
         )
         if row is None:
             raise OptionError(f"{where}: {printable(rule.model)} has no token {_show(str(rule.token or token))}")
+        if row >= (most := _rows_of(checkpoints[number])):
+            raise OptionError(f"{where}: {printable(rule.model)} has {most} rows, and no row {row}")
         rules[ids[token]] = number, row
     return rules, frozenset(forced)
 
@@ -359,9 +363,9 @@ def check_numbers(
         notes += [note] if note else []
         if fault and not allow_mismatch:
             raise InputError(
-                f"{sides[number].ref}: its tokenizer numbers tokens differently: {fault}: rows that are merged by number would"
-                " mix tokens; write tokenizer_source: base (or union, or a model) into the recipe to merge them by token,"
-                " or give --allow-mismatch to merge by number all the same"
+                f"{sides[number].ref}: its tokenizer numbers tokens differently: {fault}: rows that are merged by"
+                " number would mix tokens; write tokenizer_source: base (or union, or a model) into the recipe to merge"
+                " them by token, or give --allow-mismatch to merge by number all the same"
             )
         notes += (
             [f"tokenizers number tokens differently: {fault}: merged by number (--allow-mismatch)"] if fault else []

@@ -24,8 +24,8 @@ def extend_tokenizer(stage: Path, added: Mapping[str, int], flags: Mapping[str, 
     """Give the tokenizer in `stage` the tokens `added` with their numbers, which follow its own; returns notes.
 
     `flags` are the entries of `added_tokens` that the tokens have in their own models, None for those of a tokenizer's
-    model. Files of other forms of the same tokenizer, which would lack the tokens, are removed. Raises FormatError for a tokenizer.json that
-    cannot take them.
+    model. Files of other forms of the same tokenizer, which would lack the tokens, are removed. Raises FormatError for
+    a tokenizer.json that cannot take them.
     """
     path = stage / "tokenizer.json"
     data = read_json_object(path, MAX_TOKENIZER)
@@ -86,8 +86,8 @@ def _into_model(path: Path, model: dict[str, Any], tokens: Mapping[str, int]) ->
             continue
         if number != len(vocab):
             raise FormatError(
-                f"{printable(str(path))}: number {len(vocab)} has no token, and a list of pieces has no gaps: no tokens can be"
-                " added behind it"
+                f"{printable(str(path))}: number {len(vocab)} has no token, and a list of pieces has no gaps: no tokens"
+                " can be added behind it"
             )
         vocab.append([token, lowest - 10])
 

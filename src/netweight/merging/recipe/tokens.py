@@ -35,7 +35,7 @@ class TokenRule:
 
 @dataclass(frozen=True)
 class TokenizerChoice:
-    """`source`: `base`, `union`, or the reference of a model. The rows are a multiple of `multiple`, where it is given."""
+    """`source`: `base`, `union`, or the reference of a model. Rows are a multiple of `multiple`, where it is given."""
 
     source: str
     rules: Mapping[str, TokenRule] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class TokenizerChoice:
 
 
 def read_rules(value: Any, reference: Any) -> dict[str, TokenRule]:
-    """The rules of a recipe's `tokens`; `reference` reads a model. Raises BadTokenError, and what `reference` raises."""
+    """The rules of a recipe's `tokens`; `reference` reads a model. Raises BadTokenError, and what that raises."""
     if not isinstance(value, dict):
         raise BadTokenError(f"expected a mapping of tokens, got {describe(value)}")
     return {_token(token): _rule(str(token), rule, reference) for token, rule in value.items()}
