@@ -15,6 +15,7 @@ from netweight.merging.coefficients import remark
 from netweight.version import __version__
 
 if TYPE_CHECKING:
+    from netweight.jobs.merge.chat_template import ChosenTemplate
     from netweight.jobs.merge.plan import Prepared
     from netweight.jobs.merge.targets import MergePlan
     from netweight.jobs.merge.weights import Weighting
@@ -37,10 +38,11 @@ def write_records(
     weighting: Weighting | None,
     finished: Sequence[Finished],
     output: Path,
+    template: ChosenTemplate,
     device_notes: Sequence[str] = (),
 ) -> Merged:
-    """Write everything but the weights into `stage`, and return the result; `device_notes`: what happened to devices.
-    Raises OSError where the disk refuses.
+    """Write everything but the weights into `stage`, and return the result; `template`: what the recipe's
+    chat_template stands for; `device_notes`: what happened to devices. Raises OSError where the disk refuses.
     """
     from netweight.jobs.merge.files import model_card, write_model_files
     from netweight.merging.recipe.recipe import write_recipe
@@ -68,6 +70,7 @@ def write_records(
         tokenizer_place=(plan.like or plan.checkpoints[plan.tokenizer_from]).place,
         shards=prepared.shards,
         card=card,
+        template=template,
     )
     notes += file_notes
     libraries = ("numba", "numpy", "ml_dtypes", "xxhash", *(("torch",) if prepared.choice.gpu else ()))

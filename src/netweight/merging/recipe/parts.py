@@ -51,6 +51,7 @@ class Recipe:
     tokenizer_source: str | None
     origin: str = field(compare=False)
     name: str | None = None
+    chat_template: str | None = None
     lines: Lines = field(default_factory=dict, compare=False, repr=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
 

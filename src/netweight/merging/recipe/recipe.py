@@ -92,6 +92,7 @@ def _recipe(form: RecipeForm, origin: str, lines: Lines, notes: tuple[str, ...])
         tokenizer_source=_tokenizer_source(form, origin, lines),
         origin=origin,
         name=form.name,
+        chat_template=form.chat_template,
         lines=lines,
         notes=notes,
     )
