@@ -12,41 +12,40 @@ CHAT = [
     {"role": "user", "content": "And\ntwice?"},
 ]
 ALPACA = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+LLAMA3 = "<|start_header_id|>{}<|end_header_id|>\n\n{}<|eot_id|>".format
 RENDERED = {
     "alpaca": (
-        "<s>Be brief.\n\n### Instruction:\n1 + 1?\n\n### Response:\n2</s>\n\n### Instruction:\nAnd\ntwice?\n\n",
-        f"<s>{ALPACA}\n\n### Instruction:\n1 + 1?\n\n### Response:\n2</s>\n\n### Instruction:\nAnd\ntwice?\n\n",
+        "<s>Be brief.\n\n",
+        f"<s>{ALPACA}\n\n",
+        "### Instruction:\n1 + 1?\n\n### Response:\n2</s>\n\n### Instruction:\nAnd\ntwice?\n\n",
         "### Response:\n",
     ),
     "chatml": (
-        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n1 + 1?<|im_end|>\n"
-        "<|im_start|>assistant\n2<|im_end|>\n<|im_start|>user\nAnd\ntwice?<|im_end|>\n",
-        "<|im_start|>user\n1 + 1?<|im_end|>\n<|im_start|>assistant\n2<|im_end|>\n"
-        "<|im_start|>user\nAnd\ntwice?<|im_end|>\n",
+        "<|im_start|>system\nBe brief.<|im_end|>\n",
+        "",
+        "<|im_start|>user\n1 + 1?<|im_end|>\n<|im_start|>assistant\n2<|im_end|>\n<|im_start|>user\nAnd\ntwice?<|im_end|>\n",
         "<|im_start|>assistant\n",
     ),
     "exaone": (
-        "[|system|]Be brief.[|endofturn|]\n[|user|]1 + 1?\n[|assistant|]2[|endofturn|]\n[|user|]And\ntwice?\n",
-        "[|system|][|endofturn|]\n[|user|]1 + 1?\n[|assistant|]2[|endofturn|]\n[|user|]And\ntwice?\n",
+        "[|system|]Be brief.[|endofturn|]\n",
+        "[|system|][|endofturn|]\n",
+        "[|user|]1 + 1?\n[|assistant|]2[|endofturn|]\n[|user|]And\ntwice?\n",
         "[|assistant|]",
     ),
     "llama3": (
-        "<s><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
-        "<|start_header_id|>user<|end_header_id|>\n\n1 + 1?<|eot_id|>"
-        "<|start_header_id|>assistant<|end_header_id|>\n\n2<|eot_id|>"
-        "<|start_header_id|>user<|end_header_id|>\n\nAnd\ntwice?<|eot_id|>",
-        "<s><|start_header_id|>user<|end_header_id|>\n\n1 + 1?<|eot_id|>"
-        "<|start_header_id|>assistant<|end_header_id|>\n\n2<|eot_id|>"
-        "<|start_header_id|>user<|end_header_id|>\n\nAnd\ntwice?<|eot_id|>",
+        f"<s>{LLAMA3('system', 'Be brief.')}",
+        "<s>",
+        LLAMA3("user", "1 + 1?") + LLAMA3("assistant", "2") + LLAMA3("user", "And\ntwice?"),
         "<|start_header_id|>assistant<|end_header_id|>\n\n",
     ),
     "mistral": (
-        "<s> [INST] Be brief.\n\n1 + 1? [/INST] 2</s> [INST] And\ntwice? [/INST]",
-        "<s> [INST] 1 + 1? [/INST] 2</s> [INST] And\ntwice? [/INST]",
+        "<s> [INST] Be brief.\n\n",
+        "<s> [INST] ",
+        "1 + 1? [/INST] 2</s> [INST] And\ntwice? [/INST]",
         "",
     ),
 }
-"""Name -> with a system turn, without, and what asks for the next answer."""
+"""Name -> the beginning with a system turn, without one, the other turns, and what asks for the next answer."""
 
 
 @pytest.mark.parametrize("name", RENDERED)
@@ -58,13 +57,13 @@ def test_conversations(name, system, ask, trim):
     environment = jinja2.Environment(trim_blocks=trim, lstrip_blocks=trim, undefined=jinja2.StrictUndefined)
     values = {"messages": CHAT if system else CHAT[1:], "bos_token": "<s>", "eos_token": "</s>"}
     rendered = environment.from_string(TEMPLATES[name].text).render(**values, add_generation_prompt=ask)
-    assert rendered == RENDERED[name][0 if system else 1] + (RENDERED[name][2] if ask else "")
+    assert rendered == RENDERED[name][0 if system else 1] + RENDERED[name][2] + (RENDERED[name][3] if ask else "")
 
 
 @pytest.mark.parametrize("name", RENDERED)
 def test_a_tokenizer_without_special_tokens(name):
     rendered = jinja2.Environment().from_string(TEMPLATES[name].text).render(messages=CHAT)
-    assert rendered == RENDERED[name][0].replace("<s>", "").replace("</s>", "")
+    assert rendered == (RENDERED[name][0] + RENDERED[name][2]).replace("<s>", "").replace("</s>", "")
 
 
 def test_what_a_template_is():
@@ -72,7 +71,7 @@ def test_what_a_template_is():
     for template in TEMPLATES.values():
         assert is_jinja(template.text)
         assert len(template.text) < MAX_TEMPLATE
-        assert all(token in "".join(RENDERED["chatml"] + RENDERED["exaone"] + RENDERED["llama3"])
+        assert all(token in template.text or token in RENDERED["exaone"][0] + RENDERED["exaone"][2]
                    for token in template.tokens)  # fmt: skip
     assert is_jinja("a {% b %}")
     assert is_jinja("{{ a }}")

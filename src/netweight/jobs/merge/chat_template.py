@@ -14,6 +14,7 @@ from netweight.checkpoint.config import MAX_CONFIG, read_json_in
 from netweight.checkpoint.tensor import Checkpoint
 from netweight.errors import FormatError, InputError, printable
 from netweight.merging.chat_templates import AUTO, MAX_TEMPLATE, TEMPLATES
+from netweight.merging.recipe.conditions import describe
 
 if TYPE_CHECKING:
     from netweight.checkpoint.place import Place
@@ -123,7 +124,7 @@ def _default(value: Any, where: str) -> str | None:
         value = next((entry.get("template") for entry in entries if entry.get("name") == "default"), None)
     if value is None or isinstance(value, str):
         return value
-    raise FormatError(f"{where}: chat_template is a {type(value).__name__}, expected text")
+    raise FormatError(f"{where}, chat_template: expected text, got {describe(value)}")
 
 
 def _checked(text: str, where: str) -> str:
