@@ -12,6 +12,7 @@ CHAT = [
     {"role": "user", "content": "And\ntwice?"},
 ]
 ALPACA = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+CHATML = "<|im_start|>{}\n{}<|im_end|>\n".format
 LLAMA3 = "<|start_header_id|>{}<|end_header_id|>\n\n{}<|eot_id|>".format
 RENDERED = {
     "alpaca": (
@@ -21,9 +22,9 @@ RENDERED = {
         "### Response:\n",
     ),
     "chatml": (
-        "<|im_start|>system\nBe brief.<|im_end|>\n",
+        CHATML("system", "Be brief."),
         "",
-        "<|im_start|>user\n1 + 1?<|im_end|>\n<|im_start|>assistant\n2<|im_end|>\n<|im_start|>user\nAnd\ntwice?<|im_end|>\n",
+        CHATML("user", "1 + 1?") + CHATML("assistant", "2") + CHATML("user", "And\ntwice?"),
         "<|im_start|>assistant\n",
     ),
     "exaone": (

@@ -124,7 +124,8 @@ def test_only_the_files_that_make_it_a_model(tmp_path, stage):
     }  # fmt: skip
     tokenizer = TOKENIZER | {
         "qwen.tiktoken": "t", "tokenizer.model": "m", "vocab.json": "{}", "merges.txt": "", "chat_template.jinja": "c",
-        "preprocessor_config.json": "{}", "added_tokens.json": "{}", "additional_chat_templates/rag.jinja": "r",
+        "preprocessor_config.json": "{}", "added_tokens.json": "{}", "normalizer.json": "{}",
+        "additional_chat_templates/rag.jinja": "r",
     }  # fmt: skip
     base = fill(tmp_path / "base", others | {"tokenizer.json": "the base's"})
     other = fill(tmp_path / "other", others | tokenizer)

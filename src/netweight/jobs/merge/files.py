@@ -12,6 +12,7 @@ from netweight.errors import InputError
 from netweight.jobs.merge.card import model_card
 from netweight.jobs.merge.chat_template import ChosenTemplate
 from netweight.jobs.merge.copying import check_there, copy_file, shown
+from netweight.jobs.merge.sentence_files import copy_sentence_files
 from netweight.jobs.merge.template_files import ADDITIONAL, missing_tokens, write_object, write_template
 from netweight.output.model_target import TOKENIZER_ENDINGS, TOKENIZER_FILES
 from netweight.output.shards import INDEX, index_json
@@ -37,16 +38,17 @@ def write_model_files(
 ) -> tuple[str, ...]:
     """Write into `stage` all files beside the weights, and return notes on those that are missing.
 
-    `config` is the output's config.json, if it has one; generation_config.json comes from `from_place`, the tokenizer
-    (the files of `TOKENIZER_FILES`) from `tokenizer_place`, with `template` in the place of its own. Links are followed
-    only inside their folder and into a hub cache's blobs. Code is never copied. Raises OSError where the disk refuses,
-    ReadError where a file cannot be read.
+    `config` is the output's config.json, if it has one. generation_config.json and the files of sentence-transformers
+    come from `from_place`, the tokenizer (the files of `TOKENIZER_FILES`) from `tokenizer_place`, with `template` in
+    the place of its own. Links are followed only inside their folder and into a hub cache's blobs. Code is never
+    copied. Raises OSError where the disk refuses, ReadError where a file cannot be read.
     """
     notes: list[str] = []
     if (index := index_json(shards)) is not None:
         (stage / INDEX).write_bytes(index)
     if from_place is not None:
         notes += _generation_config(from_place, stage)
+        notes += copy_sentence_files(from_place, stage)
     tokenizer = _tokenizer(tokenizer_place, stage, notes) if tokenizer_place is not None else None
     if tokenizer_place is None:
         notes.append("no tokenizer: no input has a folder of its own; copy its files into the output")

@@ -1,6 +1,6 @@
 """A chat template written where models keep it, so that all versions of transformers find the same one.
 
-transformers takes `chat_template.jinja` before what tokenizer_config.json says; before 4.50 it looks into
+transformers takes `chat_template.jinja` before what tokenizer_config.json says; its older versions look into
 tokenizer_config.json alone. Its processors take chat_template.json, or a processor_config.json that has a template,
 before either. All of them get the text, where they are there.
 """
@@ -52,7 +52,7 @@ def _into_tokenizer_config(stage: Path, text: str) -> Iterator[str]:
     path = stage / _TOKENIZER
     alone = "chat_template: stands in chat_template.jinja alone"
     if not path.exists():
-        yield f"{alone}: there is no {_TOKENIZER}, where transformers before 4.50 looks for it"
+        yield f"{alone}: there is no {_TOKENIZER}, where older versions of transformers look"
         return
     try:
         config = read_json_object(path, MAX_CONFIG)
