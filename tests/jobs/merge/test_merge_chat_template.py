@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import jinja2
 import pytest
+import yaml
 from merge_families import family
 from tiny_tokenizer import tiny_tokenizer
 
@@ -17,8 +19,9 @@ from netweight.errors import FormatError, OptionError
 from netweight.jobs.merge.as_adapter import AdapterRequest, merge_as_adapter
 from netweight.jobs.merge.chat_template import template_of
 from netweight.jobs.merge.request import Options, make_request
+from netweight.jobs.merge.template_files import write_object
 from netweight.merging.chat_templates import MAX_TEMPLATE, TEMPLATES
-from netweight.merging.recipe.recipe import parse_recipe
+from netweight.merging.recipe.recipe import parse_recipe, write_recipe
 
 transformers = pytest.importorskip("transformers")
 
@@ -173,14 +176,15 @@ def test_auto_without_any(tmp_path, models):
     assert not (out / "chat_template.jinja").exists()
 
 
-def test_auto_in_a_dry_run(models):
+@pytest.mark.parametrize("method", ["task_arithmetic", "linear"])
+def test_auto_in_a_dry_run(models, method):
     from contextlib import ExitStack
 
     from netweight.jobs.merge.job import preview
     from netweight.jobs.merge.plan import prepare
 
-    request = make_request(recipe_for(models, "auto"), base=None, models=(), method=None, weights=None, settings={},
-                           dtype=None)  # fmt: skip
+    recipe = replace(recipe_for(models, "auto"), method=method)
+    request = make_request(recipe, base=None, models=(), method=None, weights=None, settings={}, dtype=None)
     with ExitStack() as stack:
         _, plan = preview(prepare(request, Options(), stack))
     assert f"chat_template auto: that of {models[0]}, which 4 of 4 models have" in plan.notes
@@ -287,10 +291,11 @@ def test_further_templates(tmp_path, models):
     (base / "additional_chat_templates").mkdir()
     (base / "additional_chat_templates" / "rag.jinja").write_text("R {{ x }}")
     edit(base / "tokenizer_config.json", chat_template=[
-        {"name": "default", "template": "D"}, {"name": "tool_use", "template": "T"}, 7])  # fmt: skip
+        {"name": "default", "template": "D"}, {"name": "tool_use", "template": "T"}, 7,
+        {"name": ["x"]}, {}])  # fmt: skip
     out, notes = merged(tmp_path, models, "mistral")
     assert notes == [
-        "chat_template: those with other names in tokenizer_config.json are left out: 'tool_use'",
+        "chat_template: those with other names in tokenizer_config.json are left out: 'tool_use', \"['x']\"",
         "chat_template: the default is replaced; those in additional_chat_templates stay as they are: 'rag'",
     ]
     assert (out / "additional_chat_templates" / "rag.jinja").read_text() == "R {{ x }}"
@@ -309,6 +314,11 @@ def test_what_processors_read_says_the_same(tmp_path, models):
     text = TEMPLATES["mistral"].text
     assert json.loads((out / "chat_template.json").read_text()) == {"chat_template": text}
     assert json.loads((out / "processor_config.json").read_text()) == {"chat_template": text, "processor_class": "X"}
+    read = transformers.ProcessorMixin.get_processor_dict
+    assert read(models[0])[0]["chat_template"] == "old"
+    assert read(out)[0]["chat_template"] == text
+    (out / "processor_config.json").unlink()
+    assert read(out)[0]["chat_template"] == text
     (base / "processor_config.json").write_text('{"a": 1}')
     (base / "chat_template.json").write_text("[")
     out, (note,) = merged(tmp_path / "b", models, "mistral")
@@ -333,6 +343,31 @@ def test_without_a_config_of_the_tokenizer(tmp_path, models):
     assert note.startswith("chat_template: stands in chat_template.jinja alone: ")
     assert "is not valid JSON" in note
     assert (out / "tokenizer_config.json").read_text() == "{"
+
+
+def test_objects_nested_deeply(tmp_path):
+    """What could be read may be too deep to write: that is one line, and the file stays."""
+    (tmp_path / "x.json").write_text("{}")
+    value: dict = {}
+    for _ in range(100_000):
+        value = {"a": value}
+    with pytest.raises(FormatError, match=r"^x\.json: is nested too deeply$"):
+        write_object(tmp_path / "x.json", value)
+    assert (tmp_path / "x.json").read_text() == "{}"
+
+
+def test_a_name_that_there_is_not(tmp_path, models):
+    """In a Recipe that was made in Python."""
+    with pytest.raises(OptionError, match=r"^chat_template: expected auto, alpaca, .*, got the text 'chatlm'$"):
+        netweight.merge(replace(recipe_for(models, "auto"), chat_template="chatlm"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_long_texts_in_the_written_recipe(models):
+    text = "".join(f"{{% if m.role == '{'é' * n} \\\\ ' %}}\n  {{{{ \"x\" }}}}\t: # - {n} " for n in range(200))
+    recipe = recipe_for(models, text)
+    assert parse_recipe(write_recipe(recipe), "again").chat_template == text
+    assert yaml.safe_load(write_recipe(recipe))["chat_template"] == text
 
 
 def test_an_adapter_has_none(tmp_path, models):

@@ -11,6 +11,7 @@ from merge_families import family
 
 import netweight
 from netweight.checkpoint.place import LocalPlace
+from netweight.errors import ModelNotFoundError
 from netweight.jobs.merge.sentence_files import copy_sentence_files
 
 POOLING = {"word_embedding_dimension": 16, "pooling_mode_cls_token": True}
@@ -196,6 +197,38 @@ def test_large_files_are_refused(copied, tmp_path):
         "not copied: MODEL/1_Pooling/config.json: 17825792 bytes, expected at most 16777216",
         "not copied: MODEL/sentence_bert_config.json: 17825792 bytes, expected at most 16777216",
     ]
+
+
+def test_folders_that_cannot_be_read(tmp_path, monkeypatch):
+    source = fill(tmp_path / "model", FILES)
+    (tmp_path / "stage").mkdir()
+    names = LocalPlace.names
+
+    def refuse(self, folder=""):
+        if folder:
+            raise ModelNotFoundError("1_Pooling: cannot be listed: Permission denied")
+        return names(self)
+
+    monkeypatch.setattr(LocalPlace, "names", refuse)
+    notes = list(copy_sentence_files(LocalPlace(source), tmp_path / "stage"))
+    assert notes[0] == "not copied: 1_Pooling: cannot be listed: Permission denied"
+    assert set(tree(tmp_path / "stage")) == set(FILES) - {"1_Pooling/config.json"}
+
+
+def test_a_place_that_cannot_be_listed(tmp_path):
+    """A web server's folder: what is usual is asked for."""
+
+    class Unlisted(LocalPlace):
+        can_list = False
+
+        def names(self, folder=""):
+            return []
+
+    source = fill(tmp_path / "model", FILES | {"1_Pooling/model.safetensors": "w"})
+    (tmp_path / "stage").mkdir()
+    (note,) = copy_sentence_files(Unlisted(source), tmp_path / "stage")
+    assert tree(tmp_path / "stage") == FILES
+    assert note.startswith("1_Pooling: its weights are not merged, and not written: 'model.safetensors'")
 
 
 def test_many_files_are_refused(copied):

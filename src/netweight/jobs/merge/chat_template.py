@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from netweight.checkpoint.byte_stream import read_whole
 from netweight.checkpoint.config import MAX_CONFIG, read_json_in
 from netweight.checkpoint.tensor import Checkpoint
-from netweight.errors import FormatError, InputError, printable
-from netweight.merging.chat_templates import AUTO, MAX_TEMPLATE, TEMPLATES
+from netweight.errors import FormatError, InputError, OptionError, printable
+from netweight.merging.chat_templates import AUTO, MAX_TEMPLATE, TEMPLATES, is_jinja
 from netweight.merging.recipe.conditions import describe
 
 if TYPE_CHECKING:
@@ -39,14 +39,20 @@ class ChosenTemplate:
 
 def choose_template(asked: str | None, checkpoints: Sequence[Checkpoint], kept: Checkpoint) -> ChosenTemplate:
     """What a recipe's `chat_template` stands for. `checkpoints` are all models, the base first; `kept` is the one whose
-    tokenizer the output gets. Raises ReadError where a file of a model cannot be read.
+    tokenizer the output gets. Raises OptionError for a name that there is not, ReadError where a file of a model cannot
+    be read.
     """
     if asked is None:
         return ChosenTemplate()
     named = TEMPLATES.get(asked)
     if named is not None:
         return ChosenTemplate(named.text, named.tokens)
-    return _most_common(checkpoints, kept) if asked == AUTO else ChosenTemplate(asked)
+    if asked == AUTO:
+        return _most_common(checkpoints, kept)
+    if not is_jinja(asked):
+        known = ", ".join((AUTO, *TEMPLATES))
+        raise OptionError(f"chat_template: expected {known} or a template in Jinja, got {describe(asked)}")
+    return ChosenTemplate(asked)
 
 
 def _most_common(checkpoints: Sequence[Checkpoint], kept: Checkpoint) -> ChosenTemplate:

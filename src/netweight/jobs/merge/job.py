@@ -199,12 +199,16 @@ def preview(
     """Compute what the merge will do, without writing: weights, norms, cosines and the norm of the weighted sum.
     Where base and models have task vectors, they are read once for it, unless a `delta` result has their norms.
     """
+    template = _template(prepared)
+    weighting, plan = _foreseen(prepared, progress or Silent(), executor)
+    return weighting, replace(plan, notes=(*plan.notes, *template.notes))
+
+
+def _foreseen(prepared: Prepared, progress: Progress, executor: Executor | None) -> tuple[Weighting | None, MergePlan]:
     from netweight.jobs.merge.weights import described, difference_targets, measure_grams, read_grams, weigh
     from netweight.run.threads import ThreadExecutor
 
     request, plan = prepared.request, prepared.plan
-    plan = replace(plan, notes=(*plan.notes, *_template(prepared).notes))
-    progress = progress or Silent()
     kernels = merge_kernels(prepared, progress)
     if not difference_targets(plan.targets):
         return _weighted(prepared, ThreadExecutor(1), kernels, progress, Record())

@@ -27,6 +27,9 @@ _FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 
 _MOST = 100  # modules, and files of one
 _OWN = "sentence_transformers."
+_USUAL = ("config.json", "model.safetensors", "pytorch_model.bin")
+"""Files of a module that are looked for where a folder cannot be listed."""
+
 _EMPTY = ("Normalize",)
 """Modules without files."""
 
@@ -78,7 +81,11 @@ def _copy_modules(folder: Place, modules: list[tuple[str, str]], stage: Path) ->
 
 
 def _copy_module(folder: Place, path: str, kind: str, stage: Path) -> Iterator[str]:
-    names = folder.names(path) if folder.can_list else [n for n in ("config.json",) if folder.has(f"{path}/{n}")]
+    try:
+        names = folder.names(path) if folder.can_list else [n for n in _USUAL if folder.has(f"{path}/{n}")]
+    except InputError as problem:
+        yield f"not copied: {problem}"
+        return
     weights = [name for name in names if name.endswith(WEIGHTS) and not name.endswith(".json")]
     small = [name for name in names if name.endswith(".json") and not name.endswith(WEIGHTS)]
     if not names and kind.rpartition(".")[2] not in _EMPTY:

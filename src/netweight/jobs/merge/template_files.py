@@ -15,7 +15,7 @@ from typing import Any
 
 from netweight.checkpoint.config import MAX_CONFIG, read_json_object
 from netweight.checkpoint.index import listed
-from netweight.errors import InputError
+from netweight.errors import FormatError, InputError, printable
 
 __all__ = ["ADDITIONAL", "missing_tokens", "write_object", "write_template"]
 
@@ -39,11 +39,10 @@ def write_template(stage: Path, text: str) -> Iterator[str]:
         if (stage / name).exists():
             try:
                 config = read_json_object(stage / name, MAX_CONFIG)
-            except InputError as problem:
-                yield f"chat_template: {name} keeps what it says, and processors may look there first: {problem}"
-            else:
                 if _KEY in config or name == "chat_template.json":
                     write_object(stage / name, config | {_KEY: text})
+            except InputError as problem:
+                yield f"chat_template: {name} keeps what it says, and processors may look there first: {problem}"
     if further := sorted(path.stem for path in (stage / ADDITIONAL).glob("*.jinja")):
         yield f"chat_template: the default is replaced; those in {ADDITIONAL} stay as they are: {listed(further)}"
 
@@ -56,17 +55,17 @@ def _into_tokenizer_config(stage: Path, text: str) -> Iterator[str]:
         return
     try:
         config = read_json_object(path, MAX_CONFIG)
+        write_object(path, config | {_KEY: text})
     except InputError as problem:
         yield f"{alone}: {problem}"
         return
     if further := _further(config.get(_KEY)):
         yield f"chat_template: those with other names in {_TOKENIZER} are left out: {listed(further)}"
-    write_object(path, config | {_KEY: text})
 
 
 def _further(held: Any) -> list[str]:
     entries = [entry for entry in held if isinstance(entry, Mapping)] if isinstance(held, list) else []
-    return [str(name) for entry in entries if (name := entry.get("name")) not in {"default", None}]
+    return [str(name) for entry in entries if (name := entry.get("name")) is not None and name != "default"]
 
 
 def missing_tokens(stage: Path, tokens: Sequence[str]) -> list[str]:
@@ -93,6 +92,10 @@ def _added(stage: Path) -> set[str]:
 
 def write_object(path: Path, value: Mapping[str, Any]) -> None:
     """JSON in ASCII. NaN and Infinity stay what they are: models' configs hold them (a limit of infinity), and their
-    loader takes them.
+    loader takes them. Raises FormatError for what is nested too deeply, and OSError.
     """
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="ascii", newline="\n")
+    try:
+        text = json.dumps(value, indent=2)
+    except RecursionError:
+        raise FormatError(f"{printable(path.name)}: is nested too deeply") from None
+    path.write_text(text + "\n", encoding="ascii", newline="\n")
