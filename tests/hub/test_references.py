@@ -224,6 +224,12 @@ def test_a_merge_of_models_of_the_hub_is_verified_at_its_commits(hub, tmp_path) 
     assert netweight.verify(merged).good
 
 
+MODULES = {
+    "modules.json": '[{"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]',
+    "1_Pooling/config.json": '{"pooling_mode_cls_token": true}',
+}
+
+
 def files_of(folder: Path) -> dict[str, bytes]:
     """What a merge wrote, without the two files that say when and from where."""
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.name != "netweight_merge.json"}
@@ -235,6 +241,9 @@ def test_a_merge_by_ranges_is_the_merge_of_the_files(hub, tmp_path, method, monk
     (tmp_path / "base" / "additional_chat_templates").mkdir()
     (tmp_path / "base" / "additional_chat_templates" / "rag.jinja").write_text("r")
     (tmp_path / "base" / "generation_config.json").write_text('{"top_k": 3}')
+    for name, text in MODULES.items():
+        (tmp_path / "base" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "base" / name).write_text(text)
     write_model(tmp_path / "tuned", layers=2, add=0.25)
     hub.publish("org/base", tmp_path / "base")
     hub.publish("me/tuned", tmp_path / "tuned")
@@ -249,6 +258,8 @@ def test_a_merge_by_ranges_is_the_merge_of_the_files(hub, tmp_path, method, monk
     netweight.merge(None, near, base="org/base", models=["me/tuned"], **options)
     assert files_of(far) == files_of(near)
     assert (far / "additional_chat_templates" / "rag.jinja").read_text() == "r"
+    for folder in (far, near):
+        assert {name: (folder / name).read_text() for name in MODULES} == MODULES
     assert netweight.verify(far, remote=True).good
     from_disk = tmp_path / "from_disk"
     netweight.merge(None, from_disk, base=tmp_path / "base", models=[tmp_path / "tuned"], **options)

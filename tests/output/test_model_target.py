@@ -134,7 +134,7 @@ def test_a_damaged_list_protects_the_folder(tmp_path):
 @pytest.mark.parametrize(
     "name",
     ["adapter_model.safetensors", "PYTORCH_MODEL.BIN", "x.index.json", "tokenizer.json", "adapter_config.json",
-     "generation_config.json", "qwen.tiktoken"],
+     "generation_config.json", "qwen.tiktoken", "modules.json", "normalizer.json", "sentence_bert_config.json"],
 )  # fmt: skip
 def test_what_would_be_loaded_with_the_model_is_refused(tmp_path, name):
     target = tmp_path / "out"

@@ -12,7 +12,7 @@ from netweight.errors import FormatError, NetweightError, printable
 from netweight.source.local import open_local
 from netweight.source.protocol import Source
 
-__all__ = ["MAX_CONFIG", "read_config", "read_json_in", "read_json_object"]
+__all__ = ["MAX_CONFIG", "read_config", "read_json_array_in", "read_json_in", "read_json_object"]
 
 MAX_CONFIG = 16 << 20  # bytes
 
@@ -37,23 +37,36 @@ def read_json_in(place: Place, name: str, limit: int) -> dict[str, Any]:
     return _object_in(place.open(name), limit)
 
 
+def read_json_array_in(place: Place, name: str, limit: int) -> list[Any]:
+    """The JSON array in the file `name` of `place`, of at most `limit` bytes; raises FormatError where it is none."""
+    source = place.open(name)
+    value = _value_in(source, limit, "array")
+    if not isinstance(value, list):
+        raise FormatError(f"{printable(source.name)}: holds a JSON {_KINDS[type(value)]}, expected an array")
+    return value
+
+
 def _object_in(source: Source, limit: int) -> dict[str, Any]:
+    value = _value_in(source, limit, "object")
+    if not isinstance(value, dict):
+        raise FormatError(f"{printable(source.name)}: holds a JSON {_KINDS[type(value)]}, expected an object")
+    return value
+
+
+def _value_in(source: Source, limit: int, kind: str) -> Any:
     where = printable(source.name)
     if source.size > limit:
         raise FormatError(f"{where}: {source.size} bytes, expected at most {limit}")
     if not source.size:
-        raise FormatError(f"{where}: is empty, expected a JSON object")
+        raise FormatError(f"{where}: is empty, expected a JSON {kind}")
     try:
-        value = json.loads(read_whole(source))
+        return json.loads(read_whole(source))
     except RecursionError:
         raise FormatError(f"{where}: is nested too deeply") from None
     except ValueError as problem:
         raise FormatError(f"{where}: is not valid JSON: {printable(str(problem))}") from None
-    if not isinstance(value, dict):
-        raise FormatError(f"{where}: holds a JSON {_KINDS[type(value)]}, expected an object")
-    return value
 
 
 _KINDS: dict[type, str] = {
-    list: "array", str: "string", int: "number", float: "number", bool: "boolean", type(None): "null",
+    list: "array", dict: "object", str: "string", int: "number", float: "number", bool: "boolean", type(None): "null",
 }  # fmt: skip

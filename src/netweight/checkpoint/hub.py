@@ -27,7 +27,7 @@ from netweight.source.retry import Passing, retry_passing
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["cached_snapshot", "fetch", "list_files", "offline"]
+__all__ = ["MODULE_FILE", "cached_snapshot", "fetch", "list_files", "offline"]
 
 T = TypeVar("T")
 
@@ -39,6 +39,9 @@ _TOKENS = 30.0  # seconds that a listing may take
 _BESIDE = (".json", ".txt", ".model", ".jinja", ".tiktoken")  # config and tokenizer: what a model's folder needs
 _TEMPLATES = "additional_chat_templates/"
 _LARGEST_BESIDE = 256 << 20  # bytes
+
+MODULE_FILE = re.compile(r"[0-9]+_[A-Za-z0-9_-]+/[^/]+")
+"""Files of a module of sentence-transformers, as `1_Pooling/config.json`, which stands beside the model."""
 
 
 def offline() -> bool:
@@ -173,6 +176,9 @@ def _check_digests(place: HubPlace, folder: Path, names: Sequence[str]) -> None:
 
 def _beside(name: str, prefix: str) -> bool:
     tail = name.removeprefix(prefix).removeprefix(_TEMPLATES)
+    if MODULE_FILE.fullmatch(tail):
+        tail = tail.partition("/")[2]
+        return name.startswith(prefix) and tail.endswith(".json") and "index.json" not in tail
     return name.startswith(prefix) and "/" not in tail and tail.endswith(_BESIDE) and "index.json" not in tail
 
 

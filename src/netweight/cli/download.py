@@ -65,10 +65,11 @@ def download(
     """Fetch the model ID (org/name, org/name@revision, hf://org/name) from the hub into DIR.
 
     Without --include these are: one set of weights, safetensors rather than torch files; *.json, *.model, *.txt,
-    *.jinja, *.tiktoken, README.md, LICENSE*, NOTICE* from the top of the repository; no code. All files are of one
-    commit. They appear in DIR when all of them are there with the right size and digest; until then they lie in a
-    folder beside it, and a run that was stopped or killed goes on with them. What DIR has already, or the hub's local
-    cache, is not fetched again. HF_ENDPOINT names a mirror; HF_TOKEN and HF_HOME are honoured.
+    *.jinja, *.tiktoken, README.md, LICENSE*, NOTICE* from the top of the repository; the modules of
+    sentence-transformers (1_Pooling); no code. All files are of one commit. They appear in DIR when all of them are
+    there with the right size and digest; until then they lie in a folder beside it, and a run that was stopped or
+    killed goes on with them. What DIR has already, or the hub's local cache, is not fetched again. HF_ENDPOINT names a
+    mirror; HF_TOKEN and HF_HOME are honoured.
     """
     from netweight.cli.progress.download import download_progress_for
     from netweight.jobs.download.job import check_target, plan_download

@@ -9,7 +9,7 @@ from pathlib import Path
 from netweight.errors import OutputError, printable
 from netweight.output.manifest import MANIFEST, read_manifest
 
-__all__ = ["TOKENIZER_ENDINGS", "TOKENIZER_FILES", "check_apart", "check_model_target"]
+__all__ = ["SENTENCE_FILES", "TOKENIZER_ENDINGS", "TOKENIZER_FILES", "WEIGHTS", "check_apart", "check_model_target"]
 
 TOKENIZER_FILES = frozenset(
     {
@@ -22,15 +22,29 @@ TOKENIZER_FILES = frozenset(
         # byte pairs and word pieces
         "vocab.json", "merges.txt", "vocab.txt", "vocab.bpe", "encoder.json", "bpe.codes", "dict.txt", "emoji.json",
         "entity_vocab.json", "tekken.json", "tiktoken.model",
+        # what Whisper takes for spellings of one word
+        "normalizer.json",
         # what turns pictures and sound into a model's input
         "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json",
+        "audio_tokenizer_config.json",
     }
 )  # fmt: skip
 """Files that belong to a tokenizer or processor, and name no code and no weights."""
 
 TOKENIZER_ENDINGS = (".tiktoken",)
 
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".npz", ".index.json")
+SENTENCE_FILES = frozenset(
+    {
+        "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json",
+        # of its first versions, by family
+        "sentence_roberta_config.json", "sentence_distilbert_config.json", "sentence_camembert_config.json",
+        "sentence_albert_config.json", "sentence_xlm-roberta_config.json", "sentence_xlnet_config.json",
+    }
+)  # fmt: skip
+"""What sentence-transformers reads beside a model: its modules, prompts and lengths."""
+
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".npz", ".index.json")
+"""How names of files of weights, and of their indexes, end."""
 _CONFIGS = frozenset({"config.json", "generation_config.json", "adapter_config.json"})
 _NOBODYS = frozenset({MANIFEST, ".netweight-run", "lost+found"})
 
@@ -84,7 +98,7 @@ def check_model_target(target: Path, given: Path, kind: str, *, overwrite: bool)
 
 def _is_loaded(name: str) -> bool:
     lower = name.lower()
-    return lower.endswith(_WEIGHTS + TOKENIZER_ENDINGS) or lower in _CONFIGS | TOKENIZER_FILES
+    return lower.endswith(WEIGHTS + TOKENIZER_ENDINGS) or lower in _CONFIGS | TOKENIZER_FILES | SENTENCE_FILES
 
 
 def _same(first: Path, second: Path) -> bool:

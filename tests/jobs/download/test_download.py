@@ -202,6 +202,24 @@ def test_a_file_in_place_that_changed_is_not_trusted(hub, tmp_path, time):
     assert netweight.download("org/name", tmp_path / "out").fetched == 0
 
 
+def test_modules_of_sentence_transformers(hub, tmp_path):
+    modules = {
+        "modules.json": b"[]", "1_Pooling/config.json": b"{}", "1_Pooling/code.py": b"code",
+        "2_Dense/config.json": b"{}", "2_Dense/model.safetensors": b"w", "2_Dense/pytorch_model.bin": b"w",
+        "3_Dense/pytorch_model.bin": b"w", "3_Dense/other.bin": b"w",
+    }  # fmt: skip
+    hub.publish("org/name", {**SMALL, **modules})
+    got = netweight.download("org/name", tmp_path / "a")
+    taken = set(modules) - {"1_Pooling/code.py", "2_Dense/pytorch_model.bin", "3_Dense/other.bin"}
+    assert set(found(tmp_path / "a")) == USUAL | taken
+    assert got.notes == ("folders left aside: 'onnx', 'original'; --include takes files of them",)
+    del modules["modules.json"]
+    hub.publish("org/other", {**SMALL, **modules})
+    got = netweight.download("org/other", tmp_path / "b")
+    assert set(found(tmp_path / "b")) == USUAL
+    assert "'1_Pooling', '2_Dense', '3_Dense'" in got.notes[0]
+
+
 def test_include_and_exclude(hub, tmp_path):
     hub.publish("org/name", SMALL)
     netweight.download("org/name", tmp_path / "a", include=["*.py", "onnx/*"])

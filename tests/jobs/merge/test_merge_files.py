@@ -11,7 +11,7 @@ from tiny_tokenizer import tiny_tokenizer
 
 from netweight.checkpoint.place import LocalPlace
 from netweight.dtypes import DTYPES
-from netweight.jobs.merge import files as merge_files
+from netweight.jobs.merge import copying
 from netweight.jobs.merge.card import public_name
 from netweight.jobs.merge.files import model_card, write_model_files
 from netweight.output.folder import ResultFolder
@@ -124,7 +124,8 @@ def test_only_the_files_that_make_it_a_model(tmp_path, stage):
     }  # fmt: skip
     tokenizer = TOKENIZER | {
         "qwen.tiktoken": "t", "tokenizer.model": "m", "vocab.json": "{}", "merges.txt": "", "chat_template.jinja": "c",
-        "preprocessor_config.json": "{}", "added_tokens.json": "{}", "additional_chat_templates/rag.jinja": "r",
+        "preprocessor_config.json": "{}", "added_tokens.json": "{}", "normalizer.json": "{}",
+        "additional_chat_templates/rag.jinja": "r",
     }  # fmt: skip
     base = fill(tmp_path / "base", others | {"tokenizer.json": "the base's"})
     other = fill(tmp_path / "other", others | tokenizer)
@@ -220,8 +221,8 @@ def test_a_hub_caches_links_are_followed(tmp_path, stage):
 
 
 def test_sizes_of_tokenizers(tmp_path, stage, monkeypatch):
-    monkeypatch.setattr(merge_files, "_LARGEST", 10)
-    monkeypatch.setattr(merge_files, "_BLOCK", 3)
+    monkeypatch.setattr(copying, "_LARGEST", 10)
+    monkeypatch.setattr(copying, "_BLOCK", 3)
     base = fill(tmp_path / "base", {"vocab.txt": "0123456789", "merges.txt": "0123456789x", "vocab.json": ""})
     assert written(stage, {}, None, base) == (f"not copied: {base}/merges.txt: 11 bytes, expected at most 10",)
     assert (stage / "vocab.txt").read_text() == "0123456789"

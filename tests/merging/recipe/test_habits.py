@@ -124,7 +124,7 @@ def test_keys_that_mergekit_ignores_are_said_once():
     )
 
 
-@pytest.mark.parametrize("key", ["wieght: 1", "chat_template: alpaca", "tokens: {}", "experts: []"])
+@pytest.mark.parametrize("key", ["wieght: 1", "chat_template: alpacca", "tokens: {}", "experts: []"])
 def test_what_is_not_known_or_changes_the_result_is_refused(key):
     with pytest.raises(OptionError, match=r"m.yml, line 5, "):
         read(f"{TWO}{key}\n")

@@ -203,7 +203,8 @@ def test_values(text, value):
             HEAD + "model:\n- model: a\n",
             (
                 "merge.yml, line 3, model: unknown key 'model' (did you mean 'models'?): expected one of merge_method, "
-                "base_model, models, slices, parameters, dtype, out_dtype, tokenizer_source, tokenizer, name"
+                "base_model, models, slices, parameters, dtype, out_dtype, tokenizer_source, tokenizer, chat_template, "
+                "name"
             ),
         ),
         (
@@ -211,9 +212,24 @@ def test_values(text, value):
             "line 5, models[0].paramters: unknown key 'paramters' (did you mean 'parameters'?)",
         ),
         (
-            MODELS + "chat_template: auto\n",
-            "line 5, chat_template: the key 'chat_template' is not supported: leave it out",
+            MODELS + "chat_template: chatlm\n",
+            (
+                "line 5, chat_template: expected auto, alpaca, chatml, exaone, llama3, mistral, or a template in "
+                "Jinja, which holds {{ or {%; got the text 'chatlm' (did you mean 'chatml'?)"
+            ),
         ),
+        (
+            MODELS + "chat_template: 5\n",
+            "line 5, chat_template: expected auto, alpaca, chatml, exaone, llama3, mistral",
+        ),
+        (MODELS + "chat_template: [auto]\n", "or a template in Jinja, which holds {{ or {%; got a list"),
+        (MODELS + "chat_template: {a: 1}\n", "or a template in Jinja, which holds {{ or {%; got a mapping"),
+        (MODELS + 'chat_template: ""\n', "which holds {{ or {%; got the text ''"),
+        (
+            MODELS + f"chat_template: '{{{{ x }}}}{'x' * (1 << 20)}'\n",
+            "line 5, chat_template: expected a template of at most 1048576 bytes, got 1048583",
+        ),
+        (MODELS + "parameters: {chat_template: auto}\n", "the key 'chat_template' stands beside parameters"),
         (HEAD + "modules: {}\n", "line 3, modules: the key 'modules' is not supported: write models or slices"),
         (MODELS + "experts: []\n", "the key 'experts' is not supported: mixtures of experts are not made here"),
         (MODELS + "tokenizer_source: 3\n", "line 5, tokenizer_source: expected text, got 3"),
@@ -366,7 +382,8 @@ def test_the_first_fault_of_the_file_is_reported():
         (weight("{filter: a, filter: b}"), "line 6: the key 'filter' stands twice (first in line 6): keep one"),
         (MODELS + "---\n" + MODELS, "line 5: expected one recipe, got several (---): put each in a file"),
         ("yes: 1\n", "line 1: expected a word as key, got True; put it into quotes"),
-        ("[a]: 1\n", "line 1: expected a word as key, got"),
+        ("[a]: 1\n", "line 1: expected a word as key, got a list; put it into quotes"),
+        ("chat_template: {{ x }}\n", "line 1: expected a word as key, got a mapping; put it into quotes"),
         (
             "a: !!python/object/apply:os.system [x]\n",
             "line 1: the tag 'tag:yaml.org,2002:python/object/apply:os.system' is not",

@@ -43,10 +43,14 @@ conditions = st.lists(
 )
 filtered = conditions.map(lambda pairs: Conditions(tuple(p[0] for p in pairs), tuple(p[1] for p in pairs)))
 # Keys of the recipe and of a model, which are refused as names of settings; `<<` is YAML's own.
-BESIDE = ["merge_method", "base_model", "models", "slices", "dtype", "out_dtype", "tokenizer_source", "tokenizer"]
+BESIDE = [
+    "merge_method", "base_model", "models", "slices", "dtype", "out_dtype", "tokenizer_source", "tokenizer",
+    "chat_template",
+]  # fmt: skip
 # Hypothesis draws words of the sources too, and so these.
 settings_names = texts.filter(lambda text: text not in {"<<", *BESIDE})
 parameters = st.dictionaries(settings_names, values | filtered, max_size=3)
+templates = st.none() | st.sampled_from(["auto", "chatml", "llama3"]) | texts.map("{{{{ x }}}}\r\n{} ".format)
 dtypes = st.none() | st.sampled_from([DTYPES[name] for name in ("F32", "F16", "BF16", "F64")])
 
 
@@ -79,7 +83,7 @@ def recipes(draw):
         parts = tuple(draw(st.lists(slices(), min_size=1, max_size=3)))
     base, source, name = draw(st.none() | texts), draw(st.none() | choices), draw(st.none() | texts)
     dtype, out = draw(dtypes), draw(dtypes)
-    return Recipe(draw(texts), base, models, parts, draw(parameters), dtype, out, source, "made", name)
+    return Recipe(draw(texts), base, models, parts, draw(parameters), dtype, out, source, "made", name, draw(templates))
 
 
 @settings(max_examples=150, deadline=None)

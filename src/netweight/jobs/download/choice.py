@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PureWindowsPath
 
+from netweight.checkpoint.hub import MODULE_FILE
 from netweight.checkpoint.index import listed, read_index
 from netweight.errors import FormatError, ModelNotFoundError, OptionError, UnsafeFileError, printable
 from netweight.jobs.download.hub import HubFile, HubModel
@@ -49,8 +50,8 @@ def choose(
     """Choose from the model's files. `read` gives an index's bytes; nothing else is read.
 
     Without `include`: one set of weights at the repository's top, as loaders take it (safetensors before torch files),
-    and BESIDE. With it: every file that a glob of `include` matches. `exclude` takes away from either. An index that
-    is chosen must name only files that the hub has.
+    BESIDE, and the modules of sentence-transformers. With it: every file that a glob of `include` matches. `exclude`
+    takes away from either. An index that is chosen must name only files that the hub has.
 
     Raises ModelNotFoundError where no weights are found, FormatError where shards are missing or the choice is not
     clear, OptionError where nothing is left, UnsafeFileError for names that must not be made into files.
@@ -64,10 +65,12 @@ def choose(
         top = [name for name in every if "/" not in name and not _NOT_MODELS.fullmatch(name)]
         weights, index = _weights(model, top, every, read)
         chosen = {name for name in top if _matches(name, BESIDE) and not name.endswith(_INDEX)}
-        chosen |= weights | ({index} if index else set())
-        aside = sorted({name.split("/")[0] for name in every if "/" in name and name not in weights})
+        modules = _of_modules(every)
+        chosen |= weights | modules | ({index} if index else set())
+        aside = {name.split("/")[0] for name in every if "/" in name and name not in weights}
+        aside -= {name.split("/")[0] for name in modules}
         if aside:
-            notes.append(f"folders left aside: {listed(aside)}; --include takes files of them")
+            notes.append(f"folders left aside: {listed(sorted(aside))}; --include takes files of them")
     chosen = {name for name in chosen if not _matches(name, exclude)}
     if not chosen:
         raise OptionError(
@@ -82,6 +85,17 @@ def choose(
     check_names(model, chosen)
     files = tuple(every[name] for name in sorted(chosen))
     return Choice(files, tuple(sorted(weights & chosen)), tuple(notes))
+
+
+def _of_modules(every: Iterable[str]) -> set[str]:
+    """The files of sentence-transformers' modules: configs, and of weights those that it loads."""
+    names = set(every)
+    if "modules.json" not in names:
+        return set()
+    files = {name for name in names if MODULE_FILE.fullmatch(name)}
+    weights = {name for name in files if name.endswith(("/model.safetensors", "/pytorch_model.bin"))}
+    older = {name for name in weights if f"{name.rpartition('/')[0]}/model.safetensors" in weights - {name}}
+    return {name for name in files if _matches(name, BESIDE) and not name.endswith(_INDEX)} | weights - older
 
 
 def check_names(model: HubModel, names: Iterable[str]) -> None:

@@ -97,6 +97,10 @@ def merge_as_adapter(request: Request, output: str | Path, about: AdapterRequest
             f"--as-adapter: a merge by {printable(recipe.method)}{' of slices' if recipe.slices else ''} is no sum of"
             " adapters; expected task_arithmetic, or merge to a model and then extract-lora"
         )
+    if recipe.chat_template is not None:
+        raise OptionError(
+            f"{recipe.where('chat_template')}: an adapter has no chat template; leave it out with --as-adapter"
+        )
     with ExitStack() as stack:
         prepared = prepare(request, options, stack)
         if not str(output):

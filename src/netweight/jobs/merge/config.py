@@ -9,6 +9,7 @@ from netweight.checkpoint.tensor import Checkpoint
 from netweight.dtypes import DType, Kind
 from netweight.errors import printable
 from netweight.jobs.merge.layering import Layering, edit_layers
+from netweight.jobs.merge.output_tokenizer import take_special_tokens
 from netweight.jobs.merge.sides import Side, is_head, stack_of, ties_head
 from netweight.merging.target import Target
 from netweight.params.architecture import config_numbers
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from netweight.jobs.merge.slices import Group
     from netweight.jobs.merge.tokens import Vocabularies
 
-__all__ = ["config_dtype", "lacking_note", "main_dtype", "merged_config", "plan_config", "take_special_tokens"]
+__all__ = ["config_dtype", "lacking_note", "main_dtype", "merged_config", "plan_config"]
 
 _QUANTISED = ("quantization_config", "quantization", "compression_config")  # the second is MLX's
 _VOCABULARY = ("vocab_size", "padded_vocab_size")
@@ -100,13 +101,6 @@ def plan_config(
     if tokenizer:
         take_special_tokens(config, checkpoints[tokenizer].config or {})
     return config, tokenizer_from, [*notes, *more]
-
-
-def take_special_tokens(config: dict[str, Any], other: Mapping[str, Any]) -> None:
-    """The numbers of special tokens in `config` become those of `other`, whose tokenizer the output has."""
-    for key in sorted({*config, *other}):
-        if key.endswith("_token_id"):
-            config[key] = other.get(key)
 
 
 def lacking_note(owner: Checkpoint) -> str:

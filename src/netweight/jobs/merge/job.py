@@ -20,6 +20,7 @@ from netweight.run.progress import Progress, Silent, shown
 from netweight.run.spread import DeviceKernels, device_notes
 
 if TYPE_CHECKING:
+    from netweight.jobs.merge.chat_template import ChosenTemplate
     from netweight.jobs.merge.result import Merged
     from netweight.jobs.merge.targets import MergePlan
     from netweight.jobs.merge.weights import Weighting
@@ -92,7 +93,8 @@ def merge_request(
             interruptible(lambda: f"{shown_as}: stopped; {folder.outcome()}; run again with --resume to go on"),
             folder,
         ):
-            return _merge(prepared, folder, Path(output), resume=resume, progress=progress, executor=executor)
+            template = _template(prepared)
+            return _merge(prepared, folder, Path(output), template, resume=resume, progress=progress, executor=executor)
 
 
 def result_folder(prepared: Prepared, output: Reference, *, resume: bool = False) -> ResultFolder:
@@ -116,6 +118,7 @@ def _merge(
     prepared: Prepared,
     folder: ResultFolder,
     output: Path,
+    template: ChosenTemplate,
     *,
     resume: bool,
     progress: Progress,
@@ -142,10 +145,22 @@ def _merge(
     for checkpoint in plan.checkpoints:
         checkpoint.check_unchanged()
     done_in_order = [finished[t.name] for t in plan.targets]
-    result = write_records(folder.stage, prepared, plan, weighting, done_in_order, output, device_notes(kernels))
+    result = write_records(
+        folder.stage, prepared, plan, weighting, done_in_order, output, template, device_notes(kernels)
+    )
     for note in (*result.notes, *folder.commit()):
         progress.note(note)
     return result
+
+
+def _template(prepared: Prepared) -> ChosenTemplate:
+    """What the recipe's chat_template stands for."""
+    from netweight.jobs.merge.chat_template import choose_template
+
+    plan = prepared.plan
+    return choose_template(
+        plan.recipe.chat_template, plan.checkpoints, plan.like or plan.checkpoints[plan.tokenizer_from]
+    )
 
 
 def _weighted(
@@ -184,11 +199,16 @@ def preview(
     """Compute what the merge will do, without writing: weights, norms, cosines and the norm of the weighted sum.
     Where base and models have task vectors, they are read once for it, unless a `delta` result has their norms.
     """
+    template = _template(prepared)
+    weighting, plan = _foreseen(prepared, progress or Silent(), executor)
+    return weighting, replace(plan, notes=(*plan.notes, *template.notes))
+
+
+def _foreseen(prepared: Prepared, progress: Progress, executor: Executor | None) -> tuple[Weighting | None, MergePlan]:
     from netweight.jobs.merge.weights import described, difference_targets, measure_grams, read_grams, weigh
     from netweight.run.threads import ThreadExecutor
 
     request, plan = prepared.request, prepared.plan
-    progress = progress or Silent()
     kernels = merge_kernels(prepared, progress)
     if not difference_targets(plan.targets):
         return _weighted(prepared, ThreadExecutor(1), kernels, progress, Record())

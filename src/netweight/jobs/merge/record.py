@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from netweight.jobs.inputs import recorded
+from netweight.jobs.merge.output_tokenizer import NOTHING_ADDED, renumber_generation
 from netweight.jobs.merge.result import Merged
-from netweight.jobs.merge.union import extend_tokenizer, renumber_generation
 from netweight.merging.coefficients import remark
 from netweight.version import __version__
 
 if TYPE_CHECKING:
+    from netweight.jobs.merge.chat_template import ChosenTemplate
     from netweight.jobs.merge.plan import Prepared
     from netweight.jobs.merge.targets import MergePlan
     from netweight.jobs.merge.weights import Weighting
@@ -38,10 +39,11 @@ def write_records(
     weighting: Weighting | None,
     finished: Sequence[Finished],
     output: Path,
+    template: ChosenTemplate,
     device_notes: Sequence[str] = (),
 ) -> Merged:
-    """Write everything but the weights into `stage`, and return the result; `device_notes`: what happened to devices.
-    Raises OSError where the disk refuses.
+    """Write everything but the weights into `stage`, and return the result; `template`: what the recipe's
+    chat_template stands for; `device_notes`: what happened to devices. Raises OSError where the disk refuses.
     """
     from netweight.jobs.merge.files import model_card, write_model_files
     from netweight.merging.recipe.recipe import write_recipe
@@ -74,10 +76,10 @@ def write_records(
         shards=prepared.shards,
         card=card if prepared.options.card else None,
         copy_tokenizer=copy_tokenizer,
+        template=template,
+        added=plan.tokens.added if plan.tokens is not None else NOTHING_ADDED,
     )
     notes += file_notes
-    if plan.tokens is not None and plan.tokens.added.numbers:
-        notes += extend_tokenizer(stage, *plan.tokens.added)
     if plan.tokens is not None and plan.tokens.owner:
         notes += renumber_generation(stage, plan.checkpoints[plan.tokens.owner])
     libraries = ("numba", "numpy", "ml_dtypes", "xxhash", *(("torch",) if prepared.choice.gpu else ()))

@@ -7,7 +7,7 @@ gets for it the row of the base; where that lacks it too, of the only model that
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xxhash
@@ -17,6 +17,7 @@ from netweight.checkpoint.tensors.token_rows import MEAN, ZERO, TokenRows
 from netweight.checkpoint.vocabulary import Vocabulary, read_vocabulary
 from netweight.dtypes import DTYPES
 from netweight.errors import InputError, NetweightError, OptionError, printable
+from netweight.jobs.merge.output_tokenizer import Added
 from netweight.jobs.merge.vocabulary import spans_vocabulary
 from netweight.merging.recipe.tokens import BASE, UNION, TokenizerChoice
 from netweight.params.model import Model
@@ -101,13 +102,6 @@ class Vocabularies:
 
 def _show(token: str) -> str:
     return f"'{printable(token, _SHOWN)}'"
-
-
-class Added(NamedTuple):
-    """Tokens that a tokenizer gets: their numbers, and what their own tokenizers say of them (`extend_tokenizer`)."""
-
-    numbers: Mapping[str, int]
-    flags: Mapping[str, Mapping[str, Any] | None]
 
 
 class ByToken:

@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from netweight.dtypes import DTYPES, DType
 from netweight.errors import OptionError, did_you_mean, printable
+from netweight.merging.chat_templates import AUTO, MAX_TEMPLATE, TEMPLATES, is_jinja
 from netweight.merging.recipe.conditions import BadValue, describe, read_value
 from netweight.merging.recipe.tokens import UNION, BadTokenError, TokenRule, read_rules
 from netweight.merging.recipe.yaml import Lines, Path, location
@@ -22,7 +23,6 @@ DTYPE_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64"
 _MOE = "mixtures of experts are not made here; mergekit-moe makes them"
 _UNSUPPORTED = {
     "modules": "write models or slices; the parts of a multimodal model are merged as one",
-    "chat_template": "leave it out: the chat template of the base model (or the first one) is kept",
     "input_model_parameters": "write parameters under each model",
     "tokens": "it stands in tokenizer: {source: ..., tokens: ...}",
     "pad_to_multiple_of": "it stands in tokenizer: {source: ..., pad_to_multiple_of: ...}",
@@ -34,7 +34,10 @@ _UNSUPPORTED = {
 }
 
 
-_BESIDE = {"merge_method", "base_model", "models", "slices", "dtype", "out_dtype", "tokenizer_source", "tokenizer"}
+_BESIDE = {
+    "merge_method", "base_model", "models", "slices", "dtype", "out_dtype", "tokenizer_source", "tokenizer",
+    "chat_template",
+}  # fmt: skip
 """Keys of the recipe, or of a model, that are never a setting of a method."""
 
 
@@ -128,6 +131,25 @@ def _layer_range(value: Any) -> tuple[int, int]:
     return begin, end
 
 
+def _chat_template(value: Any) -> str:
+    """`auto`, a name, or text in Jinja."""
+    known = (AUTO, *TEMPLATES)
+    expected = f"expected {', '.join(known)}, or a template in Jinja, which holds {{{{ or {{%"
+    if not isinstance(value, str):
+        raise _refuse(f"{expected}; got {describe(value)}")
+    if value in known:
+        return value
+    if not is_jinja(value):
+        raise _refuse(f"{expected}; got {describe(value)}{did_you_mean(value, known)}")
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError as error:
+        raise _refuse(f"expected text that UTF-8 can hold, got {value[error.start]!a}") from None
+    if size > MAX_TEMPLATE:
+        raise _refuse(f"expected a template of at most {MAX_TEMPLATE} bytes, got {size}")
+    return value
+
+
 def _parameters(value: Any) -> Any:
     if isinstance(value, dict) and (astray := next((key for key in value if key in _BESIDE), None)) is not None:
         raise _refuse(f"the key {astray!r} stands beside parameters, not under it: move it out", (astray,))
@@ -198,6 +220,7 @@ class RecipeForm(_Form):
     out_dtype: _Element | None = None
     tokenizer_source: _Reference | None = None
     tokenizer: TokenizerForm | None = None
+    chat_template: Annotated[str, BeforeValidator(_chat_template)] | None = None
     name: Annotated[str, BeforeValidator(_text)] | None = None
 
 

@@ -52,6 +52,7 @@ class Recipe:
     tokenizer: TokenizerChoice | None
     origin: str = field(compare=False)
     name: str | None = None
+    chat_template: str | None = None
     lines: Lines = field(default_factory=dict, compare=False, repr=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
 

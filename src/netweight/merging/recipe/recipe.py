@@ -98,6 +98,7 @@ def _recipe(form: RecipeForm, origin: str, lines: Lines, notes: tuple[str, ...])
         tokenizer=_tokenizer(form, origin, lines),
         origin=origin,
         name=form.name,
+        chat_template=form.chat_template,
         lines=lines,
         notes=notes,
     )

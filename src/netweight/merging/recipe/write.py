@@ -57,6 +57,7 @@ def recipe_mapping(recipe: Recipe) -> dict[str, Any]:
         "dtype": _dtype(recipe.dtype),
         "out_dtype": _dtype(recipe.out_dtype),
         **_tokenizer(recipe.tokenizer),
+        "chat_template": recipe.chat_template,
     }
     return {key: value for key, value in every.items() if value is not None}
 

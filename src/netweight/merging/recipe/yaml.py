@@ -190,7 +190,9 @@ class _Builder:
         if merge:
             return _MERGING
         if not isinstance(node.value, str):
-            self.fail(line, f"expected a word as key, got {printable(str(node.value), 40)}; put it into quotes")
+            kind = "a list" if isinstance(node.value, list) else "a mapping" if isinstance(node.value, dict) else None
+            got = kind or printable(str(node.value), 40)
+            self.fail(line, f"expected a word as key, got {got}; put it into quotes")
         if node.value in top.node.value:
             first = (top.node.key_lines or {})[node.value]
             self.fail(line, f"the key {printable(node.value, 60)!r} stands twice (first in line {first}): keep one")

@@ -1,23 +1,32 @@
-"""The tokenizer of a union: that of one model with the tokens of the others, under the numbers of their rows."""
+"""The tokenizer of the output: that of one model, with the tokens of others where a recipe asks for their union."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from netweight.checkpoint.config import MAX_CONFIG, read_json_in, read_json_object
 from netweight.checkpoint.tensor import Checkpoint
 from netweight.checkpoint.vocabulary import MAX_TOKENIZER
 from netweight.errors import FormatError, printable
-from netweight.jobs.merge.config import take_special_tokens
 
-__all__ = ["extend_tokenizer"]
+__all__ = ["NOTHING_ADDED", "Added", "extend_tokenizer", "renumber_generation", "take_special_tokens"]
 
 _OTHER_FORMS = ("vocab.json", "merges.txt", "vocab.txt", "added_tokens.json", "tokenizer.model", "spiece.model")
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+
+
+class Added(NamedTuple):
+    """Tokens that a tokenizer gets: their numbers, and what their own tokenizers say of them (`extend_tokenizer`)."""
+
+    numbers: Mapping[str, int]
+    flags: Mapping[str, Mapping[str, Any] | None]
+
+
+NOTHING_ADDED = Added({}, {})
 
 
 def extend_tokenizer(stage: Path, added: Mapping[str, int], flags: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
@@ -52,6 +61,13 @@ def extend_tokenizer(stage: Path, added: Mapping[str, int], flags: Mapping[str, 
     if removed:
         notes.append(f"not written, since they lack the tokens that were added: {', '.join(removed)}")
     return notes
+
+
+def take_special_tokens(config: dict[str, Any], other: Mapping[str, Any]) -> None:
+    """The numbers of special tokens in `config` become those of `other`, whose tokenizer the output has."""
+    for key in sorted({*config, *other}):
+        if key.endswith("_token_id"):
+            config[key] = other.get(key)
 
 
 def renumber_generation(stage: Path, owner: Checkpoint) -> list[str]:
