@@ -1,6 +1,7 @@
 """Rows of several tensors put together by token, at any place, against numpy."""
 
 import pickle
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
@@ -65,6 +66,34 @@ def test_the_whole(made, use, means):
         for n, _ in group:
             counted[n] += 1
     assert tensor.file_bytes == sum(c * COLS * s.dtype.bits // 8 for c, s in zip(counted, tensor.sources, strict=True))
+
+
+class Recorder:
+    """A source that keeps what it is told."""
+
+    def __init__(self):
+        self.hints = []
+
+    def prefetch(self, offset, size):
+        self.hints.append((offset, size))
+
+
+def test_hints(made):
+    """Neighbouring rows: their own bytes; rows that lie apart: the same part of every source."""
+    recorders = Recorder(), Recorder()
+    tensors = [replace(t, source=r, offset=0) for t, r in zip(made[0][:2], recorders, strict=True)]
+    apart = np.random.default_rng(1).permutation(ROWS)
+    halves = np.repeat([0, 1], ROWS // 2)
+    for rows, origins, expected in (
+        (np.arange(ROWS), halves, ([((ROWS // 2 - 1) * COLS * 4, COLS * 4)], [(ROWS // 2 * COLS * 2, COLS * 2)])),
+        (apart, np.zeros(ROWS, int), tuple([((ROWS // 2 - 1) * COLS * n, 2 * COLS * n)] for n in (4, 2))),
+    ):
+        TokenRows("e", (ROWS, COLS), DTYPES["F32"], tuple(tensors), origins, rows, {}).prefetch(
+            (ROWS // 2 - 1) * COLS, 2 * COLS
+        )
+        for recorder, hints in zip(recorders, expected, strict=True):
+            assert recorder.hints == hints
+            recorder.hints = []
 
 
 @given(st.integers(0, ROWS * COLS), st.integers(0, ROWS * COLS), st.integers(0, 3))

@@ -12,6 +12,8 @@ from safetensors.numpy import save_file
 
 from shapes import Shape
 
+TOKENIZER = '{"model": {"vocab": {}}}'
+
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 
 
@@ -36,7 +38,7 @@ def write_model(folder: Path, seed: int = 0, *, layers: int = 4, width: int = 51
     (folder / "config.json").write_text(
         json.dumps({"model_type": "llama", "num_hidden_layers": layers, "hidden_size": width, "vocab_size": 1000})
     )
-    (folder / "tokenizer.json").write_text("{}")
+    (folder / "tokenizer.json").write_text(TOKENIZER)
     (folder / "optimizer.pt").write_bytes(bytes(100_000))
     (folder / "training_args.bin").write_bytes(bytes(5000))
     return tensors

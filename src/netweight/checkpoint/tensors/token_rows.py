@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["MEAN", "ZERO", "TokenRows"]
 
 ZERO, MEAN = -1, -2
+_APART = 16  # rows that a stretch has on average, below which they lie apart
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +125,17 @@ class TokenRows(Tensor):
                 yield from self.sources[origin].bytes_of(int(self.rows[row]) * cols + into, take)
             for source, own in self.means.get(row, ()):
                 yield from self.sources[source].bytes_of(own * cols + into, take)
+
+    def prefetch(self, start: int, count: int) -> None:
+        """See Tensor. Where rows lie apart, a hint for each would cost more than reading it: the same part of every
+        source is then asked for.
+        """
+        if len(self._begins) * _APART < self.shape[0]:
+            super().prefetch(start, count)
+            return
+        for source in self.sources:
+            if start < source.size:
+                source.prefetch(start, min(count, source.size - start))
 
     def read_into(self, start: int, out: memoryview) -> None:
         """See Tensor."""
