@@ -274,9 +274,12 @@ def test_tokenizers_that_are_not_there(folder):
     assert any("its tokens are taken to be numbered as in" in note for note in result.notes)
     (folder / "base" / "tokenizer.json").unlink()
     shutil.rmtree(folder / "out")
-    assert "has no tokenizer that can be read" in refusal(linear(folder, *names, tokenizer_source="union"))
-    result, _ = merged(linear(folder, *names, tokenizer_source="base"))
-    assert "no model has a tokenizer that can be read: rows of tokens are merged by number" in result.notes
+    assert "has no tokenizer that can be read" in refusal(
+        linear(folder, *names, tokenizer={"tokens": {"a": {"source": {"kind": "zero"}}}})
+    )
+    for source in ("base", "union"):
+        result, _ = merged(linear(folder, *names, tokenizer_source=source))
+        assert "no model has a tokenizer that can be read: rows of tokens are merged by number" in result.notes
 
 
 def test_a_tokenizer_that_cannot_be_read(folder):

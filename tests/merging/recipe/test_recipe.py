@@ -232,6 +232,10 @@ def test_values(text, value):
         (MODELS + "parameters: {chat_template: auto}\n", "the key 'chat_template' stands beside parameters"),
         (HEAD + "modules: {}\n", "line 3, modules: the key 'modules' is not supported: write models or slices"),
         (MODELS + "experts: []\n", "the key 'experts' is not supported: mixtures of experts are not made here"),
+        (
+            MODELS + "tokenizer_source: unions\n",
+            "line 5, tokenizer_source: expected base, union or a model, got the text 'unions' (did you mean 'union'?)",
+        ),
         (MODELS + "tokenizer_source: 3\n", "line 5, tokenizer_source: expected text, got 3"),
         (MODELS + "tokens: {}\n", "line 5, tokens: the key 'tokens' is not supported: it stands in tokenizer:"),
         (MODELS + "tokenizer: {tokens: []}\n", "tokenizer.tokens: expected a mapping of tokens, got a list"),

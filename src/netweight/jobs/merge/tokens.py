@@ -215,7 +215,7 @@ def rows_by_token(
     refs = {number: printable(references[number]) for number in found}
     output = found[owner]
     if output is None:
-        if choice.source == BASE and not choice.rules and choice.multiple is None and not any(found.values()):
+        if choice.source in {BASE, UNION} and not choice.rules and choice.multiple is None and not any(found.values()):
             return None, ["no model has a tokenizer that can be read: rows of tokens are merged by number"]
         raise InputError(
             f"{refs[owner]}: has no tokenizer that can be read (tokenizer.json, vocab.json, vocab.txt,"

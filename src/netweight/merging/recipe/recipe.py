@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from netweight.errors import FormatError, OptionError, printable
+from netweight.errors import FormatError, OptionError, did_you_mean, printable
+from netweight.merging.recipe.conditions import describe
 from netweight.merging.recipe.habits import as_meant
 from netweight.merging.recipe.models import ModelForm, RecipeForm, SourceForm, dtype_named, read_form
 from netweight.merging.recipe.parts import Recipe, Slice, Source, check_parts
-from netweight.merging.recipe.tokens import BASE, TokenizerChoice
+from netweight.merging.recipe.tokens import BASE, UNION, TokenizerChoice
 from netweight.merging.recipe.write import build_recipe, recipe_mapping, write_recipe
 from netweight.merging.recipe.yaml import MAX_BYTES, Lines, location, read_yaml
 
@@ -119,5 +120,10 @@ def _tokenizer(form: RecipeForm, origin: str, lines: Lines) -> TokenizerChoice |
     )
     kept = form.base_model or (first.model if first else None)
     source = given.removeprefix("model:")  # as mergekit's earlier versions have it
+    hint = did_you_mean(source, (BASE, UNION))
+    if source not in {BASE, UNION, kept} and hint and not Path(source).exists():
+        path = ("tokenizer", "source") if form.tokenizer else ("tokenizer_source",)
+        where = location(origin, lines, path)
+        raise OptionError(f"{where}: expected base, union or a model, got {describe(source)}{hint}")
     rules, multiple = (form.tokenizer.tokens, form.tokenizer.pad_to_multiple_of) if form.tokenizer else ({}, None)
     return TokenizerChoice(BASE if source == kept else source, rules, multiple)
