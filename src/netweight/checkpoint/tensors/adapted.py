@@ -17,8 +17,22 @@ if TYPE_CHECKING:
 __all__ = ["AdaptedTensor", "NormalisedTensor", "ReplacedRows"]
 
 
+class _ChangedTensor(RoundedTensor):
+    """The first of its `sources`, changed by the others: written in that one's type, and as quantised as that."""
+
+    @property
+    def quantised(self) -> bool:
+        """See Tensor."""
+        return self.sources[0].quantised
+
+    @property
+    def written(self) -> DType:
+        """See Tensor."""
+        return self.sources[0].written
+
+
 @dataclass(frozen=True)
-class AdaptedTensor(RoundedTensor):
+class AdaptedTensor(_ChangedTensor):
     """`weight`, floats of 8 to 32 bits, plus `update`, in float32."""
 
     weight: Tensor
@@ -33,16 +47,6 @@ class AdaptedTensor(RoundedTensor):
     def stored(self) -> str:
         """See Tensor."""
         return f"{self.weight.stored} + {self.update.label}"
-
-    @property
-    def quantised(self) -> bool:
-        """See Tensor."""
-        return self.sources[0].quantised
-
-    @property
-    def written(self) -> DType:
-        """See Tensor: what an adapter is merged into keeps its type."""
-        return self.weight.written
 
     @property
     def wide_scratch(self) -> int:
@@ -61,7 +65,7 @@ class AdaptedTensor(RoundedTensor):
 
 
 @dataclass(frozen=True)
-class NormalisedTensor(RoundedTensor):
+class NormalisedTensor(_ChangedTensor):
     """Every row of `adapted` [rows, ...] scaled to the norm that `magnitudes` [rows] has for it (DoRA), in float32."""
 
     adapted: AdaptedTensor
@@ -76,16 +80,6 @@ class NormalisedTensor(RoundedTensor):
     def stored(self) -> str:
         """See Tensor."""
         return f"{self.adapted.weight.stored} + DoRA {self.adapted.update.label.partition(' ')[2]}"
-
-    @property
-    def quantised(self) -> bool:
-        """See Tensor."""
-        return self.sources[0].quantised
-
-    @property
-    def written(self) -> DType:
-        """See Tensor."""
-        return self.adapted.written
 
     @property
     def _cols(self) -> int:
@@ -118,7 +112,7 @@ class NormalisedTensor(RoundedTensor):
 
 
 @dataclass(frozen=True)
-class ReplacedRows(RoundedTensor):
+class ReplacedRows(_ChangedTensor):
     """`weight` [rows, cols] in float32, where row `rows[i]` is row i of `values` (trained tokens). `rows` rise."""
 
     weight: Tensor
@@ -134,16 +128,6 @@ class ReplacedRows(RoundedTensor):
     def stored(self) -> str:
         """See Tensor."""
         return f"{self.weight.stored} + {len(self.rows)} rows"
-
-    @property
-    def quantised(self) -> bool:
-        """See Tensor."""
-        return self.sources[0].quantised
-
-    @property
-    def written(self) -> DType:
-        """See Tensor."""
-        return self.weight.written
 
     @property
     def wide_scratch(self) -> int:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from netweight.errors import InputError, OutputError, printable
+from netweight.errors import InputError
 from netweight.jobs.extract_lora.plan import Options, Prepared, prepare
 from netweight.jobs.inputs import Reference
-from netweight.jobs.journalled import Record, interruptible, journalled, note_resumed
+from netweight.jobs.journalled import Record, journalled, note_resumed
+from netweight.jobs.output_folder import output_folder, under_way
 from netweight.run.executors import planned_executor
 from netweight.run.progress import Progress, Silent, shown
 from netweight.run.spread import DeviceKernels, device_notes, kernels_on
@@ -55,29 +55,13 @@ def extract_lora(
         prepared = prepare(base, model, options, stack)
         executor = executor or stack.enter_context(planned_executor(options, prepared.workers, prepared.memory))
         folder = result_folder(prepared, output, resume=resume)
-        shown_as = printable(str(output), 300)
-        with (
-            interruptible(lambda: f"{shown_as}: stopped; {folder.outcome()}; run again with --resume to go on"),
-            folder,
-        ):
+        with under_way(folder, output):
             return _extract(prepared, folder, Path(output), resume=resume, progress=progress, executor=executor)
 
 
 def result_folder(prepared: Prepared, output: Reference, *, resume: bool = False) -> ResultFolder:
     """The folder of the adapter, not entered yet; raises OutputError where `output` is empty."""
-    from netweight.output.folder import ResultFolder
-
-    if not os.fspath(output):
-        raise OutputError("--output: expected the folder that the adapter goes into, got an empty name")
-    return ResultFolder(
-        Path(output),
-        prepared.locations(),
-        "extract-lora",
-        resume=resume,
-        keep_stage=True,
-        sync=prepared.options.sync,
-        replace=prepared.options.overwrite,
-    )
+    return output_folder(output, "adapter", prepared.locations(), "extract-lora", prepared.options, resume=resume)
 
 
 def _extract(
@@ -142,20 +126,9 @@ def _work(
     record: Record,
 ) -> None:
     """Factorise and measure what is not `found` yet."""
-    from netweight.passes.task_vectors import Factoriser, run_vectors
-
     rest = [vector for vector in prepared.vectors if vector.name not in found]
     left = sum(vector.nbytes for vector in rest)
     with shown(progress, len(prepared.vectors), prepared.read, len(found), prepared.read - left):
-        runs = run_vectors(
-            rest,
-            lambda k: Factoriser(prepared.plan, parts, k),
-            executor,
-            kernels,
-            budget=prepared.budget,
-            note=progress.note,
-        )
-        for vector, result in runs:
+        for vector, result in prepared.factorised(rest, parts, executor, kernels, progress):
             found[vector.name] = result
             record.append(vector.name, vars(result) | {"values": list(result.values)})
-            progress.advance(1, vector.nbytes)

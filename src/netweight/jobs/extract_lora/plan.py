@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,7 +23,11 @@ from netweight.version import __version__
 if TYPE_CHECKING:
     from netweight.checkpoint.tensor import Checkpoint
     from netweight.jobs.extract_lora.targets import Targets
-    from netweight.passes.task_vectors import FactorPlan, TaskVector
+    from netweight.kernels.factors import FactorKernels
+    from netweight.passes.task_vectors import Factored, FactorPlan, PartSinks, TaskVector
+    from netweight.run.execute import Executor
+    from netweight.run.progress import Progress
+    from netweight.run.spread import DeviceKernels
 
 __all__ = ["DEFAULT_RANK", "DTYPE_NAMES", "REQUEST", "Options", "Prepared", "prepare"]
 
@@ -116,6 +121,22 @@ class Prepared:
     def read(self) -> int:
         """Bytes of both models that are compared."""
         return sum(vector.nbytes for vector in self.vectors)
+
+    def factorised(
+        self,
+        vectors: Sequence[TaskVector],
+        sinks: PartSinks,
+        executor: Executor,
+        kernels: FactorKernels | DeviceKernels[FactorKernels],
+        progress: Progress,
+    ) -> Iterator[tuple[TaskVector, Factored]]:
+        """Every vector with what is found of it, as it is finished; factors go to `sinks`. `progress` advances."""
+        from netweight.passes.task_vectors import Factoriser, run_vectors
+
+        make = partial(Factoriser, self.plan, sinks)
+        for vector, found in run_vectors(vectors, make, executor, kernels, budget=self.budget, note=progress.note):
+            yield vector, found
+            progress.advance(1, vector.nbytes)
 
     def locations(self) -> list[Path]:
         """The models' own paths, which no result may replace."""

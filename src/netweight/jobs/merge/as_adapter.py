@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from netweight.errors import InputError, OptionError, OutputError, printable
+from netweight.errors import InputError, OptionError, printable
 from netweight.jobs.inputs import recorded
 from netweight.jobs.merge.plan import Prepared, prepare
 from netweight.jobs.merge.weights import Grams, Weighting, difference_targets, weigh, weights_of
@@ -85,7 +85,7 @@ def merge_as_adapter(request: Request, output: str | Path, about: AdapterRequest
     stored, in float64. Raises OptionError for methods that are no such sum, InputError where a model changes the base
     in another way than by factors.
     """
-    from netweight.output.folder import ResultFolder
+    from netweight.jobs.output_folder import output_folder
 
     recipe = request.recipe
     if recipe.tokenizer is not None and (recipe.tokenizer.source != BASE or recipe.tokenizer.rules):
@@ -103,10 +103,7 @@ def merge_as_adapter(request: Request, output: str | Path, about: AdapterRequest
         )
     with ExitStack() as stack:
         prepared = prepare(request, options, stack)
-        if not str(output):
-            raise OutputError("--output: expected the folder that the adapter goes into, got an empty name")
-        locations = prepared.locations()
-        folder = ResultFolder(Path(output), locations, "adapter", replace=options.overwrite, sync=options.sync)
+        folder = output_folder(output, "adapter", prepared.locations(), "adapter", options)
         stack.enter_context(folder)
         weighting, recipe = _weighted(prepared)
         sums = adapter_sums(prepared, recipe, about)

@@ -10,11 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from netweight.errors import InputError, OutputError, printable
+from netweight.errors import InputError
 from netweight.jobs.inputs import Reference
-from netweight.jobs.journalled import Record, interruptible, journalled, note_resumed
+from netweight.jobs.journalled import Record, journalled, note_resumed
 from netweight.jobs.merge.plan import Prepared, course_of, merge_kernels, prepare, prepare_kernels
 from netweight.jobs.merge.request import Options, Request, Weights, make_request
+from netweight.jobs.output_folder import output_folder, under_way
 from netweight.run.executors import planned_executor
 from netweight.run.progress import Progress, Silent, shown
 from netweight.run.spread import DeviceKernels, device_notes
@@ -88,30 +89,14 @@ def merge_request(
         prepared = prepare(request, options, stack)
         executor = executor or stack.enter_context(planned_executor(options, prepared.workers, prepared.memory))
         folder = result_folder(prepared, output, resume=resume)
-        shown_as = printable(str(output), 300)
-        with (
-            interruptible(lambda: f"{shown_as}: stopped; {folder.outcome()}; run again with --resume to go on"),
-            folder,
-        ):
+        with under_way(folder, output):
             template = _template(prepared)
             return _merge(prepared, folder, Path(output), template, resume=resume, progress=progress, executor=executor)
 
 
 def result_folder(prepared: Prepared, output: Reference, *, resume: bool = False) -> ResultFolder:
     """The folder of the merged model, not entered yet; raises OutputError where `output` is empty."""
-    from netweight.output.folder import ResultFolder
-
-    if not os.fspath(output):
-        raise OutputError("--output: expected the folder that the merged model goes into, got an empty name")
-    return ResultFolder(
-        Path(output),
-        prepared.locations(),
-        "merge",
-        resume=resume,
-        keep_stage=True,
-        sync=prepared.options.sync,
-        replace=prepared.options.overwrite,
-    )
+    return output_folder(output, "merged model", prepared.locations(), "merge", prepared.options, resume=resume)
 
 
 def _merge(

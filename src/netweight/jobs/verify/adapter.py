@@ -58,7 +58,6 @@ def verify_adapter(
 ) -> Verified:
     """See `verify`. Raises FormatError where the record is none of an extraction, and as `verify` does."""
     from netweight.kernels.choose import factor_kernels_for
-    from netweight.passes.task_vectors import Factoriser, run_vectors
 
     record = _record(folder)
     references = [str(entry.get("ref")) for entry in record["inputs"] if isinstance(entry, dict)]
@@ -79,19 +78,9 @@ def verify_adapter(
         kernels = kernels_on(prepared.choice, factor_kernels_for, prepared.workers, progress.note)
         if executor is None:
             executor = stack.enter_context(planned_executor(options, prepared.workers, prepared.memory))
-        found: dict[str, Factored] = {}
         with shown(progress, len(wanted), sum(v.nbytes for v in wanted)):
-            runs = run_vectors(
-                wanted,
-                lambda k: Factoriser(prepared.plan, sinks, k),
-                executor,
-                kernels,
-                budget=prepared.budget,
-                note=progress.note,
-            )
-            for vector, result in runs:
-                found[vector.name] = result
-                progress.advance(1, vector.nbytes)
+            runs = prepared.factorised(wanted, sinks, executor, kernels, progress)
+            found = {vector.name: result for vector, result in runs}
         judge = _Judge(prepared, stored, record, sinks, factor_kernels_for("cpu"))
         judged = (judge.verdict(t, found[t.name]) for t in prepared.targets.targets if t.name in found)
         verdicts = [verdict for verdict in judged if verdict is not None]
