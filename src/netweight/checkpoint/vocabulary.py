@@ -19,7 +19,7 @@ from netweight.errors import FormatError, JobError, printable
 __all__ = ["MAX_TOKENIZER", "Vocabulary", "read_vocabulary"]
 
 MAX_TOKENIZER = 256 << 20  # bytes: the largest of well-known models are below 40 MB
-_HIGHEST = 1 << 28  # a number above this is no row of an embedding
+_HIGHEST = 1 << 22  # no row of an embedding has a number above this: the largest vocabularies have a million
 _SENTENCEPIECE = (
     "tokenizer.model",
     "spiece.model",
@@ -30,12 +30,13 @@ _SENTENCEPIECE = (
 class Vocabulary:
     """`ids` maps a token, as the tokenizer spells it, to its number: the row of the embedding. `added` are those that
     stand beside the tokenizer's own model, special ones and those of fine-tunes, with what the file says of each.
-    `file` is where all of it is from.
+    `file` is where all of it is from. `listed`: the tokenizer's model numbers its pieces by their order, without gaps.
     """
 
     file: str
     ids: Mapping[str, int]
     added: Mapping[str, Mapping[str, Any]]
+    listed: bool = False
 
     @cached_property
     def tokens(self) -> dict[int, str]:
@@ -71,16 +72,20 @@ def _of_tokenizer_json(place: Place, name: str) -> Vocabulary:
     if isinstance(vocab, dict):
         ids = _ids(where, vocab.items())
     elif isinstance(vocab, list):  # Unigram: [[piece, score], ...]
-        ids = _ids(
-            where, ((entry[0] if isinstance(entry, list) and entry else None, n) for n, entry in enumerate(vocab))
-        )
+        ids = _ids(where, ((_piece(entry), number) for number, entry in enumerate(vocab)))
     else:
         raise FormatError(f"{printable(where)}: expected model.vocab, an object or a list, as tokenizers write it")
     added = data.get("added_tokens") or []
     if not isinstance(added, list) or not all(isinstance(entry, dict) for entry in added):
         raise FormatError(f"{printable(where)}: expected added_tokens to be a list of objects")
     more = _ids(where, ((entry.get("content"), entry.get("id")) for entry in added))
-    return Vocabulary(where, ids | more, {entry["content"]: entry for entry in added})
+    return Vocabulary(where, ids | more, {entry["content"]: entry for entry in added}, isinstance(vocab, list))
+
+
+def _piece(entry: Any) -> Any:
+    """The piece of [piece, score]; what is none as it is, to be named."""
+    right = isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], int | float)
+    return entry[0] if right else entry
 
 
 def _with_added(place: Place, name: str, ids: dict[str, int]) -> Vocabulary:

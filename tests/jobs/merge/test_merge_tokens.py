@@ -334,3 +334,38 @@ def test_the_largest_vocabulary_brings_the_tokenizer_with_the_most_tokens(tmp_pa
     result, out = merged(linear(tmp_path, "base", "mixed", "chatml"), vocab="union-rows")
     assert numbers(out) == numbers(tmp_path / "chatml")
     assert any("which has tokens for 103 of the output's 110 rows, the most" in note for note in result.notes)
+
+
+def unigram(folder, added):
+    """The tokenizer of `folder` becomes one of listed pieces, with added tokens of these numbers."""
+    path = folder / "tokenizer.json"
+    made = json.loads(path.read_text())
+    made["model"] = {"type": "Unigram", "unk_id": 0, "vocab": [[token, -float(n)] for n, token in enumerate(ORDER)]}
+    made["added_tokens"] = [entry | {"id": added[entry["content"]]} for entry in made["added_tokens"]]
+    path.write_text(json.dumps(made))
+
+
+def test_a_union_of_listed_pieces(tmp_path):
+    last = len(ORDER)
+    token_model(tmp_path / "base", 0, rows=last + 9)
+    token_model(tmp_path / "chatml", 1, **KINDS["chatml"])
+    unigram(tmp_path / "base", {"<s>": last, "</s>": last + 1})
+    recipe = linear(tmp_path, "base", "chatml", tokenizer_source="union")
+    merged(recipe)
+    ids = numbers(tmp_path / "out")
+    assert (ids["<s>"], ids["</s>"], ids["<|im_start|>"], ids["<|im_end|>"]) == tuple(range(last, last + 4))
+    unigram(tmp_path / "base", {"<s>": last, "</s>": last + 5})
+    shutil.rmtree(tmp_path / "out")
+    message = refusal(recipe)
+    assert f"not every number below {last + 8} has a token" in message
+
+
+def test_the_tokenizer_of_a_model_that_is_not_merged(folder):
+    recipe = linear(folder, "base", "other", tokenizer_source=str(folder / "mixed"))
+    _, out = merged(recipe)
+    ids, _ = check(folder, out, ("base", "other"))
+    assert ids == numbers(folder / "mixed")
+    assert netweight.verify(out).good
+    shutil.rmtree(out)
+    message = refusal(linear(folder, "base", "mixed", tokenizer_source=str(folder / "chatml")))
+    assert "no model of this merge has a row for the token '<|im_start|>'" in message

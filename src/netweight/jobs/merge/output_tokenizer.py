@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from netweight.checkpoint.config import MAX_CONFIG, read_json_in, read_json_obje
 from netweight.checkpoint.tensor import Checkpoint
 from netweight.checkpoint.vocabulary import MAX_TOKENIZER
 from netweight.errors import FormatError, printable
+from netweight.jobs.merge.template_files import write_object
 
 __all__ = ["NOTHING_ADDED", "Added", "extend_tokenizer", "renumber_generation", "take_special_tokens"]
 
@@ -45,14 +45,14 @@ def extend_tokenizer(stage: Path, added: Mapping[str, int], flags: Mapping[str, 
     ]
     data["added_tokens"] = [*(data.get("added_tokens") or []), *entries]
     _into_model(path, data["model"], {e["content"]: e["id"] for e in data["added_tokens"]} | dict(added))
-    _write(path, data)
+    write_object(path, data)
     config_path = stage / "tokenizer_config.json"
     if config_path.exists():
         config = read_json_object(config_path, MAX_CONFIG)
         decoder = config.get("added_tokens_decoder")
         if isinstance(decoder, dict):
             more = {str(e["id"]): {key: value for key, value in e.items() if key != "id"} for e in entries}
-            _write(config_path, config | {"added_tokens_decoder": decoder | more})
+            write_object(config_path, config | {"added_tokens_decoder": decoder | more})
     removed = [name for name in _OTHER_FORMS if (stage / name).exists()]
     for name in removed:
         (stage / name).unlink()
@@ -83,7 +83,7 @@ def renumber_generation(stage: Path, owner: Checkpoint) -> list[str]:
     own = read_json_object(path, MAX_CONFIG)
     before = dict(own)
     take_special_tokens(own, {key: value for key, value in config.items() if key in own or key in _SPECIAL})
-    _write(path, own)
+    write_object(path, own)
     return [f"{path.name}: special tokens are those of {printable(owner.ref)}"] if own != before else []
 
 
@@ -95,18 +95,11 @@ def _into_model(path: Path, model: dict[str, Any], tokens: Mapping[str, int]) ->
     if isinstance(vocab, dict):
         model["vocab"] = vocab | {token: number for token, number in tokens.items() if token not in vocab}
         return
-    lowest = min((entry[1] for entry in vocab if isinstance(entry[1], int | float)), default=0.0)
+    lowest = min((score for _, score in vocab), default=0.0)
     known = {entry[0] for entry in vocab}
     for token, number in sorted(tokens.items(), key=lambda item: item[1]):
         if token in known:
             continue
-        if number != len(vocab):
-            raise FormatError(
-                f"{printable(str(path))}: number {len(vocab)} has no token, and a list of pieces has no gaps: no tokens"
-                " can be added behind it"
-            )
+        if number != len(vocab):  # the plan has seen to gaps, not to a piece that an added token numbers anew
+            raise FormatError(f"{printable(str(path))}: its pieces are a list, and none has the number {len(vocab)}")
         vocab.append([token, lowest - 10])
-
-
-def _write(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8", newline="\n")

@@ -249,6 +249,11 @@ def rows_by_token(
             " one with transformers' AutoTokenizer.from_pretrained(MODEL).save_pretrained(MODEL), or write"
             " tokenizer_source: base"
         )
+    if added and output.listed and len(set(ids.values())) < number:
+        raise InputError(
+            f"{output.file}: its pieces are a list without gaps, and not every number below {number} has a token: no"
+            " tokens can be added behind them; write tokenizer_source: base"
+        )
     flags = {token: v.added.get(token) for v in others for token in v.ids if token in added}
     base = 0 if recipe.base is not None else None
     return ByToken(owner, base, rows, ids, own, rules, forced, Added(added, flags)), notes
