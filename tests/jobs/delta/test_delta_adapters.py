@@ -12,15 +12,11 @@ import netweight
 from netweight.errors import InputError, OptionError
 
 torch = pytest.importorskip("torch")
-from safetensors.torch import save_file  # noqa: E402
+from lora_models import factors_of, numbers, write_adapter, write_model  # noqa: E402
 
 AT = "model.layers.0"
 SHAPES = {f"{AT}.self_attn.q_proj": (20, 24), f"{AT}.mlp.down_proj": (24, 36), "lm_head": (50, 24)}
 CONFIG = {"model_type": "llama", "num_hidden_layers": 1, "hidden_size": 24}
-
-
-def numbers(*shape, seed=0, scale=1.0):
-    return scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed * 1000 + sum(shape)))
 
 
 def base_tensors(dtype):
@@ -29,30 +25,15 @@ def base_tensors(dtype):
 
 
 def model(folder, tensors):
-    folder.mkdir(parents=True)
-    save_file(tensors, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-    return folder
+    return write_model(folder, tensors, CONFIG)
 
 
 def factors(seed, rank):
-    return {
-        name: (numbers(shape[0], rank, seed=seed, scale=0.1), numbers(rank, shape[1], seed=seed + 1))
-        for name, shape in SHAPES.items()
-        if "proj" in name
-    }
+    return factors_of({name: shape for name, shape in SHAPES.items() if "proj" in name}, seed, rank)
 
 
 def adapter(folder, held, alpha=4, more=None):
-    folder.mkdir(parents=True)
-    tensors = dict(more or {})
-    for name, (b, a) in held.items():
-        tensors |= {f"base_model.model.{name}.lora_A.weight": a, f"base_model.model.{name}.lora_B.weight": b}
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "adapter_model.safetensors")
-    rank = next(iter(held.values()))[0].shape[1]
-    about = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "base_model_name_or_path": "x/y"}
-    (folder / "adapter_config.json").write_text(json.dumps(about))
-    return folder
+    return write_adapter(folder, held, alpha=alpha, more=more)
 
 
 def products(held, alpha=4):

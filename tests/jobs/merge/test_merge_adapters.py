@@ -13,6 +13,7 @@ from netweight.cli.main import cli
 from netweight.errors import InputError, NetweightError, OptionError
 
 torch = pytest.importorskip("torch")
+from lora_models import factors_of, numbers, write_adapter, write_model  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 LAYER = "model.layers.0"
@@ -28,38 +29,21 @@ CONFIG = {
 }  # fmt: skip
 
 
-def numbers(*shape, seed=0, scale=1.0):
-    return scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed * 1000 + sum(shape)))
-
-
 def base_tensors(dtype=torch.float32):
     held = {f"{name}.weight": numbers(*shape, seed=1, scale=0.1).to(dtype) for name, shape in SHAPES.items()}
     return held | {f"{LAYER}.input_layernorm.weight": torch.ones(16, dtype=dtype)}
 
 
 def model(folder, tensors):
-    folder.mkdir(parents=True)
-    save_file(tensors, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-    return folder
+    return write_model(folder, tensors, CONFIG)
 
 
 def factors(seed, rank):
-    return {
-        name: (numbers(shape[0], rank, seed=seed, scale=0.1), numbers(rank, shape[1], seed=seed + 1))
-        for name, shape in TARGETS.items()
-    }
+    return factors_of(TARGETS, seed, rank)
 
 
 def adapter(folder, seed=2, rank=2, alpha=4, held=None):
-    folder.mkdir(parents=True)
-    tensors = {}
-    for name, (b, a) in (held or factors(seed, rank)).items():
-        tensors |= {f"base_model.model.{name}.lora_A.weight": a, f"base_model.model.{name}.lora_B.weight": b}
-    save_file(tensors, folder / "adapter_model.safetensors")
-    about = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "base_model_name_or_path": "../base"}
-    (folder / "adapter_config.json").write_text(json.dumps(about))
-    return folder
+    return write_adapter(folder, held or factors(seed, rank), alpha=alpha, base="../base")
 
 
 def dense(base, seed=2, rank=2, alpha=4):
@@ -169,26 +153,19 @@ def sums(weights):
     return found
 
 
+def as_adapter(models, folder, *more):
+    """What is said of 0.3 of the first and 0.9 of the second, in folder/o."""
+    base, adapters, _ = models
+    words = ["merge", "--base", base, "--models", *adapters, "--weights", 0.3, 0.9, "--as-adapter", *more]
+    said = CliRunner().invoke(cli, [*map(str, words), "--output", str(folder / "o"), "--format", "json"])
+    assert said.exit_code == 0, said.output
+    return json.loads(said.output)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_a_sum_of_adapters_is_an_adapter(tmp_path, models, dtype):
     """Exact by stacking, and the error of rounding is what is said."""
-    base, adapters, _ = models
-    command = [
-        "merge",
-        "--base",
-        base,
-        "--models",
-        *adapters,
-        "--weights",
-        "0.3",
-        "0.9",
-        "--as-adapter",
-        "--dtype",
-        dtype,
-    ]
-    said = CliRunner().invoke(cli, [*map(str, command), "--output", str(tmp_path / "o"), "--format", "json"])
-    assert said.exit_code == 0, said.output
-    record = json.loads(said.output)
+    record = as_adapter(models, tmp_path, "--dtype", dtype)
     square = left = 0.0
     for name, expected in sums([0.3, 0.9]).items():
         made = update_of(tmp_path / "o", name)
@@ -206,23 +183,8 @@ def test_a_sum_of_adapters_is_an_adapter(tmp_path, models, dtype):
 @pytest.mark.parametrize("rank", [1, 3, 4])
 def test_of_a_rank_it_is_the_best(tmp_path, models, rank):
     """Eckart and Young: what is left are the singular values behind."""
-    base, adapters, _ = models
-    command = [
-        "merge",
-        "--base",
-        base,
-        "--models",
-        *adapters,
-        "--weights",
-        "0.3",
-        "0.9",
-        "--as-adapter",
-        "--rank",
-        rank,
-    ]
-    said = CliRunner().invoke(cli, [*map(str, command), "--output", str(tmp_path / "o"), "--format", "json"])
-    assert said.exit_code == 0, said.output
-    rows = json.loads(said.output)["modules"]
+    record = as_adapter(models, tmp_path, "--rank", rank)
+    rows = record["modules"]
     for name, expected in sums([0.3, 0.9]).items():
         values = np.linalg.svd(expected, compute_uv=False)
         best = np.sqrt(np.square(values[rank:]).sum() / np.square(values).sum())

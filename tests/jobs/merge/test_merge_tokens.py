@@ -203,7 +203,6 @@ def test_rows_without_tokens(tmp_path):
     _, out = merged(linear(tmp_path, "base", "chatml", tokenizer={"source": "union", "pad_to_multiple_of": 64}))
     made = read(out)[EMBED]
     assert len(made) == 128
-    expected = (0.3 * base[EMBED][101:103] + 0.5 * more[EMBED][101:103]) / 0.8
     assert numbers(out)["<|im_start|>"] == 101
     expected = more[EMBED][101:103]  # the base has rows for these numbers, and no tokens
     np.testing.assert_allclose(made[101:103], expected, atol=1e-6)
