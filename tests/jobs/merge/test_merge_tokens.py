@@ -302,6 +302,11 @@ def test_a_tokenizer_that_cannot_be_read(folder):
             "has no token 'nix'",
         ),
         (
+            {"tokens": {"a": {"source": {"kind": "model_token", "model": "base", "token": ""}}}},
+            OptionError,
+            "has no token ''",
+        ),
+        (
             {"tokens": {"a": {"source": {"kind": "model_token", "model": "base", "token_id": 5000}}}},
             OptionError,
             "has 101 rows, and no row 5000",
@@ -368,3 +373,24 @@ def test_the_tokenizer_of_a_model_that_is_not_merged(folder):
     shutil.rmtree(out)
     message = refusal(linear(folder, "base", "mixed", tokenizer_source=str(folder / "chatml")))
     assert "no model of this merge has a row for the token '<|im_start|>'" in message
+
+
+@pytest.mark.parametrize(("number", "far"), [(105, False), (4_000_000, True)])
+def test_tokens_beyond_the_embedding(folder, number, far):
+    path = folder / "chatml" / "tokenizer.json"
+    made = json.loads(path.read_text())
+    made["added_tokens"][-1]["id"] = number
+    path.write_text(json.dumps(made))
+    recipe = linear(folder, "base", "chatml", "other", tokenizer_source=str(folder / "chatml"))
+    if far:
+        message = refusal(recipe)
+        assert f"gives '<|im_end|>' the number {number}, its embedding has 103 rows" in message
+        return
+    result, out = merged(recipe)
+    assert any(
+        "its embedding has 103 rows, and none for 1 of its tokens, such as '<|im_end|>'" in n for n in result.notes
+    )
+    values = read(out)[EMBED]
+    assert len(values) == number + 1
+    other = read(folder / "other")[EMBED][numbers(folder / "other")["<|im_end|>"]]
+    np.testing.assert_allclose(values[number], other, rtol=0, atol=1e-6)

@@ -32,6 +32,7 @@ __all__ = ["ByToken", "Vocabularies", "check_numbers", "rows_by_token"]
 
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 _LACKS = -1
+_FAR = 1 << 16  # rows that a tokenizer may count beyond its model's embedding: added tokens without rows
 _SHOWN = 40  # characters of a token in a message
 
 
@@ -237,6 +238,8 @@ def rows_by_token(
         for n in sides
         if found[n] is None
     ]
+    for n, vocabulary in found.items():
+        notes += [] if vocabulary is None else _beyond(refs[n], vocabulary, _rows_of(checkpoints[n]))
     own = {n: _own_rows(ids, rows, output, found[n] or output, is_owner=n == owner) for n in sides}
     for n in sides:
         if (vocabulary := found[n]) is not None and n != owner:
@@ -263,6 +266,20 @@ def _rows_of(checkpoint: Checkpoint) -> int:
     """Rows of the token embedding, 0 where there is none."""
     name = token_embedding(checkpoint, Model(checkpoint).parameters)
     return 0 if name is None else checkpoint[name].shape[0]
+
+
+def _beyond(ref: str, vocabulary: Vocabulary, rows: int) -> list[str]:
+    """A note on tokens whose numbers are no rows of the model's own embedding; raises InputError for one far off."""
+    beyond = {token: number for token, number in vocabulary.ids.items() if number >= rows > 0}
+    if not beyond:
+        return []
+    token, number = max(beyond.items(), key=lambda item: item[1])
+    if number >= rows + _FAR:
+        raise InputError(
+            f"{ref}: its tokenizer gives {_show(token)} the number {number}, its embedding has {rows} rows: they do not"
+            " belong together"
+        )
+    return [f"{ref}: its embedding has {rows} rows, and none for {len(beyond)} of its tokens, such as {_show(token)}"]
 
 
 def _own_rows(ids: Mapping[str, int], rows: int, output: Vocabulary, own: Vocabulary, *, is_owner: bool) -> Numbers:
@@ -327,7 +344,9 @@ def _rules(
             else vocabulary.ids.get(token if rule.token is None else rule.token)
         )
         if row is None:
-            raise OptionError(f"{where}: {printable(rule.model)} has no token {_show(str(rule.token or token))}")
+            raise OptionError(
+                f"{where}: {printable(rule.model)} has no token {_show(token if rule.token is None else str(rule.token))}"
+            )
         if row >= (most := _rows_of(checkpoints[number])):
             raise OptionError(f"{where}: {printable(rule.model)} has {most} rows, and no row {row}")
         rules[ids[token]] = number, row
