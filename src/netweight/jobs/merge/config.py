@@ -17,8 +17,8 @@ from netweight.params.model import Model
 from netweight.params.tied import token_embedding
 
 if TYPE_CHECKING:
+    from netweight.jobs.merge.numbering import Vocabularies
     from netweight.jobs.merge.slices import Group
-    from netweight.jobs.merge.tokens import Vocabularies
 
 __all__ = ["config_dtype", "lacking_note", "main_dtype", "merged_config", "plan_config"]
 

@@ -17,10 +17,11 @@ from netweight.jobs.merge.drafts import Draft, Drafts
 from netweight.jobs.merge.faults import Faults
 from netweight.jobs.merge.kinship import check_kinship
 from netweight.jobs.merge.leftovers import find_leftovers
+from netweight.jobs.merge.numbering import Vocabularies, check_numbers
 from netweight.jobs.merge.positions import check_tables, note_on_kinds
 from netweight.jobs.merge.sides import read_sides
 from netweight.jobs.merge.slices import Group, make_groups, origins_by_models, origins_by_slices, uses_base
-from netweight.jobs.merge.tokens import ByToken, Vocabularies, check_numbers, rows_by_token
+from netweight.jobs.merge.tokens import ByToken, rows_by_token
 from netweight.jobs.merge.vocabulary import VOCAB
 from netweight.merging.course import Subject, Value
 from netweight.merging.method import Method
