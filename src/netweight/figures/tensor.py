@@ -80,7 +80,7 @@ def weight_distribution(
             for x in places:
                 frame.mark(x, colour, dash)
         frame.axes()
-        canvas.text(frame.left + frame.width / 2, 0.26, "weight", 8.5, align="centre")
+        canvas.text(frame.left + frame.width / 2, 0.26, "value", 8.5, align="centre")
         canvas.text(0.22, frame.bottom + frame.height / 2, "elements", 8.5, align="centre", angle=90)
         canvas.write(path)
 

@@ -9,6 +9,7 @@ import pytest
 
 import netweight
 from netweight.errors import InputError
+from netweight.jobs.scan import plots
 
 torch = pytest.importorskip("torch")
 from safetensors.torch import save_file  # noqa: E402
@@ -97,6 +98,14 @@ def test_a_scan_of_an_adapter_is_of_its_updates(tmp_path):
     assert spectral["actual_rank"] == 3
     assert spectral["singular"]
     assert fields["basic_stats"]["std"] == pytest.approx(dense.std(), rel=1e-6)
+
+
+def test_pictures_say_that_they_are_of_an_update(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "weight_distribution", lambda _path, name, *_, under, **__: drawn.append((name, under)))
+    b, a = factors(3, 5)
+    netweight.scan(adapter(tmp_path / "a", b, a), plots=tmp_path / "plots")
+    assert drawn == [(f"{Q}.weight", "q_proj, 20 x 24, LoRA r3")]
 
 
 def test_info_says_what_an_adapter_is(tmp_path):

@@ -153,7 +153,7 @@ def _first_known(*values: Any) -> Any:
 
 
 def _draw_matrix(stem: Path, row: ScanRow, subject: Subject, scratch: Scratch, names: set[str]) -> None:
-    under = f"{row.parameter.role}, {' x '.join(map(str, (row.rows, row.cols)))}, {row.dtype}"
+    under = f"{row.parameter.role}, {' x '.join(map(str, (row.rows, row.cols)))}, {subject.tensor.stored}"
     matrix = subject.open()
     if names & {"basic_stats", "quantization", "sparsity"}:
         _distribution(stem.with_name(f"{stem.name}_distribution.png"), row, matrix, scratch, under)
