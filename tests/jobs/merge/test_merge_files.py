@@ -221,7 +221,7 @@ def test_a_hub_caches_links_are_followed(tmp_path, stage):
 
 
 def test_sizes_of_tokenizers(tmp_path, stage, monkeypatch):
-    monkeypatch.setattr(copying, "_LARGEST", 10)
+    monkeypatch.setattr(copying, "MAX_TOKENIZER", 10)
     monkeypatch.setattr(copying, "_BLOCK", 3)
     base = fill(tmp_path / "base", {"vocab.txt": "0123456789", "merges.txt": "0123456789x", "vocab.json": ""})
     assert written(stage, {}, None, base) == (f"not copied: {base}/merges.txt: 11 bytes, expected at most 10",)

@@ -7,6 +7,7 @@ import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from netweight.checkpoint.vocabulary import MAX_TOKENIZER
 from netweight.errors import FormatError, InputError, JobError, OptionError, ReadError, did_you_mean, printable
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 __all__ = ["Tokens", "cut", "open_tokens"]
 
 FILE = "tokenizer.json"
-_LARGEST = 256 << 20  # bytes
 _LONGEST = 200  # characters of a text that is shown or written
 _RESERVED = re.compile(
     r"[<\[](?:\|)?(?:reserved|unused|placeholder|dummy|pad_?token)[^<>\[\]]{0,64}(?:\|)?[>\]]", re.IGNORECASE
@@ -126,8 +126,8 @@ def open_tokens(folder: Place | None) -> tuple[Tokens | None, str]:
         if folder is None or not folder.has(FILE):
             return None, f"{FILE} is not beside the model: tokens are shown by their ids alone"
         source = folder.open(FILE)
-        if source.size > _LARGEST:
-            return None, f"{FILE} is not read: {source.size} bytes, expected at most {_LARGEST}"
+        if source.size > MAX_TOKENIZER:
+            return None, f"{FILE} is not read: {source.size} bytes, expected at most {MAX_TOKENIZER}"
         Tokenizer = _tokenizer_class()  # noqa: N806
         data = bytearray(source.size)
         source.read_into(0, memoryview(data))

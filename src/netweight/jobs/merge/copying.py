@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from netweight.checkpoint.vocabulary import MAX_TOKENIZER
 from netweight.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -12,13 +13,12 @@ if TYPE_CHECKING:
 
 __all__ = ["check_there", "copy_file", "shown"]
 
-_LARGEST = 256 << 20  # bytes of a tokenizer's file: the largest of well-known models are below 40 MB
 _BLOCK = 1 << 20
 
 
 def copy_file(folder: Place, name: str, target: Path, largest: int | None = None) -> None:
     """Raises InputError for what is no regular file inside of `folder`, or is larger than `largest` bytes."""
-    limit = _LARGEST if largest is None else largest
+    limit = MAX_TOKENIZER if largest is None else largest
     check_there(folder, name)
     source = folder.open(name)
     if source.size > limit:
