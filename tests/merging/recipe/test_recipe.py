@@ -155,6 +155,12 @@ def test_the_newer_form_of_the_tokenizer():
     assert parse_recipe(write_recipe(recipe), "again").tokenizer == recipe.tokenizer
 
 
+@pytest.mark.parametrize("key", ["'<<'", '"<<"', '"\\0"'])
+def test_keys_in_quotes_are_no_merge_keys(key):
+    tokens = parse_recipe(MODELS + f"tokenizer: {{tokens: {{{key}: {{source: lab/a}}}}}}\n", "x").tokenizer.rules
+    assert tokens == {key.strip("'\"").replace("\\0", "\0"): TokenRule("lab/a")}
+
+
 def test_anchors_and_merge_keys():
     text = (
         HEAD

@@ -53,6 +53,7 @@ class _Open:
     anchor: str | None
     key: str | None = None
     key_line: int = 0
+    merging: bool = False  # the key is YAML's own <<; one in quotes is a key like others
     merged: list[_Node] | None = None
 
 
@@ -177,9 +178,9 @@ class _Builder:
         if isinstance(top.node.value, list):
             top.node.value.append(node)
         elif top.key is None:
-            top.key, top.key_line = self._key(top, node, line, merge=merge), line
+            top.key, top.key_line, top.merging = self._key(top, node, line, merge=merge), line, merge
         else:
-            if top.key == _MERGING:
+            if top.merging:
                 top.merged = [*(top.merged or []), node]
             else:
                 top.node.value[top.key] = node
@@ -188,7 +189,7 @@ class _Builder:
 
     def _key(self, top: _Open, node: _Node, line: int, *, merge: bool) -> str:
         if merge:
-            return _MERGING
+            return _MERGE
         if not isinstance(node.value, str):
             kind = "a list" if isinstance(node.value, list) else "a mapping" if isinstance(node.value, dict) else None
             got = kind or printable(str(node.value), 40)
@@ -217,7 +218,6 @@ class _Builder:
 
 
 _MERGE = "<<"
-_MERGING = "\0"  # the key of a merge, which no text can be: a quoted << is a key like others
 
 
 def _is_merge(event: Any) -> bool:
