@@ -120,6 +120,27 @@ def test_what_is_read_in_one_type_may_be_written_in_another(tmp_path, monkeypatc
     assert "count_magnitudes_native" in used
 
 
+@pytest.mark.parametrize("method", ["task_arithmetic", "ties", "slerp"])
+@pytest.mark.parametrize("output", ["bfloat16", "float16", "float32"])
+def test_where_one_input_is_float32_all_are_widened_to_it(tmp_path, monkeypatch, method, output) -> None:
+    """As a base and what adapters make of it."""
+    base, first, second = fine_tunes(tmp_path / "a", ml_dtypes.bfloat16, 2)
+    _, wider, _ = fine_tunes(tmp_path / "b", np.float32, 2)
+    models = [wider] if method == "slerp" else [first, wider, second]
+    _, settings, kernels = METHODS[method]
+
+    def run(out):
+        found = netweight.merge(
+            None, out, base=base, models=models, method=method, settings=settings, dtype=output,
+            weights=None if method == "slerp" else given(3),
+        )  # fmt: skip
+        return (out / "model.safetensors").read_bytes(), found.record["parameters"]
+
+    fused, wide, used = both_ways(monkeypatch, tmp_path, run)
+    assert fused == wide
+    assert used == kernels
+
+
 def test_models_of_several_types_go_the_general_way(tmp_path, monkeypatch) -> None:
     base, first, _ = fine_tunes(tmp_path / "a", ml_dtypes.bfloat16, 2)
     _, _, second = fine_tunes(tmp_path / "b", np.float16, 2)

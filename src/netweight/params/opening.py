@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -42,14 +43,19 @@ def open_model(
 
 
 def open_whole(
-    ref: str | os.PathLike[str], *, download: bool = False, base: str | os.PathLike[str] | None = None
+    ref: str | os.PathLike[str],
+    *,
+    download: bool = False,
+    base: str | os.PathLike[str] | None = None,
+    beside: Sequence[Checkpoint] = (),
 ) -> Checkpoint:
     """As `open_model`; an adapter alone is the model that it makes of its base: of `base`, else of the one that its
-    adapter_config.json names.
+    adapter_config.json names. An adapter shares the tensors of a base that is open already, one of `beside`, and closes
+    it too: what reads both reads such a tensor once.
 
     Raises what `open_model` raises, and ModelNotFoundError where the base cannot be found.
     """
-    checkpoint = _open(os.fspath(ref), download=download)
+    checkpoint = _open(os.fspath(ref), download=download, beside=beside)
     if checkpoint.made_of:
         return checkpoint
     with ExitStack() as stack:
@@ -62,7 +68,7 @@ def open_whole(
                     f"{adapter.where}: is an adapter, and {ADAPTER_CONFIG} does not name its base; name it:"
                     f" BASE+{adapter.where}"
                 )
-            whole = stack.enter_context(_base(named, adapter, download=download))
+            whole = stack.enter_context(_base(named, adapter, download=download, beside=beside))
             own = adapter.settings.base
             if own and _last(own) != _last(named):
                 note = (
@@ -76,10 +82,13 @@ def open_whole(
     return checkpoint
 
 
-def _open(ref: str, *, download: bool) -> Checkpoint:
+def _open(ref: str, *, download: bool, beside: Sequence[Checkpoint] = ()) -> Checkpoint:
     base, *adapters = split_adapters(ref)
     with ExitStack() as stack:
-        model = stack.enter_context(open_checkpoint(base, download=download))
+        known = (held for held in beside if adapters and held.ref == base)
+        model = next(known, None)
+        if model is None:
+            model = stack.enter_context(open_checkpoint(base, download=download))
         if adapters and (held := adapter_in(model)) is not None:
             raise InputError(f"{held.where}: is an adapter; expected a model before the +, and adapters behind it")
         for at, named in enumerate(adapters, 1):
@@ -99,10 +108,11 @@ def _last(ref: str) -> str:
     return re.split(r"[/\\]", ref.rstrip("/\\"))[-1].partition("@")[0].casefold()
 
 
-def _base(named: str, adapter: Adapter, *, download: bool) -> Checkpoint:
+def _base(named: str, adapter: Adapter, *, download: bool, beside: Sequence[Checkpoint] = ()) -> Checkpoint:
     """The base of an adapter."""
+    base = next((held for held in beside if held.ref == named), None)
     try:
-        base = _open(named, download=download)
+        base = _open(named, download=download) if base is None else base
     except ModelNotFoundError as problem:
         raise ModelNotFoundError(
             f"{adapter.where}: is an adapter of {printable(named)!r}, which was not found ({problem}); name the base:"

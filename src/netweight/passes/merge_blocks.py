@@ -65,13 +65,14 @@ class BlockReader:
         self._own = own
 
     def native(self, target: Target, inputs: Sequence[int], *, whole_rows: bool) -> DType | None:
-        """The element type of all these inputs, where they need not be widened block by block; else None."""
+        """The element type of all these inputs, where loops of its own take it; F32 where one of them is F32, and the
+        others are widened to it. Else None: all are widened, to blocks of a size that any method takes.
+        """
         assert target.subject is not None  # noqa: S101 - what has no subject is copied
         dtypes = {piece.tensor.dtype for i in inputs for piece in target.inputs[i].pieces}
-        if len(dtypes) != 1 or target.subject.bits != 32 or whole_rows:
+        if target.subject.bits != 32 or whole_rows or not all(map(self._kernels.fuses, dtypes)):
             return None
-        (dtype,) = dtypes
-        return dtype if self._kernels.fuses(dtype) else None
+        return DTYPES["F32"] if DTYPES["F32"] in dtypes else next(iter(dtypes)) if len(dtypes) == 1 else None
 
     def buffer(self, name: str, nbytes: int) -> Array:
         """At least so many bytes of this thread's own, aligned for every type."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import xxhash
 
+from netweight.dtypes import DTYPES
 from netweight.kernels.arrays import Array
 from netweight.kernels.finite import count_nonfinite
 from netweight.merging.course import Copy, Look, NativeLook, NativeWrite, Write
@@ -126,7 +127,7 @@ class StepWorker(FarWork):
         inputs = tuple(range(len(target.inputs))) if write.inputs is None else write.inputs
         fused = write if isinstance(write, NativeWrite) else None
         native = None if fused is None else reader.native(target, inputs, whole_rows=write.whole_rows)
-        native = native if native == target.dtype else None
+        native = native if native in {target.dtype, DTYPES["F32"]} else None
         hashes = [xxhash.xxh3_128() for _ in inputs]
         digest = xxhash.xxh3_128()
         width = target.dtype.bits // 8
@@ -138,8 +139,12 @@ class StepWorker(FarWork):
                 out = reader.buffer("out", count * x.itemsize).view(x.dtype)[:count]
                 write.block(x, start, out, self._kernels)
                 nonfinite += self._kernels.narrow(out, target.dtype, packed)
-            else:
+            elif native == target.dtype:
                 nonfinite += fused.native_block(x, native, start, packed.view(x.dtype), self._kernels)
+            else:
+                out = reader.buffer("out", count * x.itemsize).view(x.dtype)[:count]
+                fused.native_block(x, native, start, out, self._kernels)
+                nonfinite += self._kernels.narrow(out, target.dtype, packed)
             digest.update(packed.data)
             differing += self._sink.write(target.name, start * width, packed.data) or 0
         read = dict(zip(inputs, (h.digest() for h in hashes), strict=True))

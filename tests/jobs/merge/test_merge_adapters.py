@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 import netweight
+from netweight.checkpoint.tensors.quantised import floats_of
 from netweight.cli.main import cli
 from netweight.errors import InputError, NetweightError, OptionError
+from netweight.jobs.merge.request import Weights
+from netweight.params.opening import open_whole
 
 torch = pytest.importorskip("torch")
 from lora_models import factors_of, numbers, write_adapter, write_model  # noqa: E402
@@ -206,6 +210,42 @@ def test_weights_follow_from_the_norms_of_the_updates(tmp_path, models):
     for one, other in zip(of_adapter, of_model, strict=True):
         assert one["weight"] == pytest.approx(other["weight"], rel=1e-6)
         assert one["l2"] == pytest.approx(other["l2"], rel=1e-6)
+
+
+def test_norms_and_cosines_of_updates_are_those_of_dense_models(tmp_path, models):
+    """From the factors, without a look at the weights: what the dense task vectors have in float64."""
+    base, adapters, _ = models
+    merged = netweight.merge(None, tmp_path / "o", base=base, models=adapters, weights=Weights(mode="linear"))
+    updates = [
+        {name: alpha / rank * (b.double() @ a.double()).numpy() for name, (b, a) in factors(seed, rank).items()}
+        for seed, rank, alpha in ((2, 2, 4), (4, 3, 6))
+    ]
+    one, two = (np.concatenate([u[name].ravel() for name in TARGETS]) for u in updates)
+    found = merged.weights
+    assert [row["l2"] for row in found["models"]] == pytest.approx([np.linalg.norm(one), np.linalg.norm(two)], rel=1e-9)
+    cosine = one @ two / np.linalg.norm(one) / np.linalg.norm(two)
+    assert found["cosines"][0][1] == pytest.approx(cosine, rel=1e-9)
+
+
+def test_the_base_is_opened_once_for_all_its_adapters(tmp_path, models):
+    base, adapters, _ = models
+    with ExitStack() as stack:
+        held = [stack.enter_context(open_whole(base))]
+        held += [stack.enter_context(open_whole(ref, base=base, beside=held)) for ref in (adapters[0],)]
+        held.append(stack.enter_context(open_whole(f"{base}+{adapters[1]}", beside=held)))
+        assert {source for model in held[1:] for source in model.sources} > set(held[0].sources)
+        name = next(iter(TARGETS)) + ".weight"
+        values = [floats_of(model[name], 0, model[name].size) for model in (*held, *held[::-1])]
+    expected = [
+        load_file(path)[name].numpy()
+        for path in (
+            tmp_path / "base/model.safetensors",
+            tmp_path / "dense1/model.safetensors",
+            tmp_path / "dense2/model.safetensors",
+        )
+    ]
+    for got, wanted in zip(values, (*expected, *expected[::-1]), strict=True):
+        np.testing.assert_allclose(got, wanted.ravel(), rtol=1e-6, atol=1e-7)
 
 
 def test_a_changed_adapter_is_found(tmp_path, models):

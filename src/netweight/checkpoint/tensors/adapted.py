@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from netweight.checkpoint.tensor import Stretch, Tensor
-from netweight.checkpoint.tensors.quantised import RoundedTensor, floats_of
+from netweight.checkpoint.tensors.quantised import RoundedTensor, floats_of, read_floats
 from netweight.checkpoint.tensors.updates import UpdateTensor
 from netweight.dtypes import DType
 
@@ -51,7 +52,7 @@ class AdaptedTensor(_ChangedTensor):
     @property
     def wide_scratch(self) -> int:
         """See RoundedTensor."""
-        return 8 * self.wide + self.update.wide_scratch
+        return 12 * self.wide + self.update.wide_scratch
 
     def bytes_of(self, start: int, count: int) -> Iterator[Stretch]:
         """See Tensor."""
@@ -60,8 +61,7 @@ class AdaptedTensor(_ChangedTensor):
 
     def widen(self, start: int, out: np.ndarray[Any, np.dtype[Any]]) -> None:
         """See RoundedTensor."""
-        out[:] = floats_of(self.weight, start, len(out))
-        self.update.add_to(start, out)
+        self.update.add_to(start, _last.part(self.weight, start, len(out)), out)
 
 
 @dataclass(frozen=True)
@@ -148,3 +148,25 @@ class ReplacedRows(_ChangedTensor):
             first, last = max(row * cols, start), min((row + 1) * cols, stop)
             if first < last:
                 out[first - start : last - start] = floats_of(self.values, (at - row) * cols + first, last - first)
+
+
+class _Last(threading.local):
+    """The part of a weight that a thread has read last: adapters of one base want the same one after another."""
+
+    def __init__(self) -> None:
+        self._held: tuple[Tensor, int, np.ndarray[Any, np.dtype[Any]]] | None = None
+
+    def part(self, weight: Tensor, start: int, count: int) -> np.ndarray[Any, np.dtype[Any]]:
+        """Elements `start` to `start + count`, float32, not to be written to."""
+        import numpy as np  # noqa: PLC0415 - headers are read without numpy
+
+        held, self._held = self._held, None  # not this one while it is filled: the weight may be an adapted one too
+        if held is None or held[0] != weight or held[1] != start or len(held[2]) != count:
+            values = np.empty(count, np.float32) if held is None or len(held[2]) != count else held[2]
+            read_floats(weight, start, values)
+            held = weight, start, values
+        self._held = held
+        return held[2]
+
+
+_last = _Last()

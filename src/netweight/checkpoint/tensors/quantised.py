@@ -13,9 +13,11 @@ from netweight.checkpoint.tensor import Stretch, Tensor
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["QuantisedTensor", "RoundedTensor", "UnitTensor", "floats_of", "values_of"]
+__all__ = ["QuantisedTensor", "RoundedTensor", "UnitTensor", "floats_of", "read_floats", "values_of"]
 
 _WIDE = 1 << 18  # that are computed at a time and then rounded: as float32 they stay in a core's cache
+
+_NARROW = 1 << 16  # that are read as they are stored, and then widened
 
 _ELEMENTS = 1 << 19  # elements that are decoded at a time
 
@@ -156,11 +158,26 @@ def floats_of(tensor: Tensor, start: int, count: int) -> np.ndarray[Any, np.dtyp
     """
     import numpy as np  # noqa: PLC0415
 
-    raw = np.empty(count, "u1" if tensor.dtype.bits == 8 else tensor.dtype.to_numpy())
-    tensor.read_into(start, raw.view(np.uint8).data)
-    if tensor.dtype.bits == 8:
-        return values_of(tensor.dtype.name, exponents=True).take(raw, mode="clip")
-    return raw.astype("<f4")
+    out = np.empty(count, "<f4")
+    read_floats(tensor, start, out)
+    return out
+
+
+def read_floats(tensor: Tensor, start: int, out: np.ndarray[Any, np.dtype[Any]]) -> None:
+    """Fill `out` [n] float32 with the elements from `start`, as `floats_of` has them."""
+    import numpy as np  # noqa: PLC0415
+
+    dtype = tensor.dtype
+    if dtype.name == "F32":
+        tensor.read_into(start, out.view(np.uint8).data)
+        return
+    raw = np.empty(min(len(out), _NARROW), "u1" if dtype.bits == 8 else dtype.to_numpy())
+    table = values_of(dtype.name, exponents=True) if dtype.bits == 8 else None
+    for done in range(0, len(out), _NARROW):
+        part = out[done : done + _NARROW]
+        some = raw[: len(part)]
+        tensor.read_into(start + done, some.view(np.uint8).data)
+        part[:] = some if table is None else table.take(some, mode="clip")
 
 
 @cache

@@ -31,13 +31,14 @@ class UpdateTensor(RoundedTensor):
     label: str
 
     @abstractmethod
-    def add_to(self, start: int, out: np.ndarray[Any, np.dtype[Any]]) -> None:
-        """Add elements `start` to `start + n` to `out` [n] float32."""
+    def add_to(self, start: int, weight: np.ndarray[Any, np.dtype[Any]], out: np.ndarray[Any, np.dtype[Any]]) -> None:
+        """out = weight + elements `start` to `start + n`: both [n] float32, not one array."""
 
     def widen(self, start: int, out: np.ndarray[Any, np.dtype[Any]]) -> None:
         """See RoundedTensor."""
-        out[:] = 0
-        self.add_to(start, out)
+        import numpy as np  # noqa: PLC0415 - headers are read without numpy
+
+        self.add_to(start, np.zeros_like(out), out)
 
     @property
     def quantised(self) -> bool:
@@ -87,14 +88,14 @@ class ProductTensor(UpdateTensor):
             yield from self.left.bytes_of(rows.start * self.rank, len(rows) * self.rank)
             yield from self.right.bytes_of(0, self.right.size)
 
-    def add_to(self, start: int, out: np.ndarray[Any, np.dtype[Any]]) -> None:
+    def add_to(self, start: int, weight: np.ndarray[Any, np.dtype[Any]], out: np.ndarray[Any, np.dtype[Any]]) -> None:
         """See UpdateTensor."""
         from netweight.kernels.cpu.adapted import add_product  # noqa: PLC0415 - loops are compiled where they are needed
 
         rows = self._rows(start, len(out))
         left = floats_of(self.left, rows.start * self.rank, len(rows) * self.rank).reshape(len(rows), self.rank)
         right = _kept.whole(self.right).reshape(self.rank, self.cols)
-        add_product(left, right, self.scale, start % self.cols, out)
+        add_product(weight, left, right, self.scale, start % self.cols, out)
 
 
 @dataclass(frozen=True)
@@ -112,23 +113,23 @@ class HadamardTensor(UpdateTensor):
     @property
     def wide_scratch(self) -> int:
         """See RoundedTensor."""
-        return 8 * self.wide + self.first.wide_scratch + self.second.wide_scratch
+        return 12 * self.wide + self.first.wide_scratch + self.second.wide_scratch
 
     def bytes_of(self, start: int, count: int) -> Iterator[Stretch]:
         """See Tensor."""
         for source in self.sources:
             yield from source.bytes_of(start, count)
 
-    def add_to(self, start: int, out: np.ndarray[Any, np.dtype[Any]]) -> None:
+    def add_to(self, start: int, weight: np.ndarray[Any, np.dtype[Any]], out: np.ndarray[Any, np.dtype[Any]]) -> None:
         """See UpdateTensor."""
         import numpy as np  # noqa: PLC0415 - headers are read without numpy
 
-        first, second = np.zeros_like(out), np.zeros_like(out)
-        self.first.add_to(start, first)
-        self.second.add_to(start, second)
+        first, second = np.empty_like(out), np.empty_like(out)
+        self.first.widen(start, first)
+        self.second.widen(start, second)
         first *= second
         first *= np.float32(self.scale)
-        out += first
+        np.add(weight, first, out=out)
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ class KroneckerTensor(UpdateTensor):
             for source in self.sources:
                 yield from source.bytes_of(0, source.size)
 
-    def add_to(self, start: int, out: np.ndarray[Any, np.dtype[Any]]) -> None:
+    def add_to(self, start: int, weight: np.ndarray[Any, np.dtype[Any]], out: np.ndarray[Any, np.dtype[Any]]) -> None:
         """See UpdateTensor."""
         import numpy as np  # noqa: PLC0415
 
@@ -166,7 +167,7 @@ class KroneckerTensor(UpdateTensor):
         rows, cols = np.divmod(np.arange(start, start + len(out), dtype=np.int64), first.shape[1] * width)
         values = first[rows // height, cols // width] * second[rows % height, cols % width]
         values *= np.float32(self.scale)
-        out += values
+        np.add(weight, values, out=out)
 
 
 @dataclass(frozen=True)
@@ -210,10 +211,10 @@ class StackedUpdate(UpdateTensor):
         for update, at, some, _ in self._of(start, count):
             yield from update.bytes_of(at, some)
 
-    def add_to(self, start: int, out: np.ndarray[Any, np.dtype[Any]]) -> None:
+    def add_to(self, start: int, weight: np.ndarray[Any, np.dtype[Any]], out: np.ndarray[Any, np.dtype[Any]]) -> None:
         """See UpdateTensor."""
         for update, at, some, done in self._of(start, len(out)):
-            update.add_to(at, out[done : done + some])
+            update.add_to(at, weight[done : done + some], out[done : done + some])
 
 
 @dataclass(frozen=True)
@@ -236,13 +237,13 @@ class WholeUpdate(UpdateTensor):
         """See Tensor."""
         yield from self.values.bytes_of(start, count)
 
-    def add_to(self, start: int, out: np.ndarray[Any, np.dtype[Any]]) -> None:
+    def add_to(self, start: int, weight: np.ndarray[Any, np.dtype[Any]], out: np.ndarray[Any, np.dtype[Any]]) -> None:
         """See UpdateTensor."""
         import numpy as np  # noqa: PLC0415
 
         values = floats_of(self.values, start, len(out))
         values *= np.float32(self.scale)
-        out += values
+        np.add(weight, values, out=out)
 
 
 class _Kept(threading.local):

@@ -79,7 +79,9 @@ def prepare(base: Reference, models: Reference | Sequence[Reference], options: O
     named = (base, *references(models))
     remote = options.remote
     opened = [stack.enter_context(open_whole(base, download=not remote))]
-    opened += [stack.enter_context(open_whole(ref, download=not remote, base=base)) for ref in named[1:]]
+    for ref in named[1:]:
+        beside = opened[:1]
+        opened.append(stack.enter_context(open_whole(ref, download=not remote, base=base, beside=beside)))
     alignment = align(opened[0], opened[1:], **options.selection)
     per_worker = max(kernels.working_bytes(len(named) - 1) for kernels in all_kernels(kernels_on(choice, kernels_for)))
     per_worker += scratch_bytes(alignment.parameters)

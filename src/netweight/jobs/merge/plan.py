@@ -126,7 +126,11 @@ def _open(
 ) -> list[Checkpoint]:
     """The models of a recipe; an adapter alone is read on the recipe's base, where there is one."""
     at = None if base is None else moved.get(base, base)
-    return [stack.enter_context(open_whole(ref, download=download, base=at if ref != at else None)) for ref in named]
+    opened: list[Checkpoint] = []
+    for ref in sorted(set(named), key=lambda ref: (ref != at, named.index(ref))):
+        above = at if ref != at else None
+        opened.append(stack.enter_context(open_whole(ref, download=download, base=above, beside=opened)))
+    return [next(model for model in opened if model.ref == ref) for ref in named]
 
 
 def _refuse_repeated(checkpoints: Sequence[Checkpoint]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -21,9 +21,11 @@ from netweight.merging.course import Course, Measured
 from netweight.merging.grams import GramLook
 from netweight.merging.target import Target
 from netweight.params.role import classify, classify_all
+from netweight.passes.factored import factors_of, same_tensor
 from netweight.passes.merges import run_courses
 from netweight.run.progress import Progress, shown
 from netweight.run.spread import DeviceKernels
+from netweight.statistics.factored import inner
 
 if TYPE_CHECKING:
     from netweight.kernels.merging import MergeKernels
@@ -71,8 +73,8 @@ def measure_grams(
     progress: Progress,
     record: Record,
 ) -> Grams:
-    """Read base and models once and return the Gram matrices of the targets that are learned; what `record` has is not
-    measured again.
+    """The Gram matrices of the targets that are learned: from the factors of adapters, else by reading base and models
+    once. What `record` has is not measured again.
     """
     measured = _weighed(targets)
     known = {t.name: record.done.get(f"gram {t.name}") for t in measured}
@@ -80,14 +82,47 @@ def measure_grams(
     rest = [t for t in measured if t.name not in grams]
     sizes = {t.name: sum(i.nbytes for i in t.inputs) for t in measured}
     with shown(progress, len(measured), sum(sizes.values()), len(grams), sum(sizes[name] for name in grams)):
-        for finished in run_courses(rest, _course_of, executor, kernels, None, progress) if rest else ():
-            grams[finished.target.name] = finished.value
-            record.append(f"gram {finished.target.name}", {"gram": finished.value.tolist()})
+        for name, gram in _measured(rest, executor, kernels, progress):
+            grams[name] = gram
+            record.append(f"gram {name}", {"gram": gram.tolist()})
     return {t.name: grams[t.name] for t in measured}
+
+
+def _measured(
+    targets: Sequence[Target],
+    executor: Executor,
+    kernels: MergeKernels | DeviceKernels[MergeKernels],
+    progress: Progress,
+) -> Iterator[tuple[str, F64Array]]:
+    dense = []
+    for target in targets:
+        gram = _of_factors(target)
+        if gram is None:
+            dense.append(target)
+        else:
+            progress.advance(1, sum(i.nbytes for i in target.inputs))
+            yield target.name, gram
+    for finished in run_courses(dense, _course_of, executor, kernels, None, progress) if dense else ():
+        yield finished.target.name, finished.value
 
 
 def _course_of(_: Target) -> Course:
     return _gram_course()
+
+
+def _of_factors(target: Target) -> F64Array | None:
+    """The Gram matrix of models that are the base's tensor, or that with products added; None for others."""
+    base, *models = (i.pieces[0].tensor for i in target.inputs)
+    if any(len(i.pieces) != 1 or i.pieces[0].count != i.pieces[0].tensor.size for i in target.inputs):
+        return None
+    held = [() if same_tensor(tensor, base) else factors_of(tensor, base) for tensor in models]
+    if None in held:
+        return None
+    known = [factors or () for factors in held]
+    # strict=False: a model that is the base has no factors, and its products are 0
+    return np.asarray(
+        [[sum(inner(x, y) for x, y in zip(a, b, strict=False)) for b in known] for a in known], np.float64
+    )
 
 
 def read_grams(folder: Path, checkpoints: Sequence[Checkpoint], targets: Sequence[Target]) -> Grams:
