@@ -163,10 +163,10 @@ def resolve(
 ) -> tuple[dict[str, Value], tuple[dict[str, Value], ...]]:
     """The method's settings, and those of each of `sources` (without the base), for one parameter.
 
-    Levels, in order: the source's own parameters, those of its slice, those of the recipe, the default. Where none of a
-    level's filters fits, the next level counts. `name` is the output's parameter; `names` are those of the sources,
-    where slices renumber blocks. Filters of a setting per model are matched with the model's own name, as in mergekit;
-    where whole models are merged and their names differ, with the output's name too.
+    Levels, in order: the source's own parameters, those of its slice, of its module, of the recipe, the default. Where
+    none of a level's filters fits, the next level counts. `name` is the output's parameter; `names` are those of the
+    sources, where slices renumber blocks. Filters of a setting per model are matched with the model's own name, as in
+    mergekit; where whole models are merged and their names differ, with the output's name too.
 
     `depth` is the block's position in its slice, number / (blocks - 1): 1 in a slice of one block, 0 outside of blocks.
     Numbers become floats. Raises OptionError for values that are missing or invalid.
@@ -174,6 +174,7 @@ def resolve(
     shared = (
         [recipe.parameters] if slice_number is None else [recipe.slices[slice_number].parameters, recipe.parameters]
     )
+    shared += [recipe.above] if recipe.above else []
     whole: dict[str, Value] = {}
     of_models: tuple[dict[str, Value], ...] = tuple({} for _ in sources)
     for setting in method.settings:

@@ -209,7 +209,7 @@ def test_values(text, value):
             HEAD + "model:\n- model: a\n",
             (
                 "merge.yml, line 3, model: unknown key 'model' (did you mean 'models'?): expected one of merge_method, "
-                "base_model, models, slices, parameters, dtype, out_dtype, tokenizer_source, tokenizer, chat_template, "
+                "base_model, models, slices, modules, parameters, dtype, out_dtype, tokenizer_source, tokenizer, chat_template, "
                 "name"
             ),
         ),
@@ -236,7 +236,7 @@ def test_values(text, value):
             "line 5, chat_template: expected a template of at most 1048576 bytes, got 1048583",
         ),
         (MODELS + "parameters: {chat_template: auto}\n", "the key 'chat_template' stands beside parameters"),
-        (HEAD + "modules: {}\n", "line 3, modules: the key 'modules' is not supported: write models or slices"),
+        (HEAD + "modules: {}\n", "line 3, modules: expected at least one part, got a mapping"),
         (MODELS + "experts: []\n", "the key 'experts' is not supported: mixtures of experts are not made here"),
         (
             MODELS + "tokenizer_source: unions\n",

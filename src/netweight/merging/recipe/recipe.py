@@ -5,16 +5,17 @@ A recipe does not say what the models hold. Planning the merge checks that its l
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path as File
 
 from netweight.errors import FormatError, OptionError, did_you_mean, printable
 from netweight.merging.recipe.conditions import describe
 from netweight.merging.recipe.habits import as_meant
-from netweight.merging.recipe.models import ModelForm, RecipeForm, SourceForm, dtype_named, read_form
+from netweight.merging.recipe.models import ModelForm, ModuleForm, RecipeForm, SourceForm, dtype_named, read_form
 from netweight.merging.recipe.parts import Recipe, Slice, Source, check_parts
 from netweight.merging.recipe.tokens import BASE, UNION, TokenizerChoice
 from netweight.merging.recipe.write import build_recipe, recipe_mapping, write_recipe
-from netweight.merging.recipe.yaml import MAX_BYTES, Lines, location, read_yaml
+from netweight.merging.recipe.yaml import MAX_BYTES, Lines, Path, location, read_yaml
 
 __all__ = [
     "Recipe",
@@ -29,9 +30,9 @@ __all__ = [
 ]
 
 
-def read_recipe(path: str | Path) -> Recipe:
+def read_recipe(path: str | File) -> Recipe:
     """The recipe in a file; OptionError where there is none, FormatError where it is no YAML in UTF-8, or too large."""
-    file = Path(path)
+    file = File(path)
     origin = str(path)
     try:
         if not file.is_file():
@@ -52,7 +53,7 @@ def read_recipe(path: str | Path) -> Recipe:
     return parse_recipe(text, origin)
 
 
-def _what_is(file: Path) -> str:
+def _what_is(file: File) -> str:
     return (
         "a folder; --base and --models name models"
         if file.is_dir()
@@ -74,24 +75,30 @@ def parse_recipe(text: str, origin: str) -> Recipe:
     return _recipe(read_form(meant, origin, lines_of), origin, lines_of, notes)
 
 
-def _recipe(form: RecipeForm, origin: str, lines: Lines, notes: tuple[str, ...]) -> Recipe:
+def _sources(form: RecipeForm | ModuleForm, lines: Lines, at: Path) -> tuple[tuple[Source, ...], tuple[Slice, ...]]:
+    """(models, slices) of a form that stands at `at`."""
 
     def source(entry: ModelForm | SourceForm, *path: str | int) -> Source:
         layers = entry.layer_range if isinstance(entry, SourceForm) else None
-        return Source(entry.model, layers, entry.parameters, lines.get(path, 0))
+        return Source(entry.model, layers, entry.parameters, lines.get((*at, *path), 0))
 
     slices = tuple(
         Slice(
             tuple(source(entry, "slices", n, "sources", m) for m, entry in enumerate(part.sources)),
             part.parameters,
-            lines.get(("slices", n), 0),
+            lines.get((*at, "slices", n), 0),
         )
         for n, part in enumerate(form.slices or ())
     )
+    return tuple(source(entry, "models", n) for n, entry in enumerate(form.models or ())), slices
+
+
+def _recipe(form: RecipeForm, origin: str, lines: Lines, notes: tuple[str, ...]) -> Recipe:
+    models, slices = _sources(form, lines, ())
     recipe = Recipe(
         method=form.merge_method,
         base=form.base_model,
-        models=tuple(source(entry, "models", n) for n, entry in enumerate(form.models or ())),
+        models=models,
         slices=slices,
         parameters=form.parameters,
         dtype=form.dtype,
@@ -103,6 +110,15 @@ def _recipe(form: RecipeForm, origin: str, lines: Lines, notes: tuple[str, ...])
         lines=lines,
         notes=notes,
     )
+    modules = []
+    for name, inner in (form.modules or {}).items():
+        within = ("modules", name)
+        own, cut = _sources(inner, lines, within)
+        part = replace(
+            recipe, models=own, slices=cut, parameters=inner.parameters, above=form.parameters, within=within
+        )
+        modules.append((name, replace(part, tokenizer=None, chat_template=None, name=None, notes=())))
+    recipe = replace(recipe, modules=tuple(modules))
     check_parts(recipe)
     return recipe
 
@@ -115,13 +131,13 @@ def _tokenizer(form: RecipeForm, origin: str, lines: Lines) -> TokenizerChoice |
     given = form.tokenizer.source if form.tokenizer else form.tokenizer_source
     if given is None:
         return None
-    first = next((source for part in form.slices or () for source in part.sources), None) or next(
-        iter(form.models or ()), None
-    )
-    kept = form.base_model or (first.model if first else None)
+    forms: list[RecipeForm | ModuleForm] = [form, *(form.modules or {}).values()]
+    named = [source.model for held in forms for part in held.slices or () for source in part.sources]
+    named += [entry.model for held in forms for entry in held.models or ()]
+    kept = form.base_model or (named[0] if named else None)
     source = given.removeprefix("model:")  # as mergekit's earlier versions have it
     hint = did_you_mean(source, (BASE, UNION))
-    if source not in {BASE, UNION, kept} and hint and not Path(source).exists():
+    if source not in {BASE, UNION, kept} and hint and not File(source).exists():
         path = ("tokenizer", "source") if form.tokenizer else ("tokenizer_source",)
         where = location(origin, lines, path)
         raise OptionError(f"{where}: expected base, union or a model, got {describe(source)}{hint}")
