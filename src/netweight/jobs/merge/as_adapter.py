@@ -88,6 +88,8 @@ def merge_as_adapter(request: Request, output: str | Path, about: AdapterRequest
     from netweight.jobs.output_folder import output_folder
 
     recipe = request.recipe
+    if request.stages:
+        raise OptionError(f"{recipe.where()}: --as-adapter: merges one document, and the recipe has several")
     if recipe.tokenizer is not None and (recipe.tokenizer.source != BASE or recipe.tokenizer.rules):
         raise OptionError(
             f"{recipe.where('tokenizer')}: --as-adapter keeps the base's tokenizer; write base, or nothing"

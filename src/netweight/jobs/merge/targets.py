@@ -77,11 +77,13 @@ class MergePlan:
     like: Checkpoint | None = None
     tokens: ByToken | None = None
 
-    def outline(self, config: Mapping[str, Any] | None) -> Checkpoint:
-        """The output as a checkpoint without data, with this config."""
+    def outline(self, config: Mapping[str, Any] | None, ref: str = "the plan") -> Checkpoint:
+        """The output as a checkpoint without data, with this config and the tokenizer of the input that has it."""
         nothing = HeldBytes(memoryview(b""), "the plan")
         tensors = {t.name: StoredTensor(t.name, t.shape, t.dtype, nothing, 0) for t in self.targets}
-        return Checkpoint("the plan", tensors, format="plan", files=(), config=None if config is None else dict(config))
+        own = None if config is None else dict(config)
+        place = self.checkpoints[self.tokenizer_from].place
+        return Checkpoint(ref, tensors, format="plan", files=(), config=own, place=place)
 
 
 def plan_merge(recipe: Recipe, checkpoints: Sequence[Checkpoint], options: PlanOptions) -> MergePlan:
@@ -93,13 +95,17 @@ def plan_merge(recipe: Recipe, checkpoints: Sequence[Checkpoint], options: PlanO
     cannot follow, InputError for models that do not fit each other.
     """
     from netweight.merging.registry import find
-    from netweight.merging.settings import check_settings, resolve
+    from netweight.merging.settings import check_settings, idle_filters, resolve
 
     method = find(recipe.method)
     every = [recipe, *(part for _, part in recipe.modules)]
     said = (*recipe.notes, *(note for one in every for note in check_settings(method, one)))
     plan = plan_with(method, resolve, recipe, checkpoints, options)
-    plan = replace(plan, notes=(*said, *plan.notes))
+    names = {t.name for t in plan.targets} | {
+        piece.tensor.name for t in plan.targets for i in t.inputs for piece in i.pieces
+    }
+    idle = (note for one in every for note in idle_filters(one, names))
+    plan = replace(plan, notes=(*said, *idle, *plan.notes))
     for target in plan.targets:
         if target.subject is not None:
             _begin_course(method, recipe, target.subject)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path as File
+from typing import Any
 
 from netweight.errors import FormatError, OptionError, did_you_mean, printable
 from netweight.merging.recipe.conditions import describe
@@ -15,7 +16,7 @@ from netweight.merging.recipe.models import ModelForm, ModuleForm, RecipeForm, S
 from netweight.merging.recipe.parts import Recipe, Slice, Source, check_parts
 from netweight.merging.recipe.tokens import BASE, UNION, TokenizerChoice
 from netweight.merging.recipe.write import build_recipe, recipe_mapping, write_recipe
-from netweight.merging.recipe.yaml import MAX_BYTES, Lines, Path, location, read_yaml
+from netweight.merging.recipe.yaml import MAX_BYTES, Lines, Path, location, read_documents, read_yaml
 
 __all__ = [
     "Recipe",
@@ -24,14 +25,17 @@ __all__ = [
     "build_recipe",
     "dtype_named",
     "parse_recipe",
-    "read_recipe",
+    "parse_recipes",
+    "read_recipes",
     "recipe_mapping",
     "write_recipe",
 ]
 
 
-def read_recipe(path: str | File) -> Recipe:
-    """The recipe in a file; OptionError where there is none, FormatError where it is no YAML in UTF-8, or too large."""
+def read_recipes(path: str | File) -> tuple[Recipe, ...]:
+    """The recipes in a file, one a document; OptionError where there is none, FormatError where it is no YAML in UTF-8,
+    or too large.
+    """
     file = File(path)
     origin = str(path)
     try:
@@ -50,7 +54,7 @@ def read_recipe(path: str | File) -> Recipe:
         raise FormatError(
             f"{printable(origin)}, byte {error.start}: expected text in UTF-8, got other bytes{utf16}; save it as UTF-8"
         ) from None
-    return parse_recipe(text, origin)
+    return parse_recipes(text, origin)
 
 
 def _what_is(file: File) -> str:
@@ -64,11 +68,19 @@ def _what_is(file: File) -> str:
 
 
 def parse_recipe(text: str, origin: str) -> Recipe:
-    """The recipe in `text`; `origin` is what messages call it.
+    """The one recipe in `text`; `origin` is what messages call it.
 
     Raises FormatError for what is not YAML, OptionError for keys and values that a recipe cannot have.
     """
-    data, lines = read_yaml(text, origin)
+    return _parsed(*read_yaml(text, origin), origin)
+
+
+def parse_recipes(text: str, origin: str) -> tuple[Recipe, ...]:
+    """The recipe of every document in `text`; raises as `parse_recipe`."""
+    return tuple(_parsed(data, lines, origin) for data, lines in read_documents(text, origin))
+
+
+def _parsed(data: Any, lines: Lines, origin: str) -> Recipe:
     if not isinstance(data, dict):
         raise FormatError(f"{printable(origin)}: expected a recipe with lines of key: value, got something else")
     meant, lines_of, notes = as_meant(data, origin, lines)
