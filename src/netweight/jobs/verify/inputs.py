@@ -70,6 +70,11 @@ def places_of(
         path = next((path for path in candidates if _is_there(path)), None)
         if path is None and ref not in moved and isinstance(entry.get("revision"), str):
             path = at_commit(ref, entry["revision"])
+        if path is None and ref not in moved and split_adapters(ref)[0] in (record.get("stages") or {}):
+            raise ModelNotFoundError(
+                f"{printable(ref)}: is a stage of this merge, which was removed at its end; merge again with"
+                f" --intermediate-dir, which keeps it, or say where it is: --moved {printable(ref)}=FOLDER"
+            )
         if path is None and ref not in moved:
             raise ModelNotFoundError(
                 f"{printable(ref)}: the input is not where it was; say where it is: --moved {printable(ref)}=FOLDER"
