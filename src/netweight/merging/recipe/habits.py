@@ -18,7 +18,7 @@ __all__ = ["SETTINGS", "as_meant"]
 SETTINGS = frozenset({
     "weight", "density", "normalize", "lambda", "rescale", "int8_mask", "t", "gamma", "epsilon", "select_topk", "scale",
     "max_iter", "normalize_weights", "tol", "eps", "filter_wise", "nuslerp_flatten", "nuslerp_row_wise",
-    "randlora_rank",
+    "r", "alpha", "randlora_rank",
 })  # fmt: skip
 """Names of settings, of any method, wherever they stand."""
 
