@@ -69,16 +69,86 @@ def run(*arguments):
     return CliRunner().invoke(cli, ["merge", *map(str, arguments)])
 
 
-def test_a_stage_is_merged_first_rounded_to_its_type_and_removed(models) -> None:
+def test_a_stage_is_rounded_to_its_type_and_not_written(models, monkeypatch) -> None:
+    """It is computed where it is read, and again where the result is verified."""
     Path("m.yml").write_text(TWO)
-    netweight.merge("m.yml", "out")
+    monkeypatch.setattr("netweight.passes.merge_blocks.BLOCK", 16)
+    monkeypatch.setattr("netweight.passes.merge_blocks._NATIVE_BYTES", 3)
+    said = run("m.yml", "out")
+    assert said.exit_code == 0, said.output
+    assert "mean: is computed where it is read" in said.output
     check("out", models)
     assert sorted(path.name for path in Path().iterdir()) == ["a", "b", "c", "m.yml", "out"]
-    record = json.loads(Path("out/netweight_merge.json").read_text())
-    assert list(record["stages"]) == ["mean"]
-    assert "merge_method: linear" in record["stages"]["mean"]
+    (stage,) = json.loads(Path("out/netweight_merge.json").read_text())["stages"]
+    assert stage["name"] == "mean"
+    assert "merge_method: linear" in stage["recipe"]
+    assert [entry["ref"] for entry in stage["inputs"]] == ["a", "b"]
+    assert netweight.verify("out").good
+
+
+def test_a_stage_that_is_verified_is_the_same_one(models) -> None:
+    """Where its inputs went elsewhere, and where they are others."""
+    Path("m.yml").write_text(TWO)
+    netweight.merge("m.yml", "out")
+    Path("a").rename("elsewhere")
+    with pytest.raises(ModelNotFoundError, match="a: the input is not where it was"):
+        netweight.verify("out")
+    assert netweight.verify("out", moved={"a": "elsewhere"}).good
+    with pytest.raises(OptionError, match="--moved x: the recipe names no such model"):
+        netweight.verify("out", moved={"a": "elsewhere", "x": "elsewhere"})
+    write("elsewhere", llama(0, layers=3), layers=3)
+    with pytest.raises(ModelNotFoundError, match="elsewhere: its files are not those that were merged"):
+        netweight.verify("out", moved={"a": "elsewhere"})
+    write("elsewhere", llama(9))
+    found = netweight.verify("out", moved={"a": "elsewhere"})
+    assert not found.good
+
+
+LOOKS = TWO.replace(
+    "merge_method: linear\nmodels: [{model: a}", "merge_method: slerp\nbase_model: a\nmodels: [{model: a}"
+)
+LOOKS = LOOKS.replace("parameters: {weight: 1}", "parameters: {t: 0.5}")
+
+
+def test_a_stage_that_needs_a_look_is_written_and_removed(models) -> None:
+    Path("m.yml").write_text(LOOKS)
+    netweight.merge("m.yml", "out")
+    assert sorted(path.name for path in Path().iterdir()) == ["a", "b", "c", "m.yml", "out"]
     with pytest.raises(ModelNotFoundError, match="mean: is a stage of this merge, which was removed at its end"):
         netweight.verify("out")
+    netweight.merge("m.yml", "kept", stages=Path("s"))
+    made, same = (load_file(f"{folder}/model.safetensors") for folder in ("out", "kept"))
+    assert all((made[name] == same[name]).all() for name in made)
+    assert netweight.verify("out", moved={"mean": "s/mean"}).good
+
+
+@pytest.mark.parametrize("method", ["linear", "task_arithmetic", "dare_linear", "passthrough"])
+def test_streamed_and_written_stages_are_the_same(models, method) -> None:
+    """Stages on stages too, and what is copied."""
+    settings = {"linear": "{weight: [0.2, 1]}", "passthrough": "{scale: 0.5}"}.get(
+        method, "{weight: 0.7, density: 0.4}"
+    )
+    settings = "{weight: 0.7}" if method == "task_arithmetic" else settings
+    base = "" if method in ("linear", "passthrough") else "base_model: c\n"
+    for name in "abc":
+        write(name, models[name] | {"model.position_ids": np.arange(9)})
+    others = "" if method == "passthrough" else ", {model: b}"
+    recipe = "".join(
+        f"name: {name}\nmerge_method: {method}\n{base}models: [{{model: {first}}}{others}]\nparameters: {settings}\n"
+        f"dtype: {dtype}\n---\n"
+        for name, first, dtype in (("one", "a", "bfloat16"), ("two", "one", "float32"))
+    )
+    Path("m.yml").write_text(
+        recipe + "merge_method: ties\nbase_model: c\nmodels: [{model: two}, {model: a}, {model: one}]\n"
+        "parameters: {weight: 0.5, density: 0.6}\ndtype: bfloat16\n"
+    )
+    said = run("m.yml", "out", "--workers", "2")
+    assert said.exit_code == 0, said.output
+    assert said.output.count("is computed where it is read") == 2
+    netweight.merge("m.yml", "written", stages=Path("s"))
+    made, same = (Path(folder, "model.safetensors").read_bytes() for folder in ("out", "written"))
+    assert made == same
+    assert netweight.verify("out").good
 
 
 def test_stages_that_are_kept_verify_and_are_used_again(models) -> None:
@@ -116,7 +186,7 @@ def test_a_stage_of_something_else_is_merged_again(models, change) -> None:
 
 def test_a_stopped_chain_goes_on_where_it_was(models, monkeypatch) -> None:
     """The stage that was done is not merged again; what is left beside the output is gone at the end."""
-    Path("m.yml").write_text(TWO)
+    Path("m.yml").write_text(LOOKS)
     merged = job._merge
 
     def stopping(prepared, *rest, **more):
@@ -133,7 +203,7 @@ def test_a_stopped_chain_goes_on_where_it_was(models, monkeypatch) -> None:
     done = run("m.yml", "out", "--resume")
     assert done.exit_code == 0, done.output
     assert "mean: is merged already" in done.output
-    check("out", models)
+    assert Path("out/model.safetensors").is_file()
     assert not Path("out.stages").exists()
 
 

@@ -34,7 +34,8 @@ __all__ = ["Prepared", "prepare"]
 @dataclass(frozen=True)
 class Prepared:
     """Checkpoints opened, parameters paired, the output laid out; no tensor data read. The plan's weights are equal
-    ones as long as `request.weights` are to be computed.
+    ones as long as `request.weights` are to be computed. `stages` is what the record says of the models that were made
+    for it.
     """
 
     request: Request
@@ -45,6 +46,7 @@ class Prepared:
     memory: int
     digest: str
     choice: Choice
+    stages: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def read(self) -> int:
