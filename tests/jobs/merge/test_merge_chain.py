@@ -96,7 +96,7 @@ def test_a_stage_that_is_verified_is_the_same_one(models) -> None:
     assert netweight.verify("out", moved={"a": "elsewhere"}).good
     with pytest.raises(OptionError, match="--moved x: the recipe names no such model"):
         netweight.verify("out", moved={"a": "elsewhere", "x": "elsewhere"})
-    write("elsewhere", llama(0, layers=3), layers=3)
+    write("elsewhere", llama(0, dtype=np.float64))
     with pytest.raises(ModelNotFoundError, match="elsewhere: its files are not those that were merged"):
         netweight.verify("out", moved={"a": "elsewhere"})
     write("elsewhere", llama(9))
