@@ -24,7 +24,7 @@ def task_arithmetic(base, xs, weights):
     return base + sum(w * (x - base) for w, x in zip(weights, xs, strict=True))
 
 
-def ties(base, xs, weights, density):
+def ties(base, xs, weights, density, *, normalize=True):
     """Every magnitude that equals the smallest kept one is kept."""
     moved, share = np.zeros_like(base), np.zeros_like(base)
     differences = []
@@ -37,7 +37,7 @@ def ties(base, xs, weights, density):
         agrees = np.sign(w * d) * sign > 0
         moved += np.where(agrees, w * d, 0)
         share += np.where(agrees, w, 0)
-    return base + moved / np.where(share == 0, 1, share)
+    return base + moved / (np.where(share == 0, 1, share) if normalize else 1)
 
 
 def breadcrumbs(base, xs, weights, density, gamma):

@@ -82,12 +82,14 @@ class Family:
 
 
 def write_safetensors(path: Path, weights: Weights, dtype: str) -> None:
-    blobs = {name: (to_bf16(w) if dtype == "BF16" else w).tobytes() for name, w in weights.items()}
+    """Tensors of one element type, and booleans."""
+    blobs = {name: (to_bf16(w) if dtype == "BF16" and w.dtype != bool else w).tobytes() for name, w in weights.items()}
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, blob in blobs.items():
         shape = list(weights[name].shape)
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + len(blob)]}
+        own = "BOOL" if weights[name].dtype == bool else dtype
+        header[name] = {"dtype": own, "shape": shape, "data_offsets": [offset, offset + len(blob)]}
         offset += len(blob)
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
