@@ -358,6 +358,30 @@ def random_methods() -> list[Case]:
     return named
 
 
+def agents() -> list[Case]:
+    """ram and ramplus_tl."""
+    some, strong, two = {"epsilon": 0.001}, {"epsilon": 0.001, "r": 0.5, "alpha": 1.5}, {"a": {}, "b": {}}
+    made = []
+    for name in ("ram", "ramplus_tl"):
+        bf16, wide = "llama-bf16", recipe(name, same(), dtype="float64")
+        tiny, large = ({**wide, "parameters": {**strong, "epsilon": epsilon}} for epsilon in (1e-8, 0.01))
+        made += [Case(f"{family} {name}", family, recipe(name, same())) for family in ("llama", "gpt2", "mixtral")]
+        made += [
+            Case(f"llama-f64 {name}", "llama-f64", wide),
+            Case(f"llama-f64 {name}, epsilon 1e-8", "llama-f64", tiny),
+            Case(f"llama-far {name}, epsilon 0.01", "llama-far", large),
+            llama(f"{name}, epsilon 0.001", recipe(name, same(), some), full=True),
+            llama(f"{name}, two models", recipe(name, two, some)),
+            llama(f"{name}, one model", recipe(name, {"a": {}}, some)),
+            llama(f"{name}, base listed, weights", recipe(name, {"base": {}, **apart()}, some)),
+            llama(f"{name}, gradient of epsilon", recipe(name, same(), {"epsilon": [0.0, 0.004]})),
+            Case(f"bfloat16 {name}", bf16, recipe(name, same(), some, dtype="bfloat16")),
+            Case(f"bfloat16 {name}, float32 in between", bf16, recipe(name, same(), some, out_dtype="bfloat16")),
+        ]
+    more = (strong, {**strong, "r": -0.7, "alpha": 9.0}, {**strong, "alpha": 0.0})
+    return made + [llama(f"ramplus_tl, r {m['r']}, alpha {m['alpha']}", recipe("ramplus_tl", same(), m)) for m in more]
+
+
 CASES = [
     *plain("llama"),
     *linear(),
@@ -372,4 +396,5 @@ CASES = [
     *small_changes(),
     *large_changes(),
     *random_methods(),
+    *agents(),
 ]

@@ -23,7 +23,7 @@ from task_vectors import netweight
         ("--select-topk", " (did you mean '--set select_topk=VALUE'?)"),
         ("--weight", " (did you mean '--weights'?)"),
         ("--methd", " (did you mean '--method'?)"),
-        ("--xyzzy", ""),
+        ("--qqqq", ""),
     ],
 )
 def test_what_was_meant(option, hint) -> None:

@@ -15,6 +15,7 @@ MERGEKIT = frozenset(
     {"ties", "dare_linear", "dare_ties", "breadcrumbs", "breadcrumbs_ties", "della", "della_linear", "sce"}
     | {"slerp", "nuslerp", "multislerp", "karcher"}
     | {"linear", "task_arithmetic", "model_stock", "nearswap", "passthrough", "arcee_fusion"}
+    | {"ram", "ramplus_tl"}
 )
 """The methods of mergekit that are promised, and that the recording has."""
 

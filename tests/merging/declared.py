@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from in_memory import run_in_memory, subject
 
-from netweight.merging.methods import arcee_fusion, breadcrumbs, dare, della, nearswap, sce, ties
+from netweight.merging.methods import arcee_fusion, breadcrumbs, dare, della, nearswap, ram, sce, ties
 
 ROWS = {
     method.name: method
-    for module in (arcee_fusion, breadcrumbs, dare, della, nearswap, sce, ties)
+    for module in (arcee_fusion, breadcrumbs, dare, della, nearswap, ram, sce, ties)
     for method in module.METHODS
 }
 

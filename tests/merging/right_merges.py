@@ -133,6 +133,20 @@ def nearswap(base, x, t):
     return base + np.clip(x - base, -t, t)
 
 
+def ram(base, xs, epsilon=1e-5, r=0.0, alpha=0.0):
+    """With r, what one model alone changed counts 1 + r min(alpha, what it shares / what it has alone)."""
+    differences = [x - base for x in xs]
+    changed = [np.abs(d) > epsilon for d in differences]
+    models = np.sum(changed, axis=0)
+    found = base.copy()
+    for d, own in zip(differences, changed, strict=True):
+        alone, shared = own & (models == 1), own & (models > 1)
+        rho = np.count_nonzero(shared) / max(np.count_nonzero(alone), epsilon or 1)
+        found[alone] += (1 + r * np.clip(rho, 0, alpha)) * d[alone]
+        found[shared] += d[shared] / models[shared]
+    return found
+
+
 def arcee_fusion(base, x):
     """The divergence of close rows as half the variance of their difference, which is right to its relative size."""
     rows, others = np.atleast_2d(x), np.atleast_2d(base)

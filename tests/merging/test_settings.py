@@ -289,6 +289,10 @@ ENDS = {
     "scale": ANY,
     ("slerp", "t"): ANY,
     ("nearswap", "t"): POSITIVE,
+    ("ram", "epsilon"): POSITIVE,
+    ("ramplus_tl", "epsilon"): POSITIVE,
+    "r": ANY,
+    "alpha": POSITIVE,
 }
 """Of every number that a method takes: two values that it can have, then such that it cannot."""
 
@@ -298,7 +302,7 @@ def test_numbers_of_every_method_have_their_ends(method):
     for setting in method.settings:
         if setting.kind == "flag":
             continue
-        low, high, *beyond = ENDS[(method.name, setting.name) if setting.name == "t" else setting.name]
+        low, high, *beyond = ENDS.get((method.name, setting.name)) or ENDS[setting.name]
         for given in (low, high):
             check_settings(method, read(f"models: [{{model: a}}]\nparameters: {{{setting.name}: {given}}}\n"))
         for given in beyond:

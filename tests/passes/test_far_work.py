@@ -73,6 +73,7 @@ def test_compare(models):
         ("model_stock", {"filter_wise": True}),
         ("sce", {}),
         ("arcee_fusion", {}),
+        ("ramplus_tl", {"epsilon": 0.002}),
         ("slerp", {"t": 0.3}),
     ],
 )

@@ -31,7 +31,7 @@ from netweight.errors import FormatError, OptionError, printable
 from netweight.views.text import print_json
 
 if TYPE_CHECKING:
-    from netweight.jobs.merge.request import Request, Weights
+    from netweight.jobs.merge.request import Options, Request, Weights
 
 __all__ = ["merge", "run_request"]
 
@@ -61,7 +61,7 @@ def _complete_methods(ctx: click.Context, param: click.Parameter, incomplete: st
     metavar="MODEL ...",
     help="The models to merge, where no recipe names them.",
 )
-@partial(output_option, aliases=["--output_path", "--outdir", "--out"], what="the merged model")
+@partial(output_option, aliases=["--output_path", "--outdir", "--out", "--out-path"], what="the merged model")
 @click.option(
     "--method",
     metavar="NAME",
@@ -111,6 +111,19 @@ def _complete_methods(ctx: click.Context, param: click.Parameter, incomplete: st
 @click.option("--allow-mismatch", is_flag=True, help="Merge models of other families too.")
 @partial(replacing_options, what="merge")
 @partial(run_options, dry_run="Show weights, norms and what the merge will do; reads base and models, writes nothing.")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Say what the merge will do, from headers, configs and tokenizers alone; reads no weights, writes nothing.",
+)
+@click.option(
+    "--intermediate-dir",
+    "-I",
+    "stages",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Keep the models of a recipe's named documents in DIR, and use those that are there.",
+)
 @remote_option
 @executor_options
 @device_options
@@ -125,7 +138,8 @@ def merge(context: click.Context, /, recipe: str | None, folder: str | None, out
     By a RECIPE in mergekit's YAML, into DIR or --output; or by --base and --models: then the weights are 1/L, 1/L^alpha
     or exp(-beta L/mean) of the norms L of the task vectors (--mode), normalised to sum 1. --dry-run prints them, and
     what the merge will read and write. The result appears whole, at the end; netweight_merge.json in it says how it was
-    made, and `netweight verify` computes it once more.
+    made, and `netweight verify` computes it once more. A recipe of several documents, as of mergekit-multi, merges
+    them one after the other.
     """
     output = _output(folder, output)
     rest = translated(context, given)
@@ -152,8 +166,10 @@ def _run_as_adapter(recipe: str | None, output: str | None, output_format: str, 
     from netweight.jobs.merge.request import Options
     from netweight.views.merge import show_adapter
 
-    if rest["dry_run"] or rest["resume"]:
-        raise OptionError("--as-adapter: reads adapters alone and is done at once; leave out --dry-run and --resume")
+    if rest["dry_run"] or rest["resume"] or rest["check"]:
+        raise OptionError(
+            "--as-adapter: reads adapters alone and is done at once; leave out --check, --dry-run and --resume"
+        )
     if output is None:
         raise OptionError("--output: expected the folder that the adapter goes into, got none")
     about = AdapterRequest(rest["rank"], rest["dtype"] or "float32")
@@ -177,7 +193,14 @@ def run_request(request: Request, output: str | None, output_format: str, rest: 
 
     options = options_from(Options, rest, sync=not rest["no_fsync"])
     progress = progress_for(output_format)
+    if rest.get("check"):
+        _check(request, options, output, output_format, verbose=rest["verbose"])
+        return
     if rest["dry_run"]:
+        if request.stages:
+            raise OptionError(
+                "--dry-run: the recipe merges models that are made on the way, and nothing measures them; give --check"
+            )
         with ExitStack() as stack:
             prepared = prepare(request, options, stack)
             if output is not None:
@@ -193,6 +216,17 @@ def run_request(request: Request, output: str | None, output_format: str, rest: 
         print_json(result.to_dict())
     elif output_format == "human":
         show_merged(result, verbose=rest["verbose"])
+
+
+def _check(request: Request, options: Options, output: str | None, output_format: str, *, verbose: bool) -> None:
+    from netweight.jobs.merge.job import result_folder
+    from netweight.jobs.merge.preflight import check_merge
+    from netweight.views.merge import show_check
+
+    found, late = check_merge(request, options)
+    if output is not None and not late:
+        result_folder(found[-1].prepared, output).check()
+    show_check(found, late, output_format, verbose=verbose)
 
 
 def _request(recipe: str | None, rest: dict[str, Any]) -> Request:

@@ -31,6 +31,7 @@ NEEDLESS = {
     "--async-write": "files are always written in the background",
     "--write-threads": "--workers is the number of threads",
     "--trust-remote-code": "no code of a model is run",
+    "--lazy": "with --intermediate-dir, models that are there already are used",
     "--lora-merge-cache": "adapters are added while weights are read, and nothing is stored",
     "--lora-merge-dtype": "adapters are added in float32, and rounded once, with the result",
 }

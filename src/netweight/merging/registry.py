@@ -23,6 +23,7 @@ _FILES = (
     "model_stock",
     "nearswap",
     "arcee_fusion",
+    "ram",
 )
 
 METHODS: dict[str, Method] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from netweight.errors import OptionError, did_you_mean, printable
@@ -13,7 +13,7 @@ from netweight.merging.recipe.habits import SETTINGS
 from netweight.merging.recipe.parts import Recipe, Source
 from netweight.merging.recipe.yaml import Path
 
-__all__ = ["WITHOUT_EFFECT", "check_settings", "resolve"]
+__all__ = ["WITHOUT_EFFECT", "check_settings", "idle_filters", "resolve"]
 
 _LARGEST = 3.4028234663852886e38  # float32's
 
@@ -30,17 +30,14 @@ def check_settings(method: Method, recipe: Recipe) -> tuple[str, ...]:
     known = {setting.name: setting for setting in method.settings}
     idle: dict[str, list[str]] = {}
     cut: list[str] = []
-    levels: list[tuple[Path, Mapping[str, SettingValue]]] = [(("parameters",), recipe.parameters)]
-    levels += [(("slices", n, "parameters"), part.parameters) for n, part in enumerate(recipe.slices)]
     for path, source in recipe.sources():
-        levels.append(((*path, "parameters"), source.parameters))
         for name in source.parameters:
             if name in known and not known[name].per_model and name not in WITHOUT_EFFECT:
                 raise OptionError(
                     f"{recipe.where(*path, 'parameters', name)}: {name} belongs to the whole merge, not to a model:"
                     " write it under the recipe's own parameters"
                 )
-    for path, parameters in levels:
+    for path, parameters in _levels(recipe):
         for name in parameters:
             if name not in known and name in SETTINGS and name not in WITHOUT_EFFECT:
                 idle.setdefault(name, []).append(recipe.where(*path, name))
@@ -51,6 +48,31 @@ def check_settings(method: Method, recipe: Recipe) -> tuple[str, ...]:
     if cut:
         notes.append(f"{cut[0]}{_more(cut)}: a density above 1 is 1: every element counts")
     return tuple(notes)
+
+
+def _levels(recipe: Recipe) -> Iterator[tuple[Path, Mapping[str, SettingValue]]]:
+    """The parameters of every level, and where they stand."""
+    yield ("parameters",), recipe.parameters
+    for n, part in enumerate(recipe.slices):
+        yield ("slices", n, "parameters"), part.parameters
+    for path, source in recipe.sources():
+        yield (*path, "parameters"), source.parameters
+
+
+def idle_filters(recipe: Recipe, names: Collection[str]) -> tuple[str, ...]:
+    """A note where filters fit none of `names`, those of the parameters: they may be misspelled."""
+    exact, text = set(names), "\n".join(names)
+    found: dict[str, str] = {}
+    for path, parameters in _levels(recipe):
+        for name, value in parameters.items():
+            for word in value.filters if isinstance(value, Conditions) else ():
+                if word not in {None, "*"} and word not in exact and word not in text:
+                    found.setdefault(word, recipe.where(*path, name))
+    if not found:
+        return ()
+    (word, where), *rest = found.items()
+    more = f" and {len(rest)} other filters fit" if len(rest) > 1 else " and another filter fit" if rest else " fits"
+    return (f"{where}: the filter {printable(word, 60)!r}{more} no parameter",)
 
 
 def _more(places: Sequence[str]) -> str:
@@ -163,10 +185,10 @@ def resolve(
 ) -> tuple[dict[str, Value], tuple[dict[str, Value], ...]]:
     """The method's settings, and those of each of `sources` (without the base), for one parameter.
 
-    Levels, in order: the source's own parameters, those of its slice, those of the recipe, the default. Where none of a
-    level's filters fits, the next level counts. `name` is the output's parameter; `names` are those of the sources,
-    where slices renumber blocks. Filters of a setting per model are matched with the model's own name, as in mergekit;
-    where whole models are merged and their names differ, with the output's name too.
+    Levels, in order: the source's own parameters, those of its slice, of its module, of the recipe, the default. Where
+    none of a level's filters fits, the next level counts. `name` is the output's parameter; `names` are those of the
+    sources, where slices renumber blocks. Filters of a setting per model are matched with the model's own name, as in
+    mergekit; where whole models are merged and their names differ, with the output's name too.
 
     `depth` is the block's position in its slice, number / (blocks - 1): 1 in a slice of one block, 0 outside of blocks.
     Numbers become floats. Raises OptionError for values that are missing or invalid.
@@ -174,6 +196,7 @@ def resolve(
     shared = (
         [recipe.parameters] if slice_number is None else [recipe.slices[slice_number].parameters, recipe.parameters]
     )
+    shared += [recipe.above] if recipe.above else []
     whole: dict[str, Value] = {}
     of_models: tuple[dict[str, Value], ...] = tuple({} for _ in sources)
     for setting in method.settings:

@@ -21,15 +21,18 @@ if TYPE_CHECKING:
 
     from netweight.jobs.merge.as_adapter import MergedAdapter
     from netweight.jobs.merge.plan import Prepared
+    from netweight.jobs.merge.preflight import Preflight, SettingFound
     from netweight.jobs.merge.result import Merged
     from netweight.jobs.merge.targets import MergePlan
     from netweight.jobs.merge.weights import Weighting
+    from netweight.merging.course import Value
 
-__all__ = ["display_names", "show_adapter", "show_merged", "show_plan"]
+__all__ = ["display_names", "show_adapter", "show_check", "show_merged", "show_plan"]
 
 _LISTED = 8
 _LONG = 40  # columns of a reference from which on all are shortened
 _NAME_LIMIT = 2000
+_FEW = 3  # values of a setting that are listed
 
 
 def show_plan(
@@ -74,6 +77,73 @@ def show_plan(
             click.echo(line)
         print_notes(plan.notes)
         click.echo("nothing was written; leave out --dry-run to run it")
+
+
+def show_check(found: Sequence[Preflight], late: str, output_format: str, *, verbose: bool) -> None:
+    """Print what `--check` has found of every recipe; `late`: why some are not planned yet."""
+    if output_format == "json":
+        recipes = [_planned(one.prepared, None, one.plan) | _checked(one) for one in found]
+        print_json({"job": "merge", "check": True, "recipes": recipes, "late": late})
+        return
+    if output_format != "human":
+        return
+    for number, one in enumerate(found, 1):
+        if len(found) > 1 or late:
+            name = one.plan.recipe.name
+            click.echo(f"document   {number}, which makes {'the result' if name is None else printable(name)}")
+        _show_preflight(one, verbose=verbose)
+    if late:
+        print_notes([late])
+    click.echo("this can be merged; no weights were read, and nothing was written")
+
+
+def _checked(one: Preflight) -> dict[str, Any]:
+    settings = [
+        {"setting": s.name, "model": s.model, "values": [{"value": v, "parameters": n} for v, n in s.values]}
+        for s in one.settings
+    ]
+    return {"name": one.plan.recipe.name, "settings": settings, "tokens": one.tokens, "notes": list(one.notes)}
+
+
+def _show_preflight(one: Preflight, *, verbose: bool) -> None:
+    plan, prepared = one.plan, one.prepared
+    names = display_names(plan.references)
+    click.echo(f"method     {plan.recipe.method}")
+    for reference in plan.references:
+        click.echo(f"{'base ' if reference == plan.recipe.base else 'model'}      {names[reference]}")
+    copied = sum(target.method is None for target in plan.targets)
+    click.echo(
+        f"parameters {len(plan.targets)}, {human_count(sum(t.size for t in plan.targets))} elements:"
+        f" {len(plan.targets) - copied} merged, {copied} copied"
+    )
+    types = sorted({str(target.dtype) for target in plan.targets if target.method is not None})
+    click.echo(
+        f"writes     {human_bytes(prepared.written)} in {_files(len(prepared.shards))}, merged ones as"
+        f" {', '.join(types)}; reads {human_bytes(prepared.read)}"
+    )
+    for setting in one.settings:
+        whose = "" if setting.model is None else f" of {names[setting.model]}"
+        click.echo(f"setting    {setting.name}{whose}: {_values(setting)}")
+    rows = "by token" if plan.tokens is not None else "by number"
+    whose = f"that of {names[plan.references[plan.tokenizer_from]]}, {one.tokens} tokens" if one.tokens else "none"
+    click.echo(f"tokenizer  {whose}; rows of tokens are paired {rows}")
+    for line in left_out_lines(plan.dropped, verbose=verbose):
+        click.echo(line)
+    print_notes(one.notes)
+
+
+def _values(setting: SettingFound) -> str:
+    """A value, or their range and how many parameters have which."""
+    if len(setting.values) == 1:
+        return _shown(setting.values[0][0])
+    if len(setting.values) <= _FEW:
+        return ", ".join(f"{_shown(value)} for {count} parameters" for value, count in setting.values)
+    numbers_found = [value for value, _ in setting.values]
+    return f"{_shown(min(numbers_found))} to {_shown(max(numbers_found))}, {len(numbers_found)} values"
+
+
+def _shown(value: Value) -> str:
+    return str(value).lower() if isinstance(value, bool) else f"{value:.6g}"
 
 
 def show_adapter(result: MergedAdapter, *, verbose: bool = False) -> None:

@@ -159,21 +159,18 @@ def test_exact_merges(tmp_path, dtype) -> None:
     assert bytes_of(tmp_path / "one") == bytes_of(tuned[0])
 
 
+TRIMMED = "base_model: A\nmodels: [{model: B, parameters: {weight: 0.7, density: 0.5}}]"
+SPHERICAL = "models: [{model: A, parameters: {weight: 0.3}}, {model: B, parameters: {weight: 0.7}}]"
+DELLA = "base_model: A\nmodels: [{model: B, parameters: {weight: 0.7, density: 0.5, epsilon: 0.1}}]"
 SELF = {
+    **dict.fromkeys(("ties", "dare_linear", "dare_ties", "breadcrumbs", "breadcrumbs_ties"), TRIMMED),
+    **dict.fromkeys(("nuslerp", "multislerp"), SPHERICAL),
+    **dict.fromkeys(("della", "della_linear"), DELLA),
+    **dict.fromkeys(("model_stock", "ram", "ramplus_tl"), "base_model: A\nmodels: [{model: B}, {model: C}]"),
     "linear": "models: [{model: A, parameters: {weight: 0.3}}, {model: B, parameters: {weight: 0.9}}]",
     "task_arithmetic": "base_model: A\nmodels: [{model: B, parameters: {weight: 0.7}}]",
-    "ties": "base_model: A\nmodels: [{model: B, parameters: {weight: 0.7, density: 0.5}}]",
-    "dare_linear": "base_model: A\nmodels: [{model: B, parameters: {weight: 0.7, density: 0.5}}]",
-    "dare_ties": "base_model: A\nmodels: [{model: B, parameters: {weight: 0.7, density: 0.5}}]",
-    "breadcrumbs": "base_model: A\nmodels: [{model: B, parameters: {weight: 0.7, density: 0.5}}]",
-    "breadcrumbs_ties": "base_model: A\nmodels: [{model: B, parameters: {weight: 0.7, density: 0.5}}]",
-    "della": "base_model: A\nmodels: [{model: B, parameters: {weight: 0.7, density: 0.5, epsilon: 0.1}}]",
-    "della_linear": "base_model: A\nmodels: [{model: B, parameters: {weight: 0.7, density: 0.5, epsilon: 0.1}}]",
     "slerp": "base_model: A\nmodels: [{model: A}, {model: B}]\nparameters: {t: 0.3}",
-    "nuslerp": "models: [{model: A, parameters: {weight: 0.3}}, {model: B, parameters: {weight: 0.7}}]",
-    "multislerp": "models: [{model: A, parameters: {weight: 0.3}}, {model: B, parameters: {weight: 0.7}}]",
     "karcher": "models: [{model: A}, {model: B}, {model: C}]",
-    "model_stock": "base_model: A\nmodels: [{model: B}, {model: C}]",
     "sce": "base_model: A\nmodels: [{model: B}, {model: C}]\nparameters: {select_topk: 0.5}",
     "nearswap": "base_model: A\nmodels: [{model: B}]\nparameters: {t: 0.001}",
     "arcee_fusion": "base_model: A\nmodels: [{model: B}]",
@@ -206,7 +203,7 @@ def test_order_of_models_does_not_matter(models, tmp_path) -> None:
             np.testing.assert_allclose(first[name], second[name], rtol=0, atol=2 * ulp)
 
 
-@pytest.mark.parametrize("method", ["ties", "dare_ties", "della", "sce", "arcee_fusion", "slerp"])
+@pytest.mark.parametrize("method", ["ties", "dare_ties", "della", "sce", "arcee_fusion", "ramplus_tl", "slerp"])
 def test_the_same_bytes_for_any_number_of_workers(tmp_path, monkeypatch, method) -> None:
     # small stretches and blocks, so that small tensors are cut as large ones are
     monkeypatch.setattr("netweight.passes.merge_blocks.STRETCH", 4096)
@@ -219,7 +216,8 @@ def test_the_same_bytes_for_any_number_of_workers(tmp_path, monkeypatch, method)
     ]
     places = [save(tmp_path / f"m{i}", a, None) for i, a in enumerate(arrays)]
     count = 1 if method in ("arcee_fusion", "slerp") else 2
-    settings = {"slerp": {"t": 0.4}, "sce": {"select_topk": 0.3}, "arcee_fusion": {}}.get(method, {"density": 0.4})
+    settings = {"slerp": {"t": 0.4}, "sce": {"select_topk": 0.3}, "arcee_fusion": {}, "ramplus_tl": {"epsilon": 0.02}}
+    settings = settings.get(method, {"density": 0.4})
     if method == "della":
         settings["epsilon"] = 0.1
     found = []

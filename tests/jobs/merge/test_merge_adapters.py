@@ -269,7 +269,7 @@ def test_a_changed_adapter_is_found(tmp_path, models):
         ),
         (["--rank", "0"], "--rank 0: expected 1 or more"),
         (["--dtype", "int8"], "--dtype int8: expected one of float32, float16, bfloat16 for an adapter"),
-        (["--dry-run"], "leave out --dry-run and --resume"),
+        (["--dry-run"], "leave out --check, --dry-run and --resume"),
         (["--from", "x"], "--from: weights of --as-adapter follow from the adapters' own norms"),
     ],
 )

@@ -108,9 +108,21 @@ def test_modules_with_a_default_alone():
     recipe = read(f"merge_method: linear\n{inside}")
     assert recipe.references() == ("lab/a", "lab/b")
     assert [source.line for source in recipe.models] == [5, 7]
-    for other in ("modules:\n  text_decoder: {models: [{model: a}]}\n", f"{inside}models: [{{model: lab/c}}]\n"):
-        with pytest.raises(OptionError, match="the key 'modules' is not supported"):
-            read(f"merge_method: linear\n{other}")
+    with pytest.raises(OptionError, match="expected models, slices or modules, got two"):
+        read(f"merge_method: linear\n{inside}models: [{{model: lab/c}}]\n")
+
+
+def test_habits_inside_of_modules():
+    part = "models: [{model: lab/a, revision: x, parameters: {weight: '2'}}]"
+    cut = "slices: [{sources: [{model: lab/b, layer_range: [0, 4.0]}]}]"
+    recipe = read(f"merge_method: linear\nmodules:\n  one: {{{part}, dtype: float16}}\n  two: {{{cut}}}\n")
+    (_, one), (_, two) = recipe.modules
+    assert one.models[0].parameters == {"weight": 2}
+    assert two.slices[0].sources[0].layers == (0, 4)
+    assert [note.partition(" is ignored")[0] for note in recipe.notes] == [
+        "m.yml, line 3, modules.one.dtype: dtype",
+        "m.yml, line 3, modules.one.models[0].revision: revision",
+    ]
 
 
 def test_keys_that_mergekit_ignores_are_said_once():

@@ -5,7 +5,7 @@ import pytest
 from netweight.dtypes import DTYPES
 from netweight.errors import FormatError, NetweightError, OptionError
 from netweight.merging.recipe.conditions import Conditions
-from netweight.merging.recipe.recipe import dtype_named, parse_recipe, read_recipe, write_recipe
+from netweight.merging.recipe.recipe import dtype_named, parse_recipe, read_recipes, write_recipe
 from netweight.merging.recipe.tokens import TokenizerChoice, TokenRule
 from netweight.merging.recipe.yaml import MAX_BYTES
 
@@ -209,8 +209,8 @@ def test_values(text, value):
             HEAD + "model:\n- model: a\n",
             (
                 "merge.yml, line 3, model: unknown key 'model' (did you mean 'models'?): expected one of merge_method, "
-                "base_model, models, slices, parameters, dtype, out_dtype, tokenizer_source, tokenizer, chat_template, "
-                "name"
+                "base_model, models, slices, modules, parameters, dtype, out_dtype, tokenizer_source, tokenizer, "
+                "chat_template, name"
             ),
         ),
         (
@@ -236,7 +236,7 @@ def test_values(text, value):
             "line 5, chat_template: expected a template of at most 1048576 bytes, got 1048583",
         ),
         (MODELS + "parameters: {chat_template: auto}\n", "the key 'chat_template' stands beside parameters"),
-        (HEAD + "modules: {}\n", "line 3, modules: the key 'modules' is not supported: write models or slices"),
+        (HEAD + "modules: {}\n", "line 3, modules: expected at least one part, got a mapping"),
         (MODELS + "experts: []\n", "the key 'experts' is not supported: mixtures of experts are not made here"),
         (
             MODELS + "tokenizer_source: unions\n",
@@ -390,7 +390,7 @@ def test_the_first_fault_of_the_file_is_reported():
         ("a: [1, 2\n", "merge.yml, line 2: this is no YAML: "),
         (MODELS + "merge_method: linear\n", "line 5: the key 'merge_method' stands twice (first in line 1): keep one"),
         (weight("{filter: a, filter: b}"), "line 6: the key 'filter' stands twice (first in line 6): keep one"),
-        (MODELS + "---\n" + MODELS, "line 5: expected one recipe, got several (---): put each in a file"),
+        (MODELS + "---\n" + MODELS, "merge.yml: expected one recipe, got 2 (---): leave one"),
         ("yes: 1\n", "line 1: expected a word as key, got True; put it into quotes"),
         ("[a]: 1\n", "line 1: expected a word as key, got a list; put it into quotes"),
         ("chat_template: {{ x }}\n", "line 1: expected a word as key, got a mapping; put it into quotes"),
@@ -441,10 +441,11 @@ def test_names_from_the_file_stay_on_one_line():
 def test_a_file_is_read_with_its_name_in_messages(tmp_path):
     path = tmp_path / "mine.yml"
     path.write_bytes(b"\xef\xbb\xbf" + MODELS.encode())
-    assert read_recipe(path).origin == str(path)
+    (read,) = read_recipes(path)
+    assert read.origin == str(path)
     path.write_text(MODELS + "dtype: x\n", encoding="utf-8")
     with pytest.raises(OptionError, match=r"mine\.yml, line 5, dtype: expected one of"):
-        read_recipe(path)
+        read_recipes(path)
 
 
 @pytest.mark.parametrize(
@@ -468,7 +469,7 @@ def test_files_that_are_refused(tmp_path, data, error, expected):
     elif data is not None:
         path.write_bytes(data)
     with pytest.raises(error) as caught:
-        read_recipe(path)
+        read_recipes(path)
     assert expected in str(caught.value)
     assert isinstance(caught.value, NetweightError)
 

@@ -55,13 +55,13 @@ def _timed(request: Request, work: Work, shape: tuple[int, int], tensors: int, r
 
 
 def _moved(request: Request, work: Work, made: list[Any]) -> Request:
-    """The same job for made models, one for each checkpoint; of a recipe with slices, a copy of one of them."""
+    """The same job for made models, one for each checkpoint; of a recipe with slices or modules, a copy of one."""
     device = {} if request.settings.get("multi_gpu") else {"device": work.device}
     request = replace(request, settings={**request.settings, **device})
     if work.recipe is None:
         base, ref, *models = made if request.base else (None, *made)
         return replace(request, base=base, ref=ref, models=tuple(models))
-    if work.recipe.slices:
+    if not work.recipe.models:
         return replace(request, ref=made[0], methods=("linear",))
     named = dict(zip(work.recipe.references(), made, strict=True))
     sources = tuple(replace(source, model=named[source.model]) for source in work.recipe.models)

@@ -88,13 +88,16 @@ def merge_as_adapter(request: Request, output: str | Path, about: AdapterRequest
     from netweight.jobs.output_folder import output_folder
 
     recipe = request.recipe
+    if request.stages:
+        raise OptionError(f"{recipe.where()}: --as-adapter: merges one document, and the recipe has several")
     if recipe.tokenizer is not None and (recipe.tokenizer.source != BASE or recipe.tokenizer.rules):
         raise OptionError(
             f"{recipe.where('tokenizer')}: --as-adapter keeps the base's tokenizer; write base, or nothing"
         )
-    if recipe.method != "task_arithmetic" or recipe.slices:
+    if recipe.method != "task_arithmetic" or not recipe.models:
+        of_parts = " of slices" if recipe.slices else " of modules" if recipe.modules else ""
         raise OptionError(
-            f"--as-adapter: a merge by {printable(recipe.method)}{' of slices' if recipe.slices else ''} is no sum of"
+            f"--as-adapter: a merge by {printable(recipe.method)}{of_parts} is no sum of"
             " adapters; expected task_arithmetic, or merge to a model and then extract-lora"
         )
     if recipe.chat_template is not None:

@@ -37,9 +37,9 @@ def plan_config(
 ) -> tuple[dict[str, Any] | None, int, list[str]]:
     """(the output's config, the number of the input whose tokenizer fits, notes).
 
-    Both are of the base, else of the first model: input 0. The tokenizer is another one where the output has more rows
-    of tokens than that (of several, the one with the most tokens), or where it is given, with the special tokens of
-    that model's config.
+    Both are of the base, else of the first model: input 0. `groups` are those of slices. The tokenizer is another one
+    where the output has more rows of tokens than that (of several, the one with the most tokens), or where it is given,
+    with the special tokens of that model's config.
     """
     notes = []
     owner = checkpoints[0]
@@ -74,7 +74,7 @@ def plan_config(
         notes.append(lacking_note(owner))
         return None, tokenizer_from, notes
     layering = None
-    if groups[0].number is not None:
+    if groups:
         from_where = [
             (sides[group.inputs[0]].checkpoint.config, sides[group.inputs[0]].layers, group.starts[0] + step)
             for group in groups

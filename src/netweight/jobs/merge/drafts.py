@@ -52,9 +52,6 @@ class Drafts:
         self._vocab = vocab
         self._stand_in = stand_in
         self._tokens = tokens
-        self._whole = groups[0].number is None
-        # in slices, parameters outside of the blocks come from the first slice's sources or the last one's
-        self._pool = tuple(dict.fromkeys([anchor.number, *groups[0].inputs, *groups[-1].inputs]))
         self._stood_in: dict[int, list[str]] = {}
         self._differing: list[str] = []
         self._constants: list[str] = []
@@ -88,7 +85,7 @@ class Drafts:
                     f"'{printable(tensor.name)}' is {tensor.dtype} in {self._sides[side].ref} and {reference.dtype} in"
                     f" {self._sides[number].ref}; expected float weights"
                 )
-        vocabulary = (origin.layer is None or self._whole) and spans_vocabulary(origin.parameter)
+        vocabulary = (origin.layer is None or group.number is None) and spans_vocabulary(origin.parameter)
         if vocabulary and origin.name in self._anchor.tensors:
             return self._with_rows(origin, tensors)
         shape = reference.shape
@@ -150,7 +147,7 @@ class Drafts:
                     f"'{printable(origin.name)}' has {base.shape[0]} rows in {self._anchor.ref} and {tensor.shape[0]}"
                     f" in {self._sides[side].ref}"
                 )
-        pool = list(self._like(origin.name, base.shape, self._pool).values())
+        pool = list(self._like(origin.name, base.shape, self._around(self._groups[origin.group])).values())
         if not fitting or not pool:
             return Draft(origin, base.shape, tuple(_whole(side, tensor) for side, tensor in tensors), merged=True)
         if self._tokens is not None:
@@ -164,6 +161,11 @@ class Drafts:
                 self._rows.setdefault(side, []).append((origin.name, tensor.shape[0], rows))
         inputs = tuple(Input(side, pieces_of(tensor, rows, pool)) for side, tensor in tensors)
         return Draft(origin, (rows, *base.shape[1:]), inputs, merged=True)
+
+    def _around(self, group: Group) -> list[int]:
+        """The models that give what lies outside of the blocks: of slices, those of the first and of the last."""
+        beside = [g for g in self._groups if g.recipe is group.recipe]
+        return list(dict.fromkeys([self._anchor.number, *beside[0].inputs, *beside[-1].inputs]))
 
     def _like(self, name: str, shape: tuple[int, ...], numbers: Iterable[int]) -> dict[int, Tensor]:
         """The floats of that name and width of these models, by number."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from netweight.errors import InputError
 from netweight.jobs.inputs import Reference
 from netweight.jobs.journalled import Record, journalled, note_resumed
+from netweight.jobs.merge.chain import Stages, merged_stages
 from netweight.jobs.merge.plan import Prepared, course_of, merge_kernels, prepare, prepare_kernels
 from netweight.jobs.merge.request import Options, Request, Weights, make_request
 from netweight.jobs.output_folder import output_folder, under_way
@@ -82,11 +83,19 @@ def merge_request(
     resume: bool = False,
     progress: Progress | None = None,
     executor: Executor | None = None,
+    before: Stages | None = None,
 ) -> Merged:
-    """`merge` of a `Request`; raises as it does."""
+    """`merge` of a `Request`; `before`: what was made for it, where it is a stage itself. Raises as `merge` does."""
     progress = progress or Silent()
-    with ExitStack() as stack:
-        prepared = prepare(request, options, stack)
+    how: dict[str, Any] = {"resume": resume, "progress": progress, "executor": executor}
+
+    def of_stage(stage: Request, folder: Path, own: Options, earlier: Stages) -> Merged:
+        return merge_request(stage, folder, options=own, before=earlier, **how)
+
+    with merged_stages(request, output, options, of_stage, progress, resume=resume) as made, ExitStack() as stack:
+        stages, recipe = before or made, request.recipe
+        prepared = prepare(request, options, stack, stages.moved(recipe), stages.given_to(recipe))
+        prepared = replace(prepared, stages=tuple(stages.records))
         executor = executor or stack.enter_context(planned_executor(options, prepared.workers, prepared.memory))
         folder = result_folder(prepared, output, resume=resume)
         with under_way(folder, output):

@@ -30,7 +30,8 @@ def find_leftovers(
         for number, tensor in (origin.reference, *held):
             if tensor is not None:
                 used[number].update(part.name for part in tensor.parts)
-    layers = _layers_used(groups, sides)
+    layers = _layers_used([group for group in groups if group.number is not None], sides)
+    parts_of = {id(group.recipe) for group in groups}
     dropped: list[Skipped] = []
     notes: list[str] = []
     for number, side in sides.items():
@@ -46,6 +47,8 @@ def find_leftovers(
                 reason = f"layer {p.layer} of {side.ref} is in no slice"
             elif name in repeats:
                 reason = f"tied to '{printable(repeats[name])}' in {side.ref}: written once"
+            elif len(parts_of) > 1 and name in paired:
+                reason = f"the recipe takes other parts of {side.ref}"
             elif layers is not None and not inside and name in paired:
                 reason = f"outside of the blocks, and {side.ref} gives only blocks there"
             elif p.state == "derived":
@@ -74,7 +77,7 @@ def find_leftovers(
 
 def _layers_used(groups: Sequence[Group], sides: Mapping[int, Side]) -> dict[int, set[int]] | None:
     """{checkpoint: the layers of it that some slice takes}, None where whole models are merged."""
-    if groups[0].number is None:
+    if not groups:
         return None
     layers: dict[int, set[int]] = {number: set() for number in sides}
     for group in groups:

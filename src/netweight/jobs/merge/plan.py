@@ -34,7 +34,8 @@ __all__ = ["Prepared", "prepare"]
 @dataclass(frozen=True)
 class Prepared:
     """Checkpoints opened, parameters paired, the output laid out; no tensor data read. The plan's weights are equal
-    ones as long as `request.weights` are to be computed.
+    ones as long as `request.weights` are to be computed. `stages` is what the record says of the models that were made
+    for it.
     """
 
     request: Request
@@ -45,6 +46,7 @@ class Prepared:
     memory: int
     digest: str
     choice: Choice
+    stages: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def read(self) -> int:
@@ -73,11 +75,18 @@ class Prepared:
         return locations(self.plan.checkpoints)
 
 
-def prepare(request: Request, options: Options, stack: ExitStack, moved: Mapping[str, str] | None = None) -> Prepared:
+def prepare(
+    request: Request,
+    options: Options,
+    stack: ExitStack,
+    moved: Mapping[str, str] | None = None,
+    given: Mapping[str, Checkpoint] | None = None,
+) -> Prepared:
     """Open everything and plan the merge; the checkpoints are closed with `stack`. Reads headers only.
 
-    `moved`: where references of the recipe are to be found now. Raises OptionError for what cannot be, FormatError and
-    ModelNotFoundError for what is no checkpoint, InputError for parameters that do not fit each other.
+    `moved`: where references of the recipe are to be found now; `given`: those that are open already. Raises
+    OptionError for what cannot be, FormatError and ModelNotFoundError for what is no checkpoint, InputError for
+    parameters that do not fit each other.
     """
     from netweight.jobs.merge.like import with_files_of
     from netweight.jobs.merge.targets import plan_merge
@@ -88,7 +97,7 @@ def prepare(request: Request, options: Options, stack: ExitStack, moved: Mapping
 
     moved_to = moved or {}
     named = [moved_to.get(ref, ref) for ref in request.recipe.references()]
-    opened = _open(named, request.recipe.base, moved_to, stack, download=not options.remote)
+    opened = _open(named, request.recipe.base, moved_to, given or {}, stack, download=not options.remote)
     _refuse_repeated(opened)
     plan = plan_merge(request.recipe, opened, options.planning)
     if request.alone and request.like is None and opened[0].config_lacks:
@@ -122,12 +131,18 @@ def prepare(request: Request, options: Options, stack: ExitStack, moved: Mapping
 
 
 def _open(
-    named: Sequence[str], base: str | None, moved: Mapping[str, str], stack: ExitStack, *, download: bool
+    named: Sequence[str],
+    base: str | None,
+    moved: Mapping[str, str],
+    given: Mapping[str, Checkpoint],
+    stack: ExitStack,
+    *,
+    download: bool,
 ) -> list[Checkpoint]:
     """The models of a recipe; an adapter alone is read on the recipe's base, where there is one."""
     at = None if base is None else moved.get(base, base)
-    opened: list[Checkpoint] = []
-    for ref in sorted(set(named), key=lambda ref: (ref != at, named.index(ref))):
+    opened = list(given.values())
+    for ref in sorted(set(named) - given.keys(), key=lambda ref: (ref != at, named.index(ref))):
         above = at if ref != at else None
         opened.append(stack.enter_context(open_whole(ref, download=download, base=above, beside=opened)))
     return [next(model for model in opened if model.ref == ref) for ref in named]

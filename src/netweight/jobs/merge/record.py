@@ -90,6 +90,7 @@ def write_records(
         "device": prepared.choice.name,
         "recipe": recipe,
         "like": None if plan.like is None else plan.like.ref,
+        "stages": list(prepared.stages),
         "options": {
             "vocab": prepared.options.vocab,
             "missing": prepared.options.missing,

@@ -28,7 +28,8 @@ class Options(MachineOptions):
     refuse, "base", "union-rows"); `missing`: what to do where a model lacks a parameter ("error", "base");
     `allow_mismatch`: merge models of other families too; `overwrite`: replace an earlier merge; `sync`: bring all
     files to the disk before the result appears; `seed` of the random methods; `copy_tokenizer`: write the tokenizer's
-    files (those that a recipe asks for are written anyway); `card`: write README.md.
+    files (those that a recipe asks for are written anyway); `card`: write README.md; `stages`: the folder that keeps
+    the models of a recipe's named documents (None: they are removed when the merge is done).
     """
 
     max_shard_size: int = 5_000_000_000
@@ -40,6 +41,7 @@ class Options(MachineOptions):
     sync: bool = True
     copy_tokenizer: bool = True
     card: bool = True
+    stages: Path | None = None
 
     def __post_init__(self) -> None:
         """Raises OptionError for a seed or a size that is no whole number, or too small."""
@@ -94,6 +96,7 @@ class Weights:
 class Request:
     """One merge. Either `recipe` is whole, or its weights are yet to be computed as `weights` says. `alone`: it is a
     conversion of one model. `like`: the model whose config and tokenizer the output gets, in the place of an input's.
+    `stages`: recipes that are merged first, in this order, whose names stand for their models in what follows.
     """
 
     recipe: Recipe
@@ -101,6 +104,7 @@ class Request:
     settings: Mapping[str, Any] = field(default_factory=dict)
     alone: bool = False
     like: str | None = None
+    stages: tuple[Recipe, ...] = ()
 
     def with_weights(self, weights: Sequence[float] | Mapping[str, Sequence[float]]) -> Recipe:
         """The recipe with these weights: one a model, or by parameter one a model."""
@@ -130,7 +134,8 @@ def make_request(
 ) -> Request:
     """The request of these options; raises OptionError for options that do not go together."""
     from netweight.merging.method import Base
-    from netweight.merging.recipe.recipe import Recipe, build_recipe, read_recipe
+    from netweight.merging.recipe.chain import in_order
+    from netweight.merging.recipe.recipe import Recipe, build_recipe, read_recipes
     from netweight.merging.registry import find
 
     if recipe is not None:
@@ -142,7 +147,8 @@ def make_request(
             raise OptionError(
                 f"{doubled[0]} and the recipe {printable(origin)}: the recipe says it already; leave one of the two out"
             )
-        return Request(recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe)))
+        *stages, last = (recipe,) if isinstance(recipe, Recipe) else in_order(read_recipes(Path(recipe)))
+        return Request(last, stages=tuple(stages))
     if not models:
         raise OptionError("a merge needs a recipe, or --base and --models; got neither")
     chosen = find(_PLAIN if method is None else method)

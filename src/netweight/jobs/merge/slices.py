@@ -35,10 +35,12 @@ _ENTERS = re.compile(
 class Group:
     """The sources of one slice, or of whole models (`number` None).
 
-    `sources` are the method's models; `inputs` the numbers of the checkpoints in the order of the method's inputs, the
-    base first where it is one. Input i gives `layers` layers from `starts[i]`.
+    `recipe` is the recipe that it stands in, or the part of one. `sources` are the method's models; `inputs` the
+    numbers of the checkpoints in the order of the method's inputs, the base first where it is one. Input i gives
+    `layers` layers from `starts[i]`.
     """
 
+    recipe: Recipe
     number: int | None
     sources: tuple[Source, ...]
     inputs: tuple[int, ...]
@@ -89,7 +91,7 @@ def make_groups(recipe: Recipe, method: Method, sides: Mapping[int, Side], numbe
         if with_base and recipe.base is not None:
             inputs = (numbers[recipe.base], *inputs)
         _check_count(method, models, recipe.where("models"), with_base=with_base)
-        return [Group(None, models, inputs, (0,) * len(inputs), sides[inputs[0]].layers)]
+        return [Group(recipe, None, models, inputs, (0,) * len(inputs), sides[inputs[0]].layers)]
     groups = []
     for number, part in enumerate(recipe.slices):
         chosen = [(m, s) for m, s in enumerate(part.sources) if not (with_base and s.model == recipe.base)]
@@ -115,7 +117,7 @@ def make_groups(recipe: Recipe, method: Method, sides: Mapping[int, Side], numbe
                 " layer_ranges equally long"
             )
         inputs = tuple(numbers[s.model] for _, s in chosen)
-        groups.append(Group(number, models, inputs, tuple(start for start, _ in ranges), counts[0]))
+        groups.append(Group(recipe, number, models, inputs, tuple(start for start, _ in ranges), counts[0]))
     return groups
 
 

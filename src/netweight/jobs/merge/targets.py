@@ -12,6 +12,7 @@ import xxhash
 from netweight.checkpoint.tensor import Checkpoint, Skipped
 from netweight.checkpoint.tensors.stored import StoredTensor
 from netweight.errors import InputError, OptionError, did_you_mean, printable
+from netweight.jobs.merge.components import parts_of
 from netweight.jobs.merge.config import plan_config
 from netweight.jobs.merge.drafts import Draft, Drafts
 from netweight.jobs.merge.faults import Faults
@@ -19,8 +20,8 @@ from netweight.jobs.merge.kinship import check_kinship
 from netweight.jobs.merge.leftovers import find_leftovers
 from netweight.jobs.merge.numbering import Vocabularies, check_numbers
 from netweight.jobs.merge.positions import check_tables, note_on_kinds
-from netweight.jobs.merge.sides import read_sides
-from netweight.jobs.merge.slices import Group, make_groups, origins_by_models, origins_by_slices, uses_base
+from netweight.jobs.merge.sides import Side, read_sides
+from netweight.jobs.merge.slices import Group, Origin, make_groups, origins_by_models, origins_by_slices, uses_base
 from netweight.jobs.merge.tokens import ByToken, rows_by_token
 from netweight.jobs.merge.vocabulary import VOCAB
 from netweight.merging.course import Subject, Value
@@ -76,11 +77,13 @@ class MergePlan:
     like: Checkpoint | None = None
     tokens: ByToken | None = None
 
-    def outline(self, config: Mapping[str, Any] | None) -> Checkpoint:
-        """The output as a checkpoint without data, with this config."""
+    def outline(self, config: Mapping[str, Any] | None, ref: str = "the plan") -> Checkpoint:
+        """The output as a checkpoint without data, with this config and the tokenizer of the input that has it."""
         nothing = HeldBytes(memoryview(b""), "the plan")
         tensors = {t.name: StoredTensor(t.name, t.shape, t.dtype, nothing, 0) for t in self.targets}
-        return Checkpoint("the plan", tensors, format="plan", files=(), config=None if config is None else dict(config))
+        own = None if config is None else dict(config)
+        place = self.checkpoints[self.tokenizer_from].place
+        return Checkpoint(ref, tensors, format="plan", files=(), config=own, place=place)
 
 
 def plan_merge(recipe: Recipe, checkpoints: Sequence[Checkpoint], options: PlanOptions) -> MergePlan:
@@ -92,12 +95,17 @@ def plan_merge(recipe: Recipe, checkpoints: Sequence[Checkpoint], options: PlanO
     cannot follow, InputError for models that do not fit each other.
     """
     from netweight.merging.registry import find
-    from netweight.merging.settings import check_settings, resolve
+    from netweight.merging.settings import check_settings, idle_filters, resolve
 
     method = find(recipe.method)
-    said = (*recipe.notes, *check_settings(method, recipe))
+    every = [recipe, *(part for _, part in recipe.modules)]
+    said = (*recipe.notes, *(note for one in every for note in check_settings(method, one)))
     plan = plan_with(method, resolve, recipe, checkpoints, options)
-    plan = replace(plan, notes=(*said, *plan.notes))
+    names = {t.name for t in plan.targets} | {
+        piece.tensor.name for t in plan.targets for i in t.inputs for piece in i.pieces
+    }
+    idle = (note for one in every for note in idle_filters(one, names))
+    plan = replace(plan, notes=(*said, *idle, *plan.notes))
     for target in plan.targets:
         if target.subject is not None:
             _begin_course(method, recipe, target.subject)
@@ -122,31 +130,17 @@ def plan_with(
     _check(options)
     references = recipe.references()
     numbers = {reference: number for number, reference in enumerate(references)}
-    used = dict.fromkeys(numbers[source.model] for _, source in recipe.sources())
+    used = dict.fromkeys(numbers[source.model] for _, part in recipe.parts() for _, source in part.sources())
     anchor_number = 0 if uses_base(method, recipe) else next(iter(used))
     used = {anchor_number: None} | used
-    sides, notes = read_sides(
-        {number: checkpoints[number] for number in used}, anchor_number, by_layers=not recipe.models
-    )
+    sliced = any(part.slices for _, part in recipe.parts())
+    sides, notes = read_sides({number: checkpoints[number] for number in used}, anchor_number, by_layers=sliced)
     anchor = sides[anchor_number]
     notes += check_kinship(sides, anchor, allow_mismatch=options.allow_mismatch)
-    groups = make_groups(recipe, method, sides, numbers)
     faults = Faults()
     lenient = options.missing == "base"
-    if recipe.models:
-        origins = origins_by_models(groups[0], sides, anchor)
-    else:
-        check_tables(groups, sides, anchor)
-        origins, lacking = origins_by_slices(groups, sides, anchor)
-        notes += note_on_kinds(origins, anchor)
-        if lenient:
-            faults.layers += [
-                f"'{printable(name)}' is missing in the layer of {sides[number].ref} that it would come from, and"
-                f" {anchor.ref} has no layer of that number to stand in"
-                for name, number in lacking
-            ]
-        else:
-            faults.missing += lacking
+    groups, origins, more = _origins(recipe, method, sides, anchor, numbers, faults, lenient=lenient)
+    notes += more
     dropped, leftover_notes = find_leftovers(origins, groups, sides, anchor, faults, keep_going=lenient)
     notes += leftover_notes
     vocabularies = Vocabularies(checkpoints)
@@ -161,11 +155,11 @@ def plan_with(
         raise InputError(f"{anchor.ref}: holds no float weights, so there is nothing to merge")
     base = uses_base(method, recipe)
     targets = tuple(
-        _target(draft, groups[draft.origin.group], method, resolve, recipe, base=base, seed=options.seed)
-        for draft in drafted
+        _target(draft, groups[draft.origin.group], method, resolve, base=base, seed=options.seed) for draft in drafted
     )
     owner = tokens.owner if tokens is not None else None
-    config, tokenizer_from, config_notes = plan_config(checkpoints, sides, anchor, groups, targets, vocabularies, owner)
+    cut = [group for group in groups if group.number is not None]
+    config, tokenizer_from, config_notes = plan_config(checkpoints, sides, anchor, cut, targets, vocabularies, owner)
     notes += [*drafts.notes(), *config_notes]
     if tokens is None:
         notes += check_numbers(
@@ -193,10 +187,55 @@ def _check(options: PlanOptions) -> None:
             )
 
 
-def _target(
-    draft: Draft, group: Group, method: Method, resolve: Resolve, recipe: Recipe, *, base: bool, seed: int
-) -> Target:
-    origin = draft.origin
+def _origins(
+    recipe: Recipe,
+    method: Method,
+    sides: Mapping[int, Side],
+    anchor: Side,
+    numbers: Mapping[str, int],
+    faults: Faults,
+    *,
+    lenient: bool,
+) -> tuple[list[Group], list[Origin], list[str]]:
+    """The groups of all parts of the recipe, the origin of every parameter, and notes."""
+    groups: list[Group] = []
+    origins: list[Origin] = []
+    belongs, notes = parts_of(recipe, anchor)
+    for name, part in recipe.parts():
+        own = make_groups(part, method, sides, numbers)
+        found, more = (
+            _by_slices(own, sides, anchor, faults, lenient=lenient)
+            if part.slices
+            else (origins_by_models(own[0], sides, anchor), [])
+        )
+        notes += more
+        origins += [replace(o, group=o.group + len(groups)) for o in found if belongs(o.name) == name]
+        groups += own
+    if recipe.modules and all(group.number is None for group in groups):
+        order = {name: at for at, name in enumerate(anchor.parameters)}
+        origins.sort(key=lambda origin: order[origin.name])
+    return groups, origins, notes
+
+
+def _by_slices(
+    groups: Sequence[Group], sides: Mapping[int, Side], anchor: Side, faults: Faults, *, lenient: bool
+) -> tuple[list[Origin], list[str]]:
+    """The origins of slices, and notes."""
+    check_tables(groups, sides, anchor)
+    origins, lacking = origins_by_slices(groups, sides, anchor)
+    if lenient:
+        faults.layers += [
+            f"'{printable(name)}' is missing in the layer of {sides[number].ref} that it would come from, and"
+            f" {anchor.ref} has no layer of that number to stand in"
+            for name, number in lacking
+        ]
+    else:
+        faults.missing += lacking
+    return origins, note_on_kinds(origins, anchor)
+
+
+def _target(draft: Draft, group: Group, method: Method, resolve: Resolve, *, base: bool, seed: int) -> Target:
+    origin, recipe = draft.origin, group.recipe
     first = draft.inputs[0].pieces[0].tensor.dtype
     if not draft.merged:
         return Target(origin.name, draft.shape, first, draft.inputs, None, None, origin.layer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +47,10 @@ def places_of(
     moved: Mapping[str, str],
     names: str = "the recipe",
     again: str = "merge again",
+    given: Collection[str] = (),
 ) -> dict[str, str]:
-    """Where every one of `references` is now; `name` is the record's file. Raises OptionError for a `moved` that
-    `names` does not name, FormatError, and ModelNotFoundError for an input that is not there.
+    """Where every one of `references` is now that is not `given`; `name` is the record's file. Raises OptionError for a
+    `moved` that `names` does not name, FormatError, and ModelNotFoundError for an input that is not there.
     """
     for old in moved:
         if old not in references:
@@ -65,17 +66,29 @@ def places_of(
         )
     paths = {}
     for ref, entry in zip(references, entries, strict=True):
+        if split_adapters(ref)[0] in given:
+            continue
         near = _near(folder, entry) or ref
         candidates = [moved[ref]] if ref in moved else [ref, near] if Path(ref).is_absolute() else [near, ref]
         path = next((path for path in candidates if _is_there(path)), None)
         if path is None and ref not in moved and isinstance(entry.get("revision"), str):
             path = at_commit(ref, entry["revision"])
+        if path is None and ref not in moved and _is_stage(split_adapters(ref)[0], record):
+            raise ModelNotFoundError(
+                f"{printable(ref)}: is a stage of this merge, which was removed at its end; merge again with"
+                f" --intermediate-dir, which keeps it, or say where it is: --moved {printable(ref)}=FOLDER"
+            )
         if path is None and ref not in moved:
             raise ModelNotFoundError(
                 f"{printable(ref)}: the input is not where it was; say where it is: --moved {printable(ref)}=FOLDER"
             )
         paths[ref] = path or moved[ref]
     return paths
+
+
+def _is_stage(name: str, record: Mapping[str, Any]) -> bool:
+    stages = record.get("stages")
+    return isinstance(stages, list) and any(isinstance(s, dict) and s.get("name") == name for s in stages)
 
 
 def _near(folder: Path, entry: Mapping[str, Any]) -> str:

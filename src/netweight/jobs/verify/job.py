@@ -26,6 +26,8 @@ from netweight.jobs.verify.inputs import check_inputs, places_of, read_record
 from netweight.jobs.verify.merged_adapter import RECORD as MERGED_ADAPTER
 from netweight.jobs.verify.merged_adapter import verify_merged_adapter
 from netweight.jobs.verify.result import Verdict, Verified
+from netweight.jobs.verify.stages import made_again
+from netweight.merging.recipe.chain import stages_of
 from netweight.params.matching import Match, match
 from netweight.params.model import Model
 from netweight.params.selection import unwanted_reason
@@ -105,7 +107,6 @@ def verify(
     with ExitStack() as stack:
         stored = stack.enter_context(open_checkpoint(folder))
         recipe = parse_recipe(record["recipe"], str(folder / RECORD))
-        places = places_of(folder, RECORD, record, recipe.references(), moved or {})
         options = Options(
             workers=workers,
             memory=memory,
@@ -117,7 +118,10 @@ def verify(
             allow_mismatch=True,  # the merge has decided
             **record["options"],
         )
-        prepared = prepare(Request(recipe), options, stack, places)
+        given, known = made_again(folder, record, moved or {}, options, stack)
+        own = {old: new for old, new in (moved or {}).items() if old in recipe.references() or old not in known}
+        places = places_of(folder, RECORD, record, recipe.references(), own, given=given)
+        prepared = prepare(Request(recipe), options, stack, places, {n: given[n] for n in stages_of(recipe, given)})
         check_inputs(record, prepared.plan.checkpoints)
         selected = _selected(prepared.plan.targets, folder, include, exclude)
         found = _held(prepared.plan, stored)

@@ -18,7 +18,7 @@ __all__ = ["SETTINGS", "as_meant"]
 SETTINGS = frozenset({
     "weight", "density", "normalize", "lambda", "rescale", "int8_mask", "t", "gamma", "epsilon", "select_topk", "scale",
     "max_iter", "normalize_weights", "tol", "eps", "filter_wise", "nuslerp_flatten", "nuslerp_row_wise",
-    "randlora_rank",
+    "r", "alpha", "randlora_rank",
 })  # fmt: skip
 """Names of settings, of any method, wherever they stand."""
 
@@ -27,6 +27,7 @@ _ASTRAY = {
     ("models",): SETTINGS | {"revision", "dtype", "out_dtype", "merge_method", "base_model"},
     ("slices",): SETTINGS | {"dtype", "out_dtype", "merge_method"},
     ("slices", "sources"): SETTINGS | {"revision", "dtype", "out_dtype"},
+    ("modules",): SETTINGS | {"dtype", "out_dtype", "merge_method", "base_model"},
 }
 """Keys that mergekit ignores where they stand so, by the place."""
 _LONGEST = 40
@@ -63,11 +64,23 @@ class _Meant:
 
     def recipe(self, data: dict[str, Any]) -> dict[str, Any]:
         """The whole recipe."""
-        made = self._entry(data, (), ())
+        made = self._inner(self._entry(data, (), ()), ())
+        if isinstance(made.get("modules"), dict):
+            made["modules"] = {name: self._part(part, str(name)) for name, part in made["modules"].items()}
+        return self._base_of_slices(made)
+
+    def _part(self, part: Any, name: str) -> Any:
+        if not isinstance(part, dict):
+            return part
+        path = ("modules", name)
+        return self._inner(self._entry(part, path, ("modules",)), path)
+
+    def _inner(self, made: dict[str, Any], at: Path) -> dict[str, Any]:
+        """The entries of `models` and `slices` in a mapping that stands at `at`."""
         for key, inside in (("models", ()), ("slices", ("sources",))):
             if isinstance(made.get(key), list):
-                made[key] = [self._listed(entry, (key, n), (key,), inside) for n, entry in enumerate(made[key])]
-        return self._base_of_slices(made)
+                made[key] = [self._listed(entry, (*at, key, n), (key,), inside) for n, entry in enumerate(made[key])]
+        return made
 
     def _listed(self, entry: Any, path: Path, place: tuple[str, ...], inside: tuple[str, ...]) -> Any:
         if not isinstance(entry, dict):

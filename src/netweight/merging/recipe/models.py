@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainValidator, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from netweight.dtypes import DTYPES, DType
@@ -22,7 +22,6 @@ DTYPE_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64"
 
 _MOE = "mixtures of experts are not made here; mergekit-moe makes them"
 _UNSUPPORTED = {
-    "modules": "write models or slices; the parts of a multimodal model are merged as one",
     "input_model_parameters": "write parameters under each model",
     "tokens": "it stands in tokenizer: {source: ..., tokens: ...}",
     "pad_to_multiple_of": "it stands in tokenizer: {source: ..., pad_to_multiple_of: ...}",
@@ -35,7 +34,7 @@ _UNSUPPORTED = {
 
 
 _BESIDE = {
-    "merge_method", "base_model", "models", "slices", "dtype", "out_dtype", "tokenizer_source", "tokenizer",
+    "merge_method", "base_model", "models", "slices", "modules", "dtype", "out_dtype", "tokenizer_source", "tokenizer",
     "chat_template",
 }  # fmt: skip
 """Keys of the recipe, or of a model, that are never a setting of a method."""
@@ -200,6 +199,14 @@ class SliceForm(_Form):
     parameters: _Parameters = {}
 
 
+class ModuleForm(_Form):
+    """An entry of `modules`: one part of a model."""
+
+    models: list[ModelForm] | None = None
+    slices: list[SliceForm] | None = None
+    parameters: _Parameters = {}
+
+
 class TokenizerForm(_Form):
     """`tokenizer`, the newer form of `tokenizer_source`."""
 
@@ -215,6 +222,7 @@ class RecipeForm(_Form):
     base_model: _Reference | None = None
     models: list[ModelForm] | None = None
     slices: list[SliceForm] | None = None
+    modules: Annotated[dict[str, ModuleForm], Field(min_length=1)] | None = None
     parameters: _Parameters = {}
     dtype: _Element | None = None
     out_dtype: _Element | None = None
@@ -229,6 +237,7 @@ _FORMS: dict[Path, type[_Form]] = {
     ("models",): ModelForm,
     ("slices",): SliceForm,
     ("slices", "sources"): SourceForm,
+    ("modules",): ModuleForm,
     ("tokenizer",): TokenizerForm,
 }
 _EXPECTED = {
@@ -236,6 +245,7 @@ _EXPECTED = {
     "list_type": "a list (lines that begin with -)",
     "dict_type": "a mapping (lines of key: value)",
     "model_type": "a mapping (lines of key: value)",
+    "too_short": "at least one part",
 }
 
 
@@ -254,7 +264,10 @@ def read_form(data: Any, origin: str, lines: Lines) -> RecipeForm:
 
 def _fault(detail: ErrorDetails) -> tuple[Path, str]:
     path: Path = detail["loc"]
-    form = _FORMS.get(tuple(part for part in path[:-1] if isinstance(part, str)))
+    above = path[:-1]
+    if above[:1] == ("modules",) and len(above) > 1:  # a part's entries have the forms of the recipe's
+        above = above[2:] or above[:1]
+    form = _FORMS.get(tuple(part for part in above if isinstance(part, str)))
     match detail["type"]:
         case "recipe":
             context = detail["ctx"]

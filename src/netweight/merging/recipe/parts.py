@@ -40,7 +40,11 @@ class Slice:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A merge. Exactly one of `models` and `slices` is not empty. `origin`, lines and notes are not compared."""
+    """A merge. One of `models`, `slices` and `modules` is not empty. `origin`, lines and notes are not compared.
+
+    `modules` are parts of a model by name, each a recipe of its own with the method, base and types of the whole;
+    `above` are the whole recipe's parameters there, and `within` says where it stands.
+    """
 
     method: str
     base: str | None
@@ -53,6 +57,9 @@ class Recipe:
     origin: str = field(compare=False)
     name: str | None = None
     chat_template: str | None = None
+    modules: tuple[tuple[str, Recipe], ...] = ()
+    above: Mapping[str, SettingValue] = field(default_factory=dict)
+    within: Path = ()
     lines: Lines = field(default_factory=dict, compare=False, repr=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
 
@@ -60,13 +67,17 @@ class Recipe:
         """Models to be opened: the base first where there is one, then every model as it appears, each once, and the
         one whose tokenizer it is.
         """
-        named = [source.model for _, source in self.sources()]
+        named = [source.model for _, part in self.parts() for _, source in part.sources()]
         if self.tokenizer is not None and self.tokenizer.source not in {BASE, UNION}:
             named.append(self.tokenizer.source)
         return tuple(dict.fromkeys([*([] if self.base is None else [self.base]), *named]))
 
+    def parts(self) -> tuple[tuple[str, Recipe], ...]:
+        """Its modules by name; itself, named "", where it has none."""
+        return self.modules or (("", self),)
+
     def sources(self) -> Iterator[tuple[Path, Source]]:
-        """Every source with its path, as `where` takes it."""
+        """Every source with its path, as `where` takes it; not those of modules."""
         for n, model in enumerate(self.models):
             yield ("models", n), model
         for n, part in enumerate(self.slices):
@@ -75,11 +86,19 @@ class Recipe:
 
     def where(self, *path: str | int) -> str:
         """The location of a path such as ("models", 1, "model") in messages: `merge.yml, line 7, models[1].model`."""
-        return location(self.origin, self.lines, path)
+        return location(self.origin, self.lines, (*self.within, *path))
 
 
 def check_parts(recipe: Recipe) -> None:
-    """Raises OptionError where models and slices do not fit together."""
+    """Raises OptionError where models, slices and modules do not fit together."""
+    if recipe.modules:
+        if recipe.models or recipe.slices:
+            raise OptionError(
+                f"{recipe.where('modules')}: expected models, slices or modules, got two: keep one of them"
+            )
+        for _, inner in recipe.modules:
+            check_parts(inner)
+        return
     if recipe.models and recipe.slices:
         raise OptionError(f"{recipe.where('slices')}: expected models or slices, got both: keep one of them")
     if not recipe.models and not recipe.slices:

@@ -5,16 +5,18 @@ A recipe does not say what the models hold. Planning the merge checks that its l
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path as File
+from typing import Any
 
 from netweight.errors import FormatError, OptionError, did_you_mean, printable
 from netweight.merging.recipe.conditions import describe
 from netweight.merging.recipe.habits import as_meant
-from netweight.merging.recipe.models import ModelForm, RecipeForm, SourceForm, dtype_named, read_form
+from netweight.merging.recipe.models import ModelForm, ModuleForm, RecipeForm, SourceForm, dtype_named, read_form
 from netweight.merging.recipe.parts import Recipe, Slice, Source, check_parts
 from netweight.merging.recipe.tokens import BASE, UNION, TokenizerChoice
 from netweight.merging.recipe.write import build_recipe, recipe_mapping, write_recipe
-from netweight.merging.recipe.yaml import MAX_BYTES, Lines, location, read_yaml
+from netweight.merging.recipe.yaml import MAX_BYTES, Lines, Path, location, read_documents, read_yaml
 
 __all__ = [
     "Recipe",
@@ -23,15 +25,18 @@ __all__ = [
     "build_recipe",
     "dtype_named",
     "parse_recipe",
-    "read_recipe",
+    "parse_recipes",
+    "read_recipes",
     "recipe_mapping",
     "write_recipe",
 ]
 
 
-def read_recipe(path: str | Path) -> Recipe:
-    """The recipe in a file; OptionError where there is none, FormatError where it is no YAML in UTF-8, or too large."""
-    file = Path(path)
+def read_recipes(path: str | File) -> tuple[Recipe, ...]:
+    """The recipes in a file, one a document; OptionError where there is none, FormatError where it is no YAML in UTF-8,
+    or too large.
+    """
+    file = File(path)
     origin = str(path)
     try:
         if not file.is_file():
@@ -49,10 +54,10 @@ def read_recipe(path: str | Path) -> Recipe:
         raise FormatError(
             f"{printable(origin)}, byte {error.start}: expected text in UTF-8, got other bytes{utf16}; save it as UTF-8"
         ) from None
-    return parse_recipe(text, origin)
+    return parse_recipes(text, origin)
 
 
-def _what_is(file: Path) -> str:
+def _what_is(file: File) -> str:
     return (
         "a folder; --base and --models name models"
         if file.is_dir()
@@ -63,35 +68,49 @@ def _what_is(file: Path) -> str:
 
 
 def parse_recipe(text: str, origin: str) -> Recipe:
-    """The recipe in `text`; `origin` is what messages call it.
+    """The one recipe in `text`; `origin` is what messages call it.
 
     Raises FormatError for what is not YAML, OptionError for keys and values that a recipe cannot have.
     """
-    data, lines = read_yaml(text, origin)
+    return _parsed(*read_yaml(text, origin), origin)
+
+
+def parse_recipes(text: str, origin: str) -> tuple[Recipe, ...]:
+    """The recipe of every document in `text`; raises as `parse_recipe`."""
+    return tuple(_parsed(data, lines, origin) for data, lines in read_documents(text, origin))
+
+
+def _parsed(data: Any, lines: Lines, origin: str) -> Recipe:
     if not isinstance(data, dict):
         raise FormatError(f"{printable(origin)}: expected a recipe with lines of key: value, got something else")
     meant, lines_of, notes = as_meant(data, origin, lines)
     return _recipe(read_form(meant, origin, lines_of), origin, lines_of, notes)
 
 
-def _recipe(form: RecipeForm, origin: str, lines: Lines, notes: tuple[str, ...]) -> Recipe:
+def _sources(form: RecipeForm | ModuleForm, lines: Lines, at: Path) -> tuple[tuple[Source, ...], tuple[Slice, ...]]:
+    """(models, slices) of a form that stands at `at`."""
 
     def source(entry: ModelForm | SourceForm, *path: str | int) -> Source:
         layers = entry.layer_range if isinstance(entry, SourceForm) else None
-        return Source(entry.model, layers, entry.parameters, lines.get(path, 0))
+        return Source(entry.model, layers, entry.parameters, lines.get((*at, *path), 0))
 
     slices = tuple(
         Slice(
             tuple(source(entry, "slices", n, "sources", m) for m, entry in enumerate(part.sources)),
             part.parameters,
-            lines.get(("slices", n), 0),
+            lines.get((*at, "slices", n), 0),
         )
         for n, part in enumerate(form.slices or ())
     )
+    return tuple(source(entry, "models", n) for n, entry in enumerate(form.models or ())), slices
+
+
+def _recipe(form: RecipeForm, origin: str, lines: Lines, notes: tuple[str, ...]) -> Recipe:
+    models, slices = _sources(form, lines, ())
     recipe = Recipe(
         method=form.merge_method,
         base=form.base_model,
-        models=tuple(source(entry, "models", n) for n, entry in enumerate(form.models or ())),
+        models=models,
         slices=slices,
         parameters=form.parameters,
         dtype=form.dtype,
@@ -103,6 +122,15 @@ def _recipe(form: RecipeForm, origin: str, lines: Lines, notes: tuple[str, ...])
         lines=lines,
         notes=notes,
     )
+    modules = []
+    for name, inner in (form.modules or {}).items():
+        within = ("modules", name)
+        own, cut = _sources(inner, lines, within)
+        part = replace(
+            recipe, models=own, slices=cut, parameters=inner.parameters, above=form.parameters, within=within
+        )
+        modules.append((name, replace(part, tokenizer=None, chat_template=None, name=None, notes=())))
+    recipe = replace(recipe, modules=tuple(modules))
     check_parts(recipe)
     return recipe
 
@@ -115,13 +143,13 @@ def _tokenizer(form: RecipeForm, origin: str, lines: Lines) -> TokenizerChoice |
     given = form.tokenizer.source if form.tokenizer else form.tokenizer_source
     if given is None:
         return None
-    first = next((source for part in form.slices or () for source in part.sources), None) or next(
-        iter(form.models or ()), None
-    )
-    kept = form.base_model or (first.model if first else None)
+    forms: list[RecipeForm | ModuleForm] = [form, *(form.modules or {}).values()]
+    named = [source.model for held in forms for part in held.slices or () for source in part.sources]
+    named += [entry.model for held in forms for entry in held.models or ()]
+    kept = form.base_model or (named[0] if named else None)
     source = given.removeprefix("model:")  # as mergekit's earlier versions have it
     hint = did_you_mean(source, (BASE, UNION))
-    if source not in {BASE, UNION, kept} and hint and not Path(source).exists():
+    if source not in {BASE, UNION, kept} and hint and not File(source).exists():
         path = ("tokenizer", "source") if form.tokenizer else ("tokenizer_source",)
         where = location(origin, lines, path)
         raise OptionError(f"{where}: expected base, union or a model, got {describe(source)}{hint}")

@@ -46,13 +46,18 @@ def recipe_mapping(recipe: Recipe) -> dict[str, Any]:
             **_parameters(model.parameters),
         }
 
-    slices = [{"sources": [source(s) for s in part.sources], **_parameters(part.parameters)} for part in recipe.slices]
+    def inner(part: Recipe) -> dict[str, Any]:
+        slices = [{"sources": [source(s) for s in one.sources], **_parameters(one.parameters)} for one in part.slices]
+        models = [source(model) for model in part.models]
+        return {**({"models": models} if models else {}), **({"slices": slices} if slices else {})}
+
+    modules = {name: {**inner(part), **_parameters(part.parameters)} for name, part in recipe.modules}
     every = {
         "name": recipe.name,
         "merge_method": recipe.method,
         "base_model": None if recipe.base is None else _reference(recipe.base),
-        "models": [source(model) for model in recipe.models] or None,
-        "slices": slices or None,
+        **inner(recipe),
+        "modules": modules or None,
         **_parameters(recipe.parameters),
         "dtype": _dtype(recipe.dtype),
         "out_dtype": _dtype(recipe.out_dtype),

@@ -15,11 +15,12 @@ import yaml
 
 from netweight.errors import FormatError, printable
 
-__all__ = ["EXPONENT", "FLOAT_TAG", "MAX_BYTES", "Lines", "Path", "location", "read_yaml"]
+__all__ = ["EXPONENT", "FLOAT_TAG", "MAX_BYTES", "Lines", "Path", "location", "read_documents", "read_yaml"]
 
 MAX_BYTES = 16 << 20  # own weights for 20,000 parameters of 8 models, as netweight writes them, must be readable
 MAX_NODES = 1_000_000  # after aliases; some 300 MB of memory
 MAX_DEPTH = 32
+MAX_DOCUMENTS = 64
 
 Path: TypeAlias = tuple[str | int, ...]
 """Where a value stands: keys, and numbers in lists."""
@@ -69,6 +70,14 @@ def location(origin: str, lines: Lines, path: Path) -> str:
 
 def read_yaml(text: str, origin: str) -> tuple[Any, dict[Path, int]]:
     """The one document in `text` as dicts, lists and scalars, and lines; FormatError for unsafe or invalid YAML."""
+    documents = read_documents(text, origin)
+    if len(documents) > 1:
+        raise FormatError(f"{printable(origin)}: expected one recipe, got {len(documents)} (---): leave one")
+    return documents[0]
+
+
+def read_documents(text: str, origin: str) -> list[tuple[Any, dict[Path, int]]]:
+    """The same of every document in `text` that is not empty; at least one."""
     if len(text) > MAX_BYTES:
         raise FormatError(f"{printable(origin)}: expected a recipe of at most {MAX_BYTES >> 20} MB, got more")
     try:
@@ -85,11 +94,14 @@ def read_yaml(text: str, origin: str) -> tuple[Any, dict[Path, int]]:
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
         raise FormatError(f"{printable(origin)} is no YAML: {printable(reason)}") from None
-    if builder.root is None or builder.root.value is None:
+    roots = [root for root in builder.roots if root.value is not None]
+    if not roots:
         raise FormatError(f"{printable(origin)} is empty: expected a recipe with merge_method and models or slices")
-    lines: dict[Path, int] = {}
-    values = _Values(origin, lines)
-    return values.of(builder.root, (), 0), lines
+    documents: list[tuple[Any, dict[Path, int]]] = []
+    for root in roots:
+        lines: dict[Path, int] = {}
+        documents.append((_Values(origin, lines).of(root, (), 0), lines))
+    return documents
 
 
 def _syntax(error: yaml.MarkedYAMLError, text: str, origin: str) -> FormatError:
@@ -107,8 +119,7 @@ class _Builder:
 
     def __init__(self, origin: str) -> None:
         self.origin = origin
-        self.root: _Node | None = None
-        self.documents = 0
+        self.roots: list[_Node] = []
         self.nodes = 0
         self.open: list[_Open] = []
         self.anchors: dict[str, _Node] = {}
@@ -139,11 +150,9 @@ class _Builder:
                 self.fail(line, f"the alias *{printable(str(event.anchor))} has no anchor that ends before it")
             self._add(target, None, line)
         elif isinstance(event, yaml.DocumentStartEvent):
-            self.documents += 1
-            if self.documents > 1:
-                self.fail(
-                    line, "expected one recipe, got several (---): put each in a file and run one after the other"
-                )
+            self.anchors = {}
+            if len(self.roots) >= MAX_DOCUMENTS:
+                self.fail(line, f"expected at most {MAX_DOCUMENTS} recipes in a file, got more")
 
     def _scalar(self, event: Any, line: int) -> Any:
         tag = event.tag
@@ -172,7 +181,7 @@ class _Builder:
         if anchor is not None:
             self.anchors[anchor] = node
         if not self.open:
-            self.root = node
+            self.roots.append(node)
             return
         top = self.open[-1]
         if isinstance(top.node.value, list):
