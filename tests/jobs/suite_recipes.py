@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from safetensors.numpy import load_file
 from suite_facts import facts
 
 import netweight
-from netweight.merging.registry import METHODS
 
 RECIPES = Path(__file__).parent / "merge" / "suite"
 RECORDED = json.loads((RECIPES / "recorded.json").read_text(encoding="utf-8"))
@@ -71,12 +69,6 @@ STOPPED = {
     ),
 }
 """What netweight refuses, its row in docs/merging.md and its words."""
-
-
-def lacking(name: str) -> str | None:
-    """The recipe's method where this version of netweight does not have it."""
-    method = yaml.safe_load((RECIPES / f"{name}.yml").read_text(encoding="utf-8"))["merge_method"]
-    return None if method in METHODS else str(method)
 
 
 @dataclass(frozen=True)

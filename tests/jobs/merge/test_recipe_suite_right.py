@@ -9,7 +9,7 @@ import pytest
 import right_merges as right
 from suite_facts import CHATS, digest, rendered, stacked, strings
 from suite_models import BUFFERS, ROWS, tokenizer_of, weights_of
-from suite_recipes import CASES, DEPARTURES, RECORDED, REFUSED, TOLERANCE, lacking
+from suite_recipes import CASES, DEPARTURES, RECORDED, REFUSED, TOLERANCE
 from suite_tokenizers import KINDS
 
 EXACT, BF16, F16 = 0.0, 2.0**-8 * 1.001, 2.0**-11 * 1.001
@@ -142,8 +142,6 @@ def test_della_keeps_the_expected_task_vector(suite, name):
 
 @pytest.mark.parametrize("name", with_part("tensors", "masks"))
 def test_masks_stay_what_they_are(suite, name):
-    if method := lacking(name):
-        pytest.skip(f"no method {method}")
     result = suite.of(name)
     forms = {key: dtype for key, dtype, _ in result.facts["tensors"]}
     theirs = {key: dtype for key, dtype, _ in RECORDED["layouts"][CASES[name]["tensors"]]}
