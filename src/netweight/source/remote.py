@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -91,10 +92,15 @@ def _fetchers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_THREADS, thread_name_prefix="netweight-fetch")
 
 
+_files: weakref.WeakSet[RemoteFile] = weakref.WeakSet()
+"""Those of this process."""
+
+
 class RemoteFile:
     """A file read by ranges; see Source. `announce` says what will be read, so that it is fetched ahead."""
 
     def __init__(self, ranges: Ranges) -> None:
+        _files.add(self)
         self._ranges = ranges
         self._stop = threading.Event()
         self._head = ranges.head
@@ -376,6 +382,8 @@ def _arrival(ranges: Ranges) -> RemoteFile:
 
 def announce(ranges: Iterable[tuple[Source, int, int]]) -> None:
     """Say which ranges (source, offset, size) will be read, in this order; files on this machine need not know."""
+    if not _files:
+        return
     by_file: dict[int, tuple[RemoteFile, list[tuple[int, int]]]] = {}
     for source, offset, size in ranges:
         if isinstance(source, RemoteFile):

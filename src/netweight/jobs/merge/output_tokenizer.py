@@ -45,7 +45,7 @@ def extend_tokenizer(stage: Path, added: Mapping[str, int], flags: Mapping[str, 
     ]
     data["added_tokens"] = [*(data.get("added_tokens") or []), *entries]
     _into_model(path, data["model"], {e["content"]: e["id"] for e in data["added_tokens"]} | dict(added))
-    write_object(path, data)
+    write_object(path, data, compact=True)
     config_path = stage / "tokenizer_config.json"
     if config_path.exists():
         config = read_json_object(config_path, MAX_CONFIG)
