@@ -91,9 +91,9 @@ def _added(stage: Path) -> set[str]:
 
 
 def write_object(path: Path, value: Mapping[str, Any], *, compact: bool = False) -> None:
-    """JSON in ASCII, in one line where it is `compact`: large files are written ten times as fast. NaN and Infinity stay
-    what they are: models' configs hold them (a limit of infinity), and their loader takes them. Raises FormatError for
-    what is nested too deeply, and OSError.
+    """JSON in ASCII, in one line where it is `compact`: large files are written ten times as fast. NaN and Infinity
+    stay what they are: models' configs hold them (a limit of infinity), and their loader takes them. Raises FormatError
+    for what is nested too deeply, and OSError.
     """
     try:
         text = json.dumps(value, indent=None if compact else 2)
