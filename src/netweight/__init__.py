@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from netweight.jobs.extract_lora.job import extract_lora
     from netweight.jobs.info.job import info
     from netweight.jobs.merge.job import merge
+    from netweight.jobs.report.job import report
     from netweight.jobs.scan.job import scan
     from netweight.jobs.structure.job import structure
     from netweight.jobs.structure.many import structure_many
@@ -54,6 +55,7 @@ __all__ = [
     "merge",
     "nearest_tokens",
     "open",
+    "report",
     "scan",
     "structure",
     "structure_many",
@@ -75,6 +77,7 @@ _JOBS = {
     "info": "jobs.info.job",
     "merge": "jobs.merge.job",
     "nearest_tokens": "jobs.embeddings.nearest",
+    "report": "jobs.report.job",
     "scan": "jobs.scan.job",
     "structure": "jobs.structure.job",
     "structure_many": "jobs.structure.many",

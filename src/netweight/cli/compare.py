@@ -16,6 +16,7 @@ from netweight.cli.options import (
     options_from,
     parse_size,
     remote_option,
+    report_option,
     seed_option,
     verbose_option,
 )
@@ -44,6 +45,7 @@ __all__ = ["compare"]
 )
 @click.option("--output", metavar="FILE", help="Write the result: .json, .csv or .parquet.")
 @click.option("--plots", metavar="DIR", help="Draw pictures of what a quantisation did into DIR.")
+@report_option
 @click.option(
     "--to",
     "original",
@@ -92,10 +94,11 @@ def compare(
     from netweight.cli.progress.bar import progress_for
     from netweight.jobs.compare.job import compare as measure
     from netweight.jobs.compare.plan import ALWAYS, Options, prepare
+    from netweight.jobs.pages import check_report
 
     if original is not None:
-        if rest["dry_run"] or model1 is not None or model2 is not None:
-            idle = "--dry-run" if rest["dry_run"] else "--model1 and --model2"
+        if rest["dry_run"] or rest["report"] or model1 is not None or model2 is not None:
+            idle = "--dry-run" if rest["dry_run"] else "--report" if rest["report"] else "--model1 and --model2"
             raise OptionError(f"{idle}: cannot be given with --to, which compares the models named as arguments")
         options = options_from(Options, rest)
         _side_by_side(original, models, methods, output, plots, options, output_format, verbose=rest["verbose"])
@@ -115,14 +118,18 @@ def compare(
                 check_file(output, locations((prepared.a, prepared.b)))
             _show_plan(prepared, output_format, verbose=rest["verbose"])
         return
+    if rest["report"] is not None:
+        check_report(rest["report"])
     result = measure(
         a, b, methods=methods, output=output, plots=plots, options=options, progress=progress_for(output_format)
     )
+    if rest["report"] is not None:
+        result.report(rest["report"])
     if output_format == "json":
         print_json(result.to_dict())
     elif output_format == "human":
         show_comparison(result, top_changes=rest["top_changes"], verbose=rest["verbose"])
-        for place in (output, plots):
+        for place in (output, plots, rest["report"]):
             if place is not None:
                 click.echo(f"written to {printable(place)}")
     if result.failed:

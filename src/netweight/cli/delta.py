@@ -14,11 +14,12 @@ from netweight.cli.options import (
     format_option,
     options_from,
     remote_option,
+    report_option,
     run_options,
     seed_option,
     verbose_option,
 )
-from netweight.errors import OptionError
+from netweight.errors import OptionError, printable
 from netweight.views.delta import show_delta, show_plan
 from netweight.views.text import print_json
 
@@ -34,6 +35,7 @@ __all__ = ["delta"]
 @click.option("--models", cls=SpaceSeparated, required=True, metavar="MODEL ...", help="One or more fine-tuned models.")
 @click.option("--outdir", default="./tv_stats", show_default=True, metavar="DIR", help="Where the results go.")
 @click.option("--count-tied-twice", is_flag=True, help="Count tied weights under each of their names.")
+@report_option
 @filter_options
 @remote_option
 @run_options
@@ -63,6 +65,7 @@ def delta(
     from netweight.cli.progress.bar import progress_for
     from netweight.jobs.delta.job import delta as measure
     from netweight.jobs.delta.plan import Options, prepare
+    from netweight.jobs.pages import check_report
 
     options = options_from(Options, rest, remote=rest["remote"] or rest["dry_run"])
     if rest["dry_run"] and base is None:
@@ -77,8 +80,14 @@ def delta(
             result_folder(outdir, prepared.locations(), prepared.names).check()
             show_plan(prepared, output_format, verbose=rest["verbose"])
         return
+    if rest["report"] is not None:
+        check_report(rest["report"])
     result = measure(base, models, outdir, options=options, resume=rest["resume"], progress=progress_for(output_format))
+    if rest["report"] is not None:
+        result.report(rest["report"])
     if output_format == "json":
         print_json(result.to_dict())
     elif output_format == "human":
         show_delta(result, outdir, verbose=rest["verbose"])
+        if rest["report"] is not None:
+            click.echo(f"written to {printable(rest['report'])}")

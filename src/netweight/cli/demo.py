@@ -38,6 +38,7 @@ The base: {found}. {first.name} against it: cosine {changed["cosine_similarity"]
 Merged by mode exp: {", ".join(weights)}; {same} of {len(result.verified.verdicts)} parameters verified.
 Pruned copies: {", ".join(f"{one_line(name)} {human_count(count)} parameters" for name, count in lost.items())}.
 Look at
+  {one_line(str(result.folder / "report.html"))}   all of it as a page, in a browser
   {one_line(str(result.outdir / "pairwise_cosines.png"))}   which fine-tunes pull the same way
   {one_line(str(result.outdir / first.name / "group_l2_bar.png"))}   where in the model the first one changed
   {one_line(str(result.outdir / first.name / "per_param_stats.csv"))}   every parameter's norms, moments and quantiles

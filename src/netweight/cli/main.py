@@ -27,6 +27,7 @@ COMMANDS = {
     "compare": ("netweight.cli.compare:compare", "What differs between two models, from their weights."),
     "embeddings": ("netweight.cli.embeddings:embeddings", "The token embedding in clusters; rows that look untrained."),
     "delta": ("netweight.cli.delta:delta", "What fine-tunes changed: task vectors, and how alike they are."),
+    "report": ("netweight.cli.report:report", "One HTML page of results, to look at and to send."),
     "merge": ("netweight.cli.merge:merge", "Merge models, by mergekit's recipes or by options; crash-safe."),
     "convert": ("netweight.cli.convert:convert", "Write any model, quantised or not, as dense safetensors."),
     "extract-lora": (

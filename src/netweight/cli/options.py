@@ -29,6 +29,7 @@ __all__ = [
     "quieted",
     "remote_option",
     "replacing_options",
+    "report_option",
     "run_options",
     "say_without_gpu",
     "seed_option",
@@ -268,6 +269,13 @@ def shard_size_option(command: F) -> F:
     return click.option(
         "--max-shard-size", default="5GB", show_default=True, metavar="SIZE", callback=_shard_size, help="Of one file."
     )(command)
+
+
+def report_option(command: F) -> F:
+    """--report FILE.html."""
+    return click.option("--report", metavar="FILE", help="Write a page of the results: one .html file, to look at.")(
+        command
+    )
 
 
 def model_file_options(command: F) -> F:

@@ -18,6 +18,7 @@ from netweight.cli.options import (
     methods_option,
     options_from,
     remote_option,
+    report_option,
     run_options,
     seed_option,
     verbose_option,
@@ -50,6 +51,7 @@ class _Scan(click.Command):
     "--output", cls=Aliased, aliases=("--out",), metavar="FILE", help="Write the results: .json, .csv or .parquet."
 )
 @click.option("--plots", metavar="DIR", help="Draw pictures of what was measured into DIR.")
+@report_option
 @click.option(
     "--plot-tensors",
     cls=SpaceSeparated,
@@ -88,6 +90,7 @@ def scan(model: str | None, named: str | None, output_format: str, **rest: Any) 
     from contextlib import ExitStack
 
     from netweight.cli.progress.bar import progress_for
+    from netweight.jobs.pages import check_report
     from netweight.jobs.scan.job import scan as measure
     from netweight.jobs.scan.plan import Options, choose, prepare
 
@@ -123,6 +126,8 @@ def scan(model: str | None, named: str | None, output_format: str, **rest: Any) 
                 plots_folder(rest["plots"], inputs, prepared.measures).check()
             show_plan(prepared, output_format, verbose=rest["verbose"])
         return
+    if rest["report"] is not None:
+        check_report(rest["report"])
     result = measure(
         ref,
         methods=methods,
@@ -135,6 +140,8 @@ def scan(model: str | None, named: str | None, output_format: str, **rest: Any) 
         model_id=rest["model_id"],
         revision=rest["revision"],
     )
+    if rest["report"] is not None:
+        result.report(rest["report"])
     _show(result, output_format, **rest)
     if result.failed:
         raise SystemExit(1)
@@ -168,6 +175,6 @@ def _show(result: ScanResults, output_format: str, **rest: Any) -> None:
             health=result.health() if rest["health"] else None,
             verbose=rest["verbose"],
         )
-        for place in (rest["output"], rest["plots"]):
+        for place in (rest["output"], rest["plots"], rest["report"]):
             if place:
                 click.echo(f"written to {printable(place)}")

@@ -16,6 +16,7 @@ from netweight.jobs.compare.parameter import PARAMETER_COLUMNS, ParameterCompari
 from netweight.jobs.compare.quantisation import quantisation_of
 from netweight.jobs.compare.totals import by_block, totals_of
 from netweight.jobs.kinds import changed_parameter, kind_from
+from netweight.jobs.pages import Reported, card_of, section_of
 from netweight.jobs.role_columns import role_cells
 from netweight.jobs.scan.result import check_output, finite
 from netweight.measures import update
@@ -24,6 +25,7 @@ from netweight.measures.change import COLUMNS, change_score, is_adapted, is_froz
 from netweight.measures.kind import Kind
 from netweight.output.frame import Frame, Framed
 from netweight.output.table import Row, write_csv, write_json, write_parquet
+from netweight.page.section import Section
 from netweight.params.pairing import Coverage
 
 __all__ = [
@@ -36,7 +38,7 @@ __all__ = [
 ]
 
 
-class Comparison(Framed, dict[str, Any]):
+class Comparison(Reported, Framed, dict[str, Any]):
     """The result of `netweight.compare`: {common_layers, only_in_model1, only_in_model2, layer_comparisons}.
 
     `layer_comparisons` is {parameter: {field: value}} of what is learned; a number that is not defined is NaN here, a
@@ -142,6 +144,19 @@ class Comparison(Framed, dict[str, Any]):
                 *role_cells(p.parameter),
                 *(_cell(p.metrics, column) for column in fields),
             )
+
+    def section(self) -> Section:
+        """See Reported."""
+        kind = [] if self.kind is None else [("in one word", str(self.kind))]
+        return section_of(
+            "compare",
+            " | ".join(self.refs),
+            self.columns,
+            self.frame.rows,
+            card=[*kind, *card_of(self.inputs, self.device)],
+            notes=self.notes,
+            skipped=[(s.name, s.reason) for s in (*self.skipped, *self.failed)],
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe, NaN and infinities None: the mapping, and after it what else is known."""

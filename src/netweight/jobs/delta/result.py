@@ -17,7 +17,9 @@ from netweight.checkpoint.tensor import Skipped
 from netweight.columns import Column
 from netweight.figures.delta import cosine_heatmap, group_l2_bar
 from netweight.jobs.delta.factored import FACTORED, kind_of_factors
+from netweight.jobs.delta.page import section_of_delta
 from netweight.jobs.kinds import Updates, changed_parameter, kind_from
+from netweight.jobs.pages import Reported
 from netweight.jobs.role_columns import ROLE_COLUMNS, role_cells
 from netweight.measures import drift, update
 from netweight.measures.kind import Changed, Kind
@@ -27,6 +29,7 @@ from netweight.params.pairing import Aligned, Coverage
 
 if TYPE_CHECKING:
     from netweight.output.folder import ResultFolder
+    from netweight.page.section import Section
 
 __all__ = ["RESERVED", "Delta", "ModelDelta", "ParameterDelta", "result_folder", "write_delta"]
 
@@ -124,7 +127,7 @@ def _groups(rows: Sequence[tuple[ParameterDelta, Mapping[str, Any]]]) -> dict[st
     return {name: _sums(members[name]) for name in order}
 
 
-class Delta(Framed):
+class Delta(Reported, Framed):
     """The result of `netweight.delta`.
 
     `models`: a ModelDelta each, in the order given; `frame`: a row for each model and parameter; `cosines`: [N][N]
@@ -164,6 +167,10 @@ class Delta(Framed):
     def frame(self) -> Frame:
         """A row for each model and parameter."""
         return Frame(COLUMNS, [row for i in range(len(self.models)) for row in self._rows(i)])
+
+    def section(self) -> Section:
+        """See Reported."""
+        return section_of_delta(self.frame, self.models, self.cosines, self.notes, self.inputs, self.device)
 
     def _measured(self, model: int) -> list[tuple[ParameterDelta, Mapping[str, Any]]]:
         return [(p, row) for p in self.parameters if (row := p.rows[model]) is not None]

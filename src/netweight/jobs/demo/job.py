@@ -14,6 +14,7 @@ from netweight.jobs.demo.models import DemoModels, make_demo_models, make_pruned
 from netweight.jobs.merge.job import merge
 from netweight.jobs.merge.request import Weights
 from netweight.jobs.merge.result import Merged
+from netweight.jobs.pages import write_report
 from netweight.jobs.scan.job import scan
 from netweight.jobs.scan.result import ScanResults
 from netweight.jobs.structure.many import Structures, structure_many
@@ -45,8 +46,8 @@ class Demo:
 
 def demo(folder: str | os.PathLike[str] = "demo", *, seed: int = 0, progress: Progress | None = None) -> Demo:
     """Make the demo's models in `folder`/models and `folder`/pruned (some 200 MB), measure them, and write the results
-    beside them: tv_stats, scan.json and scan_plots, compare.json, structure, and merged, the fine-tunes merged by the
-    norms in tv_stats.
+    beside them: tv_stats, scan.json and scan_plots, compare.json, report.html of these three, structure, and merged,
+    the fine-tunes merged by the norms in tv_stats.
 
     Raises OutputError where the folder cannot be written.
     """
@@ -57,6 +58,7 @@ def demo(folder: str | os.PathLike[str] = "demo", *, seed: int = 0, progress: Pr
     result = delta(models.base, models.fine_tunes, outdir, progress=progress)
     scanned = scan(models.base, methods="all", output=root / "scan.json", plots=root / "scan_plots", progress=progress)
     compared = compare(models.base, models.fine_tunes[0], output=root / "compare.json", progress=progress)
+    write_report([result.section(), scanned.section(), compared.section()], root / "report.html")
     structures = structure_many(root / "pruned", models.base, root / "structure", progress=progress)
     merged = merge(
         None,

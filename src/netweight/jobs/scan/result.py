@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from netweight.checkpoint.tensor import Skipped
 from netweight.columns import Column
 from netweight.errors import OptionError, printable
+from netweight.jobs.pages import Reported, card_of, section_of
 from netweight.jobs.role_columns import ROLE_COLUMNS, role_cells
 from netweight.measures.health import assess
 from netweight.measures.registry import Measure
@@ -23,6 +24,7 @@ from netweight.params.role import Parameter
 if TYPE_CHECKING:
     from netweight.checkpoint.tensor import Skipped
     from netweight.measures.health import Health
+    from netweight.page.section import Section
 
 __all__ = [
     "CSV_COLUMNS",
@@ -87,7 +89,7 @@ def _path(field: str) -> list[str]:
     return [measure, name, key] if dot else [measure, name]
 
 
-class ScanResults(Framed, dict[str, dict[str, dict[str, Any]]]):
+class ScanResults(Reported, Framed, dict[str, dict[str, dict[str, Any]]]):
     """{parameter: {measure: {field: value}}}, in file order: the result of `netweight.scan`.
 
     A number that is not defined is NaN here, a ratio to zero infinite; the files hold null instead, with the reason
@@ -151,6 +153,19 @@ class ScanResults(Framed, dict[str, dict[str, dict[str, Any]]]):
                 row.parameter.expert,
                 *(finite(row.value(field)) for field in fields),
             )
+
+    def section(self) -> Section:
+        """See Reported."""
+        return section_of(
+            "scan",
+            self.ref,
+            self.columns,
+            self.frame.rows,
+            card=card_of(self.inputs, self.device),
+            notes=self.notes,
+            findings=[(f.level, f.parameter, f.said, f.advice) for f in self.health().findings],
+            skipped=[(entry.name, entry.reason) for entry in self.skipped],
+        )
 
     def health(self) -> Health:
         """What is worth a look, by the thresholds of `measures.health_checks`."""

@@ -1,0 +1,26 @@
+"""`netweight report`: a page of results."""
+
+from __future__ import annotations
+
+import click
+
+from netweight.errors import OptionError, printable
+
+__all__ = ["report"]
+
+
+@click.command(short_help="One HTML page of results, to look at and to send.")
+@click.argument("results", nargs=-1, required=True, metavar="RESULT ...")
+@click.option("--output", metavar="FILE", help="The page: one .html file.")
+def report(results: tuple[str, ...], output: str | None) -> None:
+    """Write one page of RESULTs that are there already: Parquet files of scan, compare and delta, or folders of delta.
+
+    The file holds all that it shows, and loads nothing from elsewhere. scan, delta and compare write the same page of
+    what they measure with --report.
+    """
+    from netweight.jobs.report.job import report as write
+
+    if output is None:
+        raise OptionError("--output: expected the page to write, a name that ends in .html, got none")
+    write(results, output)
+    click.echo(f"written to {printable(output)}")

@@ -1,0 +1,98 @@
+"""Reports of results: what of a table its page shows first, and the page's file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from netweight.columns import Column
+from netweight.errors import OptionError, printable
+from netweight.output.result_file import ResultFile
+from netweight.page.html import page_of
+from netweight.page.section import Section
+
+__all__ = ["Reported", "card_of", "check_report", "section_of", "write_report"]
+
+_NEVER = frozenset({"rows", "cols", "elements", "layer", "expert", "update_above", "update_rows"})
+"""Numbers that are no metric of a map."""
+
+_FIRST: dict[str, tuple[str, ...]] = {
+    "scan": (
+        "spectral.stable_rank", "spectral.condition_number", "tail.alpha", "quantization.sqnr_db", "basic_stats.std",
+        "basic_stats.l2", "basic_stats.zeros_percentage", "basic_stats.maxabs", "basic_stats.kurtosis_excess",
+    ),
+    "delta": ("relative_l2", "l2", "unchanged_percentage", "update_effective_rank", "maxabs", "stable_rank"),
+    "compare": (
+        "change_score", "relative_l2_distance", "sqnr_db", "identical_percentage", "cosine_similarity",
+        "bits_per_weight_b", "update_effective_rank",
+    ),
+}  # fmt: skip
+"""Metrics that come first, by the kind of result."""
+
+_SHOWN = {
+    "scan": ("param", "layer", "role", "dtype", "elements"),
+    "delta": ("param", "layer", "role", "elements", "flag"),
+    "compare": ("param", "layer", "role", "stored", "stored_b"),
+}
+
+
+class Reported:
+    """A result that has a page: `section` says what is on it, `inputs` identifies the models that it is of."""
+
+    inputs: Sequence[Any]
+
+    def section(self) -> Section:
+        """The result as a page shows it."""
+        raise NotImplementedError
+
+    def report(self, path: str | os.PathLike[str]) -> None:
+        """Write the result as one HTML file; raises OptionError for another suffix, OutputError and JobError."""
+        write_report([self.section()], path, [Path(entry["path"]) for entry in self.inputs])
+
+
+def section_of(kind: str, title: str, columns: Sequence[Column], rows: Sequence[Sequence[Any]], **more: Any) -> Section:
+    """The section of a table of this kind; `more` are fields of Section."""
+    numbers = [c.name for c in columns if c.type in {"number", "integer"} and c.name not in _NEVER]
+    first = [name for name in _FIRST[kind] if name in numbers]
+    metrics = [*first, *(name for name in numbers if name not in first)]
+    shown = [*_SHOWN[kind], *first[:5]]
+    return Section(kind, title, columns, rows, "param", shown=shown, metrics=metrics, **more)
+
+
+def card_of(inputs: Sequence[Any], device: str) -> list[tuple[str, str]]:
+    """Lines on the models that were read: where, in what format, how large, and their digests."""
+    lines = []
+    for entry in inputs:
+        files = entry["files"]
+        size = sum(file["size"] for file in files)
+        held = "1 file" if len(files) == 1 else f"{len(files)} files"
+        lines.append((str(entry["ref"]), f"{entry['format']}, {size:,} bytes in {held}"))
+        lines += [("revision", entry["revision"])] if entry.get("revision") else []
+        lines += [(f"digest of the header of {file['name']}", str(file["header_digest"])) for file in files[:1]]
+    return [*lines, ("computed on", device)]
+
+
+def check_report(path: str | os.PathLike[str], inputs: Sequence[Path] = ()) -> Path:
+    """`path`, which a page can be written to; raises OptionError and OutputError otherwise."""
+    target = Path(path)
+    if target.suffix.lower() not in {".html", ".htm"}:
+        raise OptionError(
+            f"--report {printable(str(path))}: expected a name that ends in .html, got {printable(repr(target.suffix))}"
+        )
+    ResultFile(target, inputs).check()
+    return target
+
+
+def write_report(sections: Sequence[Section], path: str | os.PathLike[str], inputs: Sequence[Path] = ()) -> None:
+    """Write the page of these sections, in one step; raises as `check_report`, and JobError where the disk refuses."""
+    from netweight.output.result_file import write_file
+
+    target = check_report(path, inputs)
+    text = page_of(sections)
+
+    def write(file: Path) -> None:
+        file.write_text(text, encoding="utf-8", newline="\n")
+
+    write_file(target, write, inputs)

@@ -1,0 +1,1 @@
+"""`report`: one page of results that other jobs have written."""

@@ -1,0 +1,1 @@
+"""The page that a report is: tables in one HTML file, with all that draws them."""

@@ -1,0 +1,99 @@
+// Pictures, all by one library, in the page's colours. Each has a label, and a table behind it.
+
+import { make, opening, plainTable } from "./elements.js";
+import { scaleOf, shownValue } from "./format.js";
+import { say } from "./text.js";
+
+const SEQUENCE = ["#440154", "#414487", "#2a788e", "#22a884", "#7ad151", "#fde725"];
+const AROUND = ["#2166ac", "#92c5de", "#f7f7f7", "#f4a582", "#b2182b"];
+
+function colour(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+}
+
+const drawn = [];
+
+/** Draw all pictures again: after a change of colours or width. */
+export function redrawCharts() {
+  for (const draw of drawn) draw();
+}
+
+/** Forget all pictures: the page is made anew. */
+export function dropCharts() {
+  drawn.length = 0;
+}
+
+/** A picture of `height` pixels that `option()` describes; `clicked` gets what was clicked. */
+function chart(label, height, option, clicked) {
+  const holder = make("div", { class: "chart", role: "img", "aria-label": label });
+  holder.style.height = `${height}px`;
+  let made = null;
+  const draw = () => {
+    if (!holder.isConnected) return;
+    made ??= globalThis.vendor.echarts.init(holder, null, { renderer: "canvas" });
+    made.resize();
+    made.setOption(
+      { animation: false, textStyle: { color: colour("--ink"), fontFamily: "inherit" }, aria: { enabled: false }, ...option() },
+      true,
+    );
+    made.off("click");
+    if (clicked) made.on("click", clicked);
+  };
+  drawn.push(draw);
+  requestAnimationFrame(draw);
+  return holder;
+}
+
+function axis(data, more = {}) {
+  const lines = { lineStyle: { color: colour("--line") } };
+  return { type: "category", data, axisLine: lines, axisLabel: { color: colour("--ink"), ...more }, axisTick: { show: false } };
+}
+
+/** Cells {x, y, value, count, rows} in colours; `picked` gets the cell. */
+export function heatmap(label, columns, lines, cells, picked) {
+  const scale = scaleOf(cells.map((cell) => cell.value));
+  const at = (value) => (scale.kind === "orders" ? Math.log10(value) : value);
+  const tip = (cell) =>
+    `${lines[cell.y]} · ${columns[cell.x]}: ${shownValue(cell.value)}${cell.count > 1 ? ` (${say("several", cell.count)})` : ""}`;
+  const height = 100 + 18 * lines.length;
+  const ends = (value) => shownValue(scale.kind === "orders" ? 10 ** value : value);
+  const option = () => ({
+    tooltip: { renderMode: "richText", formatter: (item) => tip(cells[item.dataIndex]) },
+    grid: { left: 8, right: 8, top: 8, bottom: 60, containLabel: true },
+    xAxis: axis(columns, { rotate: 40 }),
+    yAxis: { ...axis(lines), inverse: true },
+    visualMap: {
+      min: scale.low, max: scale.high, calculable: false, orient: "horizontal", left: "center", bottom: 0, itemWidth: 12,
+      text: [ends(scale.high), ends(scale.low)],
+      textStyle: { color: colour("--ink") },
+      inRange: { color: scale.kind === "around zero" ? AROUND : SEQUENCE },
+    },
+    series: [{
+      type: "heatmap",
+      data: cells.map((cell) => ({ value: [cell.x, cell.y, cell.value === null ? null : at(cell.value)] })),
+      itemStyle: { borderColor: colour("--paper"), borderWidth: 1 },
+      emphasis: { itemStyle: { borderColor: colour("--ink"), borderWidth: 2 } },
+    }],
+  });
+  const known = new Map(cells.map((cell) => [`${cell.x} ${cell.y}`, cell]));
+  const rows = lines.map((line, y) => [line, ...columns.map((_, x) => shownValue(known.get(`${x} ${y}`)?.value ?? null))]);
+  return make(
+    "figure",
+    {},
+    chart(label, height, option, picked && ((item) => picked(cells[item.dataIndex]))),
+    opening(say("values"), make("div", { class: "wide" }, plainTable(["", ...columns], rows))),
+  );
+}
+
+/** Bars, one for each name. */
+export function bars(label, names, values) {
+  const option = () => ({
+    tooltip: { renderMode: "richText", trigger: "axis", formatter: ([item]) => `${names[item.dataIndex]}: ${shownValue(values[item.dataIndex])}` },
+    grid: { left: 8, right: 16, top: 8, bottom: 8, containLabel: true },
+    xAxis: axis(names, { interval: 0, rotate: names.length > 6 ? 40 : 0 }),
+    yAxis: { type: "value", axisLabel: { color: colour("--ink") }, splitLine: { lineStyle: { color: colour("--line") } } },
+    series: [{ type: "bar", data: values, itemStyle: { color: colour("--accent") } }],
+  });
+  const rows = names.map((name, at) => [name, shownValue(values[at])]);
+  return make("figure", {}, chart(label, 240, option), opening(say("values"), plainTable([say("name"), say("value")], rows)));
+}

@@ -1,0 +1,75 @@
+// The drawer of one row: every column with its unit and definition, quantiles as a picture, the rows of its layer.
+
+import { bars } from "./charts.js";
+import { make, plainTable } from "./elements.js";
+import { shownValue } from "./format.js";
+import { say } from "./text.js";
+
+const QUANTILE = /(?:^|\.)q(\d{1,3})$/;
+const SPECTRA = ["singular_values", "spectral.top_singular_values"];
+
+/** Open the drawer on `row`, one of `rows`, through which its buttons go. */
+export function openDrawer(section, row, rows) {
+  document.querySelector("dialog")?.remove();
+  const name = section.cells[section.name_column][row];
+  const box = make("dialog", { "aria-label": name });
+  const go = (step) => {
+    const at = rows.indexOf(row) + step;
+    if (at >= 0 && at < rows.length) openDrawer(section, rows[at], rows);
+  };
+  const buttons = make(
+    "div",
+    { class: "bar" },
+    make("button", { type: "button", text: say("previous"), disabled: rows.indexOf(row) <= 0, click: () => go(-1) }),
+    make("button", { type: "button", text: say("next"), disabled: rows.indexOf(row) >= rows.length - 1, click: () => go(1) }),
+    make("button", { type: "button", text: say("close"), click: () => box.close() }),
+  );
+  box.append(make("header", {}, make("h2", { text: name }), buttons));
+  const quantiles = section.columns.filter((column) => QUANTILE.test(column.name) && section.cells[column.name][row] !== null);
+  if (quantiles.length > 1) {
+    const labels = quantiles.map((column) => `${Number(QUANTILE.exec(column.name)[1])}%`);
+    box.append(make("h3", { text: say("quantiles") }), bars(say("quantiles"), labels, quantiles.map((column) => section.cells[column.name][row])));
+  }
+  for (const name of SPECTRA) {
+    const text = section.cells[name]?.[row] ?? null;
+    const values = text === null ? [] : JSON.parse(text);
+    if (values.length > 1) box.append(make("h3", { text: name }), bars(name, values.map((_, at) => String(at + 1)), values));
+  }
+  const known = section.columns.filter((column) => section.cells[column.name][row] !== null);
+  const lines = known.map((column) => {
+    const value = section.cells[column.name][row];
+    return [column.name, shownValue(value), column.unit, column.doc];
+  });
+  const table = plainTable([say("column"), say("value"), say("unit"), say("definition")], lines);
+  known.forEach((column, at) => {
+    table.tBodies[0].rows[at].cells[1].title = String(section.cells[column.name][row]);
+    table.tBodies[0].rows[at].dataset.column = column.name;
+  });
+  box.append(make("div", { class: "wide" }, table));
+  const layer = section.cells.layer?.[row] ?? null;
+  if (layer !== null) {
+    const others = neighbours(section, row, layer);
+    if (others.length) {
+      const links = others.map((other) =>
+        make("li", {}, make("button", {
+          type: "button", class: "link", text: section.cells[section.name_column][other], click: () => openDrawer(section, other, rows),
+        })),
+      );
+      box.append(make("h3", { text: say("neighbours") }), make("ul", {}, ...links));
+    }
+  }
+  box.addEventListener("close", () => box.remove());
+  document.body.append(box);
+  box.showModal();
+}
+
+const MOST = 60;
+
+function neighbours(section, row, layer) {
+  const same = (other) => !section.cells.model || section.cells.model[other] === section.cells.model[row];
+  const found = [];
+  for (let other = 0; other < section.count && found.length < MOST; other++) {
+    if (other !== row && section.cells.layer[other] === layer && same(other)) found.push(other);
+  }
+  return found;
+}

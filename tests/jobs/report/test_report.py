@@ -1,0 +1,124 @@
+"""`report`: pages of results in memory and of files hold the same, and only results make pages."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from pages import cells_of, data_of
+from safetensors.numpy import save_file
+
+import netweight
+from netweight.cli.main import cli
+from netweight.errors import FormatError, OptionError, OutputError
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch):
+    """A base and two fine-tunes, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for name in ("base", "one", "two"):
+        Path(name).mkdir()
+        held = {
+            f"model.layers.{n}.self_attn.{role}_proj.weight": rng.standard_normal((8, 8)).astype(np.float32)
+            for n in range(2)
+            for role in "qkv"
+        }
+        save_file(held | {"model.norm.weight": np.ones(8, np.float32)}, f"{name}/model.safetensors")
+
+
+def sections(path):
+    return data_of(Path(path).read_text(encoding="utf-8"))["sections"]
+
+
+def check(section, result):
+    """Every cell of the page is that of the result's table."""
+    names = [column.name for column in result.frame.columns]
+    for column in section["columns"]:
+        wanted = [row[names.index(column["name"])] for row in result.frame.rows]
+        for held, value in zip(cells_of(column), wanted, strict=True):
+            assert held == value or isinstance(value, (list, tuple, bool)), column["name"]
+
+
+def test_a_page_of_a_result_is_that_of_its_file(models) -> None:
+    scanned = netweight.scan("base", methods="all", output="s.parquet")
+    found = netweight.delta("base", ["one", "two"], "tv")
+    compared = netweight.compare("base", "one", output="c.parquet")
+    results = {"scan": scanned, "delta": found, "compare": compared}
+    for name, result in results.items():
+        result.report(f"{name}.html")
+    netweight.report(["s.parquet", "tv", "c.parquet"], "all.html")
+    for (name, result), of_file in zip(results.items(), sections("all.html"), strict=True):
+        (own,) = sections(f"{name}.html")
+        check(own, result)
+        assert own["kind"] == name
+        for key in ("columns", "metrics", "models", "groups", "cosines", "shown", "rows"):
+            if key == "columns":
+                for a, b in zip(own[key], of_file[key], strict=True):
+                    assert (a["name"], a["doc"], a["unit"]) == (b["name"], b["doc"], b["unit"])
+                    assert cells_of(a) == cells_of(b), a["name"]
+            else:
+                assert own[key] == of_file[key], (name, key)
+        assert dict(own["card"]) == dict(of_file["card"]) or name == "compare"
+
+
+def test_the_commands_write_it(models) -> None:
+    runs = {
+        "s.html": ["scan", "base", "--report", "s.html"],
+        "d.html": ["delta", "--base", "base", "--models", "one", "--report", "d.html"],
+        "c.html": ["compare", "base", "one", "--report", "c.html"],
+        "r.html": ["report", "tv_stats", "--output", "r.html"],
+    }
+    for name, command in runs.items():
+        said = CliRunner().invoke(cli, command)
+        assert said.exit_code == 0, said.output
+        assert f"written to {name}" in said.output
+        assert len(sections(name)) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["scan", "base", "--report", "s.txt"], "--report s.txt: expected a name that ends in .html, got '.txt'"),
+        (["report", "base", "--output", "r.html"], "base: expected a result in Parquet"),
+        (["report", "x.parquet"], "--output: expected the page to write"),
+        (["report", "none.parquet", "--output", "r.html"], "none.parquet: expected a result in Parquet"),
+        (["report", "other.parquet", "--output", "r.html"], "other.parquet: is no table of netweight"),
+        (["report", "broken.parquet", "--output", "r.html"], "broken.parquet: is no table of netweight"),
+        (["compare", "base", "one", "--to", "two", "--report", "c.html"], "--report: cannot be given with --to"),
+    ],
+)
+def test_what_is_no_result_or_no_page(models, command, message) -> None:
+    """Before anything is measured."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"a": [1]}), "other.parquet")
+    Path("broken.parquet").write_bytes(b"PAR1")
+    said = CliRunner().invoke(cli, command)
+    assert said.exit_code != 0
+    assert isinstance(said.exception, (OptionError, FormatError, OutputError))
+    assert message in str(said.exception)
+    assert not list(Path().glob("*.html"))
+
+
+def test_a_model_is_not_replaced(models) -> None:
+    result = netweight.scan("base")
+    Path("base").rename("model.html")
+    with pytest.raises(OutputError):
+        result.report("model.html")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names there cannot hold it")
+def test_a_hostile_model_is_data(models) -> None:
+    name = "x<script>alert(1)<"
+    Path("base").rename(name)
+    netweight.scan(name).report("h.html")
+    text = Path("h.html").read_text(encoding="utf-8")
+    assert "<script>alert(1)" not in text
+    (section,) = sections("h.html")
+    assert section["title"] == name
