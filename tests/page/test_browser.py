@@ -69,7 +69,7 @@ def test_a_cell_of_the_map_opens_its_tensor(reports) -> None:
             else:
                 assert float(cell.get_attribute("title")) == value
         page.keyboard.press("Escape")
-        assert page.locator("dialog").count() == 0
+        page.wait_for_selector("dialog", state="detached")
     assert problems == []
 
 

@@ -21,6 +21,7 @@ from netweight.cli.options import (
     output_option,
     remote_option,
     replacing_options,
+    report_option,
     run_options,
     seed_option,
     shard_size_option,
@@ -124,6 +125,7 @@ def _complete_methods(ctx: click.Context, param: click.Parameter, incomplete: st
     metavar="DIR",
     help="Keep the models of a recipe's named documents in DIR, and use those that are there.",
 )
+@report_option
 @remote_option
 @executor_options
 @device_options
@@ -189,6 +191,7 @@ def run_request(request: Request, output: str | None, output_format: str, rest: 
     from netweight.jobs.merge.job import merge_request, preview, result_folder
     from netweight.jobs.merge.plan import prepare
     from netweight.jobs.merge.request import Options
+    from netweight.jobs.pages import check_report
     from netweight.views.merge import show_merged, show_plan
 
     options = options_from(Options, rest, sync=not rest["no_fsync"])
@@ -211,11 +214,18 @@ def run_request(request: Request, output: str | None, output_format: str, rest: 
     if output is None:
         made = "converted" if request.alone else "merged"
         raise OptionError(f"--output: expected the folder that the {made} model goes into, got none")
+    report = rest.get("report")
+    if report is not None:
+        check_report(report)
     result = merge_request(request, output, options=options, resume=rest["resume"], progress=progress)
+    if report is not None:
+        result.report(report)
     if output_format == "json":
         print_json(result.to_dict())
     elif output_format == "human":
         show_merged(result, verbose=rest["verbose"])
+        if report is not None:
+            click.echo(f"written to {printable(report)}")
 
 
 def _check(request: Request, options: Options, output: str | None, output_format: str, *, verbose: bool) -> None:

@@ -13,10 +13,11 @@ __all__ = ["report"]
 @click.argument("results", nargs=-1, required=True, metavar="RESULT ...")
 @click.option("--output", metavar="FILE", help="The page: one .html file.")
 def report(results: tuple[str, ...], output: str | None) -> None:
-    """Write one page of RESULTs that are there already: Parquet files of scan, compare and delta, or folders of delta.
+    """Write one page of RESULTs that are there already: Parquet files of scan, compare and delta, folders of delta, and
+    merged models.
 
-    The file holds all that it shows, and loads nothing from elsewhere. scan, delta and compare write the same page of
-    what they measure with --report.
+    The file holds all that it shows, and loads nothing from elsewhere. scan, delta, compare and merge write the same
+    page with --report.
     """
     from netweight.jobs.report.job import report as write
 

@@ -15,7 +15,7 @@ from netweight.page.section import Section
 
 __all__ = ["Reported", "card_of", "check_report", "section_of", "write_report"]
 
-_NEVER = frozenset({"rows", "cols", "elements", "layer", "expert", "update_above", "update_rows"})
+_NEVER = frozenset({"rows", "cols", "elements", "layer", "expert", "update_above", "update_rows", "int8_mask"})
 """Numbers that are no metric of a map."""
 
 _FIRST: dict[str, tuple[str, ...]] = {
@@ -28,6 +28,7 @@ _FIRST: dict[str, tuple[str, ...]] = {
         "change_score", "relative_l2_distance", "sqnr_db", "identical_percentage", "cosine_similarity",
         "bits_per_weight_b", "update_effective_rank",
     ),
+    "merge": (),
 }  # fmt: skip
 """Metrics that come first, by the kind of result."""
 
@@ -35,6 +36,7 @@ _SHOWN = {
     "scan": ("param", "layer", "role", "dtype", "elements"),
     "delta": ("param", "layer", "role", "elements", "flag"),
     "compare": ("param", "layer", "role", "stored", "stored_b"),
+    "merge": ("param", "layer", "role", "elements", "dtype", "method", "nonfinite"),
 }
 
 
@@ -57,6 +59,9 @@ def section_of(kind: str, title: str, columns: Sequence[Column], rows: Sequence[
     numbers = [c.name for c in columns if c.type in {"number", "integer"} and c.name not in _NEVER]
     first = [name for name in _FIRST[kind] if name in numbers]
     metrics = [*first, *(name for name in numbers if name not in first)]
+    if kind == "merge":  # weights before the method's own settings, and these before what is mostly 0
+        metrics.sort(key=lambda name: (not name.startswith("weight of "), " of " not in name, name == "nonfinite"))
+        first = metrics
     shown = [*_SHOWN[kind], *first[:5]]
     return Section(kind, title, columns, rows, "param", shown=shown, metrics=metrics, **more)
 

@@ -66,12 +66,46 @@ def test_a_page_of_a_result_is_that_of_its_file(models) -> None:
         assert dict(own["card"]) == dict(of_file["card"]) or name == "compare"
 
 
+def test_a_merge_says_what_every_parameter_was_made_of(models) -> None:
+    """Weights of gradients and filters as the plan has them; the page of the folder is that of the result."""
+    Path("m.yml").write_text(
+        "merge_method: ties\nbase_model: base\nmodels:\n- {model: one, parameters: {weight: [0, 1], density: 0.5}}\n"
+        "- {model: two, parameters: {weight: [{filter: q_proj, value: 0.25}, {value: 2}], density: 1}}\n"
+        "parameters: {normalize: false}\n"
+    )
+    result = netweight.merge("m.yml", "merged")
+    result.report("a.html")
+    netweight.report("merged", "b.html")
+    assert Path("a.html").read_bytes() == Path("b.html").read_bytes()
+    (section,) = sections("a.html")
+    columns = {column["name"]: cells_of(column) for column in section["columns"]}
+    names = columns["param"]
+    assert names == list(result.record["parameters"])
+    assert columns["digest"] == [p["digest"] for p in result.record["parameters"].values()]
+    assert columns["weight of one"] == [1.0 if "layers.1" in name else 0.0 for name in names]
+    assert columns["weight of two"] == [0.25 if "q_proj" in name else 2.0 for name in names]
+    assert columns["density of one"] == [0.5] * len(names)
+    assert columns["normalize"] == [0.0] * len(names)
+    assert section["metrics"][0] == "weight of one"
+    assert ("recipe", result.recipe) in [tuple(line) for line in section["card"]]
+
+
+def test_norms_and_cosines_of_a_merge(models) -> None:
+    result = netweight.merge(None, "merged", base="base", models=["one", "two"], dtype="float32")
+    result.report("a.html")
+    (section,) = sections("a.html")
+    measured = result.weights["models"]
+    assert section["groups"] == [{"model": None, "names": ["one", "two"], "values": [m["l2"] for m in measured]}]
+    assert section["cosines"]["values"] == result.weights["cosines"]
+
+
 def test_the_commands_write_it(models) -> None:
     runs = {
         "s.html": ["scan", "base", "--report", "s.html"],
         "d.html": ["delta", "--base", "base", "--models", "one", "--report", "d.html"],
         "c.html": ["compare", "base", "one", "--report", "c.html"],
         "r.html": ["report", "tv_stats", "--output", "r.html"],
+        "m.html": ["merge", "--base", "base", "--models", "one", "--output", "merged", "--report", "m.html"],
     }
     for name, command in runs.items():
         said = CliRunner().invoke(cli, command)
@@ -85,6 +119,7 @@ def test_the_commands_write_it(models) -> None:
     [
         (["scan", "base", "--report", "s.txt"], "--report s.txt: expected a name that ends in .html, got '.txt'"),
         (["report", "base", "--output", "r.html"], "base: expected a result in Parquet"),
+        (["report", "bad", "--output", "r.html"], "bad/netweight_merge.json: is no record of a merge"),
         (["report", "x.parquet"], "--output: expected the page to write"),
         (["report", "none.parquet", "--output", "r.html"], "none.parquet: expected a result in Parquet"),
         (["report", "other.parquet", "--output", "r.html"], "other.parquet: is no table of netweight"),
@@ -99,6 +134,8 @@ def test_what_is_no_result_or_no_page(models, command, message) -> None:
 
     pq.write_table(pa.table({"a": [1]}), "other.parquet")
     Path("broken.parquet").write_bytes(b"PAR1")
+    Path("bad").mkdir()
+    Path("bad/netweight_merge.json").write_text('{"parameters": {"x": 3}, "inputs": [], "notes": []}')
     said = CliRunner().invoke(cli, command)
     assert said.exit_code != 0
     assert isinstance(said.exception, (OptionError, FormatError, OutputError))

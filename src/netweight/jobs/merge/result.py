@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from netweight.columns import Column
+from netweight.jobs.merge.page import section_of_merge
+from netweight.jobs.pages import Reported
 from netweight.output.frame import Frame, Framed
+from netweight.page.section import Section
 
 __all__ = ["COLUMNS", "Merged", "weight_text", "weighting_lines"]
 
@@ -26,13 +29,14 @@ COLUMNS = (
 )
 
 
-class Merged(Framed):
+class Merged(Reported, Framed):
     """The result of `netweight.merge`. `record` is what netweight_merge.json holds; `output` the model's folder."""
 
     def __init__(self, output: Path, record: Mapping[str, Any], notes: Sequence[str]) -> None:
         self.output = output
         self.record = record
         self.notes = tuple(notes)
+        self.inputs = tuple(record["inputs"])
 
     @property
     def recipe(self) -> str:
@@ -63,6 +67,10 @@ class Merged(Framed):
             for name, p in self.record["parameters"].items()
         ]
         return Frame(COLUMNS, rows)
+
+    def section(self) -> Section:
+        """See Reported."""
+        return section_of_merge(self.output.name, self.record, self.notes)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe: the record."""

@@ -17,11 +17,13 @@ from netweight.page.section import Section
 __all__ = ["report"]
 
 _DELTA = "delta.parquet"
+_MERGE = "netweight_merge.json"
 _LARGEST = 1 << 28  # bytes of a file beside a table
 
 
 def report(results: Reference | Sequence[Reference], output: Reference) -> None:
-    """Write one page of `results` to `output`: Parquet files of scan, compare and delta, or folders of delta.
+    """Write one page of `results` to `output`: Parquet files of scan, compare and delta, folders of delta, and merged
+    models.
 
     Raises OptionError for what is no such result or no .html, FormatError for tables that cannot be read, OutputError
     and JobError where the page cannot be written.
@@ -34,6 +36,24 @@ def report(results: Reference | Sequence[Reference], output: Reference) -> None:
 
 
 def _section(path: Path) -> Section:
+    return _of_merge(path) if (path / _MERGE).is_file() else _of_table(path)
+
+
+def _of_merge(path: Path) -> Section:
+    """Of the folder of a merged model."""
+    from netweight.jobs.merge.page import section_of_merge
+
+    where = printable(str(path / _MERGE), 300)
+    if (path / _MERGE).stat().st_size > _LARGEST:
+        raise FormatError(f"{where}: larger than any record of a merge")
+    try:
+        record = json.loads((path / _MERGE).read_text("utf-8"))
+        return section_of_merge(path.name, record, [str(note) for note in record["notes"]])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as problem:
+        raise FormatError(f"{where}: is no record of a merge: {printable(str(problem))}") from None
+
+
+def _of_table(path: Path) -> Section:
     import pyarrow.parquet as pq
     from pyarrow.lib import ArrowException
 
@@ -41,7 +61,8 @@ def _section(path: Path) -> Section:
     where = printable(str(path), 300)
     if not file.is_file() or file.suffix.lower() != ".parquet":
         raise OptionError(
-            f"{where}: expected a result in Parquet (scan or compare --output NAME.parquet) or a folder of delta"
+            f"{where}: expected a result in Parquet (scan or compare --output NAME.parquet), or a folder of delta or"
+            " merge"
         )
     try:
         table = pq.read_table(file)

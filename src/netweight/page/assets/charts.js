@@ -49,13 +49,12 @@ function axis(data, more = {}) {
   return { type: "category", data, axisLine: lines, axisLabel: { color: colour("--ink"), ...more }, axisTick: { show: false } };
 }
 
-/** Cells {x, y, value, count, rows} in colours; `picked` gets the cell. */
-export function heatmap(label, columns, lines, cells, picked) {
-  const scale = scaleOf(cells.map((cell) => cell.value));
+/** Cells {x, y, value, count, rows} in colours, of a scale as `scaleOf` has it; `picked` gets the cell. */
+export function heatmap(label, columns, lines, cells, picked, scale = scaleOf(cells.map((cell) => cell.value))) {
   const at = (value) => (scale.kind === "orders" ? Math.log10(value) : value);
   const tip = (cell) =>
     `${lines[cell.y]} · ${columns[cell.x]}: ${shownValue(cell.value)}${cell.count > 1 ? ` (${say("several", cell.count)})` : ""}`;
-  const height = 100 + 18 * lines.length;
+  const height = 130 + 18 * lines.length;
   const ends = (value) => shownValue(scale.kind === "orders" ? 10 ** value : value);
   const option = () => ({
     tooltip: { renderMode: "richText", formatter: (item) => tip(cells[item.dataIndex]) },
@@ -81,7 +80,7 @@ export function heatmap(label, columns, lines, cells, picked) {
     "figure",
     {},
     chart(label, height, option, picked && ((item) => picked(cells[item.dataIndex]))),
-    opening(say("values"), make("div", { class: "wide" }, plainTable(["", ...columns], rows))),
+    opening(say("values"), make("div", { class: "wide" }, plainTable([say("name"), ...columns], rows))),
   );
 }
 

@@ -8,6 +8,7 @@ import { rowsTable } from "./table.js";
 import { say } from "./text.js";
 
 const FIRST = 12;
+const COSINES = { kind: "around zero", low: -1, high: 1 };
 
 /** The cells of a map: a line for each layer, a column for each role, the middle of what shares a cell. */
 export function mapCells(section, rows, metric) {
@@ -42,7 +43,9 @@ function findingsList(section) {
 }
 
 function about(section) {
-  const parts = [plainTable(["", ""], section.card)];
+  const long = section.card.filter(([, value]) => value.includes("\n"));
+  const parts = [plainTable([say("what"), say("value")], section.card.filter((line) => !long.includes(line)))];
+  parts.push(...long.map(([what, value]) => opening(what, make("pre", { text: value }))));
   if (section.notes.length) {
     parts.push(make("h3", { text: say("notes") }), make("ul", { class: "notes" }, ...section.notes.map((text) => make("li", { text }))));
   }
@@ -86,11 +89,15 @@ export function sectionPart(section) {
       );
     }
     const groups = section.groups.find((one) => one.model === state.model);
-    if (groups) parts.push(make("h2", { text: say("groups") }), bars(say("groups"), groups.names, groups.values));
+    if (groups) {
+      const title = say(section.kind === "merge" ? "norms" : "groups");
+      parts.push(make("h2", { text: title }), bars(title, groups.names, groups.values));
+    }
     if (section.cosines && section.cosines.names.length > 1) {
       const { names, values } = section.cosines;
       const cells = values.flatMap((line, y) => line.map((value, x) => ({ x, y, value, count: 1 })));
-      parts.push(make("h2", { text: say("cosines") }), heatmap(say("cosines"), names, names, cells.filter((cell) => cell.value !== null)));
+      const known = cells.filter((cell) => cell.value !== null);
+      parts.push(make("h2", { text: say("cosines") }), heatmap(say("cosines"), names, names, known, null, COSINES));
     }
     parts.push(make("h2", { text: say("table") }), rowsTable(section, rows));
     holder.replaceChildren(...parts);

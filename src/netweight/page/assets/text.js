@@ -2,21 +2,21 @@
 
 const TEXTS = {
   en: {
-    about: "About", findings: "Findings", notes: "Notes", leftOut: "Left out", heatmap: "Layers and roles", table: "All rows",
+    about: "About", what: "What", findings: "Findings", notes: "Notes", leftOut: "Left out", heatmap: "Layers and roles", table: "All rows",
     metric: "Metric", model: "Model", outside: "outside the blocks", search: "Search names",
     columns: "Columns", save: "Save as CSV", copy: "Copy", copied: "Copied", rows: "{0} of {1} rows",
     values: "The values as a table", close: "Close", definition: "definition", unit: "unit", value: "value",
     column: "column", layer: "layer", several: "the middle of {0} values", neighbours: "The same layer",
-    dark: "Dark", light: "Light", cosines: "Cosines between task vectors", groups: "L2 of the groups",
+    dark: "Dark", light: "Light", cosines: "Cosines between task vectors", groups: "L2 of the groups", norms: "L2 of the task vectors",
     why: "Why", name: "Name", empty: "No rows.", quantiles: "Quantiles", previous: "Previous", next: "Next",
   },
   zh: {
-    about: "概况", findings: "发现", notes: "说明", leftOut: "未计入", heatmap: "层与角色", table: "全部行",
+    about: "概况", what: "项目", findings: "发现", notes: "说明", leftOut: "未计入", heatmap: "层与角色", table: "全部行",
     metric: "指标", model: "模型", outside: "层外", search: "搜索名称",
     columns: "列", save: "存为 CSV", copy: "复制", copied: "已复制", rows: "{1} 行中的 {0} 行",
     values: "以表格显示数值", close: "关闭", definition: "定义", unit: "单位", value: "数值",
     column: "列", layer: "层", several: "{0} 个数值的中位数", neighbours: "同一层",
-    dark: "深色", light: "浅色", cosines: "任务向量之间的余弦", groups: "各组的 L2",
+    dark: "深色", light: "浅色", cosines: "任务向量之间的余弦", groups: "各组的 L2", norms: "任务向量的 L2",
     why: "原因", name: "名称", empty: "没有行。", quantiles: "分位数", previous: "上一个", next: "下一个",
   },
 };

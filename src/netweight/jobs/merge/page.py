@@ -1,0 +1,85 @@
+"""A merge as a page shows it: what every parameter was made of, by which settings, and the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from netweight.columns import Column
+from netweight.jobs.pages import card_of, section_of
+from netweight.page.section import Section
+from netweight.params.role import classify_all
+
+__all__ = ["section_of_merge"]
+
+_FIXED = (
+    Column("param", "", "the parameter's name in the merged model", "text"),
+    Column("layer", "", "number of its block, empty outside the blocks", "integer"),
+    Column("role", "", "its role: q_proj, norm, embedding ...", "text"),
+    Column("shape", "", "its shape", "integers"),
+    Column("elements", "elements", "elements of the parameter", "integer"),
+    Column("dtype", "", "its element type", "text"),
+    Column("method", "", "the merge method, empty where it was copied", "text"),
+    Column("nonfinite", "elements", "NaN and infinities in it", "integer"),
+    Column("file", "", "the file that holds it", "text"),
+    Column("digest", "", "XXH3-128 of its bytes, by stretches", "text"),
+)
+
+
+def section_of_merge(title: str, record: Mapping[str, Any], notes: Sequence[str]) -> Section:
+    """The section of what netweight_merge.json holds: settings and weights of every parameter, norms and cosines of the
+    task vectors where they were measured, and the recipe.
+    """
+    parameters: Mapping[str, Mapping[str, Any]] = record["parameters"]
+    refs = [str(entry["ref"]) for entry in record["inputs"]]
+    roles = classify_all({name: tuple(p["shape"]) for name, p in parameters.items()})
+    settings = {key for p in parameters.values() for key in p["settings"]}
+    own = {(key, refs[number]) for p in parameters.values() for key, number, _ in _own(p)}
+    whole = [Column(key, "", "a setting of the method", "number") for key in sorted(settings)]
+    each = [Column(f"{key} of {ref}", "", f"{key} of this model", "number") for key, ref in sorted(own)]
+    rows = []
+    for name, p in parameters.items():
+        held = {(key, refs[number]): value for key, number, value in _own(p)}
+        rows.append((
+            name, p["layer"], roles[name].role, p["shape"], p["elements"], p["dtype"], p["method"], p["nonfinite"],
+            p["file"], p["digest"], *(_number(p["settings"].get(column.name)) for column in whole),
+            *(_number(held.get(key)) for key in sorted(own)),
+        ))  # fmt: skip
+    weights = record.get("weights") or {}
+    models = weights.get("models") or []
+    names = [str(model["model"]) for model in models]
+    measured = [model["l2"] for model in models]
+    card = [("method", ", ".join(sorted({str(p["method"]) for p in parameters.values() if p["method"]})))]
+    card += [(f"weight of {m['model']}", f"{m['weight']:.6g}") for m in models if m["weight"] is not None]
+    card += [(f"L2 of {m['model']}", f"{m['l2']:.6g}") for m in models if m["l2"] is not None]
+    if weights.get("merged_l2") is not None:
+        card.append(("L2 of the weighted sum", f"{weights['merged_l2']:.6g}"))
+    card += [*card_of(record["inputs"], str(record.get("device", ""))), ("recipe", str(record["recipe"]))]
+    square = weights.get("cosines")
+    return section_of(
+        "merge",
+        title,
+        (*_FIXED, *whole, *each),
+        rows,
+        card=card,
+        notes=notes,
+        skipped=[(str(entry["name"]), str(entry["reason"])) for entry in record["dropped"]],
+        groups=[{"model": None, "names": names, "values": measured}] if names and None not in measured else [],
+        cosines={"names": names, "values": square} if square and names else None,
+    )
+
+
+def _own(parameter: Mapping[str, Any]) -> list[tuple[str, int, Any]]:
+    """(setting, number of the model's input, value) of a parameter's own settings of each model."""
+    inputs = [entry["model"] for entry in parameter["inputs"]]
+    behind = inputs[len(inputs) - len(parameter["each"]) :]
+    return [
+        (key, number, value)
+        for number, each in zip(behind, parameter["each"], strict=True)
+        for key, value in each.items()
+    ]
+
+
+def _number(value: Any) -> float | None:
+    """Flags as 1 and 0, so that a map can show them."""
+    return None if value is None else float(value)
