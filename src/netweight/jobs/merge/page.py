@@ -34,16 +34,16 @@ def section_of_merge(title: str, record: Mapping[str, Any], notes: Sequence[str]
     refs = [str(entry["ref"]) for entry in record["inputs"]]
     roles = classify_all({name: tuple(p["shape"]) for name, p in parameters.items()})
     settings = {key for p in parameters.values() for key in p["settings"]}
-    own = {(key, refs[number]) for p in parameters.values() for key, number, _ in _own(p)}
+    own = sorted({(key, number) for p in parameters.values() for key, number, _ in _own(p)})
     whole = [Column(key, "", "a setting of the method", "number") for key in sorted(settings)]
-    each = [Column(f"{key} of {ref}", "", f"{key} of this model", "number") for key, ref in sorted(own)]
+    each = [Column(f"{key} of {refs[number]}", "", f"{key} of this model", "number") for key, number in own]
     rows = []
     for name, p in parameters.items():
-        held = {(key, refs[number]): value for key, number, value in _own(p)}
+        held = {(key, number): value for key, number, value in _own(p)}
         rows.append((
             name, p["layer"], roles[name].role, p["shape"], p["elements"], p["dtype"], p["method"], p["nonfinite"],
             p["file"], p["digest"], *(_number(p["settings"].get(column.name)) for column in whole),
-            *(_number(held.get(key)) for key in sorted(own)),
+            *(_number(held.get(key)) for key in own),
         ))  # fmt: skip
     weights = record.get("weights") or {}
     models = weights.get("models") or []
