@@ -11,8 +11,10 @@ from pages import browser_page
 from test_html import HOSTILE, section
 
 import netweight
+from netweight.columns import Column
 from netweight.jobs.demo.models import make_demo_models
 from netweight.page.html import page_of
+from netweight.page.section import Section
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +118,30 @@ def test_one_model_at_a_time(reports) -> None:
         assert page.get_by_role("status").inner_text() == f"{count} of {count} rows"
         page.locator(".lines .line").first.press("Enter")
         assert page.locator('dialog tr[data-column="model"] td').first.inner_text() == name
+    assert problems == []
+
+
+def test_experts_are_a_distribution_first(tmp_path) -> None:
+    """Then each of them, the largest value first."""
+    columns = (
+        Column("param", "", "its name", "text"), Column("layer", "", "its layer", "integer"),
+        Column("role", "", "its role", "text"), Column("size", "", "a number", "number"),
+    )  # fmt: skip
+    rows = [(f"layers.0.experts.{n}.up_proj", 0, "up_proj", float((7 * n) % 40)) for n in range(40)]
+    made = Section("scan", "moe", columns, rows, "param", shown=["param", "size"], metrics=["size"])
+    (tmp_path / "page.html").write_text(page_of([made]), encoding="utf-8")
+    problems = []
+    with browser_page(tmp_path / "page.html", problems) as page:
+        box = page.locator(".chart").first.bounding_box()
+        page.mouse.click(box["x"] + box["width"] * 0.5, box["y"] + 15)
+        assert page.locator("dialog h2").inner_text() == "layer 0 · up_proj"
+        assert "the middle of 40 values: 20" in page.locator("dialog .doc").inner_text()
+        listed = page.locator("dialog ol li")
+        assert listed.count() == 40
+        largest = max(rows, key=lambda row: row[3])
+        assert listed.first.inner_text() == f"{largest[0]} 39"
+        listed.first.locator("button").click()
+        assert page.locator("dialog h2").inner_text() == largest[0]
     assert problems == []
 
 

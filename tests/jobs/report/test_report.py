@@ -66,6 +66,25 @@ def test_a_page_of_a_result_is_that_of_its_file(models) -> None:
         assert dict(own["card"]) == dict(of_file["card"]) or name == "compare"
 
 
+@pytest.mark.parametrize("health", [False, True])
+def test_a_scan_in_json(models, health) -> None:
+    """All its numbers; names say layers and roles."""
+    said = CliRunner().invoke(cli, ["scan", "base", "--methods", "all", "--format", "json", *(["--health"] * health)])
+    Path("s.json").write_text(said.stdout, encoding="utf-8")
+    result = netweight.scan("base", methods="all")
+    netweight.report("s.json", "s.html")
+    (section,) = sections("s.html")
+    names = [column.name for column in result.columns]
+    rows = {row[0]: row for row in result.frame.rows}
+    columns = {column["name"]: cells_of(column) for column in section["columns"]}
+    assert sorted(columns["param"]) == sorted(rows)
+    for name, cells in columns.items():
+        wanted = [rows[param][names.index(name)] for param in columns["param"]]
+        for held, value in zip(cells, wanted, strict=True):
+            assert held == value or isinstance(value, (list, tuple, bool)), name
+    assert {"layer", "role", "basic_stats.std", "sparsity.sparsity_levels.threshold_0.0"} <= columns.keys()
+
+
 def test_a_merge_says_what_every_parameter_was_made_of(models) -> None:
     """Weights of gradients and filters as the plan has them; the page of the folder is that of the result."""
     Path("m.yml").write_text(
@@ -120,6 +139,8 @@ def test_the_commands_write_it(models) -> None:
         (["scan", "base", "--report", "s.txt"], "--report s.txt: expected a name that ends in .html, got '.txt'"),
         (["report", "base", "--output", "r.html"], "base: expected a result in Parquet"),
         (["report", "bad", "--output", "r.html"], "bad/netweight_merge.json: is no record of a merge"),
+        (["report", "other.json", "--output", "r.html"], "other.json: is no JSON of a scan"),
+        (["report", "empty.json", "--output", "r.html"], "empty.json: holds no measures of a scan"),
         (["report", "x.parquet"], "--output: expected the page to write"),
         (["report", "none.parquet", "--output", "r.html"], "none.parquet: expected a result in Parquet"),
         (["report", "other.parquet", "--output", "r.html"], "other.parquet: is no table of netweight"),
@@ -135,6 +156,8 @@ def test_what_is_no_result_or_no_page(models, command, message) -> None:
     pq.write_table(pa.table({"a": [1]}), "other.parquet")
     Path("broken.parquet").write_bytes(b"PAR1")
     Path("bad").mkdir()
+    Path("other.json").write_text('{"model1": "a", "totals": 3}')
+    Path("empty.json").write_text("{}")
     Path("bad/netweight_merge.json").write_text('{"parameters": {"x": 3}, "inputs": [], "notes": []}')
     said = CliRunner().invoke(cli, command)
     assert said.exit_code != 0

@@ -12,7 +12,10 @@ from netweight.columns import Column, ColumnType
 from netweight.errors import FormatError, OptionError, printable
 from netweight.jobs.inputs import Reference, references
 from netweight.jobs.pages import card_of, check_report, section_of, write_report
+from netweight.jobs.role_columns import ROLE_COLUMNS, role_cells
+from netweight.measures.registry import SCANNED, find
 from netweight.page.section import Section
+from netweight.params.role import classify_all
 
 __all__ = ["report"]
 
@@ -22,8 +25,8 @@ _LARGEST = 1 << 28  # bytes of a file beside a table
 
 
 def report(results: Reference | Sequence[Reference], output: Reference) -> None:
-    """Write one page of `results` to `output`: Parquet files of scan, compare and delta, folders of delta, and merged
-    models.
+    """Write one page of `results` to `output`: Parquet files of scan, compare and delta, JSON of scan, folders of
+    delta, and merged models.
 
     Raises OptionError for what is no such result or no .html, FormatError for tables that cannot be read, OutputError
     and JobError where the page cannot be written.
@@ -36,7 +39,41 @@ def report(results: Reference | Sequence[Reference], output: Reference) -> None:
 
 
 def _section(path: Path) -> Section:
-    return _of_merge(path) if (path / _MERGE).is_file() else _of_table(path)
+    if (path / _MERGE).is_file():
+        return _of_merge(path)
+    return _of_scan(path) if path.is_file() and path.suffix.lower() == ".json" else _of_table(path)
+
+
+def _of_scan(path: Path) -> Section:
+    """Of the JSON that scan writes, which has names and measures alone."""
+    where = printable(str(path), 300)
+    if path.stat().st_size > _LARGEST:
+        raise FormatError(f"{where}: larger than any result of a scan")
+    try:
+        held = json.loads(path.read_text("utf-8"))
+        held = held["parameters"] if held.keys() == {"health", "parameters"} else held
+        skipped = [(name, str(entry["skipped"])) for name, entry in held.items() if "skipped" in entry]
+        measured = {name: entry for name, entry in held.items() if "skipped" not in entry}
+        found = [find(name) for name in SCANNED if any(name in entry for entry in measured.values())]
+        fields = [Column(f"{m.name}.{c.name}", c.unit, c.doc, c.type) for m in found for c in m.columns]
+        rows = [
+            (name, *role_cells(parameter), *(_field(measured[name], column.name) for column in fields))
+            for name, parameter in classify_all(dict.fromkeys(measured, ())).items()
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise FormatError(f"{where}: is no JSON of a scan: {printable(str(problem))}") from None
+    if not fields:
+        raise OptionError(f"{where}: holds no measures of a scan; of compare give the Parquet file")
+    columns = (Column("param", "", "the parameter's name, a part of it in brackets", "text"), *ROLE_COLUMNS, *fields)
+    return section_of("scan", path.name, columns, rows, skipped=skipped)
+
+
+def _field(measures: Mapping[str, Any], name: str) -> Any:
+    """The value of `measure.field` or `measure.field.key`; keys such as threshold_0.0 hold dots of their own."""
+    measure, _, rest = name.partition(".")
+    field, dot, key = rest.partition(".")
+    value = (measures.get(measure) or {}).get(field)
+    return (value or {}).get(key) if dot else value
 
 
 def _of_merge(path: Path) -> Section:

@@ -8,6 +8,37 @@ import { say } from "./text.js";
 const QUANTILE = /(?:^|\.)q(\d{1,3})$/;
 const SPECTRA = ["singular_values", "spectral.top_singular_values"];
 
+const SHARES = [0, 0.25, 0.5, 0.75, 1];
+const LISTED = 200;
+
+/** Open what shares a cell of the map, as experts do: first how `metric` is distributed, then each by its value. */
+export function openCell(section, rows, metric, label) {
+  if (rows.length === 1) {
+    openDrawer(section, rows[0], rows);
+    return;
+  }
+  document.querySelector("dialog")?.remove();
+  const values = section.cells[metric];
+  const sorted = rows.filter((row) => values[row] !== null).sort((a, b) => values[a] - values[b]);
+  const quantiles = SHARES.map((share) => values[sorted[Math.round(share * (sorted.length - 1))]]);
+  const box = make("dialog", { "aria-label": label });
+  const close = make("button", { type: "button", text: say("close"), click: () => box.close() });
+  const items = [...sorted].reverse().slice(0, LISTED).map((row) =>
+    make("li", {}, make("button", {
+      type: "button", class: "link", text: section.cells[section.name_column][row], click: () => openDrawer(section, row, [...sorted].reverse()),
+    }), make("span", { text: ` ${shownValue(values[row])}` })),
+  );
+  box.append(
+    make("header", {}, make("h2", { text: label }), make("div", { class: "bar" }, close)),
+    make("p", { class: "doc", text: `${metric}, ${say("several", sorted.length)}: ${shownValue(quantiles[2])}` }),
+    bars(metric, SHARES.map((share) => `${100 * share}%`), quantiles),
+    make("ol", {}, ...items),
+  );
+  box.addEventListener("close", () => box.remove());
+  document.body.append(box);
+  box.showModal();
+}
+
 /** Open the drawer on `row`, one of `rows`, through which its buttons go. */
 export function openDrawer(section, row, rows) {
   document.querySelector("dialog")?.remove();

@@ -1,7 +1,7 @@
 // One result: what it is of, the map of layers and roles, what belongs to its kind, and all rows.
 
 import { bars, heatmap } from "./charts.js";
-import { openDrawer } from "./drawer.js";
+import { openCell, openDrawer } from "./drawer.js";
 import { choice, make, opening, plainTable } from "./elements.js";
 import { median } from "./format.js";
 import { rowsTable } from "./table.js";
@@ -85,7 +85,9 @@ export function sectionPart(section) {
           show();
         }),
         make("p", { class: "doc", text: `${state.metric}: ${column.doc}${column.unit ? ` [${column.unit}]` : ""}` }),
-        heatmap(`${say("heatmap")}: ${state.metric}`, roles, labels, cells, (cell) => openDrawer(section, cell.rows[0], cell.rows)),
+        heatmap(`${say("heatmap")}: ${state.metric}`, roles, labels, cells, (cell) =>
+          openCell(section, cell.rows, state.metric, `${labels[cell.y]} · ${roles[cell.x]}`),
+        ),
       );
     }
     const groups = section.groups.find((one) => one.model === state.model);
