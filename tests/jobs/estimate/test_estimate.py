@@ -226,6 +226,14 @@ def test_recipes_are_timed_as_they_are(quick, places, tmp_path) -> None:
     assert moved.models[0].parameters
 
 
+def test_one_document_at_a_time(places, tmp_path) -> None:
+    recipe = tmp_path / "chain.yml"
+    one = RECIPE.format(**places)
+    recipe.write_text(f"name: first\n{one}---\n{one.replace(str(places['b']), 'first')}")
+    with pytest.raises(OptionError, match="an estimate is of one document, and the recipe has several"):
+        netweight.estimate(recipe, job="merge")
+
+
 def test_a_recipe_with_slices_is_timed_as_a_copy(quick, places, tmp_path) -> None:
     recipe = tmp_path / "slices.yaml"
     recipe.write_text(SLICES.format(**places))

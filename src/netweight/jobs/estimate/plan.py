@@ -90,6 +90,8 @@ def plan_work(request: Request, stack: ExitStack, output: str = "") -> Work:
         recipe, models = (None, models) if is_model else (request.ref, request.models)
         given = {"base": request.base, "method": " ".join(request.methods) or None, "dtype": None}
         asked = make_request(recipe, models=models, weights=None, settings={}, **given)
+        if asked.stages:
+            raise OptionError(f"{asked.recipe.where()}: an estimate is of one document, and the recipe has several")
         prepared = plan.prepare(asked, options, stack)
         run, opened = partial(job.merge_request, asked, output, options=options), tuple(prepared.plan.checkpoints)
         read = prepared.read * (1 + prepared.measures)
