@@ -11,7 +11,7 @@ from netweight.columns import Column
 from netweight.jobs.compare.result import PARAMETER_COLUMNS as COMPARED
 from netweight.jobs.delta.result import COLUMNS as DELTA
 from netweight.jobs.extract_lora.result import COLUMNS as EXTRACT
-from netweight.jobs.merge.result import COLUMNS as MERGE
+from netweight.jobs.merge.columns import COLUMNS as MERGE
 from netweight.jobs.scan.result import CSV_COLUMNS, PARAMETER_COLUMNS
 from netweight.jobs.verify.result import COLUMNS as VERIFY
 from netweight.measures.between import between_columns

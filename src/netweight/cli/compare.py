@@ -106,6 +106,8 @@ def compare(
     a, b = _references(models, model1, model2)
     methods = methods or (ALWAYS,)
     options = options_from(Options, rest, remote=rest["remote"] or rest["dry_run"])
+    if rest["report"] is not None:
+        check_report(rest["report"])
     if rest["dry_run"]:
         from netweight.jobs.inputs import locations
         from netweight.jobs.scan.result import check_file, check_output
@@ -118,8 +120,6 @@ def compare(
                 check_file(output, locations((prepared.a, prepared.b)))
             _show_plan(prepared, output_format, verbose=rest["verbose"])
         return
-    if rest["report"] is not None:
-        check_report(rest["report"])
     result = measure(
         a, b, methods=methods, output=output, plots=plots, options=options, progress=progress_for(output_format)
     )

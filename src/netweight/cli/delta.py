@@ -68,6 +68,8 @@ def delta(
     from netweight.jobs.pages import check_report
 
     options = options_from(Options, rest, remote=rest["remote"] or rest["dry_run"])
+    if rest["report"] is not None:
+        check_report(rest["report"])
     if rest["dry_run"] and base is None:
         raise OptionError(
             "--dry-run: without --base adapters are read whole, and there is nothing to plan; leave it out"
@@ -80,8 +82,6 @@ def delta(
             result_folder(outdir, prepared.locations(), prepared.names).check()
             show_plan(prepared, output_format, verbose=rest["verbose"])
         return
-    if rest["report"] is not None:
-        check_report(rest["report"])
     result = measure(base, models, outdir, options=options, resume=rest["resume"], progress=progress_for(output_format))
     if rest["report"] is not None:
         result.report(rest["report"])

@@ -196,6 +196,15 @@ def run_request(request: Request, output: str | None, output_format: str, rest: 
 
     options = options_from(Options, rest, sync=not rest["no_fsync"])
     progress = progress_for(output_format)
+    report = rest.get("report")
+    if report is not None:
+        if rest.get("check"):
+            raise OptionError("--report: is of a merge that was made; leave out --check")
+        check_report(report)
+    if options.stages is not None and not request.stages:
+        raise OptionError(
+            "--intermediate-dir: the recipe is one document, and makes no models on the way; leave it out"
+        )
     if rest.get("check"):
         _check(request, options, output, output_format, verbose=rest["verbose"])
         return
@@ -214,9 +223,6 @@ def run_request(request: Request, output: str | None, output_format: str, rest: 
     if output is None:
         made = "converted" if request.alone else "merged"
         raise OptionError(f"--output: expected the folder that the {made} model goes into, got none")
-    report = rest.get("report")
-    if report is not None:
-        check_report(report)
     result = merge_request(request, output, options=options, resume=rest["resume"], progress=progress)
     if report is not None:
         result.report(report)

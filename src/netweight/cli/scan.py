@@ -109,6 +109,8 @@ def scan(model: str | None, named: str | None, output_format: str, **rest: Any) 
     methods = rest["methods"] or None
     if methods is None and output_format == "csv":
         methods = ("basic_stats", "spectral")
+    if rest["report"] is not None:
+        check_report(rest["report"])
     if rest["dry_run"]:
         from netweight.jobs.inputs import locations
         from netweight.jobs.scan.plots import plots_folder
@@ -126,8 +128,6 @@ def scan(model: str | None, named: str | None, output_format: str, **rest: Any) 
                 plots_folder(rest["plots"], inputs, prepared.measures).check()
             show_plan(prepared, output_format, verbose=rest["verbose"])
         return
-    if rest["report"] is not None:
-        check_report(rest["report"])
     result = measure(
         ref,
         methods=methods,

@@ -13,7 +13,7 @@ from netweight.output.result_file import ResultFile
 from netweight.page.html import page_of
 from netweight.page.section import Section
 
-__all__ = ["Reported", "card_of", "check_report", "section_of", "write_report"]
+__all__ = ["Reported", "card_of", "check_report", "only_in", "section_of", "write_report"]
 
 _NEVER = frozenset({"rows", "cols", "elements", "layer", "expert", "update_above", "update_rows", "int8_mask"})
 """Numbers that are no metric of a map."""
@@ -79,12 +79,17 @@ def card_of(inputs: Sequence[Any], device: str) -> list[tuple[str, str]]:
     return [*lines, ("computed on", device)]
 
 
-def check_report(path: str | os.PathLike[str], inputs: Sequence[Path] = ()) -> Path:
-    """`path`, which a page can be written to; raises OptionError and OutputError otherwise."""
+def only_in(ref: str) -> str:
+    """Why a parameter that one of two models has is in no row."""
+    return f"only in {ref}"
+
+
+def check_report(path: str | os.PathLike[str], inputs: Sequence[Path] = (), option: str = "--report") -> Path:
+    """`path`, which a page can be written to; raises OptionError, which names `option`, and OutputError otherwise."""
     target = Path(path)
     if target.suffix.lower() not in {".html", ".htm"}:
         raise OptionError(
-            f"--report {printable(str(path))}: expected a name that ends in .html, got {printable(repr(target.suffix))}"
+            f"{option} {printable(str(path))}: expected a name that ends in .html, got {printable(repr(target.suffix))}"
         )
     ResultFile(target, inputs).check()
     return target

@@ -94,7 +94,8 @@ def show_check(found: Sequence[Preflight], late: str, output_format: str, *, ver
         _show_preflight(one, verbose=verbose)
     if late:
         print_notes([late])
-    click.echo("this can be merged; no weights were read, and nothing was written")
+    what = "what is planned so far" if late else "this"
+    click.echo(f"{what} can be merged; no weights were read, and nothing was written")
 
 
 def _checked(one: Preflight) -> dict[str, Any]:

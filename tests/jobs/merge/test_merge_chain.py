@@ -221,6 +221,9 @@ def test_a_fault_in_the_last_document_is_found_first(models) -> None:
     Path("out/model.safetensors").write_bytes(b"mine")
     with pytest.raises(OutputError):
         netweight.merge("m.yml", "out")
+    for kept in ("new", "m.yml"):  # a stage would lie in the result, or is to lie in a file
+        with pytest.raises((OptionError, OutputError)):
+            netweight.merge("m.yml", "new", stages=Path(kept))
     assert sorted(path.name for path in Path().iterdir()) == ["a", "b", "c", "d", "m.yml", "out"]
 
 

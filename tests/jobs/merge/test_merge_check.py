@@ -129,3 +129,21 @@ def test_an_output_that_stands_in_the_way(models) -> None:
     said = run("out")
     assert said.exit_code != 0
     assert "out" in str(said.exception)
+
+
+def test_weights_that_are_not_known_are_not_shown(models) -> None:
+    """Those that follow from norms; those that options give are."""
+    command = ["merge", "--base", "a", "--models", "b", "c", "--check"]
+    said = CliRunner().invoke(cli, command)
+    assert said.exit_code == 0, said.output
+    assert "setting    weight" not in said.output
+    assert "note: the weights follow from norms (mode exp), which --dry-run shows" in said.output
+    said = CliRunner().invoke(cli, [*command, "--weights", "0.25", "0.5"])
+    assert "setting    weight of b: 0.25\nsetting    weight of c: 0.5\n" in said.output
+    assert "norms" not in said.output
+
+
+def test_options_that_would_do_nothing(models) -> None:
+    Path("m.yml").write_text("merge_method: linear\nmodels: [{model: a}]\nparameters: {weight: 1}\n")
+    assert "--report: is of a merge that was made; leave out --check" in str(run("--report", "x.html").exception)
+    assert "--intermediate-dir: the recipe is one document" in str(run("-I", "kept").exception)

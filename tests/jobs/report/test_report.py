@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from pages import cells_of, data_of
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 import netweight
 from netweight.cli.main import cli
@@ -56,14 +57,15 @@ def test_a_page_of_a_result_is_that_of_its_file(models) -> None:
         (own,) = sections(f"{name}.html")
         check(own, result)
         assert own["kind"] == name
-        for key in ("columns", "metrics", "models", "groups", "cosines", "shown", "rows"):
+        for key in ("columns", "metrics", "models", "groups", "cosines", "shown", "rows", "skipped"):
             if key == "columns":
                 for a, b in zip(own[key], of_file[key], strict=True):
                     assert (a["name"], a["doc"], a["unit"]) == (b["name"], b["doc"], b["unit"])
                     assert cells_of(a) == cells_of(b), a["name"]
             else:
                 assert own[key] == of_file[key], (name, key)
-        assert dict(own["card"]) == dict(of_file["card"]) or name == "compare"
+        assert own["card"] == of_file["card"]
+        assert own["notes"] == of_file["notes"] or name != "compare"
 
 
 @pytest.mark.parametrize("health", [False, True])
@@ -118,6 +120,37 @@ def test_norms_and_cosines_of_a_merge(models) -> None:
     assert section["cosines"]["values"] == result.weights["cosines"]
 
 
+def test_what_one_side_alone_has_is_left_out_by_name(models) -> None:
+    """In pages of results and of files: no row speaks of it."""
+    more = {"model.layers.2.self_attn.q_proj.weight": np.ones((8, 8), np.float32)}
+    save_file(load_file("one/model.safetensors") | more, "one/model.safetensors")
+    netweight.compare("base", "one", output="c.parquet").report("a.html")
+    netweight.report("c.parquet", "b.html")
+    netweight.delta("base", ["one"], "tv").report("c.html")
+    netweight.report("tv", "d.html")
+    for pages, reason in (("ab", "only in one"), ("cd", None)):
+        first, second = (sections(f"{page}.html")[0]["skipped"] for page in pages)
+        assert first == second
+        (entry,) = first
+        assert next(iter(more)) in entry[0]
+        assert reason in (None, entry[1])
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("two/summary.json", '{"groups": 3, "skipped": []}'), ("two/summary.json", "[" * 100_000),
+        ("pairwise_cosines.csv", ",one,three\none,1,1\nthree,1,1\n"), ("pairwise_cosines.csv", ",one,two\none,x,1\n"),
+    ],
+)  # fmt: skip
+def test_a_folder_that_is_not_as_delta_wrote_it(models, file, text) -> None:
+    netweight.delta("base", ["one", "two"], "tv")
+    Path("tv", file).write_text(text)
+    with pytest.raises(FormatError):
+        netweight.report("tv", "r.html")
+    assert not Path("r.html").exists()
+
+
 def test_the_commands_write_it(models) -> None:
     runs = {
         "s.html": ["scan", "base", "--report", "s.html"],
@@ -141,6 +174,9 @@ def test_the_commands_write_it(models) -> None:
         (["report", "bad", "--output", "r.html"], "bad/netweight_merge.json: is no record of a merge"),
         (["report", "other.json", "--output", "r.html"], "other.json: is no JSON of a scan"),
         (["report", "empty.json", "--output", "r.html"], "empty.json: holds no measures of a scan"),
+        (["report", "tv", "--output", "r.txt"], "--output r.txt: expected a name that ends in .html"),
+        (["scan", "base", "--dry-run", "--report", "s.txt"], "--report s.txt: expected a name that ends in .html"),
+        (["report", "deep.json", "--output", "r.html"], "deep.json: not the record of a scan"),
         (["report", "x.parquet"], "--output: expected the page to write"),
         (["report", "none.parquet", "--output", "r.html"], "none.parquet: expected a result in Parquet"),
         (["report", "other.parquet", "--output", "r.html"], "other.parquet: is no table of netweight"),
@@ -158,6 +194,7 @@ def test_what_is_no_result_or_no_page(models, command, message) -> None:
     Path("bad").mkdir()
     Path("other.json").write_text('{"model1": "a", "totals": 3}')
     Path("empty.json").write_text("{}")
+    Path("deep.json").write_text("[" * 100_000)
     Path("bad/netweight_merge.json").write_text('{"parameters": {"x": 3}, "inputs": [], "notes": []}')
     said = CliRunner().invoke(cli, command)
     assert said.exit_code != 0
@@ -182,3 +219,11 @@ def test_a_hostile_model_is_data(models) -> None:
     assert "<script>alert(1)" not in text
     (section,) = sections("h.html")
     assert section["title"] == name
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_name_that_is_no_utf_8(models) -> None:
+    name = os.fsdecode(b"m\xff")
+    Path("base").rename(name)
+    netweight.scan(name).report("h.html")
+    assert sections("h.html")[0]["title"] == name

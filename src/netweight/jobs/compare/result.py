@@ -16,7 +16,7 @@ from netweight.jobs.compare.parameter import PARAMETER_COLUMNS, ParameterCompari
 from netweight.jobs.compare.quantisation import quantisation_of
 from netweight.jobs.compare.totals import by_block, totals_of
 from netweight.jobs.kinds import changed_parameter, kind_from
-from netweight.jobs.pages import Reported, card_of, section_of
+from netweight.jobs.pages import Reported, card_of, only_in, section_of
 from netweight.jobs.role_columns import role_cells
 from netweight.jobs.scan.result import check_output, finite
 from netweight.measures import update
@@ -148,6 +148,8 @@ class Comparison(Reported, Framed, dict[str, Any]):
     def section(self) -> Section:
         """See Reported."""
         kind = [] if self.kind is None else [("in one word", str(self.kind))]
+        sides = zip(self.refs, ("only_in_model1", "only_in_model2"), strict=True)
+        alone = [(str(name), only_in(ref)) for ref, key in sides for name in self[key]]
         return section_of(
             "compare",
             " | ".join(self.refs),
@@ -155,7 +157,7 @@ class Comparison(Reported, Framed, dict[str, Any]):
             self.frame.rows,
             card=[*kind, *card_of(self.inputs, self.device)],
             notes=self.notes,
-            skipped=[(s.name, s.reason) for s in (*self.skipped, *self.failed)],
+            skipped=[*((s.name, s.reason) for s in (*self.skipped, *self.failed)), *alone],
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.tensor import Checkpoint
-from netweight.errors import NetweightError, printable
+from netweight.errors import NetweightError, OptionError, printable
 from netweight.jobs.inputs import Reference, recorded, stamps
 from netweight.jobs.merge.plan import Prepared, prepare
 from netweight.jobs.merge.request import Options, Request
@@ -100,9 +100,12 @@ def merged_stages(
         return
     target = Path(os.path.abspath(output))  # noqa: PTH100 - links stay as they are named
     root = options.stages or target.with_name(f"{target.name}.stages")
+    if root.exists() and not root.is_dir():
+        raise OptionError(f"{printable(str(root), 300)}: is a file; expected the folder of the models made on the way")
     with ExitStack() as stack:  # a fault in the last document is found before the first is merged
         inputs = [path for plan in foresee(request, options, stack)[0] for path in plan.locations()]
-        output_folder(output, "merged model", inputs, "merge", options, resume=resume).check()
+        made = [Path(os.path.abspath(root)) / (recipe.name or "") for recipe in request.stages]  # noqa: PTH100
+        output_folder(output, "merged model", [*inputs, *made], "merge", options, resume=resume).check()
     of_stage = replace(options, overwrite=True, stages=None)
     with ExitStack() as stack:
         for recipe in request.stages:

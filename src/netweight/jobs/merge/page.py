@@ -6,24 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from netweight.columns import Column
+from netweight.jobs.merge.columns import COLUMNS, cells
 from netweight.jobs.pages import card_of, section_of
 from netweight.page.section import Section
 from netweight.params.role import classify_all
 
 __all__ = ["section_of_merge"]
 
-_FIXED = (
-    Column("param", "", "the parameter's name in the merged model", "text"),
-    Column("layer", "", "number of its block, empty outside the blocks", "integer"),
-    Column("role", "", "its role: q_proj, norm, embedding ...", "text"),
-    Column("shape", "", "its shape", "integers"),
-    Column("elements", "elements", "elements of the parameter", "integer"),
-    Column("dtype", "", "its element type", "text"),
-    Column("method", "", "the merge method, empty where it was copied", "text"),
-    Column("nonfinite", "elements", "NaN and infinities in it", "integer"),
-    Column("file", "", "the file that holds it", "text"),
-    Column("digest", "", "XXH3-128 of its bytes, by stretches", "text"),
-)
+_ROLE = Column("role", "", "its role: q_proj, norm, embedding ...", "text")
 
 
 def section_of_merge(title: str, record: Mapping[str, Any], notes: Sequence[str]) -> Section:
@@ -40,11 +30,8 @@ def section_of_merge(title: str, record: Mapping[str, Any], notes: Sequence[str]
     rows = []
     for name, p in parameters.items():
         held = {(key, number): value for key, number, value in _own(p)}
-        rows.append((
-            name, p["layer"], roles[name].role, p["shape"], p["elements"], p["dtype"], p["method"], p["nonfinite"],
-            p["file"], p["digest"], *(_number(p["settings"].get(column.name)) for column in whole),
-            *(_number(held.get(key)) for key in own),
-        ))  # fmt: skip
+        settings_of = (_number(p["settings"].get(column.name)) for column in whole)
+        rows.append((*cells(name, p), roles[name].role, *settings_of, *(_number(held.get(key)) for key in own)))
     weights = record.get("weights") or {}
     models = weights.get("models") or []
     names = [str(model["model"]) for model in models]
@@ -59,7 +46,7 @@ def section_of_merge(title: str, record: Mapping[str, Any], notes: Sequence[str]
     return section_of(
         "merge",
         title,
-        (*_FIXED, *whole, *each),
+        (*COLUMNS, _ROLE, *whole, *each),
         rows,
         card=card,
         notes=notes,

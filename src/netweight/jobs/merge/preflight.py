@@ -57,13 +57,17 @@ def check_merge(request: Request, options: Options) -> tuple[list[Preflight], st
     Returns what was found, and why it ends before the last recipe ("" where it does not). Raises what a merge raises
     before it reads data.
     """
+    weights = request.weights
+    if weights is not None and weights.explicit is not None:
+        request = Request(request.with_weights(weights.explicit))
     with ExitStack() as stack:
         plans, late = foresee(request, replace(options, remote=True), stack)
         return [_found(prepared) for prepared in plans], late
 
 
 def _found(prepared: Prepared) -> Preflight:
-    plan = prepared.plan
+    """Weights that follow from norms are not known yet: those of the plan only stand in for them."""
+    plan, weights = prepared.plan, prepared.request.weights
     tokenizer = plan.like or plan.checkpoints[plan.tokenizer_from]
     template = choose_template(plan.recipe.chat_template, plan.checkpoints, tokenizer)
     notes = [*plan.notes, *template.notes]
@@ -75,7 +79,11 @@ def _found(prepared: Prepared) -> Preflight:
     tokens = None if vocabulary is None else len(vocabulary.ids)
     if tokens is not None and plan.tokens is not None:
         tokens += len(plan.tokens.added.numbers)
-    return Preflight(prepared, tuple(_settings(plan)), tokens, tuple(notes))
+    found = list(_settings(plan))
+    if weights is not None and (weights.mode, weights.granularity) != ("equal", "global"):
+        found = [setting for setting in found if setting.name != "weight"]
+        notes.insert(0, f"the weights follow from norms (mode {weights.mode}), which --dry-run shows")
+    return Preflight(prepared, tuple(found), tokens, tuple(notes))
 
 
 def _settings(plan: MergePlan) -> Iterator[SettingFound]:

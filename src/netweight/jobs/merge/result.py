@@ -8,25 +8,13 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from netweight.columns import Column
+from netweight.jobs.merge.columns import COLUMNS, cells
 from netweight.jobs.merge.page import section_of_merge
 from netweight.jobs.pages import Reported
 from netweight.output.frame import Frame, Framed
 from netweight.page.section import Section
 
-__all__ = ["COLUMNS", "Merged", "weight_text", "weighting_lines"]
-
-COLUMNS = (
-    Column("param", "", "the parameter's name in the merged model", "text"),
-    Column("shape", "", "its shape", "integers"),
-    Column("dtype", "", "its element type", "text"),
-    Column("elements", "elements", "elements of the parameter", "integer"),
-    Column("layer", "", "number of its block, empty outside the blocks", "integer"),
-    Column("method", "", "the merge method, empty where it was copied", "text"),
-    Column("file", "", "the file that holds it", "text"),
-    Column("nonfinite", "elements", "NaN and infinities in it", "integer"),
-    Column("digest", "", "XXH3-128 of its bytes, by stretches", "text"),
-)
+__all__ = ["Merged", "weight_text", "weighting_lines"]
 
 
 class Merged(Reported, Framed):
@@ -52,20 +40,7 @@ class Merged(Reported, Framed):
     @cached_property
     def frame(self) -> Frame:
         """A row for each parameter of the merged model, in its files' order."""
-        rows = [
-            (
-                name,
-                p["shape"],
-                p["dtype"],
-                p["elements"],
-                p["layer"],
-                p["method"],
-                p["file"],
-                p["nonfinite"],
-                p["digest"],
-            )
-            for name, p in self.record["parameters"].items()
-        ]
+        rows = [cells(name, parameter) for name, parameter in self.record["parameters"].items()]
         return Frame(COLUMNS, rows)
 
     def section(self) -> Section:

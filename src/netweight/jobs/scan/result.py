@@ -34,6 +34,7 @@ __all__ = [
     "assess_rows",
     "check_file",
     "check_output",
+    "field_of",
     "finite",
     "print_csv",
     "write_results",
@@ -77,16 +78,17 @@ class ScanRow:
 
     def value(self, field: str) -> Any:
         """The cell of a column `measure.field` (or `measure.field.key`); None where it was not measured."""
-        value: Any = self.measures
-        for key in _path(field):
-            value = value.get(key) if isinstance(value, Mapping) else None
-        return value
+        return field_of(self.measures, field)
 
 
-def _path(field: str) -> list[str]:
+def field_of(measures: Mapping[str, Any], field: str) -> Any:
+    """The value of `measure.field` or `measure.field.key` in {measure: {field: value}}, None where there is none."""
     measure, _, rest = field.partition(".")
     name, dot, key = rest.partition(".")  # keys such as threshold_0.0 hold dots of their own
-    return [measure, name, key] if dot else [measure, name]
+    value: Any = measures
+    for part in [measure, name, key] if dot else [measure, name]:
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 class ScanResults(Reported, Framed, dict[str, dict[str, dict[str, Any]]]):

@@ -11,35 +11,38 @@ function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
-const drawn = [];
+let charts = [];
 
-/** Draw all pictures again: after a change of colours or width. */
-export function redrawCharts() {
-  for (const draw of drawn) draw();
+/** Give back what pictures hold that are no longer on the page. */
+function dropGone() {
+  const gone = charts.filter((chart) => chart.made && !chart.holder.isConnected);
+  for (const chart of gone) chart.made.dispose();
+  charts = charts.filter((chart) => !gone.includes(chart));
 }
 
-/** Forget all pictures: the page is made anew. */
-export function dropCharts() {
-  drawn.length = 0;
+/** Draw all pictures again, after a change of width. */
+export function redrawCharts() {
+  dropGone();
+  for (const chart of charts) chart.draw();
 }
 
 /** A picture of `height` pixels that `option()` describes; `clicked` gets what was clicked. */
 function chart(label, height, option, clicked) {
   const holder = make("div", { class: "chart", role: "img", "aria-label": label });
   holder.style.height = `${height}px`;
-  let made = null;
-  const draw = () => {
+  const own = { holder, made: null, draw };
+  function draw() {
     if (!holder.isConnected) return;
-    made ??= globalThis.vendor.echarts.init(holder, null, { renderer: "canvas" });
-    made.resize();
-    made.setOption(
-      { animation: false, textStyle: { color: colour("--ink"), fontFamily: "inherit" }, aria: { enabled: false }, ...option() },
-      true,
-    );
-    made.off("click");
-    if (clicked) made.on("click", clicked);
-  };
-  drawn.push(draw);
+    if (own.made === null) {
+      own.made = globalThis.vendor.echarts.init(holder, null, { renderer: "canvas" });
+      if (clicked) own.made.on("click", clicked);
+    }
+    own.made.resize();
+    const text = { color: colour("--ink"), fontFamily: "inherit" };
+    own.made.setOption({ animation: false, textStyle: text, ...option() }, true);
+  }
+  dropGone();
+  charts.push(own);
   requestAnimationFrame(draw);
   return holder;
 }
@@ -74,13 +77,16 @@ export function heatmap(label, columns, lines, cells, picked, scale = scaleOf(ce
       emphasis: { itemStyle: { borderColor: colour("--ink"), borderWidth: 2 } },
     }],
   });
-  const known = new Map(cells.map((cell) => [`${cell.x} ${cell.y}`, cell]));
-  const rows = lines.map((line, y) => [line, ...columns.map((_, x) => shownValue(known.get(`${x} ${y}`)?.value ?? null))]);
+  const table = () => {
+    const known = new Map(cells.map((cell) => [`${cell.x} ${cell.y}`, cell]));
+    const rows = lines.map((line, y) => [line, ...columns.map((_, x) => shownValue(known.get(`${x} ${y}`)?.value ?? null))]);
+    return make("div", { class: "wide" }, plainTable([say("name"), ...columns], rows));
+  };
   return make(
     "figure",
     {},
     chart(label, height, option, picked && ((item) => picked(cells[item.dataIndex]))),
-    opening(say("values"), make("div", { class: "wide" }, plainTable([say("name"), ...columns], rows))),
+    opening(say("values"), table),
   );
 }
 
@@ -93,6 +99,6 @@ export function bars(label, names, values) {
     yAxis: { type: "value", axisLabel: { color: colour("--ink") }, splitLine: { lineStyle: { color: colour("--line") } } },
     series: [{ type: "bar", data: values, itemStyle: { color: colour("--accent") } }],
   });
-  const rows = names.map((name, at) => [name, shownValue(values[at])]);
-  return make("figure", {}, chart(label, 240, option), opening(say("values"), plainTable([say("name"), say("value")], rows)));
+  const table = () => plainTable([say("name"), say("value")], names.map((name, at) => [name, shownValue(values[at])]));
+  return make("figure", {}, chart(label, 240, option), opening(say("values"), table));
 }

@@ -27,7 +27,9 @@ export function plainTable(headings, rows) {
   return make("table", { class: "plain" }, make("thead", {}, head), make("tbody", {}, ...body));
 }
 
-/** A part of the page that opens. */
-export function opening(title, ...children) {
-  return make("details", {}, make("summary", { text: title }), ...children);
+/** A part of the page that opens; `content()` is made when it first does. */
+export function opening(title, content) {
+  const box = make("details", {}, make("summary", { text: title }));
+  box.addEventListener("toggle", () => box.append(content()), { once: true });
+  return box;
 }

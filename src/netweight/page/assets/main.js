@@ -1,6 +1,6 @@
 // The page: its sections, the language and the colours.
 
-import { dropCharts, redrawCharts } from "./charts.js";
+import { redrawCharts } from "./charts.js";
 import { decodeSection } from "./data.js";
 import { make } from "./elements.js";
 import { sectionPart } from "./section.js";
@@ -13,7 +13,6 @@ export function startPage() {
   let dark = wantsDark.matches;
 
   function build() {
-    dropCharts();
     document.documentElement.dataset.theme = dark ? "dark" : "light";
     const top = make(
       "header",

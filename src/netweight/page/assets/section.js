@@ -31,27 +31,28 @@ export function mapCells(section, rows, metric) {
 }
 
 function findingsList(section) {
-  const names = section.cells[section.name_column];
+  const rows = new Map(section.cells[section.name_column].map((name, row) => [name, row]));
   const all = [...Array(section.count).keys()];
-  const lines = section.findings.map(([level, name, what, advice]) => {
-    const row = names.indexOf(name);
-    const place = row < 0 ? make("span", { text: name }) : make("button", { type: "button", class: "link", text: name, click: () => openDrawer(section, row, all) });
+  const line = ([level, name, what, advice]) => {
+    const row = rows.get(name);
+    const place = row === undefined ? make("span", { text: name }) : make("button", { type: "button", class: "link", text: name, click: () => openDrawer(section, row, all) });
     return make("li", { class: `finding ${["critical", "warning"].includes(level) ? level : "info"}` }, make("b", { text: `${level} ` }), place, make("span", { text: ` ${what}; ${advice}` }));
-  });
-  const list = make("ul", { class: "notes" }, ...lines.slice(0, FIRST));
-  return lines.length > FIRST ? make("div", {}, list, opening(`+ ${lines.length - FIRST}`, make("ul", { class: "notes" }, ...lines.slice(FIRST)))) : list;
+  };
+  const list = (findings) => make("ul", { class: "notes" }, ...findings.map(line));
+  const rest = section.findings.slice(FIRST);
+  return make("div", {}, list(section.findings.slice(0, FIRST)), rest.length ? opening(`+ ${rest.length}`, () => list(rest)) : null);
 }
 
 function about(section) {
   const long = section.card.filter(([, value]) => value.includes("\n"));
   const parts = [plainTable([say("what"), say("value")], section.card.filter((line) => !long.includes(line)))];
-  parts.push(...long.map(([what, value]) => opening(what, make("pre", { text: value }))));
+  parts.push(...long.map(([what, value]) => opening(what, () => make("pre", { text: value }))));
   if (section.notes.length) {
     parts.push(make("h3", { text: say("notes") }), make("ul", { class: "notes" }, ...section.notes.map((text) => make("li", { text }))));
   }
   if (section.findings.length) parts.push(make("h3", { text: say("findings") }), findingsList(section));
   if (section.skipped.length) {
-    parts.push(opening(`${say("leftOut")} (${section.skipped.length})`, make("div", { class: "wide" }, plainTable([say("name"), say("why")], section.skipped))));
+    parts.push(opening(`${say("leftOut")} (${section.skipped.length})`, () => make("div", { class: "wide" }, plainTable([say("name"), say("why")], section.skipped))));
   }
   return make("section", {}, make("h2", { text: say("about") }), ...parts);
 }

@@ -130,7 +130,7 @@ export function rowsTable(section, rows) {
   });
   const columns = make("details", { class: "columns" }, make("summary", { text: say("columns") }), make("div", {}, ...boxes));
   const save = make("button", { type: "button", text: say("save"), click: () => saveFile(section, listed) });
-  const copy = make("button", {
+  const copy = navigator.clipboard && make("button", {
     type: "button", text: say("copy"),
     click: async () => {
       await navigator.clipboard.writeText(asText(section, listed, names(), "\t"));
