@@ -112,6 +112,15 @@ def test_modules_with_a_default_alone():
         read(f"merge_method: linear\n{inside}models: [{{model: lab/c}}]\n")
 
 
+def test_types_of_a_part_do_not_count():
+    """As in mergekit 0.1.5, which writes float32 here."""
+    inside = "modules:\n  default:\n    models: [{model: lab/a}]\n    dtype: float16\n    base_model: lab/base\n"
+    recipe = read(f"merge_method: linear\n{inside}")
+    assert (recipe.dtype, recipe.base) == (None, None)
+    assert recipe.references() == ("lab/a",)
+    assert len(recipe.notes) == 2
+
+
 def test_habits_inside_of_modules():
     part = "models: [{model: lab/a, revision: x, parameters: {weight: '2'}}]"
     cut = "slices: [{sources: [{model: lab/b, layer_range: [0, 4.0]}]}]"

@@ -56,8 +56,8 @@ class _Meant:
         if not isinstance(modules, dict) or set(modules) != {"default"} or not isinstance(modules["default"], dict):
             return data
         inner = modules["default"]
-        if inner.keys() & data.keys():
-            return data
+        if inner.keys() & data.keys() or inner.keys() - {"models", "slices", "parameters"}:
+            return data  # other keys are ignored in a part, where the recipe's own would count
         moved = {path[2:]: line for path, line in self.lines.items() if path[:2] == ("modules", "default")}
         self.lines = {**self.lines, **moved}
         return {key: value for key, value in data.items() if key != "modules"} | inner
