@@ -151,6 +151,20 @@ def test_streamed_and_written_stages_are_the_same(models, method) -> None:
     assert netweight.verify("out").good
 
 
+def test_a_copy_keeps_every_bit(models) -> None:
+    """Of numbers that are none, too, whatever else their bits say."""
+    odd = np.array([0x7F81, 0xFFFF, 0x7F80, 0x8000], np.uint16).view(ml_dtypes.bfloat16)
+    tensors = {name: values.astype(ml_dtypes.bfloat16) for name, values in models["a"].items()}
+    tensors["model.norm.weight"] = odd
+    write("a", tensors)
+    one = "merge_method: passthrough\nmodels: [{{model: {}}}]\n"
+    Path("m.yml").write_text(f"name: copy\n{one.format('a')}---\n{one.format('copy')}")
+    said = run("m.yml", "out")
+    assert "copy: is computed where it is read" in said.output
+    made = load_file("out/model.safetensors")["model.norm.weight"]
+    np.testing.assert_array_equal(made.view(np.uint16), odd.view(np.uint16))
+
+
 def test_stages_that_are_kept_verify_and_are_used_again(models) -> None:
     Path("m.yml").write_text(TWO)
     first = run("m.yml", "out", "--intermediate-dir", "kept")

@@ -82,14 +82,15 @@ class MergedTensor(Tensor):
         with _room() as own:
             reader = BlockReader(self.kernels, own)
             span = start, start + count
-            if isinstance(self.write, Copy) and target.subject is None:
-                for at, raw in reader.stored(target.inputs[self.write.input], span, self.dtype.bits):
+            copied = target.inputs[self.write.input] if isinstance(self.write, Copy) else None
+            if copied is not None and all(piece.tensor.dtype == self.dtype for piece in copied.pieces):
+                for at, raw in reader.stored(copied, span, self.dtype.bits):
                     out[(at - start) * width :][: len(raw)] = raw.data
                 return
             for at, x in reader.blocks(target, span, self._inputs, None, whole_rows=False):
                 some = x.shape[1]
                 if isinstance(self.write, Copy):
-                    wide = x[0]
+                    wide = x[0]  # in another element type
                 else:
                     wide = reader.buffer("merged", some * x.itemsize).view(x.dtype)[:some]
                     self.write.block(x, at, wide, self.kernels)
