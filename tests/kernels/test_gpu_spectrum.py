@@ -251,7 +251,10 @@ def test_small_integers(backend, rows, cols, data):
     w = stored(np.array(cells, float).reshape(rows, cols), data.draw(st.sampled_from(FLOATS)))
     found, _ = accumulated(backend, w, sizes=sizes)
     expected = exact(w)
-    assert np.abs(found.values - expected).max() <= 1e-13 * max(expected[0], 1e-300)
+    largest = max(expected[0], 1e-300)
+    # of a nearly singular matrix the Gram matrix loses digits of the smallest values, and the error says so
+    assert np.abs(found.values - expected).max() <= max(1e-13 * largest, found.error)
+    assert found.error <= 1e-10 * largest
 
 
 @pytest.mark.parametrize("leading", [None, 3])
