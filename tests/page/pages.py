@@ -34,6 +34,17 @@ def cells_of(column):
     return [None if at == 0xFFFFFFFF else column["texts"][at] for at in struct.unpack(f"<{len(raw) // 4}I", raw)]
 
 
+def lists_of(column):
+    """The lists of one of a page's pictures."""
+    values, ends, places = (
+        struct.unpack(f"<{len(raw) // size}{kind}", raw)
+        for key, size, kind in (("lists", 8, "d"), ("ends", 4, "I"), ("at", 4, "I"))
+        for raw in [base64.b64decode(column[key])]
+    )
+    bounds = (0, *ends)
+    return [None if at == 0xFFFFFFFF else list(values[bounds[at] : bounds[at + 1]]) for at in places]
+
+
 def chromium():
     """The path of Chromium; skips where there is none."""
     path = next(

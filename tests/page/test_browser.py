@@ -16,16 +16,27 @@ from netweight.jobs.demo.models import make_demo_models
 from netweight.page.html import page_of
 from netweight.page.section import Section
 
+NAMES = ["scan", "delta", "compare", "merge", "info", "verify", "structure"]
+
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory):
     """(folder of pages, the scan, the delta, the comparison)"""
     folder = tmp_path_factory.mktemp("pages")
     models = make_demo_models(folder / "models", 0)
-    scanned = netweight.scan(models.base, methods="all")
-    found = netweight.delta(models.base, models.fine_tunes[:3], folder / "tv")
+    scanned = netweight.scan(models.base, methods="all", pictured=True)
+    found = netweight.delta(models.base, models.fine_tunes[:3], folder / "tv", pictured=True)
     compared = netweight.compare(models.base, models.fine_tunes[0])
-    for name, result in (("scan", scanned), ("delta", found), ("compare", compared)):
+    merged = netweight.merge(
+        None, folder / "merged", base=models.base, models=models.fine_tunes[:2], method="ties", pictured=True
+    )
+    results = {
+        "scan": scanned, "delta": found, "compare": compared, "merge": merged,
+        "info": netweight.info(models.base, listed=True), "verify": netweight.verify(folder / "merged"),
+        "structure": netweight.structure(models.fine_tunes[0], models.base),
+    }  # fmt: skip
+    assert list(results) == NAMES
+    for name, result in results.items():
         result.report(folder / f"{name}.html")
     return folder, scanned, found, compared
 
@@ -41,12 +52,12 @@ def inked(page):
     }""")
 
 
-@pytest.mark.parametrize("name", ["scan", "delta", "compare"])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("width", "scheme", "language"), [(1400, "light", "en-US"), (360, "dark", "zh-CN")])
 def test_it_draws_and_loads_nothing(reports, name, width, scheme, language) -> None:
     problems = []
     with browser_page(reports[0] / f"{name}.html", problems, width=width, scheme=scheme, language=language) as page:
-        assert inked(page) > 8
+        assert inked(page) > (3 if name in {"verify", "structure"} else 8)  # these have one colour: nothing differs
         assert page.locator(".lines .line").count() >= 10
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.evaluate("document.documentElement.dataset.theme") == scheme
@@ -70,6 +81,95 @@ def test_a_cell_of_the_map_opens_its_tensor(reports) -> None:
                 assert cell.count() == 0
             else:
                 assert float(cell.get_attribute("title")) == value
+        page.keyboard.press("Escape")
+        page.wait_for_selector("dialog", state="detached")
+    assert problems == []
+
+
+def test_the_drawer_draws_what_was_gathered(reports) -> None:
+    """The tables behind the histogram and the singular values are those of the result."""
+    folder, scanned, _, _ = reports
+    problems = []
+    with browser_page(folder / "scan.html", problems) as page:
+        row = next(row for row in scanned.rows if row.name.endswith("layers.2.mlp.up_proj.weight"))
+        page.get_by_role("searchbox").fill(row.name)
+        page.locator(".lines .line").first.press("Enter")
+        dialog = page.locator("dialog")
+        dialog.locator(".chart canvas").nth(2).wait_for()
+        for at, (measure, columns) in enumerate(
+            ((row.pictures["histogram"], (1, 2)), (row.pictures["singular_values"], (0, 1)))
+        ):
+            dialog.locator("figure").nth(at).locator("summary").click()
+            dialog.locator("figure").nth(at).locator("tbody tr").first.wait_for()
+            cells = dialog.locator("figure").nth(at).locator("tbody tr").all_inner_texts()
+            held = [line.split("\t") for line in cells]
+            if at:
+                assert [int(line[columns[0]]) for line in held] == measure["ranks"]
+                assert [float(line[columns[1]]) for line in held] == pytest.approx(measure["values"], rel=1e-5)
+            else:
+                assert [int(line[columns[1]]) for line in held] == measure["counts"]
+                assert [float(line[columns[0]]) for line in held] == pytest.approx(measure["edges"][1:], rel=1e-5)
+        assert f"svd_90_percent_rank: {row.value('spectral.svd_90_percent_rank')}" in dialog.inner_text()
+    assert problems == []
+
+
+def test_two_metrics_against_each_other(reports) -> None:
+    """A pair that is chosen; every row that has both is behind the picture."""
+    folder, scanned, _, _ = reports
+    problems = []
+    with browser_page(folder / "scan.html", problems) as page:
+        page.get_by_text("Two metrics against each other").click()
+        page.get_by_label("Upwards").select_option("quantization.sqnr_db")
+        page.get_by_label("Across").select_option("basic_stats.std")
+        figure = page.locator("figure").nth(1)
+        figure.locator("canvas").wait_for()
+        figure.locator("summary").click()
+        figure.locator("tbody tr").first.wait_for()
+        lines = [line.split("\t") for line in figure.locator("tbody tr").all_inner_texts()]
+        wanted = {
+            row.name: (row.value("basic_stats.std"), row.value("quantization.sqnr_db"))
+            for row in scanned.rows
+            if None not in (row.value("basic_stats.std"), row.value("quantization.sqnr_db"))
+        }
+        assert {line[0] for line in lines} == set(wanted)
+        for name, x, y in lines:
+            assert (float(x), float(y)) == pytest.approx(wanted[name], rel=1e-5)
+    assert problems == []
+
+
+def test_it_prints_and_takes_the_keyboard_alone(reports) -> None:
+    """On paper: text in dark ink, tables of what was looked at. Every control can be reached, and the focus is seen."""
+    folder, scanned, *_ = reports
+    problems = []
+    with browser_page(folder / "scan.html", problems, scheme="dark") as page:
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        page.emulate_media(media="print", color_scheme="dark")
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert page.locator("header button").first.is_visible() is False
+        assert page.evaluate("document.body.scrollHeight") < 6000  # no empty pages for rows out of sight
+        image = page.locator("img.print").first
+        assert image.is_visible()
+        assert image.evaluate("image => image.naturalWidth") > 500
+        page.emulate_media(media="screen", color_scheme="dark")
+        page.evaluate("dispatchEvent(new Event('afterprint'))")
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
+        assert page.locator("img.print").count() == 0
+        reached = set()
+        for _ in range(120):
+            page.keyboard.press("Tab")
+            reached.add(page.evaluate("document.activeElement.className || document.activeElement.tagName"))
+            if page.evaluate("document.activeElement.classList.contains('line')"):
+                break
+        assert {"BUTTON", "SELECT", "SUMMARY", "INPUT", "line"} <= reached
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+        for _ in range(30):
+            page.keyboard.press("ArrowDown")
+        page.keyboard.press("ArrowUp")
+        names = [row.name for row in scanned.rows]
+        focused = page.evaluate("document.activeElement.firstChild.title")
+        assert focused == names[29]
+        page.keyboard.press("Enter")
+        assert page.locator("dialog h2").inner_text() == focused
         page.keyboard.press("Escape")
         page.wait_for_selector("dialog", state="detached")
     assert problems == []

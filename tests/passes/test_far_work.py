@@ -49,6 +49,16 @@ def test_delta(models, tmp_path):
     assert tree(tmp_path / "near") == tree(tmp_path / "far")
 
 
+@pytest.mark.usefixtures("stretch")
+def test_pictures(models):
+    near, far = (
+        netweight.delta(models[0], models[1:], executor=executor, pictured=True)
+        for executor in (ThreadExecutor(1), FarExecutor())
+    )
+    assert [p.pictures for p in near.parameters] == [p.pictures for p in far.parameters]
+    assert all(sum(held["counts"]) for p in near.parameters for held in p.pictures)
+
+
 def test_scan(models, tmp_path):
     for name, executor in (("near", ThreadExecutor(1)), ("far", FarExecutor())):
         netweight.scan(models[0], methods="all", output=tmp_path / name / "scan.json", executor=executor)

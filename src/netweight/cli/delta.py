@@ -67,7 +67,7 @@ def delta(
     from netweight.jobs.delta.plan import Options, prepare
     from netweight.jobs.pages import check_report
 
-    options = options_from(Options, rest, remote=rest["remote"] or rest["dry_run"])
+    options = options_from(Options, rest, remote=rest["remote"] or rest["dry_run"], pictured=rest["report"] is not None)
     if rest["report"] is not None:
         check_report(rest["report"])
     if rest["dry_run"] and base is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from netweight.cli.options import format_option
+from netweight.cli.options import format_option, report_option
 from netweight.errors import OptionError, UnsafeFileError, printable
 from netweight.views.info import show_info
 from netweight.views.text import print_json
@@ -18,6 +18,7 @@ __all__ = ["info"]
 @format_option
 @click.option("--tree", is_flag=True, help="Show the tensors as a tree, equal layers folded into one branch.")
 @click.option("--depth", type=click.IntRange(min=1), metavar="N", help="Levels of the tree to show. Implies --tree.")
+@report_option
 @click.option("--count-tied-twice", is_flag=True, help="Count tied weights under each of their names.")
 @click.option(
     "--strict", is_flag=True, help="Exit with 2 where a pickle names what is not on the list of harmless names."
@@ -30,6 +31,7 @@ def info(
     depth: int | None,
     count_tied_twice: bool,  # noqa: FBT001
     strict: bool,  # noqa: FBT001
+    report: str | None,
 ) -> None:
     """Say what is in MODEL without reading its weights.
 
@@ -39,13 +41,20 @@ def info(
     if (model is None) == (model_option is None):
         raise OptionError("info takes one MODEL: a folder or a file; see `netweight info --help`")
     from netweight.jobs.info.job import info as describe
+    from netweight.jobs.pages import check_report
 
     ref = model if model is not None else str(model_option)
-    result = describe(ref, count_tied_twice=count_tied_twice, tree=tree or depth is not None)
+    if report is not None:
+        check_report(report)
+    result = describe(ref, count_tied_twice=count_tied_twice, tree=tree or depth is not None, listed=report is not None)
+    if report is not None:
+        result.report(report)
     if output_format == "json":
         print_json(result.to_dict())
     elif output_format == "human":
         show_info(result, depth=depth)
+        if report is not None:
+            click.echo(f"written to {printable(report)}")
     if strict and result.outside:
         listed = ", ".join(printable(name, 200) for name in result.outside)
         raise UnsafeFileError(f"{printable(ref)}: --strict: its pickle names what may not be harmless: {listed}")

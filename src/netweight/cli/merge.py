@@ -194,9 +194,9 @@ def run_request(request: Request, output: str | None, output_format: str, rest: 
     from netweight.jobs.pages import check_report
     from netweight.views.merge import show_merged, show_plan
 
-    options = options_from(Options, rest, sync=not rest["no_fsync"])
-    progress = progress_for(output_format)
     report = rest.get("report")
+    options = options_from(Options, rest, sync=not rest["no_fsync"], pictured=report is not None)
+    progress = progress_for(output_format)
     if report is not None:
         if rest.get("check"):
             raise OptionError("--report: is of a merge that was made; leave out --check")

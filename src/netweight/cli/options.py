@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from netweight.errors import OptionError, printable
-from netweight.measures.registry import SCANNED
+from netweight.measures.registry import DRAWN, SCANNED
 from netweight.run.devices import check_device, without_gpu
 
 __all__ = [
@@ -221,14 +221,17 @@ def _complete_measures(ctx: click.Context, param: click.Parameter, incomplete: s
     return [name for name in (*SCANNED, "all") if name.startswith(incomplete)]
 
 
-def methods_option(command: F, usual: str) -> F:
-    """--methods, the measures of a scan; `usual` says what is measured where it is not given."""
+def methods_option(command: F, usual: str, *, drawn: bool = False) -> F:
+    """--methods, the measures of a scan, also those that are only `drawn`; `usual` says what is measured where it is
+    not given.
+    """
+    beside = f"; not {' and '.join(DRAWN)}, which a page draws" if drawn else ""
     return click.option(
         "--methods",
         cls=SpaceSeparated,
         metavar="METHOD ...",
         shell_complete=_complete_measures,
-        help=f"{', '.join(SCANNED)}, or all. [default: {usual}]",
+        help=f"{', '.join(SCANNED)}, or all{beside}. [default: {usual}]",
     )(command)
 
 

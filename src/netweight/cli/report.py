@@ -13,11 +13,11 @@ __all__ = ["report"]
 @click.argument("results", nargs=-1, required=True, metavar="RESULT ...")
 @click.option("--output", metavar="FILE", help="The page: one .html file.")
 def report(results: tuple[str, ...], output: str | None) -> None:
-    """Write one page of RESULTs that are there already: Parquet files of scan, compare and delta, JSON of scan, folders
-    of delta, and merged models.
+    """Write one page of RESULTs that are there already: Parquet files of scan, compare and delta, JSON of scan, info,
+    structure and verify, folders of delta and structure, and merged models.
 
-    The file holds all that it shows, and loads nothing from elsewhere. scan, delta, compare and merge write the same
-    page with --report.
+    The file holds all that it shows, and loads nothing from elsewhere. The commands that measure write the same page
+    with --report, and then with histograms and spectra.
     """
     from netweight.jobs.report.job import report as write
 

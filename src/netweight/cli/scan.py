@@ -24,7 +24,7 @@ from netweight.cli.options import (
     verbose_option,
 )
 from netweight.errors import OptionError, printable
-from netweight.measures.registry import SCANNED, find
+from netweight.measures.registry import DRAWN, SCANNED, find
 from netweight.views.text import print_json
 
 if TYPE_CHECKING:
@@ -40,13 +40,13 @@ class _Scan(click.Command):
         """Write the options, and every measure with what it is."""
         super().format_options(ctx, formatter)
         with formatter.section("Methods"):
-            formatter.write_dl([(name, find(name).doc) for name in SCANNED])
+            formatter.write_dl([(name, find(name).doc) for name in (*SCANNED, *DRAWN)])
 
 
 @click.command(cls=_Scan, short_help="Statistics, spectrum, quantization risk and sparsity of every matrix.")
 @click.argument("model", required=False)
 @click.option("--model", "named", cls=Aliased, aliases=("--model_path", "--model-path"), hidden=True)
-@partial(methods_option, usual="basic_stats; for CSV output also spectral")
+@partial(methods_option, usual="basic_stats; for CSV output also spectral", drawn=True)
 @click.option(
     "--output", cls=Aliased, aliases=("--out",), metavar="FILE", help="Write the results: .json, .csv or .parquet."
 )
@@ -105,6 +105,7 @@ def scan(model: str | None, named: str | None, output_format: str, **rest: Any) 
         split=not rest["no_split"],
         remote=rest["remote"] or rest["dry_run"],
         device=_device(rest["device"], no_gpu=rest["no_gpu"]),
+        pictured=rest["report"] is not None,
     )
     methods = rest["methods"] or None
     if methods is None and output_format == "csv":

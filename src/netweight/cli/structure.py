@@ -13,12 +13,14 @@ from netweight.cli.options import (
     format_option,
     parse_size,
     remote_option,
+    report_option,
     say_without_gpu,
     seed_option,
     verbose_option,
 )
 from netweight.errors import OptionError, printable
-from netweight.views.structure import report, show_models, show_plan, show_structure, show_structures
+from netweight.views.structure import report as tell
+from netweight.views.structure import show_models, show_plan, show_structure, show_structures
 from netweight.views.text import print_json
 
 __all__ = ["structure"]
@@ -55,6 +57,7 @@ def _refuse_filter(ctx: click.Context, param: click.Parameter, value: tuple[str,
     help="Only gather what earlier runs left.",
 )
 @click.option("--reanalyze", is_flag=True, help="Analyse again what an earlier run has done.")
+@report_option
 @click.option("--deep", is_flag=True, help="Read the weights too: exact zeros, rows and columns of zeros.")
 @remote_option
 @click.option("--count-tied-twice", is_flag=True, help="Count tied weights under each of their names.")
@@ -98,6 +101,10 @@ def structure(
     """
     reference = model if model is not None else model_option
     say_without_gpu(rest, "headers and zeros are read", output_format)
+    if rest["report"] is not None:
+        from netweight.jobs.pages import check_report
+
+        check_report(rest["report"])
     if models_dir is not None and reference is not None:
         raise OptionError("structure takes one MODEL or --models-dir DIR, not both; leave one out")
     if models_dir is not None:
@@ -142,6 +149,15 @@ def _analyse_one(ref: str, base: str | None, output_dir: str | None, output_form
             click.echo(f"note: {note}", err=True)
         if output_format == "human":
             click.echo(f"written to {printable(output_dir)}")
+    _report(result, rest["report"], output_format)
+
+
+def _report(result: Any, report: str | None, output_format: str) -> None:
+    """Write the page, where one was asked for."""
+    if report is not None:
+        result.report(report)
+        if output_format == "human":
+            click.echo(f"written to {printable(report)}")
 
 
 def _analyse_many(models_dir: str, base: str | None, output_dir: str, output_format: str, rest: dict[str, Any]) -> None:
@@ -167,6 +183,7 @@ def _analyse_many(models_dir: str, base: str | None, output_dir: str, output_for
         print_json(result.to_dict())
     elif output_format == "human":
         show_structures(result, output_dir, verbose=rest["verbose"])
-    report(result, verbose=rest["verbose"])
+    tell(result, verbose=rest["verbose"])
+    _report(result, rest["report"], output_format)
     if any(model.status == "failed" for model in result.models):
         raise SystemExit(1)

@@ -11,6 +11,7 @@ from netweight.cli.options import (
     format_option,
     parse_size,
     remote_option,
+    report_option,
     verbose_option,
 )
 from netweight.errors import OptionError, printable
@@ -36,6 +37,7 @@ _LISTED = 10
     metavar="SIZE",
     help="Memory to stay within, e.g. 512MB, 1GiB. [default: 1GiB or 1/4 of RAM]",
 )
+@report_option
 @filter_options
 @remote_option
 @device_options
@@ -56,6 +58,7 @@ def verify(
     executor_name: str,
     ray_address: str | None,
     verbose: bool,  # noqa: FBT001 - click's way
+    report: str | None,
 ) -> int:
     """Compute the parameters of the folder MERGED, which merge, convert or extract-lora made, once more from the inputs
     that it names, and compare them with its files, bit for bit. --include and --exclude choose parameters.
@@ -63,8 +66,11 @@ def verify(
     Returns 0 where all are what the recipe gives, 1 where some are not.
     """
     from netweight.cli.progress.bar import progress_for
+    from netweight.jobs.pages import check_report
     from netweight.jobs.verify.job import verify as run
 
+    if report is not None:
+        check_report(report)
     places = {}
     for pair in moved:
         old, equals, new = pair.rpartition("=")
@@ -87,6 +93,8 @@ def verify(
         executor_name=executor_name,
         ray_address=ray_address,
     )
+    if report is not None:
+        result.report(report)
     if output_format == "json":
         print_json(result.to_dict())
     elif output_format == "human":
@@ -100,4 +108,6 @@ def verify(
         of = "" if len(result.verdicts) == result.planned else f" (of {result.planned})"
         same = len(result.verdicts) - len(bad)
         click.echo(f"{same} of {len(result.verdicts)} parameters{of} are what the recipe gives, bit for bit")
+        if report is not None:
+            click.echo(f"written to {printable(report)}")
     return 0 if result.good else 1

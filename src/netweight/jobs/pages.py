@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,15 @@ from netweight.columns import Column
 from netweight.errors import OptionError, printable
 from netweight.output.result_file import ResultFile
 from netweight.page.html import page_of
-from netweight.page.section import Section
+from netweight.page.section import Section, Table
+from netweight.page.small import small_form
+from netweight.params.role import classify_all
 
-__all__ = ["Reported", "card_of", "check_report", "only_in", "section_of", "write_report"]
+__all__ = ["Reported", "as_table", "card_of", "check_report", "only_in", "section_of", "write_report"]
 
-_NEVER = frozenset({"rows", "cols", "elements", "layer", "expert", "update_above", "update_rows", "int8_mask"})
+_NEVER = frozenset(
+    {"rows", "cols", "elements", "layer", "expert", "update_above", "update_rows", "int8_mask", "layer_idx"}
+)
 """Numbers that are no metric of a map."""
 
 _FIRST: dict[str, tuple[str, ...]] = {
@@ -29,6 +33,9 @@ _FIRST: dict[str, tuple[str, ...]] = {
         "bits_per_weight_b", "update_effective_rank",
     ),
     "merge": (),
+    "info": ("elements", "bits_per_weight"),
+    "structure": ("elements",),
+    "verify": ("differing",),
 }  # fmt: skip
 """Metrics that come first, by the kind of result."""
 
@@ -37,7 +44,17 @@ _SHOWN = {
     "delta": ("param", "layer", "role", "elements", "flag"),
     "compare": ("param", "layer", "role", "stored", "stored_b"),
     "merge": ("param", "layer", "role", "elements", "dtype", "method", "nonfinite"),
+    "info": ("param", "layer", "role", "stored", "shape", "elements", "bytes"),
+    "structure": ("param", "layer", "role", "elements", "original", "removed", "layer_idx"),
+    "verify": ("param", "layer", "role", "verdict", "differing", "reason"),
 }
+
+_SAMPLED = ("conflicts", "moved")
+_ORDER = {"delta": "relative_l2", "compare": "change_score", "verify": "differing"}
+"""By what tables are sorted at first."""
+
+_PICTURES = ("histogram.edges", "histogram.counts", "singular_values.ranks", "singular_values.values")
+"""Columns that are drawn, and in no table."""
 
 
 class Reported:
@@ -49,21 +66,80 @@ class Reported:
         """The result as a page shows it."""
         raise NotImplementedError
 
+    def locations(self) -> list[Path]:
+        """What no page may replace."""
+        return [Path(entry["path"]) for entry in self.inputs]
+
     def report(self, path: str | os.PathLike[str]) -> None:
         """Write the result as one HTML file; raises OptionError for another suffix, OutputError and JobError."""
-        write_report([self.section()], path, [Path(entry["path"]) for entry in self.inputs])
+        write_report([self.section()], path, self.locations())
+
+    def _repr_html_(self) -> str:
+        """The small form, for notebooks."""
+        return small_form(self.section())
 
 
-def section_of(kind: str, title: str, columns: Sequence[Column], rows: Sequence[Sequence[Any]], **more: Any) -> Section:
-    """The section of a table of this kind; `more` are fields of Section."""
-    numbers = [c.name for c in columns if c.type in {"number", "integer"} and c.name not in _NEVER]
-    first = [name for name in _FIRST[kind] if name in numbers]
+def section_of(
+    kind: str,
+    title: str,
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[Any]],
+    *,
+    first: Sequence[str] = (),
+    stacks: Sequence[str] | None = None,
+    **more: Any,
+) -> Section:
+    """The section of a table of this kind. `first` are metrics before the kind's own; `stacks` the towers of the rows,
+    by their names where it is None; `more` are fields of Section.
+    """
+    at = {column.name: i for i, column in enumerate(columns)}
+    pictures = {name: [row[at[name]] for row in rows] for name in _PICTURES if name in at}
+    if pictures:
+        kept = [i for i, column in enumerate(columns) if column.name not in pictures]
+        columns, rows = [columns[i] for i in kept], [[row[i] for i in kept] for row in rows]
+    if stacks is None:
+        names = [row[at["param"]] for row in rows]
+        known = classify_all(dict.fromkeys(names, ()))
+        stacks = [known[name].stack for name in names]
+    always = (*first, *_FIRST[kind])
+    numbers = [
+        c.name for c in columns if c.type in {"number", "integer"} and (c.name not in _NEVER or c.name in always)
+    ]
+    first = [name for name in always if name in numbers]
     metrics = [*first, *(name for name in numbers if name not in first)]
     if kind == "merge":  # weights before the method's own settings, and these before what is mostly 0
-        metrics.sort(key=lambda name: (not name.startswith("weight of "), " of " not in name, name == "nonfinite"))
+        metrics.sort(
+            key=lambda name: (
+                name not in _SAMPLED,
+                not name.startswith("weight of "),
+                " of " not in name,
+                name == "nonfinite",
+            )
+        )
         first = metrics
     shown = [*_SHOWN[kind], *first[:5]]
-    return Section(kind, title, columns, rows, "param", shown=shown, metrics=metrics, **more)
+    return Section(
+        kind,
+        title,
+        columns,
+        rows,
+        "param",
+        shown=list(dict.fromkeys(shown)),
+        metrics=metrics,
+        against=_bits_and_error(at, rows) if kind == "compare" else (),
+        order=_ORDER.get(kind),
+        stacks=stacks if any(stacks) else (),
+        pictures=pictures,
+        **more,
+    )
+
+
+def _bits_and_error(at: Mapping[str, int], rows: Sequence[Sequence[Any]]) -> tuple[str, ...]:
+    """Bits of a quantised side against what differs; none where both sides are stored as what they are."""
+    for side in ("_b", ""):
+        if any(row[at[f"stored{side}"]] != row[at[f"dtype{side}"]] for row in rows):
+            return f"bits_per_weight{side}", "relative_l2_distance"
+    return ()
 
 
 def card_of(inputs: Sequence[Any], device: str) -> list[tuple[str, str]]:
@@ -77,6 +153,16 @@ def card_of(inputs: Sequence[Any], device: str) -> list[tuple[str, str]]:
         lines += [("revision", entry["revision"])] if entry.get("revision") else []
         lines += [(f"digest of the header of {file['name']}", str(file["header_digest"])) for file in files[:1]]
     return [*lines, ("computed on", device)]
+
+
+def as_table(title: str, columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> Table:
+    """A table as text, without columns that have no value."""
+    known = [i for i in range(len(columns)) if any(row[i] is not None for row in rows)]
+    return Table(title, [columns[i].name for i in known], [[_said(row[i]) for i in known] for row in rows])
+
+
+def _said(cell: Any) -> str:
+    return "" if cell is None else f"{cell:.6g}" if isinstance(cell, float) else str(cell)
 
 
 def only_in(ref: str) -> str:

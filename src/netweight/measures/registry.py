@@ -9,7 +9,7 @@ from importlib import import_module
 from netweight.errors import OptionError, did_you_mean, printable
 from netweight.measures.measure import Measure
 
-__all__ = ["NAMES", "SCANNED", "Measure", "choose", "find", "needed"]
+__all__ = ["DRAWN", "NAMES", "SCANNED", "Measure", "choose", "drawn_beside", "find", "needed"]
 
 SCANNED = (
     "basic_stats",
@@ -20,7 +20,10 @@ SCANNED = (
 )
 """The measures of a scan, in the order of their columns everywhere. Each is imported when it is first asked for."""
 
-NAMES = ("change", "drift", "update", *SCANNED)
+DRAWN = ("histogram", "singular_values")
+"""Measures that are only drawn: none of "all", but by their names, and for a page."""
+
+NAMES = ("change", "drift", "update", *SCANNED, *DRAWN)
 """Every measure."""
 
 
@@ -33,16 +36,25 @@ def find(name: str) -> Measure:
     return measure
 
 
-def choose(methods: str | Sequence[str]) -> tuple[str, ...]:
-    """The measures of a scan that --methods names, "all" among the names, in their fixed order; raises OptionError."""
+def choose(methods: str | Sequence[str], known: Sequence[str] = SCANNED) -> tuple[str, ...]:
+    """The measures that --methods names, of those `known`, in their order; "all" are SCANNED. Raises OptionError."""
     names = [methods] if isinstance(methods, str) else list(methods)
     for name in names:
-        if name not in (*SCANNED, "all"):
-            hint = did_you_mean(name, SCANNED)
-            raise OptionError(f"--methods: no method '{printable(name)}'{hint}; there are {', '.join(SCANNED)} and all")
+        if name not in (*known, "all"):
+            hint = did_you_mean(name, known)
+            raise OptionError(f"--methods: no method '{printable(name)}'{hint}; there are {', '.join(known)} and all")
     if not names:
-        raise OptionError(f"--methods: expected one or more of {', '.join(SCANNED)} and all, got none")
-    return tuple(name for name in SCANNED if name in names or "all" in names)
+        raise OptionError(f"--methods: expected one or more of {', '.join(known)} and all, got none")
+    return tuple(name for name in known if name in names or ("all" in names and name in SCANNED))
+
+
+def drawn_beside(measures: Iterable[Measure]) -> tuple[Measure, ...]:
+    """What can be drawn of the statistics that these measures need anyway, but for what is one of them."""
+    measures = tuple(measures)
+    needs = needed(measures)
+    counted = any(need.startswith("values.") for need in needs)
+    found = [find("histogram")] * counted + [find("singular_values")] * ("spectrum" in needs)
+    return tuple(measure for measure in found if measure not in measures)
 
 
 def needed(measures: Iterable[Measure]) -> frozenset[str]:

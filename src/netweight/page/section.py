@@ -2,21 +2,47 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from netweight.columns import Column
+from netweight.page.encoding import encoded, encoded_lists, size_of
 
-__all__ = ["Section"]
+__all__ = ["Bars", "Section", "Square", "Table"]
 
-_NOTHING = 0xFFFFFFFF
 _MOST = 13 << 20  # characters of all cells
-_EXACT = 1 << 53  # beyond, a float64 does not hold every whole number
+
+
+@dataclass(frozen=True)
+class Bars:
+    """A picture of numbers by name, under `title`; of one value of the column `model`, or (None) whatever is looked
+    at.
+    """
+
+    title: str
+    names: Sequence[str]
+    values: Sequence[float | None]
+    model: str | None = None
+
+
+@dataclass(frozen=True)
+class Square:
+    """A picture of numbers between -1 and 1, `values[i][j]` of names i and j, None where there is none."""
+
+    title: str
+    names: Sequence[str]
+    values: Sequence[Sequence[float | None]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as text, under `title`; of one model, as Bars."""
+
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    model: str | None = None
 
 
 @dataclass(frozen=True)
@@ -25,8 +51,11 @@ class Section:
 
     `card` is what it is of, in lines of (what, value); `skipped` what was left out, with reasons. `name_column` holds
     the rows' names, `shown` the columns that the table begins with, `metrics` those that the map can show, the first
-    one at once. `models` are the values of a column `model`, which are looked at one at a time. `groups`: by model, a
-    picture of sums: {"model", "names", "values"}; `cosines`: {"names", "values"}, a square. `findings` lead to rows:
+    one at once, and `against` two of them that are set against each other; `order`: the column by which the table is
+    sorted at first, the largest first. `models` are the values of a column `model`, which are looked at one at a time;
+    `stacks` the towers (encoder, decoder) of the rows, none where there is one. `pictures`: by name, a list of numbers
+    for each row, for the drawer: "histogram.edges", "histogram.counts", "singular_values.ranks" and
+    "singular_values.values". `bars`, `square` and `tables` belong to the kind of result. `findings` lead to rows:
     (level, the row's name, what was found, what to do), worst first.
     """
 
@@ -40,22 +69,33 @@ class Section:
     skipped: Sequence[tuple[str, str]] = ()
     shown: Sequence[str] = ()
     metrics: Sequence[str] = ()
+    against: Sequence[str] = ()
+    order: str | None = None
     models: Sequence[str] = ()
+    stacks: Sequence[str] = ()
     findings: Sequence[tuple[str, str, str, str]] = ()
-    groups: Sequence[Mapping[str, Any]] = ()
-    cosines: Mapping[str, Any] | None = field(default=None)
+    pictures: Mapping[str, Sequence[Sequence[float] | None]] = field(default_factory=dict)
+    bars: Sequence[Bars] = ()
+    square: Square | None = None
+    tables: Sequence[Table] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As the page's data.js reads it. Columns without any value are left out, and of a table that is too large for
         a page those that come last: a note says which.
         """
-        columns, left_out = self._columns()
+        columns, left_out, size = self._columns()
         known = {column["name"] for column in columns}
         notes = list(self.notes)
         if left_out:
             notes.append(
                 f"{len(left_out)} columns are left out, with which this page would be larger than {_MOST >> 20} MB:"
                 f" {', '.join(left_out)}"
+            )
+        pictures, without = self._pictures(_MOST - size)
+        if without:
+            notes.append(
+                f"histograms and spectra of {without} of {len(self.rows)} rows are left out, with which this page would"
+                f" be larger than {_MOST >> 20} MB"
             )
         return {
             "kind": self.kind,
@@ -68,14 +108,19 @@ class Section:
             "name_column": self.name_column,
             "shown": [name for name in self.shown if name in known],
             "metrics": [name for name in self.metrics if name in known],
+            "order": self.order if self.order in known else None,
+            "against": list(self.against) if set(self.against) <= known else [],
             "models": list(self.models),
+            "stacks": encoded(self.stacks) if self.stacks else None,
             "findings": [list(finding) for finding in self.findings],
-            "groups": [dict(group) for group in self.groups],
-            "cosines": None if self.cosines is None else dict(self.cosines),
+            "pictures": pictures,
+            "bars": [vars(one) for one in self.bars],
+            "square": None if self.square is None else vars(self.square),
+            "tables": [vars(one) for one in self.tables],
         }
 
-    def _columns(self) -> tuple[list[dict[str, Any]], list[str]]:
-        """(columns in their order, names of those that were left out)"""
+    def _columns(self) -> tuple[list[dict[str, Any]], list[str], int]:
+        """(columns in their order, names of those that were left out, characters)"""
         always = (self.name_column, "layer", "role", "model")
         order = {name: at for at, name in enumerate((*always, *self.shown, *self.metrics))}
         made: dict[int, dict[str, Any]] = {}
@@ -85,31 +130,31 @@ class Section:
             if c.name not in always and all(cell is None for cell in cells):
                 continue
             about: dict[str, Any] = {"name": c.name, "unit": c.unit, "doc": c.doc, "type": c.type}
-            column = about | _encoded(cells)
-            size += sum(len(column.get(key) or "") for key in ("numbers", "at")) + sum(
-                map(len, column.get("texts") or ())
-            )
-            if size > _MOST and c.name not in always:
+            column = about | encoded(cells)
+            if size + size_of(column) > _MOST and c.name not in always:
                 left_out.append(c.name)
             else:
+                size += size_of(column)
                 made[at] = column
-        return [made[at] for at in sorted(made)], left_out
+        return [made[at] for at in sorted(made)], left_out, size
 
-
-def _encoded(cells: Sequence[Any]) -> dict[str, Any]:
-    """The cells of one column: base64 of float64 with NaN for None, or the texts that occur and where."""
-    if all(cell is None or _is_number(cell) for cell in cells) and any(cell is not None for cell in cells):
-        values = np.array([np.nan if cell is None else cell for cell in cells], "<f8")
-        return {"numbers": base64.b64encode(values.tobytes()).decode()}
-    texts: dict[str, int] = {}
-    at = [_NOTHING if cell is None else texts.setdefault(_text(cell), len(texts)) for cell in cells]
-    return {"texts": list(texts), "at": base64.b64encode(np.array(at, "<u4").tobytes()).decode()}
-
-
-def _is_number(cell: Any) -> bool:
-    return (isinstance(cell, float) and cell == cell) or (type(cell) is int and abs(cell) <= _EXACT)  # noqa: PLR0124
-
-
-def _text(cell: Any) -> str:
-    """A text as it is; lists, flags and numbers that float64 cannot hold as JSON has them."""
-    return cell if isinstance(cell, str) else json.dumps(cell, allow_nan=True)
+    def _pictures(self, room: int) -> tuple[dict[str, Any], int]:
+        """(the pictures of as many rows as there is `room` for, those of most elements first; how many have none)"""
+        held = [at for at in range(len(self.rows)) if any(lists[at] for lists in self.pictures.values())]
+        if not held:
+            return {}, 0
+        sizes = next((at for at, c in enumerate(self.columns) if c.name == "elements"), None)
+        if sizes is not None:
+            held.sort(key=lambda at: -(self.rows[at][sizes] or 0))
+        kept, used = set(), 4 * 6 * len(self.rows)
+        for at in held:
+            used += sum(11 * len(lists[at] or ()) for lists in self.pictures.values())
+            if used > room:
+                break
+            kept.add(at)
+        every = range(len(self.rows))
+        found = {
+            name: encoded_lists([lists[at] if at in kept else None for at in every])
+            for name, lists in self.pictures.items()
+        }
+        return found, len(held) - len(kept)

@@ -17,6 +17,7 @@ import numpy as np
 from netweight.kernels.arrays import F64Array, U8Array, U64Array
 from netweight.kernels.protocol import DifferencePartial
 from netweight.statistics import order
+from netweight.statistics.histogram import Histogram, histogram_of_bins
 from netweight.statistics.moments import EMPTY, Moments
 from netweight.statistics.ranks import Ranks
 
@@ -49,12 +50,14 @@ class Settled:
     distributions: tuple[Distribution, ...]
     products: F64Array
     norm: float
+    pictures: tuple[Histogram, ...]
 
     @classmethod
     def of(cls, statistics: DifferenceStatistics) -> Settled:
         """Raises RuntimeError where quantiles are still unresolved."""
         distributions = tuple(statistics.distribution(m) for m in range(statistics.models))
-        return cls(distributions, statistics.gram(), statistics.base_l2())
+        pictures = tuple(statistics.picture(m) for m in range(statistics.models))
+        return cls(distributions, statistics.gram(), statistics.base_l2(), pictures)
 
     def distribution(self, model: int) -> Distribution:
         """See DifferenceStatistics."""
@@ -67,6 +70,10 @@ class Settled:
     def base_l2(self) -> float:
         """See DifferenceStatistics."""
         return self.norm
+
+    def picture(self, model: int) -> Histogram:
+        """See DifferenceStatistics."""
+        return self.pictures[model]
 
 
 def narrowed(partial: DifferencePartial, kept: U8Array) -> tuple[DifferencePartial, U8Array]:
@@ -201,6 +208,11 @@ class DifferenceStatistics:
             raise RuntimeError("no stretch was added")
         counts: U64Array = self._counts[model]
         return counts
+
+    def picture(self, model: int) -> Histogram:
+        """One model's values as a page draws them."""
+        self._finish()
+        return histogram_of_bins(self.histogram(model), self._window.width, self._moments[model])
 
     def gram(self) -> F64Array:
         """float64 [N, N]: <difference i, difference j> over the elements where both are finite, per-model l2^2

@@ -18,11 +18,13 @@ from netweight.kernels.protocol import DifferencePartial, Window
 from netweight.kernels.values import LookPartial
 from netweight.statistics import order
 from netweight.statistics.difference import PROBABILITIES
+from netweight.statistics.histogram import Histogram, histogram_of_bins
 from netweight.statistics.moments import EMPTY, Moments
 from netweight.statistics.ranks import Ranks
 from netweight.statistics.values import (
     ABS_PROBABILITIES,
     ABS_QUANTILES,
+    HISTOGRAM,
     INT8,
     OUTSIDE,
     QUANTILES,
@@ -193,7 +195,13 @@ class Readings:
             at_most=known,
             outside=outside,
             int8=int8,
+            histogram=self._histogram(),
         )
+
+    def _histogram(self) -> Histogram | None:
+        if HISTOGRAM not in self._needs:
+            return None
+        return histogram_of_bins(self._counts, self._window.width, self._moments)
 
 
 def _folded(counts: U64Array) -> U64Array:

@@ -9,6 +9,7 @@ import numpy as np
 
 from netweight.kernels.arrays import Array, U64Array
 from netweight.statistics.difference import PROBABILITIES
+from netweight.statistics.histogram import Histogram, histogram_of_values
 from netweight.statistics.moments import Moments
 from netweight.statistics.order import quantiles_of_counts
 from netweight.statistics.patterns import PatternHistogram
@@ -17,6 +18,7 @@ __all__ = [
     "ABS_PROBABILITIES",
     "ABS_QUANTILES",
     "COUNTS",
+    "HISTOGRAM",
     "INT8",
     "MOMENTS",
     "NEEDS",
@@ -37,8 +39,9 @@ __all__ = [
 
 MOMENTS, QUANTILES, ABS_QUANTILES = "values.moments", "values.quantiles", "values.abs_quantiles"
 COUNTS, SPARSITY, OUTSIDE, INT8 = "values.counts", "values.sparsity", "values.outside", "values.int8"
+HISTOGRAM = "values.histogram"
 
-NEEDS = frozenset({MOMENTS, QUANTILES, ABS_QUANTILES, COUNTS, SPARSITY, OUTSIDE, INT8})
+NEEDS = frozenset({MOMENTS, QUANTILES, ABS_QUANTILES, COUNTS, SPARSITY, OUTSIDE, INT8, HISTOGRAM})
 """The names by which measures ask for parts of `Values`; NaN, infinities and zeros are always counted."""
 
 ABS_PROBABILITIES = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -91,7 +94,8 @@ class Values:
 
     moments: of the finite ones; quantiles at PROBABILITIES and abs_quantiles at ABS_PROBABILITIES (of magnitudes), by
     numpy's "linear" rule: () where nothing is finite; at_most: {t: elements with abs(x) <= t} for the THRESHOLDS that
-    were asked for (0 always); outside, int8: None where nothing is finite. What was not asked for is () or None.
+    were asked for (0 always); outside, int8: None where nothing is finite; histogram: for a picture. What was not asked
+    for is () or None.
     """
 
     n: int
@@ -104,6 +108,7 @@ class Values:
     at_most: dict[float, int]
     outside: Outside | None
     int8: Int8Sums | None
+    histogram: Histogram | None = None
 
 
 def thresholds_of(needs: frozenset[str]) -> tuple[float, ...]:
@@ -149,7 +154,8 @@ def of_distinct(values: Array, counts: U64Array, numbers: tuple[int, int, int], 
         outside = Outside(*bounds[0], beyond[0], *bounds[1], beyond[1])
     if INT8 in needs and moments.n:
         int8 = _int8(values, counts, moments)
-    return Values(n, n_nan, n_inf, at_most[0.0], moments, quantiles, abs_quantiles, at_most, outside, int8)
+    histogram = histogram_of_values(values, counts, moments) if HISTOGRAM in needs else None
+    return Values(n, n_nan, n_inf, at_most[0.0], moments, quantiles, abs_quantiles, at_most, outside, int8, histogram)
 
 
 def _int8(values: Array, counts: U64Array, moments: Moments) -> Int8Sums:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -57,7 +58,7 @@ def test_a_page_of_a_result_is_that_of_its_file(models) -> None:
         (own,) = sections(f"{name}.html")
         check(own, result)
         assert own["kind"] == name
-        for key in ("columns", "metrics", "models", "groups", "cosines", "shown", "rows", "skipped"):
+        for key in ("columns", "metrics", "models", "bars", "square", "shown", "rows", "skipped", "order", "against"):
             if key == "columns":
                 for a, b in zip(own[key], of_file[key], strict=True):
                     assert (a["name"], a["doc"], a["unit"]) == (b["name"], b["doc"], b["unit"])
@@ -116,8 +117,9 @@ def test_norms_and_cosines_of_a_merge(models) -> None:
     result.report("a.html")
     (section,) = sections("a.html")
     measured = result.weights["models"]
-    assert section["groups"] == [{"model": None, "names": ["one", "two"], "values": [m["l2"] for m in measured]}]
-    assert section["cosines"]["values"] == result.weights["cosines"]
+    (bars,) = section["bars"]
+    assert (bars["names"], bars["values"], bars["model"]) == (["one", "two"], [m["l2"] for m in measured], None)
+    assert section["square"]["values"] == result.weights["cosines"]
 
 
 def test_what_one_side_alone_has_is_left_out_by_name(models) -> None:
@@ -176,7 +178,7 @@ def test_the_commands_write_it(models) -> None:
         (["report", "empty.json", "--output", "r.html"], "empty.json: holds no measures of a scan"),
         (["report", "tv", "--output", "r.txt"], "--output r.txt: expected a name that ends in .html"),
         (["scan", "base", "--dry-run", "--report", "s.txt"], "--report s.txt: expected a name that ends in .html"),
-        (["report", "deep.json", "--output", "r.html"], "deep.json: not the record of a scan"),
+        (["report", "deep.json", "--output", "r.html"], "deep.json: not the record of a result"),
         (["report", "x.parquet"], "--output: expected the page to write"),
         (["report", "none.parquet", "--output", "r.html"], "none.parquet: expected a result in Parquet"),
         (["report", "other.parquet", "--output", "r.html"], "other.parquet: is no table of netweight"),
@@ -227,3 +229,140 @@ def test_a_name_that_is_no_utf_8(models) -> None:
     Path("base").rename(name)
     netweight.scan(name).report("h.html")
     assert sections("h.html")[0]["title"] == name
+
+
+def test_what_is_in_a_checkpoint(models) -> None:
+    """Every tensor, and the same card and tables from the JSON that info prints."""
+    said = CliRunner().invoke(cli, ["info", "base", "--format", "json", "--report", "i.html"])
+    Path("i.json").write_text(said.stdout, encoding="utf-8")
+    (section,) = sections("i.html")
+    columns = {column["name"]: cells_of(column) for column in section["columns"]}
+    held = load_file("base/model.safetensors")
+    assert dict(zip(columns["param"], columns["elements"], strict=True)) == {k: v.size for k, v in held.items()}
+    assert columns["bytes"] == [4 * count for count in columns["elements"]]
+    assert set(columns["stored"]) == {"F32"}
+    by_name = dict(zip(columns["param"], zip(columns["layer"], columns["role"], strict=True), strict=True))
+    assert by_name["model.layers.1.self_attn.k_proj.weight"] == (1, "k_proj")
+    assert ["tensors", "7"] in section["card"]
+    netweight.report("i.json", "j.html")
+    (of_file,) = sections("j.html")
+    assert of_file["rows"] == 0
+    for key in ("card", "tables", "bars", "notes", "skipped"):
+        assert of_file[key] == section[key]
+    assert netweight.info("base").listed == ()
+
+
+def test_a_verdict_on_a_merge(models) -> None:
+    """What differs is a finding, and first in the table; the page of the JSON is that of the run."""
+    netweight.merge(None, "out", base="base", models=["one", "two"], weights=[1, 1])
+    file = next(Path("out").glob("*.safetensors"))
+    held = load_file(file)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    held[name][0, :3] += 1
+    save_file(held, file)
+    said = CliRunner().invoke(cli, ["verify", "out", "--format", "json", "--report", "v.html"])
+    assert json.loads(said.stdout)["good"] is False
+    Path("v.json").write_text(said.stdout, encoding="utf-8")
+    netweight.report("v.json", "w.html")
+    assert Path("v.html").read_bytes() == Path("w.html").read_bytes()
+    (section,) = sections("v.html")
+    columns = {column["name"]: cells_of(column) for column in section["columns"]}
+    assert columns["differing"] == [3.0 if param == name else 0.0 for param in columns["param"]]
+    assert [finding[1] for finding in section["findings"]] == [name]
+    assert section["card"][0] == ["verdict", "6 of 7 parameters are what the recipe gives, bit for bit"]
+    assert section["order"] == "differing"
+    assert section["bars"][0]["names"] == ["same", "differs"] or section["bars"][0]["values"] in ([1, 6], [6, 1])
+
+
+def without_a_layer(folder):
+    """A copy of the base with its layer 0 gone, and layer 1 half as wide."""
+    held = load_file("base/model.safetensors")
+    kept = {name.replace("layers.1", "layers.0"): value for name, value in held.items() if "layers.0" not in name}
+    Path(folder).mkdir(parents=True)
+    save_file(kept, f"{folder}/model.safetensors")
+
+
+def test_what_was_taken_from_a_model(models) -> None:
+    """Removed elements by part; of the files that structure wrote the same page."""
+    without_a_layer("many/short")
+    found = netweight.structure("many/short", "base")
+    found.write("s")
+    found.report("a.html")
+    netweight.report("s", "b.html")
+    Path("s.json").write_text(json.dumps(found.to_dict()))
+    netweight.report("s.json", "c.html")
+    assert Path("a.html").read_bytes() == Path("b.html").read_bytes() == Path("c.html").read_bytes()
+    (section,) = sections("a.html")
+    columns = {column["name"]: cells_of(column) for column in section["columns"]}
+    gone = {"q_proj": 64.0, "k_proj": 64.0, "v_proj": 64.0}
+    removed = {
+        role: count
+        for layer, role, count in zip(columns["layer"], columns["role"], columns["removed"], strict=True)
+        if layer == 0 and count
+    }
+    assert removed == gone
+    assert sum(columns["removed"]) == found.comparison["total_params"]["reduced"]
+    assert section["metrics"][0] == "reduction_ratio"
+    assert ["layers of the base that are gone", "0"] in section["card"]
+    (map_of_layers,) = section["tables"]
+    assert map_of_layers["rows"][0][:2] == ["0", "1"]
+
+
+def test_a_folder_of_models(models) -> None:
+    without_a_layer("many/short")
+    Path("many/same").mkdir()
+    Path("many/same/model.safetensors").write_bytes(Path("base/model.safetensors").read_bytes())
+    Path("many/broken").mkdir()
+    Path("many/broken/model.safetensors").write_bytes(b"nothing")
+    said = CliRunner().invoke(
+        cli, ["structure", "--models-dir", "many", "--base", "base", "--output-dir", "all", "--report", "a.html"]
+    )
+    assert said.exit_code == 1
+    (section,) = sections("a.html")
+    assert section["models"] == ["same", "short"]
+    columns = {column["name"]: cells_of(column) for column in section["columns"]}
+    removed = dict.fromkeys(section["models"], 0.0)
+    for model, count in zip(columns["model"], columns["removed"], strict=True):
+        removed[model] += count
+    assert removed == {"same": 0.0, "short": 192.0}
+    assert [name for name, _ in section["skipped"]] == ["broken"]
+    assert [bars["model"] for bars in section["bars"]] == ["same", "short"]
+    netweight.report("all", "b.html")
+    (of_files,) = sections("b.html")
+    for key in ("columns", "card", "models", "bars", "metrics"):
+        assert of_files[key] == section[key]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"folder": "x", "good": true, "verdicts": [1]}', "is no JSON of verify"),
+        ('{"ref": "x", "format": 1, "dtypes": [], "roles": []}', "is no JSON of info: no field"),
+        ('{"structure": {}, "comparison": null}', "is no JSON of structure: no field 'model_name'"),
+        ("[1]", "expected the JSON of a result, an object, got list"),
+    ],
+)
+def test_a_record_that_is_none(models, content, message) -> None:
+    Path("x.json").write_text(content)
+    with pytest.raises(FormatError, match=message):
+        netweight.report("x.json", "x.html")
+
+
+def test_the_small_form_is_of_text_alone(models) -> None:
+    """A map and the first rows, and nothing of a name is markup."""
+    name = "model.layers.0.<script>alert(1)</script>.weight"
+    held = load_file("base/model.safetensors") | {name: np.ones((4, 4), np.float32)}
+    Path("odd").mkdir()
+    save_file(held, "odd/model.safetensors")
+    results = [
+        netweight.info("odd"), netweight.scan("odd"), netweight.delta("odd", "odd"), netweight.compare("odd", "odd"),
+        netweight.structure("odd"), netweight.merge(None, "out", base="base", models=["one"], weights=[1]),
+        netweight.verify("out"),
+    ]  # fmt: skip
+    for result in results:
+        form = result._repr_html_()
+        assert "<script" not in form
+        assert form.count("<table>") >= 1
+        assert len(form) < 60_000
+    assert "&lt;script&gt;" in results[1]._repr_html_()
+    assert "background:rgb(" in results[1]._repr_html_()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -199,9 +198,6 @@ class Comparison(Reported, Framed, dict[str, Any]):
     def __repr__(self) -> str:
         a, b = (printable(ref) for ref in self.refs)
         return f"<comparison of {a!r} with {b!r}: {len(self.parameters)} common parameters>"
-
-    def _repr_html_(self) -> str:
-        return f"<p>{escape(repr(self))}</p>{self.frame._repr_html_()}"
 
 
 def find_most_changed_layers(

@@ -95,7 +95,12 @@ def _run(prepared: Prepared, progress: Progress, record: Record, executor: Execu
             announce_tensors(tensor for a in parameters if a.name not in measured for tensor in (a.base, *a.models))
             for parameter in _measure(prepared, set(measured), executor, kernels, progress):
                 measured[parameter.aligned.name] = parameter
-                entry = {"rows": parameter.rows, "gram": parameter.gram, "spectra": parameter.spectra}
+                entry = {
+                    "rows": parameter.rows,
+                    "gram": parameter.gram,
+                    "spectra": parameter.spectra,
+                    "pictures": parameter.pictures,
+                }
                 record.append(parameter.aligned.name, entry)
         updates = _look_at_updates(prepared, measured, executor, progress)
     for checkpoint in (prepared.base, *prepared.models):
@@ -133,7 +138,7 @@ def _restored(aligned: Aligned, record: dict[str, Any]) -> ParameterDelta:
     from netweight.jobs.delta.result import ParameterDelta
 
     rows, gram = tuple(record["rows"]), tuple(tuple(row) for row in record["gram"])
-    return ParameterDelta(aligned, rows, gram, tuple(record["spectra"]))
+    return ParameterDelta(aligned, rows, gram, tuple(record["spectra"]), tuple(record["pictures"]))
 
 
 def _measure(
@@ -144,6 +149,7 @@ def _measure(
     progress: Progress,
 ) -> Iterator[ParameterDelta]:
     from netweight.jobs.delta.result import ParameterDelta
+    from netweight.measures.histogram import fields_of
     from netweight.measures.registry import find
     from netweight.passes.differences import measure_differences
 
@@ -159,4 +165,9 @@ def _measure(
             None if tensor is None else drift.derive(statistics.distribution(i), base_l2)
             for i, tensor in enumerate(aligned.models)
         )
-        yield with_factors(ParameterDelta(aligned, rows, tuple(tuple(map(float, row)) for row in statistics.gram())))
+        pictures = tuple(
+            None if tensor is None else fields_of(statistics.picture(i))
+            for i, tensor in enumerate(aligned.models if prepared.pictured else ())
+        )
+        gram = tuple(tuple(map(float, row)) for row in statistics.gram())
+        yield with_factors(ParameterDelta(aligned, rows, gram, pictures=pictures))

@@ -32,7 +32,9 @@ __all__ = ["Options", "Prepared", "prepare"]
 
 @dataclass(frozen=True)
 class Options(RunOptions):
-    """How `delta` runs: the fields of RunOptions."""
+    """How `delta` runs: the fields of RunOptions; `pictured`: also gather the histograms that a page draws."""
+
+    pictured: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Prepared:
     layout: Layout
     sample: Budget
     fixed: int
+    pictured: bool
 
     def inputs(self) -> list[dict[str, Any]]:
         """The identity of base and models."""
@@ -99,6 +102,7 @@ def prepare(base: Reference, models: Reference | Sequence[Reference], options: O
             **options.selection,
             "stretch": STRETCH,
             "backend": choice.backend,
+            "pictured": options.pictured,
         }
     )
     return Prepared(
@@ -122,4 +126,5 @@ def prepare(base: Reference, models: Reference | Sequence[Reference], options: O
         layout=layout,
         sample=budget_of(alignment.parameters, layout),
         fixed=fixed,
+        pictured=options.pictured,
     )

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from html import escape
 from math import fsum, inf, nan, sqrt
 from os import PathLike
 from pathlib import Path
@@ -59,13 +58,15 @@ _FIXED_GROUPS = ("embed", "lm_head", "layer", "attn", "mlp", "norm", "other")
 @dataclass(frozen=True)
 class ParameterDelta:
     """One parameter: `rows[i]` holds drift's columns for model i, None where it has none; `gram` is float [N][N];
-    `spectra[i]` the columns FACTORED where model i's update has factors.
+    `spectra[i]` the columns FACTORED where model i's update has factors; `pictures[i]` the histogram of its difference,
+    where it was asked for.
     """
 
     aligned: Aligned
     rows: tuple[Mapping[str, Any] | None, ...]
     gram: tuple[tuple[float, ...], ...]
     spectra: tuple[Mapping[str, Any] | None, ...] = ()
+    pictures: tuple[Mapping[str, Any] | None, ...] = ()
 
     def spectrum(self, model: int) -> Mapping[str, Any]:
         """The fields of FACTORED of model number `model`."""
@@ -170,7 +171,10 @@ class Delta(Reported, Framed):
 
     def section(self) -> Section:
         """See Reported."""
-        return section_of_delta(self.frame, self.models, self.cosines, self.notes, self.inputs, self.device)
+        rows = [p.pictures[i] if p.pictures else None for i in range(len(self.models)) for p, _ in self._measured(i)]
+        return section_of_delta(
+            self.frame, self.models, self.cosines, self.notes, self.inputs, self.device, rows if any(rows) else ()
+        )
 
     def _measured(self, model: int) -> list[tuple[ParameterDelta, Mapping[str, Any]]]:
         return [(p, row) for p in self.parameters if (row := p.rows[model]) is not None]
@@ -308,17 +312,6 @@ class Delta(Reported, Framed):
 
     def __repr__(self) -> str:
         return f"<Delta of {len(self.models)} models to {self.base!r}: {len(self.parameters)} parameters>"
-
-    def _repr_html_(self) -> str:
-        lines = "".join(
-            f"<tr><td>{escape(m.name)}</td><td>{m.summary['global_l2']}</td><td>{m.summary['relative_l2']}</td>"
-            f"<td>{m.summary['n_params_considered']}</td><td>{m.summary['skipped_params']}</td>"
-            f"<td>{escape(str(m.kind))}</td></tr>"
-            for m in self.models
-        )
-        headings = ("model", "global_l2", "relative_l2", "parameters", "skipped", "kind")
-        head = f"<tr>{''.join(f'<th>{heading}</th>' for heading in headings)}</tr>"
-        return f"<table>{head}{lines}</table>{self.frame._repr_html_()}"
 
 
 RESERVED = ("pairwise_cosines.csv", "pairwise_cosines.png", "delta.parquet", ".netweight.json")

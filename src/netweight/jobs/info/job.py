@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from netweight.checkpoint.config import MAX_CONFIG, read_json_in
 from netweight.checkpoint.tensor import Checkpoint, Skipped, Tensor
 from netweight.errors import NetweightError, printable
 from netweight.jobs.info.adapter import AdapterInfo, adapter_info
+from netweight.jobs.info.page import section_of_info
 from netweight.jobs.info.tree import Branch, grow
+from netweight.jobs.pages import Reported
+from netweight.output.table import Row
+from netweight.page.section import Section
 from netweight.params.architecture import describe
 from netweight.params.families import family
 from netweight.params.model import Model
 from netweight.params.opening import open_model
-from netweight.params.role import ROLES
+from netweight.params.role import ROLES, Parameter
 
 __all__ = ["DtypeRow", "FileRow", "Info", "RoleRow", "info"]
 
@@ -72,7 +77,7 @@ class OtherRow:
 
 
 @dataclass(frozen=True)
-class Info:
+class Info(Reported):
     """What a checkpoint's headers and config say. Counts are elements as they are stored, tied weights counted once.
 
     `parameters` leaves out `buffers` (causal masks, rotary frequencies, running statistics). `layers` and what follows
@@ -80,7 +85,7 @@ class Info:
     maps an alias to the name that it repeats; `other`: what has the role "other", by the form of the names, most
     parameters first; `head_is` names the embedding that serves as the head, where the file holds none. `outside`: what
     pickles name beside what is harmless. `revision` is the commit that was read of a model of the hub. `adapter`: what
-    an adapter alone is.
+    an adapter alone is; `listed`: every tensor under jobs.info.page.COLUMNS, where it was asked for.
     """
 
     ref: str
@@ -111,24 +116,37 @@ class Info:
     outside: tuple[str, ...] = ()
     adapter: AdapterInfo | None = None
     tree: Branch | None = field(default=None, repr=False)
+    listed: tuple[Row, ...] = field(default=(), repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields for JSON: no NaN, no Infinity; the tree of tensors only where there is one."""
-        entry = {item.name: _plain(getattr(self, item.name)) for item in fields(self) if item.name != "tree"}
+        entry = {
+            item.name: _plain(getattr(self, item.name)) for item in fields(self) if item.name not in ("tree", "listed")
+        }
         return entry if self.tree is None else entry | {"tree": self.tree.to_dict()}
 
+    def locations(self) -> list[Path]:
+        """See Reported."""
+        return [Path(self.ref)]
 
-def info(ref: str | os.PathLike[str], *, count_tied_twice: bool = False, tree: bool = False) -> Info:
-    """Describe the checkpoint at `ref` without reading tensor data.
+    def section(self) -> Section:
+        """See Reported; with `listed` also the tensors."""
+        return section_of_info(self.to_dict(), self.listed)
+
+
+def info(
+    ref: str | os.PathLike[str], *, count_tied_twice: bool = False, tree: bool = False, listed: bool = False
+) -> Info:
+    """Describe the checkpoint at `ref` without reading tensor data; with its `tree`, and every tensor `listed`.
 
     `count_tied_twice` counts tied weights under each name, and a head that is not stored once more, as tools do that
     instantiate the model. Raises what `open_model` raises.
     """
     with open_model(ref) as checkpoint:
-        return _describe(checkpoint, count_tied_twice=count_tied_twice, tree=tree)
+        return _describe(checkpoint, count_tied_twice=count_tied_twice, tree=tree, listed=listed)
 
 
-def _describe(checkpoint: Checkpoint, *, count_tied_twice: bool, tree: bool) -> Info:
+def _describe(checkpoint: Checkpoint, *, count_tied_twice: bool, tree: bool, listed: bool) -> Info:
     model = Model(checkpoint)
     tensors, parameters, ties = model.tensors, model.parameters, model.ties
     counted = [tensor for name, tensor in tensors.items() if count_tied_twice or name not in ties.aliases]
@@ -172,7 +190,16 @@ def _describe(checkpoint: Checkpoint, *, count_tied_twice: bool, tree: bool) -> 
         outside=checkpoint.outside,
         adapter=adapter,
         tree=grow(tensors.values()) if tree else None,
+        listed=tuple(_row(t, parameters[t.name], ties.aliases) for t in tensors.values()) if listed else (),
     )
+
+
+def _row(tensor: Tensor, parameter: Parameter, aliases: Mapping[str, str]) -> Row:
+    """A tensor under jobs.info.page.COLUMNS."""
+    size, held = tensor.size, tensor.file_bytes
+    role = BUFFER if parameter.buffer else parameter.role
+    bits, same = 8 * held / size if size else None, aliases.get(tensor.name)
+    return tensor.name, parameter.layer, role, list(tensor.shape), tensor.stored, size, held, bits, same
 
 
 def _adapter(checkpoint: Checkpoint) -> str | None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from netweight.merging.recipe.recipe import Recipe
     from netweight.output.folder import ResultFolder
     from netweight.output.shard_writer import ShardWriter
+    from netweight.passes.merge_samples import MergeSample
     from netweight.passes.merges import Finished
     from netweight.run.execute import Executor
 
@@ -144,7 +145,21 @@ def _merge(
     )
     for note in (*result.notes, *folder.commit()):
         progress.note(note)
+    if prepared.options.pictured:
+        result.samples = _samples(plan, output)
     return result
+
+
+def _samples(plan: MergePlan, output: Path) -> dict[str, MergeSample]:
+    """Of every parameter that has a base; a few thousand elements of each are read again."""
+    from netweight.checkpoint.open import open_checkpoint
+    from netweight.jobs.merge.weights import difference_targets
+    from netweight.kernels.cpu.merging import CpuMergeKernels
+    from netweight.passes.merge_samples import MergeSampler
+
+    sampler = MergeSampler(CpuMergeKernels())
+    with open_checkpoint(output) as merged:
+        return {t.name: sampler(t, merged[t.name]) for t in difference_targets(plan.targets) if t.size}
 
 
 def _template(prepared: Prepared) -> ChosenTemplate:

@@ -29,7 +29,8 @@ class Options(MachineOptions):
     `allow_mismatch`: merge models of other families too; `overwrite`: replace an earlier merge; `sync`: bring all
     files to the disk before the result appears; `seed` of the random methods; `copy_tokenizer`: write the tokenizer's
     files (those that a recipe asks for are written anyway); `card`: write README.md; `stages`: the folder that keeps
-    the models of a recipe's named documents (None: they are removed when the merge is done).
+    the models of a recipe's named documents (None: they are removed when the merge is done); `pictured`: also gather
+    what a page draws of a sample of the task vectors, once the merge is done.
     """
 
     max_shard_size: int = 5_000_000_000
@@ -42,6 +43,7 @@ class Options(MachineOptions):
     copy_tokenizer: bool = True
     card: bool = True
     stages: Path | None = None
+    pictured: bool = False
 
     def __post_init__(self) -> None:
         """Raises OptionError for a seed or a size that is no whole number, or too small."""

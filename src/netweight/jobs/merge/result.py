@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from netweight.jobs.merge.columns import COLUMNS, cells
 from netweight.jobs.merge.page import section_of_merge
@@ -14,11 +13,18 @@ from netweight.jobs.pages import Reported
 from netweight.output.frame import Frame, Framed
 from netweight.page.section import Section
 
+if TYPE_CHECKING:
+    from netweight.passes.merge_samples import MergeSample
+
 __all__ = ["Merged", "weight_text", "weighting_lines"]
 
 
 class Merged(Reported, Framed):
-    """The result of `netweight.merge`. `record` is what netweight_merge.json holds; `output` the model's folder."""
+    """The result of `netweight.merge`. `record` is what netweight_merge.json holds; `output` the model's folder;
+    `samples`: of the task vectors by parameter, for a page, where they were asked for.
+    """
+
+    samples: Mapping[str, MergeSample] | None = None
 
     def __init__(self, output: Path, record: Mapping[str, Any], notes: Sequence[str]) -> None:
         self.output = output
@@ -45,7 +51,7 @@ class Merged(Reported, Framed):
 
     def section(self) -> Section:
         """See Reported."""
-        return section_of_merge(self.output.name, self.record, self.notes)
+        return section_of_merge(self.output.name, self.record, self.notes, self.samples)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe: the record."""
@@ -60,10 +66,6 @@ class Merged(Reported, Framed):
 
     def __repr__(self) -> str:
         return f"<Merged into {str(self.output)!r}: {len(self.record['parameters'])} parameters>"
-
-    def _repr_html_(self) -> str:
-        lines = "".join(f"<p>{escape(line)}</p>" for line in weighting_lines(self.weights))
-        return f"<p>{escape(str(self.output))}</p>{lines}{self.frame._repr_html_()}"
 
 
 def weight_text(weight: float) -> str:

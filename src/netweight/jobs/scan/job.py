@@ -21,6 +21,7 @@ from netweight.run.spread import device_notes, kernels_on
 
 if TYPE_CHECKING:
     from netweight.jobs.scan.result import ScanResults
+    from netweight.measures.measure import Measure
     from netweight.passes.subjects import Subject
     from netweight.run.execute import Executor
 
@@ -140,7 +141,7 @@ def _run(
     with shown(progress, plan.tensors, plan.nbytes, done, plan.bytes_of(fields)), compiling(progress):
         results = measure_subjects(
             loads,
-            prepared.measures,
+            (*prepared.measures, *prepared.pictures),
             executor,
             kernels,
             budget=prepared.budget,
@@ -157,7 +158,11 @@ def _run(
             progress.advance(1, subject.nbytes)
     prepared.checkpoint.check_unchanged()
     return ScanResults(
-        [_row(subject, fields[subject.name]) for subject in prepared.subjects if subject.name in fields],
+        [
+            _row(subject, fields[subject.name], prepared.pictures)
+            for subject in prepared.subjects
+            if subject.name in fields
+        ],
         prepared.measures,
         ref=prepared.checkpoint.ref,
         skipped=prepared.skipped,
@@ -166,12 +171,15 @@ def _run(
         inputs=[identity(prepared.checkpoint)],
         created_at=began,
         device=plan.device,
+        pictures=prepared.pictures,
         **about,
     )
 
 
-def _row(subject: Subject, measures: dict[str, dict[str, Any]]) -> Any:
+def _row(subject: Subject, measured: dict[str, dict[str, Any]], pictures: Sequence[Measure]) -> Any:
     from netweight.jobs.scan.result import ScanRow
+
+    drawn = {measure.name for measure in pictures}
 
     rows, cols = subject.part.stored_shape
     return ScanRow(
@@ -182,6 +190,7 @@ def _row(subject: Subject, measures: dict[str, dict[str, Any]]) -> Any:
         cols,
         subject.tensor.dtype.name,
         subject.part.size,
-        measures,
+        {name: fields for name, fields in measured.items() if name not in drawn},
         subject.fused,
+        {name: measured[name] for name in drawn},
     )

@@ -36,20 +36,25 @@ _WITH_CSV = ("basic_stats", "spectral")  # whose ranks are among the CSV's colum
 @dataclass(frozen=True)
 class Options(RunOptions):
     """How `scan` runs: the fields of RunOptions, and `weights_only`: no vectors, biases and scales; `split`: also the
-    projections inside fused ones; `rank_k`: only so many leading singular values.
+    projections inside fused ones; `rank_k`: only so many leading singular values; `pictured`: also gather what a page
+    draws of each matrix, its histogram and spectrum, from what is counted and computed anyway.
     """
 
     weights_only: bool = False
     split: bool = True
     rank_k: int | None = None
+    pictured: bool = False
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A checkpoint opened, its matrices listed, `loads` in the order of measuring; no tensor data read."""
+    """A checkpoint opened, its matrices listed, `loads` in the order of measuring; no tensor data read. `pictures`: the
+    measures beside those asked for, which are only drawn.
+    """
 
     checkpoint: Checkpoint
     measures: tuple[Measure, ...]
+    pictures: tuple[Measure, ...]
     subjects: tuple[Subject, ...]
     loads: tuple[Load, ...]
     skipped: tuple[Skipped, ...]
@@ -63,7 +68,8 @@ def choose(methods: str | Sequence[str] | None, output: Reference | None) -> tup
     """The measures of these names, in their fixed order; raises OptionError for one that a scan does not have."""
     if methods is None:
         methods = _WITH_CSV if output is not None and str(output).lower().endswith(".csv") else DEFAULT
-    return tuple(registry.find(name) for name in registry.choose(methods))
+    known = (*registry.SCANNED, *registry.DRAWN)
+    return tuple(registry.find(name) for name in registry.choose(methods, known))
 
 
 def prepare(ref: Reference, measures: Sequence[Measure], options: Options, stack: ExitStack) -> Prepared:
@@ -78,6 +84,8 @@ def prepare(ref: Reference, measures: Sequence[Measure], options: Options, stack
 
     if options.rank_k is not None and options.rank_k < 1:
         raise OptionError(f"--rank-k {options.rank_k}: expected 1 or more")
+    pictures = registry.drawn_beside(measures) if options.pictured else ()
+    asked, measures = tuple(measures), (*measures, *pictures)
     checkpoint = as_updates(stack.enter_context(open_model(ref, download=not options.remote)))
     subjects, skipped = find_subjects(
         checkpoint,
@@ -114,7 +122,7 @@ def prepare(ref: Reference, measures: Sequence[Measure], options: Options, stack
         device_reason=choice.why,
     )
     notes = notes_of((checkpoint,))
-    return Prepared(checkpoint, tuple(measures), subjects, loads, skipped, plan, budget, notes, choice)
+    return Prepared(checkpoint, asked, pictures, subjects, loads, skipped, plan, budget, notes, choice)
 
 
 def _digest(

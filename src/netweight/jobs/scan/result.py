@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
+from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -58,7 +57,8 @@ class ScanRow:
     """One matrix: `parameter` says what it is (its name and role are the part's, where it is a part of a tensor),
     `shape` is the tensor's, `rows` and `cols` are the matrix's as stored, `measures` hold {measure: {field: value}}.
 
-    `fused` is set where its elements are also in another row (the projections inside a fused one).
+    `fused` is set where its elements are also in another row (the projections inside a fused one). `pictures` are as
+    `measures`, but only drawn.
     """
 
     name: str
@@ -70,6 +70,7 @@ class ScanRow:
     elements: int
     measures: dict[str, dict[str, Any]]
     fused: bool = False
+    pictures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def matrix(self) -> bool:
@@ -97,7 +98,8 @@ class ScanResults(Reported, Framed, dict[str, dict[str, dict[str, Any]]]):
     A number that is not defined is NaN here, a ratio to zero infinite; the files hold null instead, with the reason
     beside it. `rows`: a ScanRow each; `skipped`: what was not measured, with its reason; `failed`: those of them whose
     bytes could not be read; `notes`: findings worth a line; `inputs`: the identity of the files; `measures`: what was
-    asked for; `created_at`: when the run began, ISO 8601 in UTC; `device`: where it was computed.
+    asked for; `created_at`: when the run began, ISO 8601 in UTC; `device`: where it was computed; `pictures`: measures
+    that only a page has.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class ScanResults(Reported, Framed, dict[str, dict[str, dict[str, Any]]]):
         model_id: str | None = None,
         revision: str | None = None,
         device: str = "cpu",
+        pictures: Sequence[Measure] = (),
     ) -> None:
         super().__init__({row.name: row.measures for row in rows})
         self.rows = tuple(rows)
@@ -127,6 +130,7 @@ class ScanResults(Reported, Framed, dict[str, dict[str, dict[str, Any]]]):
         self.model_id = model_id
         self.revision = revision
         self.device = device
+        self.pictures = tuple(pictures)
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -158,11 +162,13 @@ class ScanResults(Reported, Framed, dict[str, dict[str, dict[str, Any]]]):
 
     def section(self) -> Section:
         """See Reported."""
+        drawn = [Column(f"{m.name}.{c.name}", c.unit, c.doc, c.type) for m in self.pictures for c in m.columns]
+        beside = [[field_of(row.pictures, column.name) for column in drawn] for row in self.rows]
         return section_of(
             "scan",
             self.ref,
-            self.columns,
-            self.frame.rows,
+            (*self.columns, *drawn),
+            [(*cells, *lists) for cells, lists in zip(self.frame.rows, beside, strict=True)],
             card=card_of(self.inputs, self.device),
             notes=self.notes,
             findings=[(f.level, f.parameter, f.said, f.advice) for f in self.health().findings],
@@ -192,9 +198,6 @@ class ScanResults(Reported, Framed, dict[str, dict[str, dict[str, Any]]]):
     def __repr__(self) -> str:
         names = ", ".join(m.name for m in self.measures)
         return f"<scan of {printable(self.ref)!r}: {len(self.rows)} matrices, {names}>"
-
-    def _repr_html_(self) -> str:
-        return f"<p>{escape(repr(self))}</p>{self.frame._repr_html_()}"
 
 
 def finite(value: Any) -> Any:

@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from netweight.jobs.inputs import SUFFIXES, Reference, locations
+from netweight.jobs.pages import Reported
 from netweight.jobs.structure.compare import comparison_dict, needs_fingerprints
 from netweight.jobs.structure.fields import structure_dict
 from netweight.jobs.structure.layers import Fingerprint, LayerKey, fingerprints
 from netweight.jobs.structure.model import Analysed, analyse, file_stamps
+from netweight.jobs.structure.page import section_of_structures
 from netweight.jobs.structure.rows import LAYER_COLUMNS, layer_cells, summary_row
 from netweight.jobs.structure.text import summary_text
 from netweight.jobs.structure.zero_layers import find_zero_layers
 from netweight.output.frame import Frame, Framed
+from netweight.page.section import Section
 from netweight.params.opening import open_whole
 from netweight.run.progress import Progress, Silent
 
@@ -30,7 +33,7 @@ __all__ = ["Base", "ModelStructure", "name_of", "structure", "workers_within"]
 _PER_WORKER = 64 << 20  # bytes: a large model's header, or blocks of data
 
 
-class ModelStructure(Framed):
+class ModelStructure(Reported, Framed):
     """The result of `structure`: `structure` and `comparison` (None without a base) as their JSON files hold them."""
 
     def __init__(self, fields: dict[str, Any], comparison: dict[str, Any] | None, inputs: Sequence[Path] = ()) -> None:
@@ -56,13 +59,18 @@ class ModelStructure(Framed):
         row = summary_row(self.structure, self.comparison, name)
         return Frame(LAYER_COLUMNS, [layer_cells(name, layer) for layer in row.rows])
 
+    def locations(self) -> list[Path]:
+        """See Reported."""
+        return list(self._inputs)
+
+    def section(self) -> Section:
+        """See Reported."""
+        return section_of_structures(self.structure["model_name"], [(self.structure, self.comparison)])
+
     @property
     def text(self) -> str:
         """The lines of structure_summary.txt."""
         return summary_text(self.structure, self.comparison)
-
-    def _repr_html_(self) -> str:
-        return self.frame._repr_html_()
 
     def write(self, folder: Reference) -> tuple[str, ...]:
         """Write model_structure.json, model_comparison.json (with a base) and structure_summary.txt into `folder`, in

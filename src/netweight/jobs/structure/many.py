@@ -12,16 +12,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from netweight.errors import Interrupted, JobError, OptionError, printable
+from netweight.errors import Interrupted, JobError, NetweightError, OptionError, printable
 from netweight.jobs.inputs import Reference
+from netweight.jobs.pages import Reported, as_table
+from netweight.jobs.structure.files import read_earlier
 from netweight.jobs.structure.folder import find_models
 from netweight.jobs.structure.job import Base, name_of, workers_within
 from netweight.jobs.structure.member import Member, ModelResult
 from netweight.jobs.structure.model import analyse
+from netweight.jobs.structure.page import section_of_structures
 from netweight.jobs.structure.rows import LAYER_COLUMNS, SUMMARY_COLUMNS, ModelRow, layer_cells, summary_row
 from netweight.output.folder import ResultFolder
 from netweight.output.frame import Frame, Framed
 from netweight.output.table import Row, write_csv, write_json, write_parquet
+from netweight.page.section import Section
 from netweight.params.opening import open_whole
 from netweight.run.progress import Progress, Silent
 from netweight.version import __version__
@@ -44,7 +48,7 @@ _GATHERED = (
 )
 
 
-class Structures(Framed):
+class Structures(Reported, Framed):
     """The result of `structure_many`: `models` in the order of their names, and what they were compared with."""
 
     def __init__(self, models_dir: str, base: Base | None, models: Sequence[ModelResult]) -> None:
@@ -111,13 +115,30 @@ class Structures(Framed):
         """A row for each model."""
         return Frame(SUMMARY_COLUMNS, [summary_cells(model) for model in self.models])
 
-    def _repr_html_(self) -> str:
-        return self.models_frame._repr_html_()
+    def locations(self) -> list[Path]:
+        """See Reported."""
+        return [Path(model.path) for model in self.models if model.row is not None]
+
+    def section(self) -> Section:
+        """See Reported: the models beside each other, and the layers of each from its own files."""
+        found, missing = [], [(model.name, model.error or "") for model in self.models if model.row is None]
+        for model in (model for model in self.models if model.row is not None):
+            try:
+                structure, comparison = read_earlier(Path(model.analysis))
+            except (NetweightError, OSError) as error:
+                missing.append((model.name, f"its layers: {error}"))
+                continue
+            if structure is None:
+                missing.append((model.name, f"its layers: {model.elsewhere or 'its own files are gone'}"))
+            else:
+                compared = model.row is not None and model.row.original is not None
+                found.append((structure | {"model_name": model.name}, comparison if compared else None))
+        beside = as_table("models", SUMMARY_COLUMNS, self.models_frame.rows)
+        return section_of_structures(self.models_dir, found, [beside], missing)
 
     def write(self, folder: Reference) -> tuple[str, ...]:
         """Write the gathered files into `folder` in one step; returns notes. Raises OutputError and JobError."""
-        inputs = [Path(model.path) for model in self.models if model.row is not None]
-        with gathered_folder(folder, inputs, compared=bool(self.base_layers)) as results:
+        with gathered_folder(folder, self.locations(), compared=bool(self.base_layers)) as results:
             write_many(self, results.stage)
             return results.commit()
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from netweight.columns import Column
+from netweight.jobs.pages import Reported
+from netweight.jobs.verify.page import section_of_verified
 from netweight.output.frame import Frame, Framed
+from netweight.page.section import Section
 
 __all__ = ["COLUMNS", "Verdict", "Verified"]
 
@@ -34,7 +36,7 @@ class Verdict:
     reason: str = ""
 
 
-class Verified(Framed):
+class Verified(Reported, Framed):
     """The result of `netweight.verify`: `good` where every verdict is "same"; `planned` counts all parameters of the
     recipe, also those that were not asked for; `device`: where it was computed; `notes`: what happened to devices.
     """
@@ -63,6 +65,14 @@ class Verified(Framed):
         """A row for each verdict."""
         return Frame(COLUMNS, [(v.name, v.verdict, v.differing, v.reason) for v in self.verdicts])
 
+    def locations(self) -> list[Path]:
+        """See Reported."""
+        return [self.folder]
+
+    def section(self) -> Section:
+        """See Reported."""
+        return section_of_verified(self.to_dict())
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe."""
         return {
@@ -87,6 +97,3 @@ class Verified(Framed):
     def __repr__(self) -> str:
         same = sum(v.verdict == "same" for v in self.verdicts)
         return f"<Verified {str(self.folder)!r}: {same} of {len(self.verdicts)} parameters are what the recipe gives>"
-
-    def _repr_html_(self) -> str:
-        return f"<p>{escape(repr(self))}</p>{self.frame._repr_html_()}"

@@ -7,7 +7,8 @@ import { say } from "./text.js";
 const SEQUENCE = ["#440154", "#414487", "#2a788e", "#22a884", "#7ad151", "#fde725"];
 const AROUND = ["#2166ac", "#92c5de", "#f7f7f7", "#f4a582", "#b2182b"];
 
-function colour(name) {
+/** A colour of the page's style. */
+export function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
@@ -26,8 +27,16 @@ export function redrawCharts() {
   for (const chart of charts) chart.draw();
 }
 
+/** While it is printed, images in place of the canvases: paper does not show these. */
+export function chartsOnPaper(printed) {
+  for (const chart of charts.filter((one) => one.made)) {
+    chart.holder.nextElementSibling?.matches("img.print") && chart.holder.nextElementSibling.remove();
+    if (printed) chart.holder.after(make("img", { class: "print", src: chart.made.getDataURL({ pixelRatio: 2 }), alt: chart.holder.getAttribute("aria-label") }));
+  }
+}
+
 /** A picture of `height` pixels that `option()` describes; `clicked` gets what was clicked. */
-function chart(label, height, option, clicked) {
+export function chart(label, height, option, clicked) {
   const holder = make("div", { class: "chart", role: "img", "aria-label": label });
   holder.style.height = `${height}px`;
   const own = { holder, made: null, draw };
@@ -72,6 +81,7 @@ export function heatmap(label, columns, lines, cells, picked, scale = scaleOf(ce
     },
     series: [{
       type: "heatmap",
+      progressive: 0,
       data: cells.map((cell) => ({ value: [cell.x, cell.y, cell.value === null ? null : at(cell.value)] })),
       itemStyle: { borderColor: colour("--paper"), borderWidth: 1 },
       emphasis: { itemStyle: { borderColor: colour("--ink"), borderWidth: 2 } },

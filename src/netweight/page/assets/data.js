@@ -1,4 +1,4 @@
-// The page's data: columns of numbers as base64 of float64, of texts as an index into those that occur.
+// The page's data: columns of numbers as base64 of float64, of texts and lists as an index into those that occur.
 
 const NOTHING = 0xffffffff;
 
@@ -17,20 +17,39 @@ export function decodeColumn(column) {
   return Array.from(new Uint32Array(bytes(column.at)), (at) => (at === NOTHING ? null : column.texts[at]));
 }
 
-/** A section with its columns, each decoded when it is first asked for: `cells[name][row]`; `count` rows. */
-export function decodeSection(section) {
-  const cells = {};
-  for (const column of section.columns) {
-    let held = null;
-    Object.defineProperty(cells, column.name, {
+/** A function of a row's number: its list of numbers, null where it has none. */
+export function decodeLists(column) {
+  const values = new Float64Array(bytes(column.lists));
+  const ends = new Uint32Array(bytes(column.ends));
+  const places = new Uint32Array(bytes(column.at));
+  return (row) => {
+    const at = places[row];
+    return at === NOTHING ? null : Array.from(values.subarray(at ? ends[at - 1] : 0, ends[at]));
+  };
+}
+
+/** Properties of `made` that `decode` makes of `held` when they are first asked for. */
+function lazily(made, held, decode) {
+  for (const [name, column] of held) {
+    let decoded = null;
+    Object.defineProperty(made, name, {
       enumerable: true,
       get() {
-        held ??= decodeColumn(column);
-        return held;
+        decoded ??= decode(column);
+        return decoded;
       },
     });
   }
-  return { ...section, cells, count: section.rows };
+  return made;
+}
+
+/** A section with its columns, each decoded when it is first asked for: `cells[name][row]`; `pictures[name](row)` are
+ * lists of numbers, `stacks[row]` the towers, null where there is one; `count` rows. */
+export function decodeSection(section) {
+  const cells = lazily({}, section.columns.map((column) => [column.name, column]), decodeColumn);
+  const pictures = lazily({}, Object.entries(section.pictures), decodeLists);
+  const stacks = section.stacks && decodeColumn(section.stacks);
+  return { ...section, cells, pictures, stacks, count: section.rows };
 }
 
 /** Rows of a section as text: separated by `by`, quoted where they must be, with every digit. */

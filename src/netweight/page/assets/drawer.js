@@ -1,6 +1,7 @@
 // The drawer of one row: every column with its unit and definition, quantiles as a picture, the rows of its layer.
 
 import { bars } from "./charts.js";
+import { histogram, lawLine, spectrum } from "./curves.js";
 import { make, plainTable } from "./elements.js";
 import { shownValue } from "./format.js";
 import { say } from "./text.js";
@@ -56,13 +57,14 @@ export function openDrawer(section, row, rows) {
     make("button", { type: "button", text: say("close"), click: () => box.close() }),
   );
   box.append(make("header", {}, make("h2", { text: name }), buttons));
+  box.append(...picturesOf(section, row));
   const quantiles = section.columns.filter((column) => QUANTILE.test(column.name) && section.cells[column.name][row] !== null);
   if (quantiles.length > 1) {
     const labels = quantiles.map((column) => `${Number(QUANTILE.exec(column.name)[1])}%`);
     box.append(make("h3", { text: say("quantiles") }), bars(say("quantiles"), labels, quantiles.map((column) => section.cells[column.name][row])));
   }
   for (const name of SPECTRA) {
-    const text = section.cells[name]?.[row] ?? null;
+    const text = section.pictures["singular_values.ranks"]?.(row)?.length > 1 ? null : section.cells[name]?.[row] ?? null;
     const values = text === null ? [] : JSON.parse(text);
     if (values.length > 1) box.append(make("h3", { text: name }), bars(name, values.map((_, at) => String(at + 1)), values));
   }
@@ -92,6 +94,25 @@ export function openDrawer(section, row, rows) {
   box.addEventListener("close", () => box.remove());
   document.body.append(box);
   box.showModal();
+}
+
+const RANKS = ["svd_90_percent_rank", "effective_rank", "actual_rank"];
+
+/** The histogram and the singular values of a row, where it has them. */
+function picturesOf(section, row) {
+  const list = (name) => section.pictures[name]?.(row) ?? [];
+  const cell = (name) => section.cells[name]?.[row] ?? null;
+  const made = [];
+  const edges = list("histogram.edges");
+  if (edges.length > 1) made.push(make("h3", { text: say("histogram") }), histogram(edges, list("histogram.counts")));
+  const ranks = list("singular_values.ranks");
+  if (ranks.length > 1) {
+    const values = list("singular_values.values");
+    const marks = RANKS.map((name) => [name, cell(`spectral.${name}`)]).filter(([, rank]) => rank !== null && rank >= 1);
+    const drawn = spectrum(ranks, values, marks, lawLine(cell("tail.xmin"), cell("tail.alpha"), cell("tail.num_pl_spikes")));
+    if (drawn) made.push(make("h3", { text: say("spectrum") }), drawn);
+  }
+  return made;
 }
 
 const MOST = 60;

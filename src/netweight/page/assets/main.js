@@ -1,6 +1,6 @@
 // The page: its sections, the language and the colours.
 
-import { redrawCharts } from "./charts.js";
+import { chartsOnPaper, redrawCharts } from "./charts.js";
 import { decodeSection } from "./data.js";
 import { make } from "./elements.js";
 import { sectionPart } from "./section.js";
@@ -11,36 +11,45 @@ export function startPage() {
   const sections = data.sections.map(decodeSection);
   const wantsDark = matchMedia("(prefers-color-scheme: dark)");
   let dark = wantsDark.matches;
+  let onPaper = false;
+  const shade = make("button", { type: "button", click: () => setDark(!dark) });
+
+  /** The colours, without building anything anew: what is open stays open. */
+  function colours() {
+    document.documentElement.dataset.theme = dark && !onPaper ? "dark" : "light";
+    shade.textContent = dark ? say("light") : say("dark");
+    redrawCharts();
+  }
+
+  function setDark(wanted) {
+    dark = wanted;
+    colours();
+  }
 
   function build() {
-    document.documentElement.dataset.theme = dark ? "dark" : "light";
-    const top = make(
-      "header",
-      { class: "top" },
-      make("strong", { text: `netweight ${data.netweight}` }),
-      make("button", {
-        type: "button", text: currentLanguage() === "zh" ? "English" : "中文",
-        click: () => {
-          chooseLanguage(currentLanguage() === "zh" ? "en" : "zh");
-          build();
-        },
-      }),
-      make("button", {
-        type: "button", text: dark ? say("light") : say("dark"),
-        click: () => {
-          dark = !dark;
-          build();
-        },
-      }),
-    );
+    const other = currentLanguage() === "zh" ? "en" : "zh";
+    const language = make("button", {
+      type: "button", text: other === "en" ? "English" : "中文",
+      click: () => {
+        chooseLanguage(other);
+        build();
+      },
+    });
+    const top = make("header", { class: "top" }, make("strong", { text: `netweight ${data.netweight}` }), language, shade);
     document.body.replaceChildren(document.getElementById("data"), top, make("main", {}, ...sections.map(sectionPart)));
+    colours();
+  }
+
+  function printed(now) {
+    onPaper = now;
+    colours();
+    chartsOnPaper(now);
   }
 
   chooseLanguage(navigator.language.startsWith("zh") ? "zh" : "en");
-  wantsDark.addEventListener("change", (event) => {
-    dark = event.matches;
-    build();
-  });
+  wantsDark.addEventListener("change", (event) => setDark(event.matches));
+  addEventListener("beforeprint", () => printed(true));
+  addEventListener("afterprint", () => printed(false));
   addEventListener("resize", redrawCharts);
   build();
   document.documentElement.dataset.ready = "true";

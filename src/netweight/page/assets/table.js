@@ -23,7 +23,7 @@ export function sortedRows(section, rows, name, down) {
 
 /** The table of `rows` of a section. */
 export function rowsTable(section, rows) {
-  const state = { shown: new Set(section.shown), by: null, down: false, words: "" };
+  const state = { shown: new Set(section.shown), by: section.order, down: section.order !== null, words: "" };
   const count = make("span", { class: "count", role: "status" });
   const head = make("div", { class: "line head", role: "row" });
   const body = make("div", { class: "lines", role: "rowgroup" });
@@ -49,15 +49,22 @@ export function rowsTable(section, rows) {
     onChange: () => paint(),
   });
 
-  function paint() {
+  /** Draw what is in sight; the line numbered `focused` keeps the focus, which it has if none is given. */
+  function paint(focused = document.activeElement?.parentNode === body ? Number(document.activeElement.dataset.index) : -1) {
     const own = names();
     body.replaceChildren(
       ...virtual.getVirtualItems().map((item) => {
         const row = listed[item.index];
         const open = () => openDrawer(section, row, listed);
         const line = make("div", {
-          class: "line", role: "row", tabindex: "0", "aria-rowindex": String(item.index + 2), click: open,
-          keydown: (event) => event.key === "Enter" && open(),
+          class: "line", role: "row", tabindex: "0", "aria-rowindex": String(item.index + 2), "data-index": String(item.index), click: open,
+          keydown: (event) => {
+            const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+            if (step === undefined && event.key !== "Enter") return;
+            event.preventDefault(); // or Enter would also press the button that then has the focus
+            if (step === undefined) open();
+            else go(item.index + step);
+          },
         });
         line.style.transform = `translateY(${item.start}px)`;
         line.style.gridTemplateColumns = own.map(width).join(" ");
@@ -69,6 +76,13 @@ export function rowsTable(section, rows) {
         return line;
       }),
     );
+    body.querySelector(`[data-index="${focused}"]`)?.focus({ preventScroll: true });
+  }
+
+  function go(index) {
+    if (index < 0 || index >= listed.length) return;
+    virtual.scrollToIndex(index);
+    paint(index);
   }
 
   function heads() {
