@@ -15,7 +15,7 @@ PIP = env PIP_CONSTRAINT=$(CONSTRAINTS) PIP_BUILD_CONSTRAINT=$(CONSTRAINTS) \
 	$(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-newest check bench mutants constraints clean
+.PHONY: help setup demo test test-newest browser check bench mutants constraints clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +31,11 @@ test: $(VENV)/.dev ## run the tests; ARGS="tests/cli -k name" picks some, JOBS=4
 test-newest: ## run the tests with the newest release of every dependency, in an environment of their own
 	rm -rf $(NEWEST)
 	$(MAKE) test VENV=$(NEWEST) CONSTRAINTS=
+
+browser: $(VENV)/.dev ## get what the tests of pages in a browser need; where that cannot be had, they are skipped
+	@command -v chromium >/dev/null || (timeout 300 apt-get update -qq && timeout 300 apt-get install -y -qq chromium) >/dev/null 2>&1 \
+		|| echo "no Chromium, and it cannot be installed: tests of pages in a browser will be skipped"
+	@$(PIP) --editable '.[browser]' || echo "no playwright: tests of pages in a browser will be skipped"
 
 check: $(VENV)/.dev ## lint, formatting, types, and the floors of docs/architecture.md
 	$(BIN)/ruff check

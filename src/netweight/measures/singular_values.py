@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from netweight.kernels.arrays import Array
     from netweight.statistics.spectrum import Spectrum
 
-__all__ = ["COLUMNS", "MEASURE", "derive"]
+__all__ = ["COLUMNS", "MEASURE", "MOST", "derive"]
 
 COLUMNS = (
     Column(
@@ -26,17 +26,17 @@ COLUMNS = (
     Column("values", "", "the singular values of these numbers", "numbers"),
 )
 
-_MOST = 72
+MOST = 72
 _FIRST = 16  # numbers that are listed whatever follows
 
 
 @cache
 def _ranks(known: int) -> Array:
-    """Numbers from 1 to `known`, ascending, some `_MOST` at most."""
+    """Numbers from 1 to `known`, ascending, some `MOST` at most."""
     first = np.arange(1, min(known, _FIRST) + 1)
     if known <= _FIRST:
         return first
-    return np.unique(np.concatenate([first, np.geomspace(_FIRST, known, _MOST - _FIRST).round().astype(np.int64)]))
+    return np.unique(np.concatenate([first, np.geomspace(_FIRST, known, MOST - _FIRST).round().astype(np.int64)]))
 
 
 def derive(spectrum: Spectrum) -> dict[str, Any]:

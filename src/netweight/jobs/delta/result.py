@@ -378,7 +378,11 @@ def write_delta(result: Delta, folder: Path) -> None:
         COLUMNS,
         result.frame.rows,
         inputs=list(result.inputs),
-        metadata={"netweight.device": result.device, "netweight.kinds": json.dumps(kinds, allow_nan=False)},
+        metadata={
+            "netweight.device": result.device,
+            "netweight.kinds": json.dumps(kinds, allow_nan=False),
+            "netweight.notes": json.dumps(result.notes),
+        },
     )
 
 

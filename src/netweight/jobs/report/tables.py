@@ -50,7 +50,7 @@ def of_table(path: Path) -> Section:
     title = ", ".join(str(entry["ref"]) for entry in inputs)
     if {"model", "gram"} <= names:
         models = list(dict.fromkeys(row[0] for row in rows))
-        more = _beside_delta(path if path.is_dir() else path.parent, models, about.get("netweight.kinds", "{}"))
+        more = _beside_delta(path if path.is_dir() else path.parent, models, about)
         card = [*more.pop("card"), *card]
         return section_of("delta", ", ".join(models), columns, rows, card=card, models=models, **more)
     if "param_b" in names:
@@ -60,12 +60,12 @@ def of_table(path: Path) -> Section:
     raise OptionError(f"{where}: a table of netweight, but not of scan, compare or delta")
 
 
-def _beside_delta(folder: Path, models: Sequence[str], kinds: str) -> dict[str, Any]:
+def _beside_delta(folder: Path, models: Sequence[str], about: Mapping[str, str]) -> dict[str, Any]:
     """What the files beside a table of delta say, where they are there: sums by group, cosines, and the kinds. Raises
     FormatError for those that are not delta's.
     """
     try:
-        words = json.loads(kinds)
+        words, notes = (json.loads(about.get(f"netweight.{key}", "{}")) for key in ("kinds", "notes"))
         card = [(model, f"{words[model]['word']}: {words[model]['reason']}") for model in models if model in words]
         bars, skipped = [], []
         for model in models:
@@ -78,7 +78,7 @@ def _beside_delta(folder: Path, models: Sequence[str], kinds: str) -> dict[str, 
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
         where = printable(str(folder), 300)
         raise FormatError(f"{where}: is no folder of delta: {printable(str(problem))}; run delta again") from None
-    return {"bars": bars, "square": square, "card": card, "skipped": skipped}
+    return {"bars": bars, "square": square, "card": card, "skipped": skipped, "notes": list(map(str, notes))}
 
 
 def _beside_comparison(

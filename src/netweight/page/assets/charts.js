@@ -1,6 +1,6 @@
 // Pictures, all by one library, in the page's colours. Each has a label, and a table behind it.
 
-import { make, opening, plainTable } from "./elements.js";
+import { make, opening, plainTable, scrolled } from "./elements.js";
 import { scaleOf, shownValue } from "./format.js";
 import { say } from "./text.js";
 
@@ -90,7 +90,7 @@ export function heatmap(label, columns, lines, cells, picked, scale = scaleOf(ce
   const table = () => {
     const known = new Map(cells.map((cell) => [`${cell.x} ${cell.y}`, cell]));
     const rows = lines.map((line, y) => [line, ...columns.map((_, x) => shownValue(known.get(`${x} ${y}`)?.value ?? null))]);
-    return make("div", { class: "wide" }, plainTable([say("name"), ...columns], rows));
+    return scrolled(plainTable([say("name"), ...columns], rows));
   };
   return make(
     "figure",

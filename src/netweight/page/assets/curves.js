@@ -1,7 +1,7 @@
 // Pictures over number axes: a histogram, singular values with their fit, one metric against another.
 
 import { chart, colour } from "./charts.js";
-import { make, opening, plainTable } from "./elements.js";
+import { make, opening, plainTable, scrolled } from "./elements.js";
 import { scaleOf, shownValue } from "./format.js";
 import { say } from "./text.js";
 
@@ -99,7 +99,7 @@ export function scatter(section, rows, x, y, picked) {
     yAxis: axisOf(y, ys, 48),
     series: [{ type: "scatter", symbolSize: 7, itemStyle: { color: colour("--accent"), opacity: 0.6 }, data: known.map((row) => [xs[row], ys[row]]) }],
   });
-  const table = () => make("div", { class: "wide" }, plainTable([say("name"), x, y], known.slice(0, POINTS_LISTED).map((row) => [names[row], shownValue(xs[row]), shownValue(ys[row])])));
+  const table = () => scrolled(plainTable([say("name"), x, y], known.slice(0, POINTS_LISTED).map((row) => [names[row], shownValue(xs[row]), shownValue(ys[row])])));
   const title = known.length > POINTS_LISTED ? `${say("values")} (${POINTS_LISTED} / ${known.length})` : say("values");
   return make("figure", {}, chart(`${y} / ${x}`, 320, option, (item) => picked(known[item.dataIndex])), opening(title, table));
 }

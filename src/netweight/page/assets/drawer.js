@@ -2,7 +2,7 @@
 
 import { bars } from "./charts.js";
 import { histogram, lawLine, spectrum } from "./curves.js";
-import { make, plainTable } from "./elements.js";
+import { make, plainTable, scrolled } from "./elements.js";
 import { shownValue } from "./format.js";
 import { say } from "./text.js";
 
@@ -78,7 +78,7 @@ export function openDrawer(section, row, rows) {
     table.tBodies[0].rows[at].cells[1].title = String(section.cells[column.name][row]);
     table.tBodies[0].rows[at].dataset.column = column.name;
   });
-  box.append(make("div", { class: "wide" }, table));
+  box.append(scrolled(table));
   const layer = section.cells.layer?.[row] ?? null;
   if (layer !== null) {
     const others = neighbours(section, row, layer);

@@ -27,6 +27,11 @@ export function plainTable(headings, rows) {
   return make("table", { class: "plain" }, make("thead", {}, head), make("tbody", {}, ...body));
 }
 
+/** What may be wider than the page: it is scrolled by itself, by keys too. */
+export function scrolled(content) {
+  return make("div", { class: "wide", tabindex: "0" }, content);
+}
+
 /** A part of the page that opens; `content()` is made when it first does. */
 export function opening(title, content) {
   const box = make("details", {}, make("summary", { text: title }));

@@ -52,5 +52,8 @@ export function startPage() {
   addEventListener("afterprint", () => printed(false));
   addEventListener("resize", redrawCharts);
   build();
-  document.documentElement.dataset.ready = "true";
+  const drawn = () => {
+    document.documentElement.dataset.ready = String(Math.round(performance.now())); // milliseconds since it was opened
+  };
+  requestAnimationFrame(() => requestAnimationFrame(drawn)); // behind the frame in which pictures and rows are drawn
 }

@@ -3,7 +3,7 @@
 import { bars, heatmap } from "./charts.js";
 import { scatter } from "./curves.js";
 import { openCell, openDrawer } from "./drawer.js";
-import { choice, make, opening, plainTable } from "./elements.js";
+import { choice, make, opening, plainTable, scrolled } from "./elements.js";
 import { median } from "./format.js";
 import { rowsTable } from "./table.js";
 import { say, title } from "./text.js";
@@ -61,7 +61,7 @@ function about(section) {
   }
   if (section.findings.length) parts.push(make("h3", { text: say("findings") }), findingsList(section));
   if (section.skipped.length) {
-    parts.push(opening(`${say("leftOut")} (${section.skipped.length})`, () => make("div", { class: "wide" }, plainTable([say("name"), say("why")], section.skipped))));
+    parts.push(opening(`${say("leftOut")} (${section.skipped.length})`, () => scrolled(plainTable([say("name"), say("why")], section.skipped))));
   }
   return make("section", {}, make("h2", { text: say("about") }), ...parts);
 }
@@ -129,7 +129,7 @@ export function sectionPart(section) {
       parts.push(make("h2", { text: label }), heatmap(label, names, names, known, null, COSINES));
     }
     for (const one of section.tables.filter(own)) {
-      const table = () => make("div", { class: "wide" }, plainTable(one.headings, one.rows));
+      const table = () => scrolled(plainTable(one.headings, one.rows));
       parts.push(one.rows.length > LONG ? opening(`${title(one.title)} (${one.rows.length})`, table) : make("div", {}, make("h2", { text: title(one.title) }), table()));
     }
     if (rows.length) parts.push(make("h2", { text: say("table") }), rowsTable(section, rows));
