@@ -1,6 +1,6 @@
 """What pages cost: the jobs with and without --report, and the size and start of pages of large models.
 
-    python benchmarks/pages.py MODELS [--runs 5] [--parts jobs,pages]
+    python benchmarks/page_costs.py MODELS [--runs 5] [--parts jobs,pages]
 
 MODELS is a folder of `make_models.py`: base, fine-tune-1 and fine-tune-2. Both commands of a pair run in turns, so that
 a machine that slows down slows both; the ratio is of medians. Pages of the 1b, 8b and 70b shapes and of 20,000 matrices
