@@ -153,7 +153,7 @@ def test_text_forms(run):
     result, folder = run
     assert repr(result) == f"<Delta of 3 models to {str(folder / 'base')!r}: {len(BASE)} parameters>"
     html = result._repr_html_()
-    assert html.count("<table>") == 2
+    assert html.count("<table>") == 3  # card, map, rows
     assert "m1" in html
     found = result.to_dict()
     assert list(found) == ["base", "models", "pairwise_cosines", "device", "notes", "inputs"]
