@@ -80,7 +80,29 @@ def test_delta_loads_no_torch(tmp_path):
     save_file({"a": np.ones((3, 3), "f4")}, tmp_path / "model.safetensors")
     found = loaded(PROGRAM, "delta", "--base", tmp_path, "--models", tmp_path, "--outdir", tmp_path / "out")
     assert {"torch", "ray"}.isdisjoint(found)
-    assert {"numba", "pyarrow", "matplotlib"} <= found
+    assert {"pyarrow", "llvmlite"} <= found
+
+
+def test_a_second_run_loads_no_numba(tmp_path):
+    """Its loops are called without it."""
+    import numpy as np
+
+    save_file({"a.weight": np.ones((30, 30), "f4")}, tmp_path / "model.safetensors")
+    ask = "import sys; print('numba' in sys.modules, 'llvmlite' in sys.modules)"
+    command = [
+        sys.executable,
+        "-c",
+        f"{PROGRAM}\n{ask}",
+        "scan",
+        str(tmp_path),
+        "--methods",
+        "all",
+        "--format",
+        "quiet",
+    ]
+    for _ in range(2):
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout == "False True\n"
 
 
 def test_exported_names():

@@ -1,5 +1,5 @@
 """Where compiled code is kept, and how long: never in a folder that somebody else could have filled, nor when a source
-of it has changed.
+of it has changed; and that code from the disk is called right, without numba.
 """
 
 from __future__ import annotations
@@ -13,61 +13,170 @@ import sys
 import tempfile
 from pathlib import Path
 
+import ml_dtypes
 import numba
+import numpy as np
 import pytest
 
 import netweight
-from netweight.kernels.cpu import compiled as compiler
-
-
-@pytest.fixture
-def temporary(tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(numba.config, "CACHE_DIR", numba.config.CACHE_DIR)
-    return tmp_path
-
-
-def refusing_once(monkeypatch, refusals=1):
-    """numba's cache as it is where no folder can be written: it says so when a loop is decorated."""
-    real, calls = compiler._LoopCache, []
-
-    def cache(function):
-        calls.append(function)
-        if len(calls) <= refusals:
-            raise RuntimeError("cannot cache function 'f': no locator available for file 'x.py'")
-        return real(function)
-
-    monkeypatch.setattr(compiler, "_LoopCache", cache)
-    return calls
+from netweight.kernels.cpu import object_files
+from netweight.kernels.cpu.compiled import compiled, compiled_exactly, compiled_for_finite
 
 
 def plain(a):
     return a + 1
 
 
-def test_an_unwritable_cache_falls_back_to_a_private_folder(temporary, monkeypatch):
-    calls = refusing_once(monkeypatch)
-    loop = compiler.compiled(plain)
-    assert loop(41) == 42
-    assert len(calls) == 2
-    folder = Path(numba.config.CACHE_DIR)
-    assert folder.parent == temporary
-    assert any(folder.rglob("*.nbi"))
+def everything(a, b, flag, small, out):
+    """Arrays of one and two dimensions, every kind of number, and a result of two."""
+    for i in range(len(a)):
+        out[i, 0] = a[i] + small
+        out[i, 1] = b if flag else -b
+    return out[0, 0] * b, len(a)
+
+
+def taking_room(a):
+    room = np.empty((2, 7), np.float32)
+    room[:] = a[0]
+    return room.sum()
+
+
+def less(a, b):
+    return a < b
+
+
+@pytest.fixture
+def given(tmp_path, monkeypatch):
+    """A cache folder of the test's own."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
+    usual = object_files.folders
+    usual.cache_clear()
+    yield tmp_path / "cache"
+    usual.cache_clear()
+
+
+@pytest.mark.parametrize("way", ["made", "loaded"])
+def test_arguments_and_results(given, way) -> None:
+    """As Python computes them: of code that was just compiled, and of the same code from the disk."""
+    kinds = {
+        everything: ((np.arange(3.0), 2, True, np.float32(0.5), np.zeros((3, 2))), (1.0, 3)),
+        taking_room: ((np.array([0.5], np.float32),), 7.0),
+        less: ((1, 2.5), True),
+        plain: ((41,), 42),
+    }
+    for function, (arguments, wanted) in kinds.items():
+        if way == "loaded":
+            compiled(function)(*arguments)
+        loop = compiled(function)
+        found = loop(*arguments)
+        assert found == wanted
+        assert type(found) is type(wanted)
+        assert (len(loop.made), len(loop.loaded)) == ((1, 0) if way == "made" else (0, 1))
+        assert loop(*arguments) == wanted
+    assert len(list(given.glob("*.loop"))) == len(kinds)
+
+
+def test_layouts_of_arrays(given) -> None:
+    """Parts of arrays, read-only ones and those of no elements, each with code of its own."""
+    loop = compiled_exactly(everything)
+    wide = np.arange(12.0).reshape(3, 4)
+    fixed = np.arange(3.0)
+    fixed.flags.writeable = False
+    empty = np.zeros(0)
+    for a in (wide[:, 1], wide[0, :3], fixed, empty[::2], empty):
+        out = np.full((4, 3), 9.0)[:, :2][: max(len(a), 1)]
+        loop(a, 1.0, False, np.float32(0), out)
+        assert np.array_equal(out[: len(a), 0], a)
+        assert (out[: len(a), 1] == -1).all()
+    assert {kinds[0] for kinds in loop.made} == {"1dA", "1dC", "1dCr"}
+
+
+def test_what_is_no_number_is_refused() -> None:
+    with pytest.raises(TypeError, match="an argument of a loop is a list: expected an array or a number"):
+        compiled(plain)([1])
+    with pytest.raises(TypeError):
+        compiled(plain)(np.ones(2, ml_dtypes.bfloat16))
+
+
+def test_a_file_that_is_not_whole_is_made_again(given) -> None:
+    compiled(plain)(1)
+    (file,) = given.glob("*.loop")
+    whole = file.read_bytes()
+    for broken in (whole[:-9], b"", whole.replace(b"plain", b"plein")):
+        file.write_bytes(broken)
+        loop = compiled(plain)
+        assert loop(1) == 2
+        assert loop.made
+        assert file.read_bytes().partition(b"\n")[0] == whole.partition(b"\n")[0] or len(file.read_bytes()) == len(
+            whole
+        )
+
+
+def test_what_this_machine_lacks_is_not_loaded(given) -> None:
+    """LLVM would end the process."""
+    code = object_files.Code("x", "", ("memcpy", "no_such_function"), b"")
+    assert not object_files.can_load(code)
+    object_files.keep("cache.plain", ("int",), code)
+    assert object_files.find("cache.plain", ("int",)) is None
+
+
+def test_options_of_the_compiler(given, monkeypatch) -> None:
+    """Threads run while a loop runs; NaN keeps its meaning unless a loop is only ever given finite values."""
+    real, calls = numba.njit, []
+    monkeypatch.setattr(numba, "njit", lambda **options: calls.append(options) or real(**options))
+    for make in (compiled, compiled_for_finite, compiled_exactly):
+        make(plain)(1)
+        for file in given.glob("*.loop"):
+            file.unlink()
+    assert all(c["nogil"] for c in calls)
+    assert not calls[0]["fastmath"] & {"nnan", "ninf", "fast", "afn", "arcp"}
+    assert calls[1]["fastmath"] >= {"nnan", "ninf"}
+    assert calls[2]["fastmath"] == set()
+
+
+# ---- folders
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    """A temporary folder, where the package's and the user's own cannot be written."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(object_files, "__file__", str(tmp_path / "file" / "object_files.py"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    usual = object_files.folders
+    usual.cache_clear()
+    yield tmp_path / "tmp"
+    usual.cache_clear()
+
+
+def test_folders_that_cannot_be_written_leave_a_private_one(temporary) -> None:
+    assert compiled(plain)(41) == 42
+    folder = temporary / (f"netweight-loops-{os.getuid()}" if hasattr(os, "getuid") else "netweight-loops-0")
+    assert list(folder.glob("*.loop"))
     if hasattr(os, "getuid"):
-        assert folder.name == f"netweight-numba-{os.getuid()}"
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    again = compiled(plain)
+    assert again(41) == 42
+    assert again.loaded
 
 
-def test_a_refusal_that_remains_is_raised(temporary, monkeypatch):
-    refusing_once(monkeypatch, refusals=2)
-    with pytest.raises(RuntimeError, match="no locator available"):
-        compiler.compiled(plain)
+def test_where_nothing_can_be_written_it_runs(temporary, monkeypatch) -> None:
+    """Compiled anew by every process."""
+    monkeypatch.setattr(object_files, "folders", lambda: (Path(os.devnull) / "x",))
+    for _ in range(2):
+        loop = compiled(plain)
+        assert loop(1) == 2
+        assert loop.made
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="POSIX owners and modes")
 @pytest.mark.parametrize("trap", ["writable by others", "a link", "somebody else's"])
-def test_a_folder_laid_out_by_somebody_else_is_not_used(temporary, monkeypatch, trap):
-    expected = temporary / f"netweight-numba-{os.getuid()}"
+def test_a_folder_laid_out_by_somebody_else_is_not_used(temporary, monkeypatch, trap) -> None:
+    expected = temporary / f"netweight-loops-{os.getuid()}"
     if trap == "a link":
         (temporary / "theirs").mkdir()
         expected.symlink_to(temporary / "theirs")
@@ -77,41 +186,26 @@ def test_a_folder_laid_out_by_somebody_else_is_not_used(temporary, monkeypatch, 
     if trap == "somebody else's":
         other = os.getuid() + 1
         monkeypatch.setattr(os, "getuid", lambda: other)
-        expected.rename(temporary / f"netweight-numba-{other}")
-    calls = refusing_once(monkeypatch)
-    compiler.compiled(plain)
-    folder = Path(numba.config.CACHE_DIR)
-    assert len(calls) == 2
+        expected.rename(temporary / f"netweight-loops-{other}")
+    folder = object_files._private_folder()
     assert folder.parent == temporary
-    assert folder.name.startswith("netweight-numba-")
-    assert folder not in {expected, temporary / "theirs"}
-    assert folder.name != f"netweight-numba-{os.getuid()}"
-
-
-def test_options_of_the_compiler(temporary, monkeypatch):
-    """Threads run while a loop runs; NaN keeps its meaning unless a loop is only ever given finite values."""
-    monkeypatch.setattr(numba.config, "CACHE_DIR", str(temporary))
-    real, calls = numba.njit, []
-    monkeypatch.setattr(numba, "njit", lambda **options: calls.append(options) or real(**options))
-    loops = [make(plain) for make in (compiler.compiled, compiler.compiled_for_finite, compiler.compiled_exactly)]
-    assert all(Path(loop.stats.cache_path).is_relative_to(temporary) for loop in loops)
-    assert all(c["nogil"] for c in calls)
-    assert not calls[0]["fastmath"] & {"nnan", "ninf", "fast", "afn", "arcp"}
-    assert calls[1]["fastmath"] >= {"nnan", "ninf"}
-    assert calls[2]["fastmath"] == set()
+    assert folder.name.startswith("netweight-loops-")
+    assert folder not in {expected, temporary / "theirs", temporary / f"netweight-loops-{os.getuid()}"}
 
 
 # ---- a copy of the package, in processes of its own
 
 WIDENED = """
-import json
+import json, sys
 import numpy as np
 from netweight.kernels.cpu.cluster_loops import widen_bfloat16
+from netweight.kernels.cpu import object_files
 
 out = np.zeros(2, np.float32)
 widen_bfloat16(np.array([0x3F80, 0xC000], np.uint16), np.float32(1), out)
-stats = widen_bfloat16.stats
-print(json.dumps([out.tolist(), sum(stats.cache_hits.values()), sum(stats.cache_misses.values()), stats.cache_path]))
+held = [str(f) for f in object_files.folders() if list(f.glob("cluster_loops.widen_bfloat16-*"))]
+counts = len(widen_bfloat16.loaded), len(widen_bfloat16.made)
+print(json.dumps([out.tolist(), counts, held[0], "numba" in sys.modules]))
 """
 LOADED, COMPILED = (1, 0), (0, 1)
 
@@ -135,8 +229,9 @@ def finish(process):
     """(widened values, (loads, compilations), folder)."""
     out, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    values, hits, misses, folder = json.loads(out)
-    return values, (hits, misses), Path(folder)
+    values, counts, folder, numba_came = json.loads(out)
+    assert numba_came == (counts == [0, 1])
+    return values, tuple(counts), Path(folder)
 
 
 def edit(file, old, new):
@@ -146,7 +241,7 @@ def edit(file, old, new):
 
 
 @pytest.mark.parametrize("given", [False, True], ids=["in the package", "NUMBA_CACHE_DIR"])
-def test_code_is_kept_until_a_source_of_it_changes(package, tmp_path, given):
+def test_code_is_kept_until_a_source_of_it_changes(package, tmp_path, given) -> None:
     environment = {"NUMBA_CACHE_DIR": str(tmp_path / "given")} if given else {}
     for expected in (COMPILED, LOADED):
         values, counts, folder = finish(start(package, **environment))
@@ -162,18 +257,18 @@ def test_code_is_kept_until_a_source_of_it_changes(package, tmp_path, given):
     for expected in (COMPILED, LOADED):
         assert finish(start(package, **environment)) == ([-1.0, 2.0], expected, folder)
     now = set(folder.glob("cluster_loops.widen_bfloat16-*"))
-    assert len(now) == len(kept) == 2, "what was compiled from other sources is removed"
+    assert len(now) == len(kept) == 1, "what was compiled from other sources is removed"
     assert not now & kept
 
 
-def test_processes_that_compile_at_once(package):
+def test_processes_that_compile_at_once(package) -> None:
     first, second = start(package), start(package)
     assert finish(first)[0] == finish(second)[0] == [1.0, -2.0]
     assert finish(start(package))[:2] == ([1.0, -2.0], LOADED)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="folders of POSIX")
-def test_a_package_and_a_home_that_cannot_be_written(package, tmp_path):
+def test_a_package_and_a_home_that_cannot_be_written(package, tmp_path) -> None:
     """Files where folders should be stop even root."""
     (package / "kernels" / "cpu" / "__pycache__").touch()
     (tmp_path / "home").touch()
@@ -186,4 +281,16 @@ def test_a_package_and_a_home_that_cannot_be_written(package, tmp_path):
     for expected in (COMPILED, LOADED):
         values, counts, folder = finish(start(package, **environment))
         assert (values, counts) == ([1.0, -2.0], expected)
-        assert folder.parent == tmp_path / "tmp" / f"netweight-numba-{os.getuid()}"
+        assert folder == tmp_path / "tmp" / f"netweight-loops-{os.getuid()}"
+
+
+def test_every_loop_can_be_called_without_numba() -> None:
+    """No module of loops imports it: only the compiler does."""
+    code = (
+        "import pkgutil, sys, importlib, netweight.kernels.cpu as cpu\n"
+        "for m in pkgutil.iter_modules(cpu.__path__):\n"
+        "    if m.name != 'compiler': importlib.import_module(f'netweight.kernels.cpu.{m.name}')\n"
+        "print('numba' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "False"

@@ -13,10 +13,10 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from numba.core.registry import CPUDispatcher
 
 from netweight.dtypes import DTYPES
 from netweight.kernels.cpu import elements, magnitudes, merge_arithmetic, merge_grams, rounding
+from netweight.kernels.cpu.compiled import Loop
 from netweight.kernels.cpu.merging import CpuMergeKernels
 from netweight.kernels.merging import MergeKernels, Trim
 
@@ -527,8 +527,9 @@ def test_draws_keep_their_share():
 def compiled_signatures():
     found = {}
     for module in (elements, merge_grams, merge_arithmetic, magnitudes, rounding):
-        loops = [loop for loop in vars(module).values() if isinstance(loop, CPUDispatcher)]
-        found |= {loop.py_func.__qualname__: set(loop.signatures) for loop in loops}
+        loops = [loop for loop in vars(module).values() if isinstance(loop, Loop)]
+        found |= {loop.name: loop.loaded | loop.made for loop in loops}
+    assert any(found.values())
     return found
 
 

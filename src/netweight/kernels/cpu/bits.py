@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import types
-from numba.extending import overload
+
+from netweight.kernels.cpu.sources import stands_for
 
 __all__ = ["leading", "leading_shift", "low", "ordered"]
 
@@ -16,8 +16,10 @@ def leading(bits: Any) -> Any:
     return bits >> (8 * bits.itemsize - 16)
 
 
-@overload(leading, inline="always", strict=False)
+@stands_for(leading, inline="always", strict=False)
 def _leading_of(bits: Any) -> Any:
+    from numba import types  # noqa: PLC0415 - where it is compiled
+
     if bits == types.uint32:
         return lambda bits: np.uint32(bits) >> np.uint32(16)
     return lambda bits: bits >> np.uint64(48)
@@ -28,8 +30,10 @@ def leading_shift(bits: Any) -> Any:
     return bits.dtype.type(8 * bits.itemsize - 16)
 
 
-@overload(leading_shift, inline="always", strict=False)
+@stands_for(leading_shift, inline="always", strict=False)
 def _leading_shift_of(bits: Any) -> Any:
+    from numba import types  # noqa: PLC0415 - where it is compiled
+
     if bits.dtype == types.uint32:
         return lambda bits: np.uint32(16)  # noqa: ARG005
     return lambda bits: np.uint64(48)  # noqa: ARG005
@@ -40,8 +44,10 @@ def low(bits: Any) -> Any:
     return bits & ((1 << (8 * bits.itemsize - 16)) - 1)
 
 
-@overload(low, inline="always", strict=False)
+@stands_for(low, inline="always", strict=False)
 def _low_of(bits: Any) -> Any:
+    from numba import types  # noqa: PLC0415 - where it is compiled
+
     if bits == types.uint32:
         return lambda bits: np.uint32(bits) & np.uint32(0xFFFF)
     return lambda bits: bits & np.uint64(0xFFFFFFFFFFFF)
@@ -52,8 +58,10 @@ def ordered(bits: Any) -> Any:
     return bits ^ ((bits >> (8 * bits.itemsize - 1)) & np.iinfo(bits.dtype).max)
 
 
-@overload(ordered, inline="always", strict=False)
+@stands_for(ordered, inline="always", strict=False)
 def _ordered_of(bits: Any) -> Any:
+    from numba import types  # noqa: PLC0415 - where it is compiled
+
     if bits == types.int32:
         return lambda bits: np.int32(bits ^ np.int32((bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
     return lambda bits: bits ^ ((bits >> np.int64(63)) & np.int64(0x7FFFFFFFFFFFFFFF))

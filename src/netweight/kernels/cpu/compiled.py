@@ -1,104 +1,163 @@
-"""numba's compiler as netweight uses it: nogil, cached on disk, sums free to be vectorised but never to ignore NaN."""
+"""Loops in machine code: compiled by numba for the types of their arguments, kept on disk, and called without numba.
+
+numba takes longer to import than most commands take to run. So what it makes of a loop is kept as the object file that
+LLVM wrote, and called by numba's own convention for native code: every array as its pointers, sizes and strides. Only
+a loop whose code is not on the disk yet imports numba. Loops release the interpreter's lock.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import stat
-import tempfile
-from collections.abc import Callable
-from contextlib import suppress
-from importlib.resources import files
-from pathlib import Path
+import ctypes
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-import llvmlite
-import numba
-from numba.core.caching import CompileResultCacheImpl, FunctionCache
+import numpy as np
 
-__all__ = ["compiled", "compiled_exactly", "compiled_for_finite"]
+from netweight.kernels.cpu import object_files
+from netweight.kernels.cpu.sources import Kind, Source
+
+__all__ = ["Loop", "compiled", "compiled_exactly", "compiled_for_finite"]
 
 F = TypeVar("F", bound=Callable[..., object])
 
 # Sums may be split over vector lanes (reassoc, contract) and the sign of zero may be lost in them; NaN and Inf keep
 # their meaning, since chunks that hold them are found by their sums.
-_FASTMATH = {"reassoc", "contract", "nsz"}
+_FASTMATH = frozenset({"reassoc", "contract", "nsz"})
+
+_LOCK = threading.RLock()
+_ARRAY_WORDS = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
+_SCALARS: dict[Kind, Any] = {"int": ctypes.c_int64, "float": ctypes.c_double, "bool": ctypes.c_bool}
+_OF_TYPE = {
+    "?": ctypes.c_bool, "b": ctypes.c_int8, "B": ctypes.c_uint8, "h": ctypes.c_int16, "H": ctypes.c_uint16,
+    "i": ctypes.c_int32, "I": ctypes.c_uint32, "f": ctypes.c_float, "d": ctypes.c_double,
+    "l": ctypes.c_long, "L": ctypes.c_ulong, "q": ctypes.c_longlong, "Q": ctypes.c_ulonglong,
+}  # fmt: skip
+_FAULT = ctypes.create_string_buffer(64)  # where code that cannot go on leaves its reasons, which nobody reads
+_NOTHING = ctypes.create_string_buffer(64)  # where code that returns nothing may leave it
 
 
-def _digest_of_sources() -> str:
-    """Hexadecimal, of all that is compiled into loops: they inline one another and hold constants of the seams."""
-    digest = hashlib.sha256(llvmlite.__version__.encode())
-    for package in ("netweight.kernels", "netweight.kernels.cpu"):
-        folder = files(package)
-        sources = {file.name: file for file in folder.iterdir() if file.name.endswith(".py")} if folder.is_dir() else {}
-        for name, file in sorted(sources.items()):
-            source = file.read_bytes()
-            digest.update(f"{package} {name} {len(source)}\n".encode() + source)
-    return digest.hexdigest()[:12]
+class Loop(Source):
+    """A function of arrays and numbers, in machine code for each combination of `Kind`s that it is called with.
 
-
-_SOURCES = _digest_of_sources()  # now, not at the first call: what is imported is what was read
-
-
-class _LoopCacheFiles(CompileResultCacheImpl):
-    """Names of cached code that end with the digest of the sources.
-
-    numba itself only looks at the file of the loop, and would run old code after a change in a loop that it inlines.
+    `loaded` and `made` are the combinations whose code came from the disk, and was compiled by this process.
     """
 
-    def get_filename_base(self, fullname: str, abiflags: str) -> str:
-        base: str = super().get_filename_base(fullname, abiflags)  # type: ignore[no-untyped-call]
-        return f"{base}-{_SOURCES}"
+    def __init__(self, function: Callable[..., object], fastmath: frozenset[str]) -> None:
+        super().__init__(function, fastmath)
+        self.loaded: set[tuple[Kind, ...]] = set()
+        self.made: set[tuple[Kind, ...]] = set()
+        self._calls: dict[tuple[Kind, ...], Callable[[Sequence[Any]], Any]] = {}
+
+    def __call__(self, *arguments: Any) -> Any:
+        """What the function returns; raises TypeError for an argument that is neither array nor number."""
+        kinds = tuple([_kind(argument) for argument in arguments])
+        call = self._calls.get(kinds)
+        return (call or self.prepare(kinds))(arguments)
+
+    def prepare(self, kinds: tuple[Kind, ...]) -> Callable[[Sequence[Any]], Any]:
+        """Load the code for arguments of these kinds, or compile it. Any thread may call."""
+        with _LOCK:
+            if kinds in self._calls:
+                return self._calls[kinds]
+            code = object_files.find(self.name, kinds)
+            if code is not None:
+                self.loaded.add(kinds)
+            else:
+                from netweight.kernels.cpu.compiler import compile_loop  # noqa: PLC0415 - imports numba
+
+                code = compile_loop(self, kinds)
+                object_files.keep(self.name, kinds, code)
+                self.made.add(kinds)
+            self._calls[kinds] = call = _caller(self.name, kinds, code)
+            return call
 
 
-class _LoopCache(FunctionCache):
-    """numba's cache of one loop, where numba would put it, without what other sources have left there."""
-
-    _impl_class = _LoopCacheFiles
-
-    def save_overload(self, sig: Any, data: Any) -> None:
-        super().save_overload(sig, data)  # type: ignore[no-untyped-call]
-        loop = self._impl.filename_base.partition("-")[0]
-        for file in Path(self.cache_path).glob(f"{loop}-*.nb[ci]"):
-            if f"-{_SOURCES}." not in file.name:
-                with suppress(OSError):  # another process uses it, or has removed it
-                    file.unlink()
-
-
-def _private_folder() -> str:
-    """A cache folder of this user's own under the temporary folder; never one that somebody else could have filled."""
-    owner = os.getuid() if hasattr(os, "getuid") else 0
-    folder = Path(tempfile.gettempdir()) / f"netweight-numba-{owner}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    state = folder.lstat()
-    ours = not hasattr(os, "getuid") or (state.st_uid == owner and not state.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
-    return str(folder) if ours and stat.S_ISDIR(state.st_mode) else tempfile.mkdtemp(prefix="netweight-numba-")
+def _kind(argument: Any) -> Kind:
+    of = type(argument)
+    if of is np.ndarray:
+        flags = argument.flags
+        if flags.carray:
+            return f"{argument.ndim}{argument.dtype.char}C"
+        return (
+            f"{argument.ndim}{argument.dtype.char}{'C' if flags.c_contiguous else 'A'}{'' if flags.writeable else 'r'}"
+        )
+    if of is int:
+        return "int"
+    if of is float:
+        return "float"
+    if of is bool:
+        return "bool"
+    if isinstance(argument, np.generic):
+        return f"0{argument.dtype.char}"
+    raise TypeError(f"an argument of a loop is a {of.__name__}: expected an array or a number")
 
 
-def _compile(function: F, fastmath: set[str]) -> F:
-    # Inlined always: a loop that calls another sums in one order when it was just compiled and in another when it comes
-    # from the cache, since each copy of the callee is optimised for itself.
-    loop: Any = numba.njit(nogil=True, fastmath=fastmath, error_model="numpy", forceinline=True)(function)
-    try:
-        cache = _LoopCache(function)  # type: ignore[no-untyped-call]
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written
-        numba.config.CACHE_DIR = _private_folder()  # type: ignore[attr-defined]
-        cache = _LoopCache(function)  # type: ignore[no-untyped-call]
-    loop._cache = cache  # noqa: SLF001 - what cache=True sets to numba's own
-    result: F = loop
-    return result
+def _caller(name: str, kinds: Sequence[Kind], code: object_files.Code) -> Callable[[Sequence[Any]], Any]:
+    """A function of a loop's arguments that calls its code."""
+    words: list[Any] = [ctypes.c_void_p, ctypes.c_void_p]
+    arrays = []
+    for kind in kinds:
+        dimensions = int(kind[0]) if kind[0].isdigit() else 0
+        arrays.append(bool(dimensions))
+        if dimensions:
+            words += [*_ARRAY_WORDS, *[ctypes.c_int64] * (2 * dimensions)]
+        else:
+            words.append(_SCALARS.get(kind) or _OF_TYPE[kind[1]])
+    entry = ctypes.CFUNCTYPE(ctypes.c_int32, *words)(object_files.load(code))
+    result = _result(code.returns)
+
+    def call(arguments: Sequence[Any]) -> Any:
+        flat: list[Any] = []
+        for array, argument in zip(arrays, arguments, strict=True):
+            if not array:
+                flat.append(argument)
+                continue
+            try:
+                data = ctypes.addressof(_BYTE.from_buffer(argument))
+            except (TypeError, ValueError, BufferError):  # read-only, not contiguous, or of no elements
+                data = argument.ctypes.data
+            flat += (None, None, argument.size, argument.itemsize, data, *argument.shape, *argument.strides)
+        if result is None:
+            status = entry(_NOTHING, _FAULT, *flat)
+            value = None
+        else:
+            room = result()
+            status = entry(ctypes.byref(room), _FAULT, *flat)
+            value = tuple(getattr(room, key) for key, *_ in room._fields_) if len(code.returns) > 1 else room.value
+        if status > 0 or status == -1:
+            raise RuntimeError(f"{name}: the loop stopped with status {status}; report this as a bug")
+        return value
+
+    return call
+
+
+_BYTE = ctypes.c_char
+
+
+def _result(returns: str) -> Any:
+    """The type of the room for a result, None for nothing."""
+    if not returns:
+        return None
+    if len(returns) == 1:
+        return _OF_TYPE[returns]
+    fields = [(f"_{number}", _OF_TYPE[one]) for number, one in enumerate(returns)]
+    return type("Result", (ctypes.Structure,), {"_fields_": fields})
 
 
 def compiled(function: F) -> F:
     """`function` compiled at its first call, or loaded from the cache of an earlier run."""
-    return _compile(function, _FASTMATH)
+    loop: Any = Loop(function, _FASTMATH)
+    return loop  # type: ignore[no-any-return]
 
 
 def compiled_for_finite(function: F) -> F:
     """The same for a loop that is only ever given finite values, so that minima are found lane by lane."""
-    return _compile(function, _FASTMATH | {"nnan", "ninf"})
+    loop: Any = Loop(function, _FASTMATH | {"nnan", "ninf"})
+    return loop  # type: ignore[no-any-return]
 
 
 def compiled_exactly(function: F) -> F:
     """The same with every operation as it is written: results are those of numpy's elementwise arithmetic."""
-    return _compile(function, set())
+    loop: Any = Loop(function, frozenset())
+    return loop  # type: ignore[no-any-return]

@@ -6,12 +6,11 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import types
-from numba.extending import overload
 
 from netweight.dtypes import DTYPES, DType
 from netweight.kernels.arrays import Array, F64Array, U8Array
 from netweight.kernels.cpu.compiled import compiled_exactly
+from netweight.kernels.cpu.sources import stands_for
 from netweight.kernels.tables import numbers_of_patterns
 
 __all__ = [
@@ -147,8 +146,10 @@ def numbers_of(row: Array, half: bool, room: Array) -> Array:  # noqa: FBT001 - 
     return out
 
 
-@overload(numbers_of, strict=False)
+@stands_for(numbers_of, strict=False)
 def _numbers_of_row(row: Any, half: Any, room: Any) -> Any:  # noqa: ARG001
+    from numba import types  # noqa: PLC0415 - where it is compiled
+
     if row.dtype != types.uint16:
         return lambda row, half, room: row  # noqa: ARG005
 

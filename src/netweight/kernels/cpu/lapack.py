@@ -11,10 +11,10 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 import numpy as np
-from numba.extending import get_cython_function_address
 
 from netweight.kernels.arrays import Array, F64Array
 from netweight.kernels.cpu.tridiagonal import chase
@@ -29,9 +29,17 @@ WORK_ROWS = 400
 """Float64 per column that these routines may take beside the matrix itself."""
 
 
+_name_of = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.py_object)(("PyCapsule_GetName", ctypes.pythonapi))
+_pointer_in = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi)
+)
+
+
 @cache
 def _routine(name: str, arguments: int) -> Callable[..., None]:
-    address = get_cython_function_address(f"scipy.linalg.cython_{'blas' if name in _BLAS else 'lapack'}", name)
+    library = import_module(f"scipy.linalg.cython_{'blas' if name in _BLAS else 'lapack'}")
+    capsule = library.__pyx_capi__[name]
+    address = _pointer_in(capsule, _name_of(capsule))
     routine: Callable[..., None] = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * arguments)(address)
     return routine
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import types
-from numba.extending import overload
 
 from netweight.kernels.arrays import Array
 from netweight.kernels.cpu.compiled import compiled_exactly
 from netweight.kernels.cpu.elements import TILE, numbers_of
 from netweight.kernels.cpu.patterns import PADDING, count_in_four, count_in_one
+from netweight.kernels.cpu.sources import stands_for
 from netweight.kernels.protocol import CHUNK
 
 __all__ = ["CHUNK", "TABLE", "count_deeper", "count_leading"]
@@ -29,8 +28,10 @@ def _typed(value: Any, like: Any) -> Any:
     return like.dtype.type(value)
 
 
-@overload(_typed, inline="always", strict=False)
+@stands_for(_typed, inline="always", strict=False)
 def _typed_as(value: Any, like: Any) -> Any:  # noqa: ARG001 - `like` tells by its type
+    from numba import types  # noqa: PLC0415 - where it is compiled
+
     if like.dtype == types.uint32:
         return lambda value, like: np.uint32(value)  # noqa: ARG005
     return lambda value, like: np.uint64(value)  # noqa: ARG005
@@ -41,8 +42,10 @@ def _bits(value: Any) -> Any:
     return abs(value).view(np.uint64 if value.itemsize == 8 else np.uint32)
 
 
-@overload(_bits, inline="always", strict=False)
+@stands_for(_bits, inline="always", strict=False)
 def _bits_of(value: Any) -> Any:
+    from numba import types  # noqa: PLC0415 - where it is compiled
+
     if value == types.float32:
         return lambda value: np.uint32(np.float32(value).view(np.uint32) & np.uint32(0x7FFFFFFF))
     return lambda value: np.uint64(np.float64(value).view(np.uint64) & np.uint64(0x7FFFFFFFFFFFFFFF))

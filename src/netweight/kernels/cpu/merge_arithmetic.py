@@ -13,13 +13,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import types
-from numba.extending import overload
 
 from netweight.kernels.arrays import Array
 from netweight.kernels.cpu.compiled import compiled_exactly
 from netweight.kernels.cpu.elements import APART, TILE, numbers_of
 from netweight.kernels.cpu.rounding import narrow_to_bfloat16, narrow_to_half, not_finite
+from netweight.kernels.cpu.sources import stands_for
 
 __all__ = ["combine", "merge_differences"]
 
@@ -35,8 +34,10 @@ def _results(out: Array, room: Array) -> Array:
     return room[: len(out)] if out.dtype == np.uint16 else out
 
 
-@overload(_results, inline="always", strict=False)
+@stands_for(_results, inline="always", strict=False)
 def _results_of(out: Any, room: Any) -> Any:  # noqa: ARG001
+    from numba import types  # noqa: PLC0415 - where it is compiled
+
     if out.dtype == types.uint16:
         return lambda out, room: room[: len(out)]
     return lambda out, room: out  # noqa: ARG005
@@ -49,8 +50,10 @@ def _finish(values: Array, half: bool, out: Array) -> int:  # noqa: FBT001
     return not_finite(values)
 
 
-@overload(_finish, strict=False)
+@stands_for(_finish, strict=False)
 def _finish_as(values: Any, half: Any, out: Any) -> Any:  # noqa: ARG001
+    from numba import types  # noqa: PLC0415 - where it is compiled
+
     if out.dtype != types.uint16:
         return lambda values, half, out: not_finite(values)  # noqa: ARG005
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import types
-from numba.extending import overload
 
 from netweight.kernels.arrays import Array
 from netweight.kernels.cpu.compiled import compiled_exactly
+from netweight.kernels.cpu.sources import stands_for
 
 __all__ = ["narrow_to_bfloat16", "narrow_to_eighth", "narrow_to_half", "not_finite"]
 
@@ -33,8 +32,10 @@ def _odd(value: Any) -> Any:
     return np.uint32(np.uint32(near.view(np.uint32) - beyond) | inexact)
 
 
-@overload(_odd, inline="always", strict=False)
+@stands_for(_odd, inline="always", strict=False)
 def _odd_of(value: Any) -> Any:
+    from numba import types  # noqa: PLC0415 - where it is compiled
+
     if value == types.float32:
         return lambda value: np.float32(value).view(np.uint32)
     return _odd

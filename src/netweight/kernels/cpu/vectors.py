@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
+from netweight.kernels.cpu.sources import deferred
 
 __all__ = ["extremes_of_32", "wide_vectors"]
 
 
 def _wide(typingctx: Any) -> Any:  # noqa: ARG001 - numba gives it
     """Let the compiler use the widest vectors of the machine: it takes 256 bits where it may have 512, unless told."""
+    from numba import types  # noqa: PLC0415 - where it is compiled
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
         attributes = builder.function.attributes
@@ -23,11 +22,13 @@ def _wide(typingctx: Any) -> Any:  # noqa: ARG001 - numba gives it
     return types.none(), codegen
 
 
-wide_vectors: Any = intrinsic(_wide)
+wide_vectors: Any = deferred(lambda: _intrinsic(_wide))
 
 
 def _extremes(typingctx: Any, values: Any, first: Any) -> Any:  # noqa: ARG001
     """(least, largest) of the finite values[first : first + 32], which must lie inside the array."""
+    from llvmlite import ir  # noqa: PLC0415 - where it is compiled
+    from numba import types  # noqa: PLC0415 - where it is compiled
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array = context.make_array(signature.args[0])(context, builder, value=arguments[0])
@@ -48,4 +49,10 @@ def _extremes(typingctx: Any, values: Any, first: Any) -> Any:  # noqa: ARG001
     return pair(values.dtype, 2)(values, types.intp), codegen
 
 
-extremes_of_32: Any = intrinsic(_extremes)
+extremes_of_32: Any = deferred(lambda: _intrinsic(_extremes))
+
+
+def _intrinsic(function: Any) -> Any:
+    from numba.extending import intrinsic  # noqa: PLC0415 - where it is compiled
+
+    return intrinsic(function)

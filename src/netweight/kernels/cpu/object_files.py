@@ -1,0 +1,182 @@
+"""Machine code of loops on disk: written once by whoever compiled it, loaded by LLVM alone."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from importlib.metadata import version
+from importlib.resources import files
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+import llvmlite.binding as llvm
+import xxhash
+
+__all__ = ["Code", "can_load", "find", "folders", "keep", "load"]
+
+_SUFFIX = ".loop"
+
+
+@dataclass(frozen=True)
+class Code:
+    """Machine code: an object file, the `symbol` of the loop in it, the symbols that it `needs`, and the numpy
+    characters of the numbers that it returns, in order ("" for nothing).
+    """
+
+    symbol: str
+    returns: str
+    needs: tuple[str, ...]
+    objects: bytes
+
+
+def _digest() -> str:
+    """Hexadecimal, of all that code depends on: sources that are compiled into loops, as they inline one another and
+    hold constants of the seams; compilers; and the processor.
+    """
+    compilers = f"{llvm.llvm_version_info} {version('numba')} {version('llvmlite')}"
+    machine = f"{llvm.get_process_triple()} {llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}"
+    digest = hashlib.sha256(f"{compilers} {machine}".encode())
+    for package in ("netweight.kernels", "netweight.kernels.cpu"):
+        folder = files(package)
+        sources = {file.name: file for file in folder.iterdir() if file.name.endswith(".py")} if folder.is_dir() else {}
+        for name, file in sorted(sources.items()):
+            source = file.read_bytes()
+            digest.update(f"{package} {name} {len(source)}\n".encode() + source)
+    return digest.hexdigest()[:12]
+
+
+_DIGEST = _digest()  # now, not at the first call: what is imported is what was read
+
+
+def find(name: str, kinds: Sequence[str]) -> Code | None:
+    """The code of the loop `name` for these kinds of arguments, None where no folder has it whole."""
+    file = _file_name(name, kinds)
+    for folder in folders():
+        try:
+            data = (folder / file).read_bytes()
+        except OSError:
+            continue
+        digest, _, rest = data.partition(b"\n")
+        if digest == xxhash.xxh3_128_hexdigest(rest).encode():
+            symbol, returns, needs, objects = rest.split(b"\n", 3)
+            code = Code(symbol.decode(), returns.decode(), tuple(needs.decode().split()), objects)
+            return code if can_load(code) else None
+    return None
+
+
+def keep(name: str, kinds: Sequence[str], code: Code) -> None:
+    """Write code into the first folder that takes it, and remove there what other sources of the loop have left.
+    Where no folder does, the next process compiles again.
+    """
+    rest = f"{code.symbol}\n{code.returns}\n{' '.join(code.needs)}\n".encode() + code.objects
+    data = xxhash.xxh3_128_hexdigest(rest).encode() + b"\n" + rest
+    file = _file_name(name, kinds)
+    for folder in folders():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle, made = tempfile.mkstemp(prefix=f".{name}-", dir=folder)
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(data)
+            Path(made).replace(folder / file)
+        except OSError:
+            continue
+        for old in folder.glob(f"{name}-*{_SUFFIX}"):
+            if f"-{_DIGEST}-" not in old.name:
+                with suppress(OSError):  # another process uses it, or has removed it
+                    old.unlink()
+        return
+
+
+def _file_name(name: str, kinds: Sequence[str]) -> str:
+    return f"{name}-{_DIGEST}-{'_'.join(kinds)}{_SUFFIX}".replace("?", "bool")
+
+
+@cache
+def folders() -> tuple[Path, ...]:
+    """Where code may lie: the folder that NUMBA_CACHE_DIR names alone; else the package's own, the user's cache, and a
+    private one under the temporary folder.
+    """
+    if given := os.environ.get("NUMBA_CACHE_DIR"):
+        return (Path(given),)
+    return tuple(_usual())
+
+
+def _usual() -> Iterator[Path]:
+    package = Path(__file__).parent
+    if package.is_dir():  # not inside an archive
+        yield package / "__pycache__"
+    with suppress(RuntimeError):  # nobody's home
+        home = Path.home()
+        if sys.platform == "win32":
+            yield Path(os.environ.get("LOCALAPPDATA") or home / "AppData/Local") / "netweight" / "loops"
+        elif sys.platform == "darwin":
+            yield home / "Library/Caches/netweight/loops"
+        else:
+            yield Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "netweight" / "loops"
+    yield _private_folder()
+
+
+def _private_folder() -> Path:
+    """A folder of this user's own under the temporary folder; never one that somebody else could have filled."""
+    owner = os.getuid() if hasattr(os, "getuid") else 0
+    folder = Path(tempfile.gettempdir()) / f"netweight-loops-{owner}"
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        state = folder.lstat()
+        mine = not hasattr(os, "getuid") or (
+            state.st_uid == owner and not state.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        )
+        if mine and stat.S_ISDIR(state.st_mode):
+            return folder
+    return Path(tempfile.mkdtemp(prefix="netweight-loops-"))
+
+
+@cache
+def _engine() -> Any:
+    """LLVM's loader of objects, for the machine as it is."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    _add_runtime()
+    machine = llvm.Target.from_default_triple().create_target_machine(codemodel="jitdefault", jit=True)
+    return llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+
+
+def _add_runtime() -> None:
+    """Tell LLVM of the functions by which numba's loops take memory. They are in a library of numba's package, which
+    is loaded by its path: the package itself takes longer to import than most commands take to run.
+    """
+    package = find_spec("numba")
+    if package is None or package.origin is None:
+        return
+    for suffix in EXTENSION_SUFFIXES:
+        file = Path(package.origin).parent / "core" / "runtime" / f"_nrt_python{suffix}"
+        spec = spec_from_file_location("numba.core.runtime._nrt_python", file) if file.is_file() else None
+        if spec is not None and spec.loader is not None:
+            runtime = module_from_spec(spec)
+            spec.loader.exec_module(runtime)
+            for name, address in runtime.c_helpers.items():
+                llvm.add_symbol(name if name.startswith("_") else f"NRT_{name}", address)
+            return
+
+
+def can_load(code: Code) -> bool:
+    """Whether all that the code needs is there; LLVM ends the process where something is not."""
+    _engine()
+    return all(llvm.address_of_symbol(name) is not None for name in code.needs)
+
+
+def load(code: Code) -> int:
+    """The address of the code in memory; it must be one that `can_load`."""
+    engine = _engine()
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code.objects))
+    engine.finalize_object()
+    return int(engine.get_function_address(code.symbol))
