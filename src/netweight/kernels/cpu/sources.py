@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import update_wrapper
 from typing import Any, TypeVar
 
 __all__ = ["STAND_INS", "Deferred", "Kind", "Source", "deferred", "stands_for"]
@@ -23,7 +22,7 @@ class Source:
     def __init__(self, function: Callable[..., object], fastmath: frozenset[str]) -> None:
         self.function = function
         self.fastmath = fastmath
-        update_wrapper(self, function)
+        self.__doc__, self.__module__ = function.__doc__, function.__module__
 
     @property
     def name(self) -> str:
