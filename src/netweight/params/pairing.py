@@ -123,7 +123,8 @@ class Side(NamedTuple):
         held = {self.ties.get(name, name): name for name in names}
         repeated = all(seen.get(root, name) != name for root, name in held.items())
         if counts:
-            seen |= held | seen
+            for root, name in held.items():
+                seen.setdefault(root, name)
         return repeated
 
     def counted(self) -> int:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,9 @@ def _narrowed_partial(differences: DifferencePartial, kept: Packed) -> _Narrowed
     return _NarrowedPartial(differences, unpack(kept))
 
 
+_TOGETHER = 1 << 19  # elements of several stretches that are read as one task
+_MOST = 32  # such stretches
+
 Reading = FirstReading | SecondReading
 StretchResult = DifferencePartial | _NarrowedPartial | Settled | Recount
 
@@ -111,21 +115,24 @@ def scratch_bytes(parameters: Sequence[Aligned]) -> int:
 class _StretchReader(FarWork):
     """Reads stretches into accumulators; every thread has its own."""
 
-    def __init__(self, parameters: Sequence[Aligned], kernels: Kernels) -> None:
+    def __init__(self, parameters: Sequence[Aligned], kernels: Kernels, *, pictured: bool) -> None:
         self._parameters = {a.name: a for a in parameters}
+        self._pictured = pictured
         self._kernels = kernels
         self._models = max((len(a.models) for a in parameters), default=0)
         super().__init__()
 
-    def __call__(self, reading: Reading) -> StretchResult:
+    def __call__(self, readings: Sequence[Reading]) -> list[StretchResult]:
+        return [self._read(reading) for reading in readings]
+
+    def _read(self, reading: Reading) -> StretchResult:
         tensors = _tensors(self._parameters[reading.stretch.name])
         dtypes = [None if t is None else t.dtype for t in tensors]
         if isinstance(reading, FirstReading):
             first = self._accumulator("differences")
             first.start(dtypes, reading.kept)
             self._feed(first, tensors, reading.stretch)
-            differences: DifferencePartial = first.partial()
-            return self._condensed(reading, dtypes, differences) if self.far else differences
+            return self._condensed(reading, dtypes, first.partial())
         return self._recount(reading.stretch, dtypes, reading.level, reading.prefixes)
 
     def _recount(
@@ -138,18 +145,18 @@ class _StretchReader(FarWork):
 
     def _condensed(
         self, reading: FirstReading, dtypes: Sequence[DType | None], differences: DifferencePartial
-    ) -> Settled | _NarrowedPartial:
-        """What goes back over a wire: a whole parameter's statistics where the stretch is all of it, for they are
-        small.
+    ) -> Settled | DifferencePartial | _NarrowedPartial:
+        """A whole parameter's statistics where the stretch is all of it: the caller's thread has nothing to do then,
+        and they are small where they go over a wire.
         """
         stretch = reading.stretch
         if (stretch.start, stretch.stop) != (0, self._parameters[stretch.name].base.size):
-            return _NarrowedPartial(*narrowed(differences, reading.kept))
+            return _NarrowedPartial(*narrowed(differences, reading.kept)) if self.far else differences
         statistics = DifferenceStatistics(len(dtypes) - 1)
         statistics.add(stretch.number, differences, reading.kept)
         while (wanted := statistics.unresolved()) is not None:
             statistics.refine([c.astype(np.uint64) for c in self._recount(stretch, dtypes, *wanted).counts])
-        return Settled.of(statistics)
+        return Settled.of(statistics, pictured=self._pictured)
 
     def _accumulator(self, kind: str) -> Any:
         if not hasattr(self._own, kind):
@@ -171,24 +178,41 @@ class _StretchReader(FarWork):
             accumulator.add(count)
 
 
-def _name(reading: Reading) -> str:
-    return reading.stretch.name
+def _name(readings: Sequence[Reading]) -> str:
+    return readings[0].stretch.name
 
 
 class _ReadingSchedule:
     """Which stretches are read next, and the statistics of every parameter so far; for the caller's thread alone."""
 
-    def __init__(self, parameters: Sequence[Aligned], tasks: Sequence[PlannedTask]) -> None:
+    def __init__(self, parameters: Sequence[Aligned], tasks: Sequence[PlannedTask], workers: int) -> None:
         self._aligned = {a.name: a for a in parameters}
         self._stretches: dict[str, list[PlannedTask]] = {}
         for task in tasks:
             self._stretches.setdefault(task.name, []).append(task)
         self._first = deque(tasks)
+        self._most = max(1, min(_MOST, len(tasks) // (8 * workers)))
         self._second: deque[SecondReading] = deque()
         self._statistics: dict[str, DifferenceStatistics] = {}
         self._recounts: dict[str, list[tuple[U32Array, ...]]] = {}
 
-    def next_reading(self) -> Reading | None:
+    def next_readings(self) -> list[Reading] | None:
+        """One reading, or several of small stretches, which would cost more to hand over one by one than to read."""
+        readings: list[Reading] = []
+        room = _TOGETHER
+        while len(readings) < self._most and (reading := self._next(room)) is not None:
+            readings.append(reading)
+            room -= reading.stretch.stop - reading.stretch.start
+        return readings or None
+
+    def _next(self, room: int) -> Reading | None:
+        """The next reading, where it is the first one, or of at most `room` elements."""
+        waiting = self._second[0].stretch if self._second else self._first[0] if self._first else None
+        if waiting is None or (room < _TOGETHER and waiting.stop - waiting.start > room):
+            return None
+        return self._next_reading()
+
+    def _next_reading(self) -> Reading | None:
         if self._second:
             return self._second.popleft()
         if not self._first:
@@ -235,17 +259,21 @@ def measure_differences(
     executor: Executor,
     kernels: Kernels | DeviceKernels[Kernels],
     progress: Progress,
+    *,
+    pictured: bool = False,
 ) -> Iterator[tuple[Aligned, DifferenceStatistics | Settled]]:
-    """Yield every parameter's statistics as they are complete, in no fixed order.
+    """Yield every parameter's statistics as they are complete, in no fixed order; with histograms where `pictured`.
 
     Raises ReadError where bytes cannot be read, with the tensor's name.
     """
     named = {a.name: a for a in parameters}
-    schedule = _ReadingSchedule(parameters, largest_first(tasks) if several_devices(kernels) else tasks)
-    results: Iterator[tuple[Reading, StretchResult]] = run_on(
-        kernels, executor, schedule.next_reading, partial(_StretchReader, parameters), name=_name, note=progress.note
+    ordered = largest_first(tasks) if several_devices(kernels) else tasks
+    schedule = _ReadingSchedule(parameters, ordered, executor.workers)
+    make = partial(_StretchReader, parameters, pictured=pictured)
+    batches: Iterator[tuple[list[Reading], list[StretchResult]]] = run_on(
+        kernels, executor, schedule.next_readings, make, name=_name, note=progress.note
     )
-    for reading, result in results:
+    for reading, result in chain.from_iterable(zip(*batch, strict=True) for batch in batches):
         finished = schedule.take(reading, result)
         nbytes = reading.stretch.nbytes if isinstance(reading, FirstReading) else 0
         progress.advance(0 if finished is None else 1, nbytes)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from netweight.statistics.channels import CHANNELS, Channels
-from netweight.statistics.patterns import PatternHistogram
+from netweight.statistics.patterns import FewPatterns, PatternHistogram
 from netweight.statistics.readings import Readings
 from netweight.statistics.values import COUNTS, INT8, NEEDS, Values, of_distinct, of_histogram
 
@@ -35,6 +35,7 @@ LONGEST_ROW = 1 << 26
 """Bytes of the longest row that is ever held whole: sinks take whole rows."""
 
 _FEW = 1 << 16  # elements up to which 32- and 64-bit floats are held and sorted
+_FEW_PATTERNS = 1 << 15  # and 16-bit floats
 _STRETCH = 1 << 24  # elements whose sums are formed together: fixed, so that the order of sums is
 
 
@@ -160,16 +161,16 @@ def gather(matrix: Matrix, scratch: Scratch, needs: frozenset[str], sinks: Seque
 
 
 def _source_of_values(matrix: Matrix) -> type[_FromPatterns | _FromFew | _FromReadings]:
-    if matrix.dtype.bits <= 16:
+    if matrix.dtype.bits == 8 or (matrix.dtype.bits == 16 and matrix.size > _FEW_PATTERNS):
         return _FromPatterns
     return _FromFew if matrix.size <= _FEW else _FromReadings
 
 
 class _FromFew:
-    """Values of a small matrix of 32- or 64-bit floats, held and sorted: quicker than tables of 65,536 bins."""
+    """Values of a small matrix of 16-, 32- or 64-bit floats, held and sorted: quicker than tables of 65,536 bins."""
 
     def __init__(self, matrix: Matrix, scratch: Scratch, needs: frozenset[str]) -> None:  # noqa: ARG002 - as the others
-        self._kind = matrix.dtype.to_numpy()
+        self._dtype = matrix.dtype
         self._needs = needs
         self._blocks: list[U8Array] = []
 
@@ -177,8 +178,12 @@ class _FromFew:
         self._blocks.append(block.copy())
 
     def finish(self) -> Values:
+        held = np.concatenate([np.zeros(0, np.uint8), *self._blocks])
+        if self._dtype.bits == 16:
+            patterns, times = np.unique(held.view(np.uint16), return_counts=True)
+            return of_histogram(FewPatterns(self._dtype, patterns, times.astype(np.uint64)), self._needs)
         with np.errstate(invalid="ignore"):  # signalling NaN
-            elements = np.concatenate([np.zeros(0, np.uint8), *self._blocks]).view(self._kind).astype(np.float64)
+            elements = held.view(self._dtype.to_numpy()).astype(np.float64)
         n_nan, n_inf = int(np.isnan(elements).sum()), int(np.isinf(elements).sum())
         values, counts = np.unique(elements[np.isfinite(elements)], return_counts=True)
         return of_distinct(values, counts.astype(np.uint64), (len(elements), n_nan, n_inf), self._needs)

@@ -35,6 +35,8 @@ Measurement = dict[str, dict[str, Any]] | Skipped
 """{measure: {field: value}} of one matrix, or why it has none."""
 
 _SPECTRUM = "spectrum"
+_TOGETHER = 32  # matrices in one task, at most
+_TOGETHER_ELEMENTS = 1 << 19  # and their elements, where there are several
 
 
 def measure_matrix(
@@ -105,6 +107,35 @@ def loads_of(
     return sorted(loads, key=lambda load: -load.work)
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """Loads that are measured one after another by one worker: small ones, which would cost more to hand over one by
+    one than to measure.
+    """
+
+    loads: tuple[Load, ...]
+
+    @property
+    def memory(self) -> int:
+        """Of the one that takes most."""
+        return max(load.memory for load in self.loads)
+
+
+def _batches(loads: Sequence[Load], workers: int) -> list[_Batch]:
+    """The loads in their order, small neighbours together; a worker has several batches to the end."""
+    most = max(1, min(_TOGETHER, len(loads) // (8 * workers)))
+    found: list[list[Load]] = []
+    room = 0
+    for load in loads:
+        size = load.subject.part.size
+        if size > room or len(found[-1]) >= most:
+            found.append([])
+            room = _TOGETHER_ELEMENTS
+        found[-1].append(load)
+        room -= size
+    return [_Batch(tuple(held)) for held in found]
+
+
 def effort_of(subjects: Sequence[Subject], measures: Sequence[Measure]) -> float:
     """The work of all spectra, 0 where none is asked for; see `run.devices.spectral_effort`."""
     if _SPECTRUM not in needed(measures):
@@ -142,7 +173,10 @@ class _SubjectMeasurer(FarWork):
         self._threads = threads  # that a spectrum takes, None where there is none
         super().__init__()
 
-    def __call__(self, load: Load) -> Measurement:
+    def __call__(self, batch: _Batch) -> list[Measurement]:
+        return [self._measure(load) for load in batch.loads]
+
+    def _measure(self, load: Load) -> Measurement:
         if not hasattr(self._own, "scratch"):
             self._own.scratch = Scratch(self._kernels)
             if self.far and self._threads:
@@ -171,8 +205,8 @@ def _as_stored(
     return measured
 
 
-def _name(load: Load) -> str:
-    return load.subject.name
+def _name(batch: _Batch) -> str:
+    return batch.loads[0].subject.name
 
 
 def measure_subjects(
@@ -197,5 +231,7 @@ def measure_subjects(
         threads = executor.workers // at_once if spectral else None
         make = partial(_SubjectMeasurer, measures, leading=leading, threads=threads)
         with blas_threads(threads) if threads else nullcontext():
-            for load, measured in run_crew(crew, at_once, executor, make, kernels, name=_name, note=note):
-                yield load.subject, measured
+            batches = _batches(crew, executor.workers)
+            for batch, results in run_crew(batches, at_once, executor, make, kernels, name=_name, note=note):
+                for load, measured in zip(batch.loads, results, strict=True):
+                    yield load.subject, measured

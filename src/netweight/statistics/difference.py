@@ -53,10 +53,10 @@ class Settled:
     pictures: tuple[Histogram, ...]
 
     @classmethod
-    def of(cls, statistics: DifferenceStatistics) -> Settled:
+    def of(cls, statistics: DifferenceStatistics, *, pictured: bool = False) -> Settled:
         """Raises RuntimeError where quantiles are still unresolved."""
         distributions = tuple(statistics.distribution(m) for m in range(statistics.models))
-        pictures = tuple(statistics.picture(m) for m in range(statistics.models))
+        pictures = tuple(statistics.picture(m) for m in range(statistics.models if pictured else 0))
         return cls(distributions, statistics.gram(), statistics.base_l2(), pictures)
 
     def distribution(self, model: int) -> Distribution:

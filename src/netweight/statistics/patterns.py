@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from netweight.kernels.arrays import Array, U64Array
 from netweight.statistics.moments import Moments
 from netweight.statistics.order import quantiles_of_counts
 
-__all__ = ["PatternHistogram"]
+__all__ = ["FewPatterns", "PatternHistogram"]
 
 
 @cache
@@ -81,3 +81,38 @@ class PatternHistogram:
     def quantiles(self, probabilities: Sequence[float]) -> tuple[float, ...]:
         """Over the finite values, numpy's "linear" rule; empty where there are none."""
         return quantiles_of_counts(*self.distinct(), probabilities)
+
+
+@dataclass(frozen=True)
+class FewPatterns:
+    """The same of few elements: only the `patterns` that occur, ascending, and how often, uint64 [k]."""
+
+    dtype: DType
+    patterns: Array
+    counts: U64Array
+
+    @property
+    def n(self) -> int:
+        """Elements."""
+        return int(self.counts.sum())
+
+    @property
+    def n_nan(self) -> int:
+        """Elements that are NaN."""
+        return int(self.counts[np.isnan(self._values)].sum())
+
+    @property
+    def n_inf(self) -> int:
+        """Elements that are infinite."""
+        return int(self.counts[np.isinf(self._values)].sum())
+
+    @cached_property
+    def _values(self) -> Array:
+        values: Array = _values(self.dtype.name)[self.patterns]
+        return values
+
+    def distinct(self) -> tuple[Array, U64Array]:
+        """See PatternHistogram."""
+        used = np.flatnonzero(np.isfinite(self._values))
+        used = used[np.argsort(self._values[used], kind="stable")]
+        return self._values[used], self.counts[used]

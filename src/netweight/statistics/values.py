@@ -12,7 +12,7 @@ from netweight.statistics.difference import PROBABILITIES
 from netweight.statistics.histogram import Histogram, histogram_of_values
 from netweight.statistics.moments import Moments
 from netweight.statistics.order import quantiles_of_counts
-from netweight.statistics.patterns import PatternHistogram
+from netweight.statistics.patterns import FewPatterns, PatternHistogram
 
 __all__ = [
     "ABS_PROBABILITIES",
@@ -130,7 +130,7 @@ def int8_scale(moments: Moments) -> float:
     return moments.maxabs / 127
 
 
-def of_histogram(histogram: PatternHistogram, needs: frozenset[str]) -> Values:
+def of_histogram(histogram: PatternHistogram | FewPatterns, needs: frozenset[str]) -> Values:
     """Everything that `needs` names, exactly, from the bit patterns of 8- or 16-bit floats."""
     values, counts = histogram.distinct()
     return of_distinct(values, counts, (histogram.n, histogram.n_nan, histogram.n_inf), needs)

@@ -159,7 +159,8 @@ def _measure(
     with compiling(progress):
         types = {tuple(None if t is None else t.dtype for t in (a.base, *a.models)) for a in parameters}
         prepare_on(kernels, lambda on_device: on_device.prepare(types))
-    for aligned, statistics in measure_differences(parameters, tasks, executor, kernels, progress):
+    pictured = prepared.pictured
+    for aligned, statistics in measure_differences(parameters, tasks, executor, kernels, progress, pictured=pictured):
         base_l2 = statistics.base_l2()
         rows = tuple(
             None if tensor is None else drift.derive(statistics.distribution(i), base_l2)
@@ -167,7 +168,7 @@ def _measure(
         )
         pictures = tuple(
             None if tensor is None else fields_of(statistics.picture(i))
-            for i, tensor in enumerate(aligned.models if prepared.pictured else ())
+            for i, tensor in enumerate(aligned.models if pictured else ())
         )
         gram = tuple(tuple(map(float, row)) for row in statistics.gram())
         yield with_factors(ParameterDelta(aligned, rows, gram, pictures=pictures))
