@@ -114,7 +114,8 @@ def test_the_largest_parameters_come_first(models, tmp_path, monkeypatch):
     fake_gpus(monkeypatch)
     netweight.delta(models[0], models[1:], executor=spread, **BOTH)
     first = [
-        [reading.stretch for reading in e.tasks if type(reading).__name__ == "FirstReading"] for e in (plain, spread)
+        [r.stretch for readings in e.tasks for r in readings if type(r).__name__ == "FirstReading"]
+        for e in (plain, spread)
     ]
     assert [t.name.split(".")[4][0] for t in first[0]] == ["a", "b", "c", "c", "c", "d"]
     assert [t.name.split(".")[4][0] for t in first[1]] == ["c", "c", "c", "b", "d", "a"]

@@ -105,7 +105,7 @@ def test_unknown_needs():
 
 def test_a_scratch_is_used_again_and_makes_only_what_is_needed():
     scratch = Scratch(KERNELS)
-    half = sample("normal", "BF16", (40, 500), seed=5)
+    half = sample("normal", "BF16", (80, 500), seed=5)
     once = as_tuple(gather(ArrayMatrix(half, "BF16"), scratch, ALL))
     assert set(scratch._made) == {"buffer", "patterns", "channels"}  # nothing for 32 and 64 bits
     for name in ("F64", "F8_E4M3", "F32"):

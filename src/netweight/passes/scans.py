@@ -128,7 +128,7 @@ def _batches(loads: Sequence[Load], workers: int) -> list[_Batch]:
     room = 0
     for load in loads:
         size = load.subject.part.size
-        if size > room or len(found[-1]) >= most:
+        if not found or size > room or len(found[-1]) >= most:
             found.append([])
             room = _TOGETHER_ELEMENTS
         found[-1].append(load)
