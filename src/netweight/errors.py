@@ -122,17 +122,22 @@ def nearest(word: str, known: Iterable[str], elsewhere: Mapping[str, str] = NO_W
 
 def nearest_path(name: str) -> str:
     """` (did you mean 'x'?)` for a path that is not there: what lies where its first missing part is looked for."""
+    from difflib import SequenceMatcher  # noqa: PLC0415
     from pathlib import Path  # noqa: PLC0415
 
     path = Path(name)
     try:
         missing = next(p for p in (*reversed(path.parents), path) if not p.exists())
-        near = nearest(missing.name, sorted(p.name for p in missing.parent.iterdir()))
+        there = sorted(missing.parent.iterdir())
     except (OSError, ValueError, StopIteration):  # what cannot be listed has nothing to offer
         return ""
+    there.sort(key=lambda p: SequenceMatcher(None, p.suffix, missing.suffix).ratio())
+    names = {p.stem: p.name for p in there}  # suffixes, which many files share, make none alike
+    near = nearest(missing.stem, names)
     if near is None:
         return ""
-    found = near if missing == path else str(missing.with_name(near) / path.relative_to(missing))
+    entry = missing.with_name(names[near])
+    found = entry.name if missing == path else str(entry / path.relative_to(missing))
     return f" (did you mean {found!r}?)"
 
 

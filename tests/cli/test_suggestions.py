@@ -151,6 +151,9 @@ def test_files(tmp_path, monkeypatch) -> None:
     assert nearest_path("models/lama-base") == " (did you mean 'llama-base'?)"
     assert nearest_path("modles/llama-base") == f" (did you mean '{Path('models', 'llama-base')}'?)"
     assert nearest_path("quite/else") == nearest_path("models/llama-base") == nearest_path("a\0b") == ""
+    (tmp_path / "scan.json").write_text("")
+    assert nearest_path("other.parquet") == ""
+    assert nearest_path("scn.json") == nearest_path("scan.jsn") == " (did you mean 'scan.json'?)"
     for words, name in (
         (["merge", "recpe.yml", "out"], "recipe.yml"),
         (["report", "scn.parquet", "-o", "x.html"], "scan.parquet"),
