@@ -14,7 +14,19 @@ WIDTH = 78  # what click uses of a terminal of 80 columns
 _HEAD = """# Commands
 
 Made from `--help` by `docs/make_commands.py`; a test compares the two. What the results mean: [numbers.md](numbers.md).
-Exit codes: 0 done, 1 the job failed, 2 bad input, found before any work was done, 130 interrupted.
+
+Exit codes: 0 done; 1 the job failed; 2 bad input, found before any work was done; 130 interrupted by Ctrl-C, and in the
+same way, with what `--resume` needs kept, 143 by SIGTERM and 129 by SIGHUP; 141 where the reader of a pipe (`| head`)
+has read enough.
+
+Lists: an option such as `--models` takes all values up to the next option or `--`. Lists of methods and of numbers end
+at the first word that is none, so `netweight scan --methods all gpt2` works. Methods, numbers and models may be joined
+by commas: `--weights 0.5,0.5`; a path that exists is never split.
+
+Completion: `netweight --install-completion` has the shell of `$SHELL` complete commands, options, methods, formats and
+devices; or name bash, zsh or fish. It writes a script into `~/.local/share/netweight`, and a line that reads it into
+`~/.bashrc` or `~/.zshrc` (for fish only `~/.config/fish/completions/netweight.fish`), and says so. A second time
+changes nothing. `--show-completion` prints the script.
 """
 
 

@@ -17,7 +17,8 @@ A message says what, where (file, tensor, byte offset), expected, got, and what 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 __all__ = [
     "BusyError",
@@ -32,8 +33,13 @@ __all__ = [
     "ReadError",
     "UnsafeFileError",
     "did_you_mean",
+    "nearest",
+    "nearest_path",
     "printable",
 ]
+
+_ALIKE = 0.65  # of difflib: 'modle' is 'model', 'cuda' is no 'vocab'
+NO_WORDS: Mapping[str, str] = MappingProxyType({})
 
 
 class NetweightError(Exception):
@@ -92,9 +98,48 @@ def printable(text: str, limit: int = 200) -> str:
     return clean if len(clean) <= limit and len(text) <= limit else clean[: limit - 3] + "..."
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """` (did you mean 'x'?)` for the nearest of `known`, or nothing."""
+def did_you_mean(word: str, known: Iterable[str], elsewhere: Mapping[str, str] = NO_WORDS) -> str:
+    """` (did you mean 'x'?)` for the nearest of `known`, or nothing; `elsewhere` has words of other tools for some."""
+    near = nearest(word, known, elsewhere)
+    return f" (did you mean {near!r}?)" if near else ""
+
+
+def nearest(word: str, known: Iterable[str], elsewhere: Mapping[str, str] = NO_WORDS) -> str | None:
+    """The one of `known` that `word` may be a slip of: what `elsewhere` says, what begins with it, else what differs
+    in few letters. Case, dashes and underscores do not count.
+    """
     import difflib  # noqa: PLC0415 - only when something is already wrong
 
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+    plain = {_plain(name): name for name in reversed([*known])}  # of two that are equal then, the first
+    asked = _plain(word)
+    meant = elsewhere.get(asked)
+    if meant is not None and _plain(meant) in plain:
+        return plain[_plain(meant)]
+    begun = [name for name in plain if len(asked) > 2 and name.startswith(asked)]
+    near = begun if len(begun) == 1 else difflib.get_close_matches(asked, [*plain], n=1, cutoff=_ALIKE)
+    return plain[near[0]] if near else None
+
+
+def nearest_path(name: str) -> str:
+    """` (did you mean 'x'?)` for a path that is not there: what lies where its first missing part is looked for."""
+    from difflib import SequenceMatcher  # noqa: PLC0415
+    from pathlib import Path  # noqa: PLC0415
+
+    path = Path(name)
+    try:
+        missing = next(p for p in (*reversed(path.parents), path) if not p.exists())
+        there = sorted(missing.parent.iterdir())
+    except (OSError, ValueError, StopIteration):  # what cannot be listed has nothing to offer
+        return ""
+    there.sort(key=lambda p: SequenceMatcher(None, p.suffix, missing.suffix).ratio())
+    names = {p.stem: p.name for p in there}  # suffixes, which many files share, make none alike
+    near = nearest(missing.stem, names)
+    if near is None:
+        return ""
+    entry = missing.with_name(names[near])
+    found = entry.name if missing == path else str(entry / path.relative_to(missing))
+    return f" (did you mean {found!r}?)"
+
+
+def _plain(word: str) -> str:
+    return word.casefold().replace("_", "-").strip("-")

@@ -26,7 +26,7 @@ def leave(*args: str) -> int:
 def test_help(capsys: pytest.CaptureFixture[str], option: str) -> None:
     assert leave(option) == 0
     shown = capsys.readouterr().out
-    assert "Usage: netweight [OPTIONS] COMMAND [ARGS]..." in shown
+    assert "Usage: netweight [OPTIONS] [COMMAND] [ARGS]..." in shown
     for name, (_, line) in COMMANDS.items():
         assert re.search(rf"^  {name} +{re.escape(line)}$", shown, re.MULTILINE)
     assert max(len(line) for line in shown.splitlines()) <= 80

@@ -275,7 +275,8 @@ def test_the_command_joins_a_cluster_and_leaves_it(nodes, ray_executor, serial, 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
-def test_ctrl_c_leaves_nothing_running(models, tmp_path):
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_ctrl_c_leaves_nothing_running(models, tmp_path, number):
     out = tmp_path / "out"
     journal = tmp_path / ".out.netweight-run" / "journal.jsonl"
     program = (
@@ -297,9 +298,9 @@ def test_ctrl_c_leaves_nothing_running(models, tmp_path):
         time.sleep(0.05)
     family = psutil.Process(started.pid).children(recursive=True)
     assert any("ray::" in " ".join(p.cmdline()) for p in family)
-    started.send_signal(signal.SIGINT)
+    started.send_signal(signal.Signals[number])
     said, complaint = started.communicate(timeout=300)
-    assert (started.returncode, said) == (130, "")
+    assert (started.returncode, said) == (128 + signal.Signals[number], "")
     assert complaint == f"error: stopped; nothing in {out} was changed; run again with --resume to go on\n"
     end = time.monotonic() + 300
     while [p for p in psutil.wait_procs(family, timeout=0.1)[1] if p.status() != psutil.STATUS_ZOMBIE]:

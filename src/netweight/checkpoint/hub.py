@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from netweight.checkpoint.reference import HubReference
 from netweight.checkpoint.remote_place import HubFile, HubPlace
-from netweight.errors import ModelNotFoundError, NetweightError, OutputError, ReadError, printable
+from netweight.errors import ModelNotFoundError, NetweightError, OutputError, ReadError, nearest_path, printable
 from netweight.source.digest import digest_of_file
 from netweight.source.http_ranges import passing
 from netweight.source.least_rate import least_rate
@@ -216,6 +216,7 @@ def _explain(reference: HubReference, problem: Exception) -> Exception:
     cause = problem.__cause__ if isinstance(problem, errors.LocalEntryNotFoundError) else problem
     cause = cause if isinstance(cause, Exception) else problem
     shown, endpoint = printable(reference.label), printable(constants.ENDPOINT)
+    near = nearest_path(reference.repo)
     if isinstance(cause, errors.GatedRepoError):
         return ModelNotFoundError(
             f"{shown}: is gated: ask for access on its page, and set HF_TOKEN to a token of the account that has it"
@@ -224,14 +225,14 @@ def _explain(reference: HubReference, problem: Exception) -> Exception:
         return ModelNotFoundError(f"{shown}: the model has no revision {printable(reference.revision or _MAIN)!r}")
     if isinstance(cause, errors.RepositoryNotFoundError):
         return ModelNotFoundError(
-            f"{shown}: there is no such file or folder here, and no such model on {endpoint}; if it is private, set"
-            " HF_TOKEN to a token that may read it"
+            f"{shown}: there is no such file or folder here{near}, and no such model on {endpoint}; if it is private,"
+            " set HF_TOKEN to a token that may read it"
         )
     if isinstance(cause, errors.HFValidationError):
         return ModelNotFoundError(f"{shown}: not a model's name: {printable(str(cause), 300)}")
     if isinstance(cause, errors.OfflineModeIsEnabled):
         return ModelNotFoundError(
-            f"{shown}: there is no such file or folder here, it is not in the hub's cache"
+            f"{shown}: there is no such file or folder here{near}, it is not in the hub's cache"
             f" ({printable(constants.HF_HUB_CACHE)}), and HF_HUB_OFFLINE forbids to ask the hub; unset it"
         )
     status = getattr(getattr(cause, "response", None), "status_code", None)

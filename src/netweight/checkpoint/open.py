@@ -30,7 +30,7 @@ from netweight.checkpoint.saved_chunks import are_chunks, join_chunks
 from netweight.checkpoint.table import TensorTable
 from netweight.checkpoint.tensor import Checkpoint, Tensor
 from netweight.checkpoint.tensor_parallel import join_parallel
-from netweight.errors import FormatError, ModelNotFoundError, NetweightError, did_you_mean, printable
+from netweight.errors import FormatError, ModelNotFoundError, NetweightError, nearest_path, printable
 from netweight.source.local import open_local
 from netweight.source.protocol import Source
 from netweight.source.remote import RemoteFile
@@ -285,10 +285,4 @@ def _no_model(ref: str, parts: list[Part], instead: str, selection: Selection) -
 def _not_found(name: str, problem: OSError | ValueError) -> ModelNotFoundError:
     if isinstance(problem, OSError) and not isinstance(problem, (FileNotFoundError, NotADirectoryError)):
         return ModelNotFoundError(f"{printable(name)}: cannot be opened: {problem.strerror}")
-    try:
-        siblings = [path.name for path in Path(name).parent.iterdir()]
-    except (OSError, ValueError):
-        siblings = []
-    return ModelNotFoundError(
-        f"{printable(name)}: there is no such file or folder{did_you_mean(Path(name).name, siblings)}"
-    )
+    return ModelNotFoundError(f"{printable(name)}: there is no such file or folder{nearest_path(name)}")

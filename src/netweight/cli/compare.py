@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from netweight.cli.command import Command
 from netweight.cli.options import (
     device_options,
     executor_options,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["compare"]
 
 
-@click.command(short_help="What differs between two models, from their weights.")
+@click.command(cls=Command, short_help="What differs between two models, from their weights.")
 @click.argument("models", nargs=-1, metavar="A B")
 @click.option("--model1", hidden=True, metavar="MODEL", help="The same as A.")
 @click.option("--model2", hidden=True, metavar="MODEL", help="The same as B.")
@@ -43,14 +44,14 @@ __all__ = ["compare"]
     metavar="N",
     help="How many of the most changed parameters to list.",
 )
-@click.option("--output", metavar="FILE", help="Write the result: .json, .csv or .parquet.")
+@click.option("-o", "--output", metavar="FILE", help="Write the result: .json, .csv or .parquet.")
 @click.option("--plots", metavar="DIR", help="Draw pictures of what a quantisation did into DIR.")
 @report_option
 @click.option(
     "--to",
     "original",
     metavar="ORIGINAL",
-    help="Compare each of the models given with this one: several quantisations.",
+    help="Compare each model with this one: several quantisations.",
 )
 @click.option("--count-tied-twice", is_flag=True, help="Count tied weights under each of their names.")
 @filter_options
@@ -60,9 +61,9 @@ __all__ = ["compare"]
     "--memory",
     type=parse_size,
     metavar="SIZE",
-    help="Memory to stay within, e.g. 512MB, 1GiB. [default: 1GiB or 1/4 of RAM]",
+    help="At most, e.g. 512MB or 2GiB. [default: 1GiB or 1/4 of RAM]",
 )
-@click.option("--dry-run", is_flag=True, help="Show what would be read, and how much memory it takes; read no data.")
+@click.option("--dry-run", is_flag=True, help="Show what would be read, and the memory it takes; read no data.")
 @executor_options
 @device_options
 @format_option

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from netweight.cli.command import Command
 from netweight.cli.merge import run_request
 from netweight.cli.options import (
     device_options,
@@ -24,7 +25,7 @@ from netweight.cli.options import (
 __all__ = ["convert"]
 
 
-@click.command(short_help="Write any model, quantised or not, as dense safetensors.")
+@click.command(cls=Command, short_help="Write any model, quantised or not, as dense safetensors.")
 @click.argument("model", metavar="MODEL")
 @partial(output_option, aliases=["--outdir", "--out"], what="it")
 @click.option(

@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
+from netweight.cli.command import Command
+from netweight.cli.lists import SpaceSeparated
 from netweight.cli.options import (
-    SpaceSeparated,
     device_options,
     executor_options,
     filter_options,
@@ -26,14 +27,21 @@ from netweight.views.text import print_json
 __all__ = ["delta"]
 
 
-@click.command(short_help="What fine-tunes changed: task vectors, and how alike they are.")
+@click.command(cls=Command, short_help="What fine-tunes changed: task vectors, and how alike they are.")
 @click.option(
     "--base",
     metavar="MODEL",
-    help="The model that the others were fine-tuned from. Without it adapters are measured by their factors alone.",
+    help="What they were fine-tuned from; adapters can do without.",
 )
-@click.option("--models", cls=SpaceSeparated, required=True, metavar="MODEL ...", help="One or more fine-tuned models.")
-@click.option("--outdir", default="./tv_stats", show_default=True, metavar="DIR", help="Where the results go.")
+@click.option(
+    "--models",
+    cls=SpaceSeparated,
+    paths=True,
+    required=True,
+    metavar="MODEL ...",
+    help="One or more fine-tuned models.",
+)
+@click.option("-o", "--outdir", default="./tv_stats", show_default=True, metavar="DIR", help="Where the results go.")
 @click.option("--count-tied-twice", is_flag=True, help="Count tied weights under each of their names.")
 @report_option
 @filter_options

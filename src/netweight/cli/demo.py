@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import click
 
+from netweight.cli.command import Command
 from netweight.cli.options import seed_option
 from netweight.views.text import human_count, one_line
 
 __all__ = ["demo"]
 
 
-@click.command(short_help="Make small models, and run the other commands on them.")
+@click.command(cls=Command, short_help="Make small models, and run the other commands on them.")
 @click.argument("folder", metavar="[DIR]", default="demo")
 @seed_option
 def demo(folder: str, seed: int) -> None:

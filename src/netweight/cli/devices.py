@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from netweight.cli.command import Command
 from netweight.cli.options import format_option
 from netweight.errors import printable
 from netweight.views.console import print_folded, stdout_console
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["devices"]
 
 
-@click.command(short_help="What there is to compute on, and what is used for which work.")
+@click.command(cls=Command, short_help="What there is to compute on, and what is used for which work.")
 @format_option
 def devices(output_format: str) -> None:
     """List the CPU and the GPUs that torch sees, with their memory, and say which of them --device auto takes, and why:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from netweight.cli.options import Aliased, SpaceSeparated, format_option, verbose_option
+from netweight.cli.command import Command
+from netweight.cli.lists import Aliased, SpaceSeparated, swallowed
+from netweight.cli.options import format_option, verbose_option
 from netweight.errors import OptionError, printable
 from netweight.views.text import human_bytes, print_json, print_notes
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["download"]
 
 
-@click.command(short_help="Fetch a model from the hub: resumed, verified, whole or not at all.")
+@click.command(cls=Command, short_help="Fetch a model from the hub: resumed, verified, whole or not at all.")
 @click.argument("ref", metavar="ID", required=False)
 @click.option(
     "--model-id",
@@ -27,6 +29,7 @@ __all__ = ["download"]
     help="The model, as an option; it then goes into DIR/ID, where older scripts look for it.",
 )
 @click.option(
+    "-o",
     "--out",
     cls=Aliased,
     aliases=("--out-dir", "--out_dir", "--output-dir", "--output_dir", "--outdir"),
@@ -76,7 +79,8 @@ def download(
     from netweight.jobs.download.job import download as fetch
 
     if (ref is None) == (model_id is None):
-        raise OptionError("download takes one ID (such as org/name), as the argument or by --model-id; give one")
+        hint = swallowed(click.get_current_context())
+        raise OptionError(f"download takes one ID (such as org/name), as the argument or by --model-id; give one{hint}")
     name = ref if ref is not None else model_id
     assert name is not None  # noqa: S101 - one of them is given
     if model_id is not None:

@@ -7,12 +7,14 @@ from typing import Any
 
 import click
 
+from netweight.cli.command import Command
+from netweight.cli.lists import Aliased, SpaceSeparated
 from netweight.cli.options import (
-    Aliased,
-    SpaceSeparated,
     device_options,
     filter_options,
     format_option,
+    low_memory_option,
+    one_model,
     options_from,
     parse_size,
     remote_option,
@@ -28,10 +30,13 @@ __all__ = ["embeddings"]
 _OUTPUT = "embedding_analysis"
 
 
-@click.command(short_help="The token embedding in clusters, tokens near a token, rows that look untrained.")
+@click.command(
+    cls=Command, short_help="The token embedding in clusters, tokens near a token, rows that look untrained."
+)
 @click.argument("model", required=False)
 @click.option("--model", "named", cls=Aliased, aliases=("--model_path", "--model-path"), hidden=True)
 @click.option(
+    "-o",
     "--output-dir",
     cls=Aliased,
     aliases=("--output_dir", "--outdir"),
@@ -88,7 +93,7 @@ _OUTPUT = "embedding_analysis"
     "--nearest",
     cls=SpaceSeparated,
     metavar="TOKEN ...",
-    help="Only show the tokens nearest to TOKEN, a text or an id (text:12 for the text 12); writes nothing.",
+    help="Only show the nearest tokens to a text or an id (text:12: the text 12).",
 )
 @click.option(
     "--neighbours",
@@ -104,13 +109,14 @@ _OUTPUT = "embedding_analysis"
     "--memory",
     type=parse_size,
     metavar="SIZE",
-    help="Memory to stay within, e.g. 1500MB, 2GiB. [default: 2GiB or 1/4 of RAM]",
+    help="At most, e.g. 1500MB or 2GiB. [default: 2GiB or 1/4 of RAM]",
 )
-@click.option("--dry-run", is_flag=True, help="Show what would be read, and how much memory it takes; read no weights.")
+@click.option("--dry-run", is_flag=True, help="Show what would be read, and the memory it takes; read no data.")
 @remote_option
 @device_options
 @format_option
 @verbose_option
+@low_memory_option
 def embeddings(model: str | None, named: str | None, output_dir: str | None, output_format: str, **rest: Any) -> None:
     """Put the rows of MODEL's token embedding into clusters by k-means, as many as one-way ANOVA's F speaks for.
 
@@ -125,11 +131,7 @@ def embeddings(model: str | None, named: str | None, output_dir: str | None, out
     from netweight.jobs.embeddings.job import embeddings as cluster
     from netweight.jobs.embeddings.plan import Options, prepare
 
-    if (model is None) == (named is None):
-        raise click.UsageError(
-            "expected one MODEL" if model is None else "MODEL is given twice: as argument and --model"
-        )
-    ref = model if model is not None else str(named)
+    ref = one_model(model, named)
     if rest["nearest"]:
         _show_nearest(ref, output_format, rest)
         return

@@ -2,22 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import click
 
-from netweight.cli.options import SpaceSeparated, device_options, format_option, parse_size
+from netweight.cli.command import Command
+from netweight.cli.lists import SpaceSeparated
+from netweight.cli.options import complete_words, device_options, format_option, parse_size
+from netweight.measures.registry import DRAWN, SCANNED
 from netweight.views.text import print_json
 
 __all__ = ["estimate"]
 
 
-@click.command(short_help="How long a job would take on this machine, and what it reads.")
+def _jobs() -> Collection[str]:
+    from netweight.jobs.estimate.plan import JOBS
+
+    return JOBS
+
+
+def _methods() -> Collection[str]:
+    from netweight.merging.registry import METHODS
+
+    return (*SCANNED, *DRAWN, "all", *METHODS)
+
+
+@click.command(cls=Command, short_help="How long a job would take on this machine, and what it reads.")
 @click.argument("model")
-@click.option("--job", default="scan", show_default=True, metavar="NAME", help="Which job.")
-@click.option("--methods", cls=SpaceSeparated, metavar="METHOD ...", help="Of scan, compare, or the one of a merge.")
+@click.option(
+    "--job", default="scan", show_default=True, metavar="NAME", shell_complete=complete_words(_jobs), help="Which job."
+)
+@click.option(
+    "--methods",
+    cls=SpaceSeparated,
+    words=_methods,
+    metavar="METHOD ...",
+    shell_complete=complete_words(_methods),
+    help="Of scan, compare, or the one of a merge.",
+)
 @click.option("--base", metavar="MODEL", help="What MODEL was fine-tuned from: delta, merge.")
-@click.option("--models", cls=SpaceSeparated, metavar="MODEL ...", help="Beside MODEL: delta, merge, compare.")
+@click.option(
+    "--models", cls=SpaceSeparated, paths=True, metavar="MODEL ...", help="Beside MODEL: delta, merge, compare."
+)
 @click.option("--deep", is_flag=True, help="structure --deep: the weights too.")
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Threads, as the job would be told.")
 @click.option("--memory", type=parse_size, metavar="SIZE", help="Memory to stay within, as the job would be told.")

@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
+from netweight.cli.command import Command
+from netweight.cli.lists import Aliased
 from netweight.cli.options import (
-    Aliased,
     device_options,
     executor_options,
     filter_options,
@@ -26,7 +27,7 @@ from netweight.views.text import print_json
 __all__ = ["extract_lora"]
 
 
-@click.command(short_help="A LoRA adapter out of a fine-tune and its base.")
+@click.command(cls=Command, short_help="A LoRA adapter out of a fine-tune and its base.")
 @click.option(
     "--base",
     cls=Aliased,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from netweight.cli.command import Command
 from netweight.cli.options import format_option, report_option
 from netweight.errors import OptionError, UnsafeFileError, printable
 from netweight.views.info import show_info
@@ -12,7 +13,7 @@ from netweight.views.text import print_json
 __all__ = ["info"]
 
 
-@click.command(short_help="What is in a checkpoint, from its headers alone.")
+@click.command(cls=Command, short_help="What is in a checkpoint, from its headers alone.")
 @click.argument("model", required=False)
 @click.option("--model_path", "--model", "model_option", hidden=True, metavar="MODEL", help="The same as MODEL.")
 @format_option

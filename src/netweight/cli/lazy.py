@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from netweight.cli.command import write_examples
+from netweight.cli.suggestions import COMMAND_WORDS
 from netweight.errors import did_you_mean, printable
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 __all__ = ["LazyGroup"]
 
@@ -38,7 +43,7 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Raises UsageError with the nearest name for an unknown command."""
         if args and args[0] not in self.lazy and not args[0].startswith("-"):
-            hint = did_you_mean(args[0], self.lazy)
+            hint = did_you_mean(args[0], self.lazy, COMMAND_WORDS)
             ctx.fail(f"no command '{printable(args[0])}'{hint}; there are {', '.join(self.lazy)}")
         return super().resolve_command(ctx, args)
 
@@ -46,3 +51,17 @@ class LazyGroup(click.Group):
         """The table of commands, from the table alone."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in self.lazy.items()])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the epilog, then the examples."""
+        super().format_epilog(ctx, formatter)
+        write_examples(str(self.name), formatter)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Commands from the table alone, and options."""
+        from click.shell_completion import CompletionItem
+
+        found = [
+            CompletionItem(name, help=line) for name, (_, line) in self.lazy.items() if name.startswith(incomplete)
+        ]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]

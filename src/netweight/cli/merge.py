@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from netweight.cli.command import Command
+from netweight.cli.lists import Aliased, SpaceSeparated
 from netweight.cli.mergekit_options import EPILOG, mergekit_options, translated
 from netweight.cli.options import (
-    Aliased,
-    SpaceSeparated,
+    complete_words,
     device_options,
     executor_options,
     format_option,
@@ -27,8 +28,8 @@ from netweight.cli.options import (
     shard_size_option,
     verbose_option,
 )
-from netweight.cli.unknown_options import WithSettings
 from netweight.errors import FormatError, OptionError, printable
+from netweight.merging.coefficients import GRANULARITIES, MODES
 from netweight.views.text import print_json
 
 if TYPE_CHECKING:
@@ -37,14 +38,25 @@ if TYPE_CHECKING:
 __all__ = ["merge", "run_request"]
 
 
-def _complete_methods(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
+def _methods() -> Iterable[str]:
     from netweight.merging.registry import METHODS
 
-    return [name for name in METHODS if name.startswith(incomplete)]
+    return METHODS
+
+
+def _settings_as_options() -> dict[str, str]:
+    """{as an option: what sets it}; `--weights` is an option, and nearer than a setting."""
+    from netweight.merging.registry import METHODS, find
+
+    names = {s.name for method in METHODS for s in find(method).settings if s.name != "weight"}
+    return {f"--{name.replace('_', '-')}": f"--set {name}=VALUE" for name in names}
 
 
 @click.command(
-    cls=WithSettings, epilog=EPILOG, short_help="Merge models, by mergekit's recipes or by options; crash-safe."
+    cls=Command,
+    hints=_settings_as_options,
+    epilog=EPILOG,
+    short_help="Merge models, by mergekit's recipes or by options; crash-safe.",
 )
 @click.argument("recipe", metavar="[RECIPE", required=False)
 @click.argument("folder", metavar="[DIR]]", required=False)
@@ -58,6 +70,7 @@ def _complete_methods(ctx: click.Context, param: click.Parameter, incomplete: st
 @click.option(
     "--models",
     cls=SpaceSeparated,
+    paths=True,
     aliases=["--other_model_paths"],
     metavar="MODEL ...",
     help="The models to merge, where no recipe names them.",
@@ -66,18 +79,22 @@ def _complete_methods(ctx: click.Context, param: click.Parameter, incomplete: st
 @click.option(
     "--method",
     metavar="NAME",
-    shell_complete=_complete_methods,
-    help="The merge method. [default: task_arithmetic]",
+    shell_complete=complete_words(_methods),
+    help="Such as ties, dare_ties, slerp. [default: task_arithmetic]",
 )
 @click.option(
     "--mode",
-    metavar="linear|power|exp|metagpt|equal",
-    help="How weights follow from the task vectors' norms. [default: exp]",
+    metavar="NAME",
+    shell_complete=complete_words(lambda: MODES),
+    help=f"From norms: {', '.join(MODES)}. [default: exp]",
 )
 @click.option("--alpha", type=float, metavar="X", help="Exponent of --mode power. [default: 1.5]")
 @click.option("--beta", type=float, metavar="X", help="Steepness of --mode exp. [default: 1.0]")
 @click.option(
-    "--granularity", metavar="global|layer|parameter", help="Weights for a whole model, a layer, or each parameter."
+    "--granularity",
+    metavar="NAME",
+    shell_complete=complete_words(lambda: GRANULARITIES),
+    help=f"One for each model, layer or parameter: {', '.join(GRANULARITIES)}.",
 )
 @click.option(
     "--l2-norms",
@@ -85,7 +102,7 @@ def _complete_methods(ctx: click.Context, param: click.Parameter, incomplete: st
     aliases=["--l2_norms"],
     type=float,
     metavar="X ...",
-    help="The task vectors' norms, one a model; measured where they are not given.",
+    help="The task vectors' norms, one a model. [default: measured]",
 )
 @click.option("--from", "delta", metavar="DIR", help="Take the norms from a result of `netweight delta`.")
 @click.option("--weights", cls=SpaceSeparated, type=float, metavar="X ...", help="The weights, one a model.")
@@ -96,34 +113,32 @@ def _complete_methods(ctx: click.Context, param: click.Parameter, incomplete: st
 @click.option(
     "--vocab",
     type=click.Choice(["base", "union-rows"]),
-    help="Where vocabularies differ in size: keep the base's rows, or all rows of any model.",
+    help="Where vocabularies differ in size: the base's rows, or all.",
 )
 @click.option(
     "--missing",
     type=click.Choice(["error", "base"]),
     default="error",
     show_default=True,
-    help="Where a model lacks a parameter: stop, or take the base's.",
+    help="Where a model lacks one: stop, or take the base's.",
 )
-@click.option("--as-adapter", is_flag=True, help="Write the sum of adapters of one base as an adapter, not as a model.")
-@click.option(
-    "--rank", type=int, metavar="N", help="With --as-adapter: the rank at most. [default: what the sum takes]"
-)
+@click.option("--as-adapter", is_flag=True, help="Write the sum of adapters of one base as an adapter.")
+@click.option("--rank", type=int, metavar="N", help="Of the adapter, at most. [default: what the sum takes]")
 @click.option("--allow-mismatch", is_flag=True, help="Merge models of other families too.")
 @partial(replacing_options, what="merge")
-@partial(run_options, dry_run="Show weights, norms and what the merge will do; reads base and models, writes nothing.")
+@partial(run_options, dry_run="Show weights, norms and plan; reads base and models, writes nothing.")
 @click.option(
     "--check",
     is_flag=True,
-    help="Say what the merge will do, from headers, configs and tokenizers alone; reads no weights, writes nothing.",
+    help="Show the plan from headers and tokenizers; reads no weights.",
 )
 @click.option(
-    "--intermediate-dir",
     "-I",
+    "--intermediate-dir",
     "stages",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Keep the models of a recipe's named documents in DIR, and use those that are there.",
+    help="Keep models of a recipe's named documents, and use those there.",
 )
 @report_option
 @remote_option

@@ -12,16 +12,13 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from netweight.cli.options import quieted
 from netweight.errors import OptionError, printable
 
 __all__ = ["EPILOG", "NEEDLESS", "mergekit_options", "translated"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-EPILOG = """mergekit's options: --allow-crimes, --cuda, --gpu-rich, --num-threads, --out-shard-size, --quiet,
---random-seed and --transformers-cache mean what they mean in mergekit-yaml. Its others are taken too, and a note says
-why nothing here needs them. docs/merging.md has a table of all."""
+EPILOG = "The options of mergekit-yaml are taken too: docs/merging.md has a table of them."
 
 NEEDLESS = {
     "--lazy-unpickle": "weights are always read piece by piece",
@@ -47,7 +44,6 @@ _MEANT: dict[str, Callable[[Any], dict[str, Any]]] = {  # parameter: netweight's
     "out_shard_size": lambda size: {"max_shard_size": size},
     "random_seed": lambda seed: {"seed": seed},
     "num_threads": lambda number: {"workers": number},
-    "quiet": lambda yes: {"output_format": quieted("quiet")} if yes else {},
     "no_multi_gpu": lambda yes: {"multi_gpu": False} if yes else {},
     "cuda": lambda yes: {"device": "cuda"} if yes else {},
     "gpu_rich": lambda yes: {"device": "cuda", "multi_gpu": True} if yes else {},
@@ -67,7 +63,7 @@ def mergekit_options(command: F) -> F:
         _hidden("--out-shard-size", callback=_shard_size),
         _hidden("--random-seed", type=int),
         _hidden("--num-threads", "-j", type=click.IntRange(min=1)),
-        _hidden(_pair("--quiet")),
+        _hidden("--no-quiet", is_flag=True, expose_value=False),
         _hidden("--no-multi-gpu", is_flag=True),
         _hidden(_pair("--cuda")),
         _hidden("--gpu-rich", is_flag=True),

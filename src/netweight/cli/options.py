@@ -1,32 +1,35 @@
-"""Options that several commands share, each in one place, and an option that takes several values after one name."""
+"""Options that several commands share, each in one place."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
+from netweight.cli.lists import Aliased, SpaceSeparated, swallowed
 from netweight.errors import OptionError, printable
 from netweight.measures.registry import DRAWN, SCANNED
 from netweight.run.devices import check_device, without_gpu
 
 __all__ = [
-    "Aliased",
-    "SpaceSeparated",
+    "complete_words",
     "device_options",
     "executor_options",
     "filter_options",
     "format_option",
+    "low_memory_option",
     "methods_option",
     "model_file_options",
+    "one_model",
     "options_from",
     "output_option",
     "parse_size",
-    "quieted",
     "remote_option",
     "replacing_options",
     "report_option",
@@ -62,60 +65,9 @@ def parse_size(text: str, option: str = "--memory") -> int:
     raise OptionError(f"{option}: expected a size such as 512MB, 1GiB or 2g, got '{printable(text)}'")
 
 
-class Aliased(click.Option):
-    """An option that also answers to `aliases`: names that other programs gave it, which no help text lists."""
-
-    def __init__(self, *args: Any, aliases: Sequence[str] = (), **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.aliases = tuple(aliases)
-
-    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
-        """Register the option under all its names."""
-        super().add_to_parser(parser, ctx)
-        long_names, short_names = parser._long_opt, parser._short_opt  # noqa: SLF001
-        first = next(name for name in self.opts if name in long_names)
-        for alias in self.aliases:
-            (long_names if alias.startswith("--") else short_names)[alias] = long_names[first]
-
-
-class SpaceSeparated(Aliased):
-    """An option that takes all values up to the next option, as argparse's `nargs="+"` does.
-
-    `--models a b`, `--models a --models b` and `--models=a b` mean the same; the command gets a tuple. A value that
-    starts with a dash ends the list, so a folder of such a name is given as `./-name`; where numbers are expected, a
-    negative one is a value.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{**kwargs, "multiple": True})
-
-    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
-        """Register the option, then let it go on taking values."""
-        super().add_to_parser(parser, ctx)
-        registered = {id(option): option for name in self.opts if (option := parser._long_opt.get(name))}  # noqa: SLF001
-        for option in registered.values():
-            option.process = _greedy(option.process, self, parser)
-
-
-def _greedy(process: Callable[[Any, Any], None], option: SpaceSeparated, parser: Any) -> Callable[[Any, Any], None]:
-    numbers = isinstance(option.type, click.types.FloatParamType | click.types.IntParamType)
-
-    def take_all(value: Any, state: Any) -> None:
-        if value in parser._long_opt or value in parser._short_opt:  # noqa: SLF001 - click takes the next option for it
-            raise click.BadOptionUsage(option.opts[0], f"{option.opts[0]}: expected a value, got none", parser.ctx)
-        process(value, state)
-        while state.rargs and (not state.rargs[0].startswith("-") or (numbers and _is_number(state.rargs[0]))):
-            process(state.rargs.pop(0), state)
-
-    return take_all
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def complete_words(words: Callable[[], Iterable[str]]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """What a shell offers for an option whose values are these words."""
+    return lambda _context, _parameter, incomplete: [word for word in words() if word.startswith(incomplete)]
 
 
 def _check_device(ctx: click.Context, param: click.Parameter, value: str) -> str:  # noqa: ARG001 - click's signature
@@ -129,9 +81,10 @@ def device_options(command: F) -> F:
         "--device",
         default="auto",
         show_default=True,
-        metavar="auto|cpu|cuda|cuda:N",
+        metavar="NAME",
         callback=_check_device,
-        help="Where to compute; also mps, xpu and xpu:N. `netweight devices` says what is there.",
+        shell_complete=complete_words(lambda: ("auto", "cpu", "cuda", "cuda:0", "mps", "xpu")),
+        help="auto, cpu, cuda[:N], mps, xpu[:N]; see `devices`.",
     )(command)
 
 
@@ -158,7 +111,7 @@ def filter_options(command: F) -> F:
     )(command)
 
 
-_DRY_RUN = "Show what would be read, and how much memory it takes; read no tensor data."
+_DRY_RUN = "Show what would be read, and the memory it takes; read no data."
 
 
 def run_options(command: F, *, dry_run: str = _DRY_RUN) -> F:
@@ -169,7 +122,7 @@ def run_options(command: F, *, dry_run: str = _DRY_RUN) -> F:
         "--memory",
         type=parse_size,
         metavar="SIZE",
-        help="Memory to stay within, e.g. 512MB, 1GiB. [default: 1GiB or 1/4 of RAM]",
+        help="At most, e.g. 512MB or 2GiB. [default: 1GiB or 1/4 of RAM]",
     )(command)
     return click.option(
         "--workers", type=click.IntRange(min=1), metavar="N", help="Threads. The results do not depend on it."
@@ -181,7 +134,7 @@ def executor_options(command: F) -> F:
     command = click.option(
         "--ray-address",
         metavar="ADDR",
-        help="The cluster for --executor ray: HOST:PORT, or auto. [default: this machine]",
+        help="The cluster: HOST:PORT, or auto. [default: this machine]",
     )(command)
     return click.option(
         "--executor",
@@ -189,36 +142,63 @@ def executor_options(command: F) -> F:
         type=click.Choice(["threads", "ray"]),
         default="threads",
         show_default=True,
-        help="Who does the work: threads, or processes of a Ray cluster.",
+        help="Threads, or processes of a Ray cluster.",
     )(command)
 
 
-def quieted(output_format: str) -> str:
-    """`output_format`; where it is quiet, other libraries are told so too."""
-    if output_format == "quiet":
+class _Short(click.Option):
+    """A short form of another option, in whose help it is named."""
+
+    def get_help_record(self, ctx: click.Context) -> None:
+        """No line of its own."""
+
+
+_SHORT = "netweight.format"
+
+
+def _note_format(ctx: click.Context, param: click.Parameter, value: bool) -> None:  # noqa: FBT001 - click's signature
+    if value:
+        name = param.opts[-1]
+        _check_format(ctx.meta.setdefault(_SHORT, name), name)
+
+
+def _check_format(name: str, other: str) -> None:
+    if name != other:
+        raise OptionError(f"{name} and {other}: say two different things; leave one of them out")
+
+
+def _resolve_format(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    short = ctx.meta.get(_SHORT)
+    if short is not None:
+        meant = short.removeprefix("--")
+        if ctx.get_parameter_source(str(param.name)) is ParameterSource.COMMANDLINE and value != meant:
+            _check_format(short, "--format")
+        value = meant
+    if value == "quiet":
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # huggingface_hub, which is loaded later, has bars of its own
-    return output_format
-
-
-def _quietly(ctx: click.Context, param: click.Parameter, value: str) -> str:  # noqa: ARG001 - click's signature
-    return quieted(value)
+    return value
 
 
 def format_option(command: F, further: Sequence[str] = ()) -> F:
-    """--format human|json|quiet, and what else a command can print."""
+    """--format human|json|quiet and what else a command can print; --json and --quiet, or -q, are short for it. Raises
+    OptionError where two of them say different things.
+    """
+    short = partial(
+        click.option, cls=_Short, is_flag=True, is_eager=True, expose_value=False, callback=_note_format
+    )  # eager: before --format, which then knows
+    command = short("-q", "--quiet", help="The same as --format quiet.")(command)
+    command = short("--json", help="The same as --format json.")(command)
+    others = "".join(f"{name}, " for name in further)
     return click.option(
         "--format",
         "output_format",
         type=click.Choice(["human", "json", *further, "quiet"]),
         default="human",
         show_default=True,
-        callback=_quietly,
-        help="What to print on stdout.",
+        metavar="NAME",
+        callback=_resolve_format,
+        help=f"human, {others}json (--json) or quiet (-q, --quiet).",
     )(command)
-
-
-def _complete_measures(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
-    return [name for name in (*SCANNED, "all") if name.startswith(incomplete)]
 
 
 def methods_option(command: F, usual: str, *, drawn: bool = False) -> F:
@@ -230,7 +210,8 @@ def methods_option(command: F, usual: str, *, drawn: bool = False) -> F:
         "--methods",
         cls=SpaceSeparated,
         metavar="METHOD ...",
-        shell_complete=_complete_measures,
+        words=lambda: (*SCANNED, *(DRAWN if drawn else ()), "all"),
+        shell_complete=complete_words(lambda: (*SCANNED, "all")),
         help=f"{', '.join(SCANNED)}, or all{beside}. [default: {usual}]",
     )(command)
 
@@ -240,13 +221,13 @@ def remote_option(command: F) -> F:
     return click.option(
         "--remote",
         is_flag=True,
-        help="Read a model of a hub over the network, only the bytes needed; else it is fetched into the cache first.",
+        help="Read over the network only what is needed; else fetch it first.",
     )(command)
 
 
 def verbose_option(command: F) -> F:
     """--verbose, or -v."""
-    return click.option("--verbose", cls=Aliased, aliases=["-v"], is_flag=True, help="Say more on stderr.")(command)
+    return click.option("-v", "--verbose", is_flag=True, help="Say more on stderr.")(command)
 
 
 def seed_option(command: F) -> F:
@@ -257,10 +238,9 @@ def seed_option(command: F) -> F:
 
 
 def output_option(command: F, *, aliases: Sequence[str], what: str) -> F:
-    """--output, for commands that make a folder which is `what`, such as "the adapter"."""
-    return click.option(
-        "--output", cls=Aliased, aliases=aliases, metavar="DIR", help=f"Where {what} goes; needed unless --dry-run."
-    )(command)
+    """--output, or -o, for commands that make a folder which is `what`, such as "the adapter"."""
+    where = f"Where {what} goes; needed unless --dry-run."
+    return click.option("-o", "--output", cls=Aliased, aliases=aliases, metavar="DIR", help=where)(command)
 
 
 def _shard_size(ctx: click.Context, param: click.Parameter, value: str) -> int:  # noqa: ARG001 - click's signature
@@ -281,13 +261,21 @@ def report_option(command: F) -> F:
     )
 
 
+class _Omitting(click.Option):
+    """A flag that is on: help shows how to switch it off alone."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str]:  # noqa: ARG002 - click's signature
+        """The line of --no-NAME."""
+        return self.secondary_opts[0], f"{self.help}  [default: {self.opts[0]}]"
+
+
 def model_file_options(command: F) -> F:
     """--no-copy-tokenizer and --no-write-model-card, for commands that write a model's folder."""
     command = click.option(
-        "--write-model-card/--no-write-model-card", "card", default=True, show_default=True, help="README.md, or none."
+        "--write-model-card/--no-write-model-card", "card", cls=_Omitting, default=True, help="Write no README.md."
     )(command)
     return click.option(
-        "--copy-tokenizer/--no-copy-tokenizer", default=True, show_default=True, help="The tokenizer's files, or none."
+        "--copy-tokenizer/--no-copy-tokenizer", cls=_Omitting, default=True, help="Leave out the tokenizer's files."
     )(command)
 
 
@@ -297,3 +285,24 @@ def replacing_options(command: F, *, what: str) -> F:
         command
     )
     return click.option("--overwrite", is_flag=True, help=f"Replace an earlier {what} in DIR.")(command)
+
+
+def one_model(argument: str | None, named: str | None) -> str:
+    """The one MODEL of a command that also takes it as --model; raises UsageError where there is none or two."""
+    if (argument is None) == (named is None):
+        hint = swallowed(click.get_current_context())
+        both = "MODEL is given twice: as argument and --model"
+        raise click.UsageError(f"expected one MODEL{hint}" if argument is None else both)
+    return argument if argument is not None else str(named)
+
+
+def low_memory_option(command: F) -> F:
+    """--low_cpu_mem_usage of another tool, where it changed no result; here memory is bounded anyway."""
+    return click.option(
+        "--low-cpu-mem-usage",
+        cls=Aliased,
+        aliases=["--low_cpu_mem_usage"],
+        is_flag=True,
+        hidden=True,
+        expose_value=False,
+    )(command)

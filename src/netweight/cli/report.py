@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import click
 
+from netweight.cli.command import Command
 from netweight.errors import OptionError, printable
 
 __all__ = ["report"]
 
 
-@click.command(short_help="One HTML page of results, to look at and to send.")
+@click.command(cls=Command, short_help="One HTML page of results, to look at and to send.")
 @click.argument("results", nargs=-1, required=True, metavar="RESULT ...")
-@click.option("--output", metavar="FILE", help="The page: one .html file.")
+@click.option("-o", "--output", metavar="FILE", help="The page: one .html file.")
 def report(results: tuple[str, ...], output: str | None) -> None:
     """Write one page of RESULTs that are there already: Parquet files of scan, compare and delta, JSON of scan, info,
     structure and verify, folders of delta and structure, and merged models.

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from netweight.cli.command import Command
+from netweight.cli.lists import Aliased, SpaceSeparated
 from netweight.cli.options import (
-    Aliased,
-    SpaceSeparated,
     device_options,
     executor_options,
     filter_options,
     format_option,
+    low_memory_option,
     methods_option,
+    one_model,
     options_from,
     remote_option,
     report_option,
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["scan"]
 
 
-class _Scan(click.Command):
+class _Scan(Command):
     """The command with a list of what it can measure below its options."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -48,7 +50,12 @@ class _Scan(click.Command):
 @click.option("--model", "named", cls=Aliased, aliases=("--model_path", "--model-path"), hidden=True)
 @partial(methods_option, usual="basic_stats; for CSV output also spectral", drawn=True)
 @click.option(
-    "--output", cls=Aliased, aliases=("--out",), metavar="FILE", help="Write the results: .json, .csv or .parquet."
+    "-o",
+    "--output",
+    cls=Aliased,
+    aliases=("--out",),
+    metavar="FILE",
+    help="Write the results: .json, .csv or .parquet.",
 )
 @click.option("--plots", metavar="DIR", help="Draw pictures of what was measured into DIR.")
 @report_option
@@ -56,7 +63,7 @@ class _Scan(click.Command):
     "--plot-tensors",
     cls=SpaceSeparated,
     metavar="GLOB ...",
-    help="Matrices to draw one by one: distribution and singular values. [default: the four most telling]",
+    help="Matrices to draw one by one. [default: the four most telling]",
 )
 @click.option("--health", is_flag=True, help="What is worth a look: findings, with the thresholds behind them.")
 @click.option(
@@ -85,6 +92,7 @@ class _Scan(click.Command):
 @device_options
 @verbose_option
 @seed_option
+@low_memory_option
 def scan(model: str | None, named: str | None, output_format: str, **rest: Any) -> None:
     """Measure every matrix of MODEL exactly: nothing is sampled or cropped, and each is read once for all measures."""
     from contextlib import ExitStack
@@ -94,11 +102,7 @@ def scan(model: str | None, named: str | None, output_format: str, **rest: Any) 
     from netweight.jobs.scan.job import scan as measure
     from netweight.jobs.scan.plan import Options, choose, prepare
 
-    if (model is None) == (named is None):
-        raise click.UsageError(
-            "expected one MODEL" if model is None else "MODEL is given twice: as argument and --model"
-        )
-    ref = model if model is not None else str(named)
+    ref = one_model(model, named)
     options = options_from(
         Options,
         rest,

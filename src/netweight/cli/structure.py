@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
+from netweight.cli.command import Command
+from netweight.cli.lists import Aliased
 from netweight.cli.options import (
-    Aliased,
     device_options,
     format_option,
     parse_size,
@@ -36,18 +37,19 @@ def _refuse_filter(ctx: click.Context, param: click.Parameter, value: tuple[str,
         )
 
 
-@click.command(short_help="What models are made of, and what is left of their base, from headers.")
+@click.command(cls=Command, short_help="What models are made of, and what is left of their base, from headers.")
 @click.argument("model", required=False)
 @click.option(
     "--base", cls=Aliased, aliases=("--base-model", "--base_model"), metavar="MODEL", help="The model before pruning."
 )
 @click.option("--models-dir", cls=Aliased, aliases=("--models_dir",), metavar="DIR", help="Analyse every model in DIR.")
 @click.option(
+    "-o",
     "--output-dir",
     cls=Aliased,
     aliases=("--output_dir", "--outdir"),
     metavar="DIR",
-    help=f"Where the gathered results go. [default with --models-dir: ./{_OUTPUT}]",
+    help=f"For results. [default with --models-dir: ./{_OUTPUT}]",
 )
 @click.option(
     "--merge-results",
@@ -65,13 +67,13 @@ def _refuse_filter(ctx: click.Context, param: click.Parameter, value: tuple[str,
     "--workers",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Models at a time; of one model, threads of --deep. [default: cores, up to 8]",
+    help="Models at a time; of one, threads of --deep. [default: cores, up to 8]",
 )
 @click.option(
     "--memory",
     type=parse_size,
     metavar="SIZE",
-    help="Memory to stay within: fewer workers where it is short. Headers take some 64 MiB a model at most.",
+    help="At most: fewer workers where it is short; headers take 64 MiB each.",
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be analysed and read; write nothing.")
 @click.option("--resume", is_flag=True, help="Accepted: what an earlier run has done is always kept.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from netweight.cli.command import Command
 from netweight.cli.options import (
     device_options,
     executor_options,
@@ -22,20 +23,20 @@ __all__ = ["verify"]
 _LISTED = 10
 
 
-@click.command(short_help="Compute a merged model again, and compare it with its files.")
+@click.command(cls=Command, short_help="Compute a merged model again, and compare it with its files.")
 @click.argument("merged", metavar="MERGED")
 @click.option(
     "--moved",
     multiple=True,
     metavar="OLD=NEW",
-    help="An input that stands elsewhere now: its name in the recipe, and where it is; may be repeated.",
+    help="An input's name in the recipe, and where it is now; may be repeated.",
 )
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Threads. The results do not depend on it.")
 @click.option(
     "--memory",
     type=parse_size,
     metavar="SIZE",
-    help="Memory to stay within, e.g. 512MB, 1GiB. [default: 1GiB or 1/4 of RAM]",
+    help="At most, e.g. 512MB or 2GiB. [default: 1GiB or 1/4 of RAM]",
 )
 @report_option
 @filter_options

@@ -23,6 +23,25 @@ SCANNED = (
 DRAWN = ("histogram", "singular_values")
 """Measures that are only drawn: none of "all", but by their names, and for a page."""
 
+_ELSEWHERE = {
+    "basic": "basic_stats",
+    "stats": "basic_stats",
+    "statistics": "basic_stats",
+    "svd": "spectral",
+    "spectrum": "spectral",
+    "rank": "spectral",
+    "quant": "quantization",
+    "quantisation": "quantization",
+    "zeros": "sparsity",
+    "pruning": "sparsity",
+    "alpha": "tail",
+    "weightwatcher": "tail",
+    "powerlaw": "tail",
+    "power-law": "tail",
+    "every": "all",
+}
+"""Words that people know from elsewhere."""
+
 NAMES = ("change", "drift", "update", *SCANNED, *DRAWN)
 """Every measure."""
 
@@ -41,7 +60,7 @@ def choose(methods: str | Sequence[str], known: Sequence[str] = SCANNED) -> tupl
     names = [methods] if isinstance(methods, str) else list(methods)
     for name in names:
         if name not in (*known, "all"):
-            hint = did_you_mean(name, known)
+            hint = did_you_mean(name, known, _ELSEWHERE)
             raise OptionError(f"--methods: no method '{printable(name)}'{hint}; there are {', '.join(known)} and all")
     if not names:
         raise OptionError(f"--methods: expected one or more of {', '.join(known)} and all, got none")

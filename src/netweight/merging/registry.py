@@ -31,10 +31,26 @@ METHODS: dict[str, Method] = {
 }
 """Every merge method, in the order of its file above."""
 
+_ELSEWHERE = {
+    "average": "linear",
+    "avg": "linear",
+    "mean": "linear",
+    "soup": "linear",
+    "model-soup": "linear",
+    "lerp": "linear",
+    "weighted": "linear",
+    "task-vectors": "task_arithmetic",
+    "dare": "dare_ties",
+    "stock": "model_stock",
+    "frankenmerge": "passthrough",
+    "stack": "passthrough",
+}
+"""Words that people know from elsewhere."""
+
 
 def find(name: str) -> Method:
     """The method of this name; raises OptionError where there is none."""
     if name not in METHODS:
-        near = did_you_mean(name.lower().replace("-", "_"), METHODS)
+        near = did_you_mean(name, METHODS, _ELSEWHERE)
         raise OptionError(f"no merge method '{printable(name, 60)}'{near}; known: {', '.join(METHODS)}")
     return METHODS[name]

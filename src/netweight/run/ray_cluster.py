@@ -21,6 +21,7 @@ __all__ = ["check_address", "connect", "disconnect", "load_ray"]
 _OBJECTS = 128 << 20  # bytes of shared memory for a local cluster: work and results are small
 _SECONDS = 5.0
 _ADDRESS = re.compile(r"(?:auto|\[?[\w.:-]+\]?:[0-9]{1,5})")
+_ENDING = [signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if name in signal.Signals.__members__]
 # Usage reports leave the machine; the other makes Ray warn of a coming change, and hides GPUs from workers till then.
 _SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
@@ -73,27 +74,29 @@ def connect(address: str | None, cpus: int) -> tuple[Any, bool]:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Ctrl-C takes effect at the end of the block, which takes seconds: half a cluster could not be ended. A second
-    Ctrl-C takes effect at once.
+    """Ctrl-C, and what else the program heeds, takes effect at the end of the block, which takes seconds: half a
+    cluster could not be ended. A second time it takes effect at once. Where the program heeds SIGTERM, Ray's own
+    handler, with which jobs would not put away what they have, is taken out at the end.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    usual = signal.getsignal(signal.SIGINT)
-    heard = False
+    usual = {number: handler for number in _ENDING if callable(handler := signal.getsignal(number))}
+    heard: list[int] = []
 
     def later(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - as handlers are called
-        nonlocal heard
-        heard = True
-        signal.signal(signal.SIGINT, usual)
+        heard.append(number)
+        signal.signal(number, usual[signal.Signals(number)])
 
-    signal.signal(signal.SIGINT, later)
+    for number in usual:
+        signal.signal(number, later)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, usual)
+        for number, handler in usual.items():
+            signal.signal(number, handler)
     if heard:
-        raise KeyboardInterrupt
+        signal.raise_signal(heard[0])
 
 
 def _join(ray: Any, address: str, quiet: dict[str, Any]) -> None:

@@ -21,11 +21,16 @@ def stdout_console() -> Console:
     """
     from rich.console import Console
 
+    class Piped(Console):
+        def on_broken_pipe(self) -> None:
+            """Who has read enough ends the program, which knows the exit code."""
+            raise BrokenPipeError
+
     columns = os.environ.get("COLUMNS", "")
     fitted = sys.stdout.isatty() or (columns.isdecimal() and int(columns) > 0)
     # the width of stdin's or stderr's terminal, which rich would look for, must not shape what goes into a pipe
     width = shutil.get_terminal_size().columns if fitted else _UNBOUNDED
-    return Console(highlight=False, markup=False, emoji=False, width=width)
+    return Piped(highlight=False, markup=False, emoji=False, width=width)
 
 
 def is_fitted(console: Console) -> bool:

@@ -180,7 +180,7 @@ def test_the_commands_write_it(models) -> None:
         (["scan", "base", "--dry-run", "--report", "s.txt"], "--report s.txt: expected a name that ends in .html"),
         (["report", "deep.json", "--output", "r.html"], "deep.json: not the record of a result"),
         (["report", "x.parquet"], "--output: expected the page to write"),
-        (["report", "none.parquet", "--output", "r.html"], "none.parquet: expected a result in Parquet"),
+        (["report", "none.parquet", "--output", "r.html"], "none.parquet: there is no such file or folder"),
         (["report", "other.parquet", "--output", "r.html"], "other.parquet: is no table of netweight"),
         (["report", "broken.parquet", "--output", "r.html"], "broken.parquet: is no table of netweight"),
         (["compare", "base", "one", "--to", "two", "--report", "c.html"], "--report: cannot be given with --to"),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from netweight.columns import Column, ColumnType
-from netweight.errors import FormatError, OptionError, printable
+from netweight.errors import FormatError, OptionError, nearest_path, printable
 from netweight.jobs.delta.page import group_bars
 from netweight.jobs.pages import card_of, only_in, section_of
 from netweight.jobs.verify.inputs import read_record
@@ -30,6 +30,8 @@ def of_table(path: Path) -> Section:
 
     file = path / _DELTA if path.is_dir() else path
     where = printable(str(path), 300)
+    if not path.exists():
+        raise OptionError(f"{where}: there is no such file or folder{nearest_path(str(path))}")
     if not file.is_file() or file.suffix.lower() != ".parquet":
         raise OptionError(
             f"{where}: expected a result in Parquet (scan or compare --output NAME.parquet), JSON of scan, info,"

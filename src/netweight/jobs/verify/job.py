@@ -13,7 +13,7 @@ import numpy as np
 
 from netweight.checkpoint.open import open_checkpoint
 from netweight.checkpoint.tensor import Checkpoint, Tensor
-from netweight.errors import FormatError, ModelNotFoundError, OptionError, did_you_mean, printable
+from netweight.errors import FormatError, ModelNotFoundError, OptionError, did_you_mean, nearest_path, printable
 from netweight.jobs.inputs import globs
 from netweight.jobs.merge.plan import course_of, merge_kernels, prepare, prepare_kernels
 from netweight.jobs.merge.record import RECORD, SCHEMA
@@ -195,7 +195,10 @@ def _record(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
     label = printable(str(path), 300)
     if not os.path.lexists(path):
-        raise ModelNotFoundError(f"{label}: there is no such file; verify needs a folder that `netweight merge` made")
+        near = nearest_path(str(path))
+        raise ModelNotFoundError(
+            f"{label}: there is no such file{near}; verify needs a folder that `netweight merge` made"
+        )
     record = read_record(path, "a merge", "merge again", _digests_only)
     kinds = {"recipe": str, "options": dict, "inputs": list, "parameters": dict}
     if not isinstance(record, dict) or not all(isinstance(record.get(key), kind) for key, kind in kinds.items()):

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path as File
 from typing import Any
 
-from netweight.errors import FormatError, OptionError, did_you_mean, printable
+from netweight.errors import FormatError, OptionError, did_you_mean, nearest_path, printable
 from netweight.merging.recipe.conditions import describe
 from netweight.merging.recipe.habits import as_meant
 from netweight.merging.recipe.models import ModelForm, ModuleForm, RecipeForm, SourceForm, dtype_named, read_form
@@ -40,7 +40,7 @@ def read_recipes(path: str | File) -> tuple[Recipe, ...]:
     origin = str(path)
     try:
         if not file.is_file():
-            raise OptionError(f"{printable(origin)}: expected a recipe (a YAML file), got {_what_is(file)}")
+            raise OptionError(f"{printable(origin)}: expected a recipe (a YAML file), got {_what_is(file, origin)}")
         with file.open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)
     except OSError as error:
@@ -57,13 +57,13 @@ def read_recipes(path: str | File) -> tuple[Recipe, ...]:
     return parse_recipes(text, origin)
 
 
-def _what_is(file: File) -> str:
+def _what_is(file: File, origin: str) -> str:
     return (
         "a folder; --base and --models name models"
         if file.is_dir()
         else "something else"
         if file.exists()
-        else "no such file"
+        else f"no such file{nearest_path(origin)}"
     )
 
 
