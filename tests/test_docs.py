@@ -29,7 +29,7 @@ PLANNED: tuple[str, ...] = ()
 SPOKEN = (["delta"], ["verify"])  # `netweight delta` is also a name, though the command needs more
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES = sorted(p.stem for p in (ROOT / "docs" / "measures").glob("*.md") if p.stem != "README")
-SKIPPED_FOLDERS = {"__pycache__", "data", ".venv"}
+SKIPPED_FOLDERS = {"__pycache__", "data", ".venv", "node_modules"}
 
 
 def prose(path: Path) -> str:
@@ -225,7 +225,7 @@ def test_the_readme_names_each_planned_command_as_planned() -> None:
 def test_no_file_mentions_the_machine_that_it_was_written_on() -> None:
     # The words are put together here, so that this file does not find itself.
     private = re.compile(r"(?<![\w.~])/(?:" + "|".join(["wo" + "rk", "ro" + "ot", "ho" + r"me/\w+"]) + r")(?:/|\b)")
-    places = [ROOT / name for name in (".ci", "benchmarks", "docs", "examples", "src", "tests")]
+    places = [ROOT / name for name in (".ci", ".github", "benchmarks", "docs", "examples", "src", "tests", "tools")]
     files = [p for p in ROOT.iterdir() if p.is_file() and p.name != ".git"]  # a worktree has such a file
     files += [p for place in places for p in place.rglob("*") if p.is_file() and not SKIPPED_FOLDERS & {*p.parts}]
     assert len(files) > 50
