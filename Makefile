@@ -7,6 +7,8 @@ ARGS ?=
 
 VENV := .venv
 NEWEST := .venv-newest
+DOCS := .venv-docs
+DIST := .venv-dist
 MUTATION := .mutation
 BIN := $(VENV)/bin
 # The versions that everything is installed in, the tools that build the package too; empty: the newest there are.
@@ -15,7 +17,7 @@ PIP = env PIP_CONSTRAINT=$(CONSTRAINTS) PIP_BUILD_CONSTRAINT=$(CONSTRAINTS) \
 	$(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-newest browser check bench mutants constraints clean
+.PHONY: help setup demo test test-newest test-dist browser check docs dist bench mutants constraints clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -32,6 +34,9 @@ test-newest: ## run the tests with the newest release of every dependency, in an
 	rm -rf $(NEWEST)
 	$(MAKE) test VENV=$(NEWEST) CONSTRAINTS=
 
+test-dist: dist ## test what `make dist` made, in empty environments and without the repository (a minute or two)
+	env NETWEIGHT_DIST=dist $(DIST)/bin/python -m pytest --noconftest tests/test_dist.py $(ARGS)
+
 browser: $(VENV)/.dev ## get what the tests of pages in a browser need; where that cannot be had, they are skipped
 	@command -v chromium >/dev/null || (timeout 300 apt-get update -qq && timeout 300 apt-get install -y -qq chromium) >/dev/null 2>&1 \
 		|| echo "no Chromium, and it cannot be installed: tests of pages in a browser will be skipped"
@@ -42,6 +47,14 @@ check: $(VENV)/.dev ## lint, formatting, types, and the floors of docs/architect
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(DOCS)/.made ## build the documents as a site in build/site; a link that leads nowhere is an error
+	$(DOCS)/bin/sphinx-build --fail-on-warning --keep-going --nitpicky --quiet --conf-dir docs . build/site
+	@echo build/site/index.html
+
+dist: $(DIST)/.made ## build the sdist, and from it the wheel, into dist
+	rm -rf dist
+	$(DIST)/bin/python -m build --no-isolation --outdir dist .
 
 bench: $(VENV)/.dev ## measure speed and memory; ARGS="--cold" passes options on
 	$(BIN)/python benchmarks/run.py --shapes 1b $(ARGS)
@@ -66,7 +79,7 @@ constraints: ## renew constraints.txt: the newest release of every package of th
 	mv constraints.new constraints.txt
 
 clean: ## remove .venv, the demo, and what tools leave behind; benchmarks/data is kept
-	rm -rf $(VENV) $(NEWEST) $(MUTATION) mutants.md demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(NEWEST) $(DOCS) $(DIST) $(MUTATION) mutants.md demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Half an environment would be taken for a whole one by the next run: it is removed.
@@ -86,3 +99,16 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo 'installing netweight and its development tools into $(VENV)'
 	@$(PIP) -e '.[dev]'
 	@touch $(VENV)/.core $@
+
+$(DOCS)/.made: docs/requirements.txt
+	rm -rf $(DOCS)
+	@$(PYTHON) -m venv $(DOCS)
+	@$(DOCS)/bin/python -m pip --disable-pip-version-check install --quiet --requirement docs/requirements.txt
+	@touch $@
+
+# hatchling is the pinned one, so that the same files make the same wheel.
+$(DIST)/.made: constraints.txt
+	rm -rf $(DIST)
+	@$(PYTHON) -m venv $(DIST)
+	@$(DIST)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt build hatchling pytest
+	@touch $@

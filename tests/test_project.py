@@ -54,17 +54,3 @@ def test_a_core_install_has_no_torch() -> None:
     names = {re.split(r"[^\w-]", line)[0].lower() for line in PYPROJECT["project"]["dependencies"]}
     assert "numpy" in names
     assert not names & {"torch", "transformers", "safetensors"}
-
-
-def blocks(text: str, languages: str) -> list[str]:
-    return re.findall(rf"^```(?:{languages})\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-
-
-def test_the_chinese_readme_has_the_same_commands() -> None:
-    english, chinese = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md"))
-    assert blocks(english, "bash|console|python") == blocks(chinese, "bash|console|python")
-    assert len(blocks(english, "bash|console|python")) >= 3
-    code = re.compile(r"`([^`\n]+)`")
-    outside = [re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL) for text in (english, chinese)]
-    assert sorted(set(code.findall(outside[0])) ^ set(code.findall(outside[1]))) == []
-    assert english.count("\n## ") == chinese.count("\n## ")
