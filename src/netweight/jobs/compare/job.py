@@ -16,6 +16,7 @@ from netweight.jobs.compare.scans import compare_results
 from netweight.jobs.inputs import Reference, identity, locations
 from netweight.jobs.journalled import interruptible
 from netweight.jobs.kinds import look_at_updates, side_by_side
+from netweight.jobs.loops import compile_first
 from netweight.params.pairing import Pair
 from netweight.run.executors import planned_executor
 from netweight.run.memory import FLOOR
@@ -111,6 +112,8 @@ def _run(prepared: Prepared, progress: Progress, executor: Executor) -> Comparis
     sides_kernels = kernels_on(on_sides, kernels_for)
     matrices = len(prepared.sides.subjects) if prepared.sides is not None else 0
     sample = prepared.sample
+    dtypes = {side.dtype for pair in prepared.pairing.pairs if not pair.reason for side in (pair.a, pair.b)}
+    compile_first(["compare"], dtypes, by_pairs, progress)
     with shown(progress, prepared.plan.tensors + matrices + sample.matrices, prepared.nbytes + sample.nbytes):
         statistics, failed = _measure(prepared, executor, kernels, progress)
         updates, unseen = _look_at_updates(prepared, statistics, executor, progress)

@@ -17,6 +17,7 @@ from netweight.jobs.delta.plan import Options, Prepared, prepare
 from netweight.jobs.inputs import Reference
 from netweight.jobs.journalled import Record, interruptible, journalled, note_resumed
 from netweight.jobs.kinds import Updates, look_at_updates
+from netweight.jobs.loops import compile_first
 from netweight.params.pairing import Aligned
 from netweight.run.executors import planned_executor
 from netweight.run.progress import Progress, Silent, compiling, shown
@@ -90,6 +91,8 @@ def _run(prepared: Prepared, progress: Progress, record: Record, executor: Execu
     measured = {a.name: _restored(a, record.done[a.name]) for a in parameters if a.name in record.done}
     sample = prepared.sample
     total = plan.tensors + sample.matrices, plan.nbytes + sample.nbytes
+    dtypes = {tensor.dtype for a in parameters for tensor in (a.base, *a.models) if tensor is not None}
+    compile_first(["delta"], dtypes, prepared.choice, progress)
     with shown(progress, *total, len(measured), plan.bytes_of(measured)):
         if len(measured) < plan.tensors:
             announce_tensors(tensor for a in parameters if a.name not in measured for tensor in (a.base, *a.models))

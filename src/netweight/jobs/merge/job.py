@@ -131,6 +131,7 @@ def _merge(
         ):
             weighting, plan = _weighted(prepared, executor, kernels, progress, record)
             finished = _restored(plan, writer, record, executor, progress) if resume else {}
+            prepare_kernels(prepared, plan, kernels, progress)
             _write(plan, writer, finished, executor, kernels, progress, record)
             writer.finish()
     except InputError:  # no room, or norms that the mode cannot use: a run with --resume would end as this one
@@ -189,7 +190,7 @@ def _weighted(
     if request.weights.delta is not None:
         grams = read_grams(request.weights.delta, plan.checkpoints, plan.targets)
     elif prepared.measures:
-        prepare_kernels(plan, kernels, progress)
+        prepare_kernels(prepared, plan, kernels, progress, measured=True)
         grams = measure_grams(plan.targets, executor, kernels, progress, record)
     weighting = weigh(request.weights, prepared.names(), plan.targets, grams)
     return weighting, _with_weights(prepared, weighting)
@@ -224,7 +225,7 @@ def _foreseen(prepared: Prepared, progress: Progress, executor: Executor | None)
     if request.weights is not None and request.weights.delta is not None:
         grams = read_grams(request.weights.delta, plan.checkpoints, plan.targets)
     else:
-        prepare_kernels(plan, kernels, progress)
+        prepare_kernels(prepared, plan, kernels, progress, measured=True)
         with ExitStack() as stack:
             own_executor = planned_executor(prepared.options, prepared.workers, prepared.memory)
             grams = measure_grams(
@@ -267,7 +268,6 @@ def _write(
     rest = [t for t in plan.targets if t.name not in finished]
     total = sum(i.nbytes for t in plan.targets for i in t.inputs)
     left = sum(i.nbytes for t in rest for i in t.inputs)
-    prepare_kernels(plan, kernels, progress)
     with shown(progress, len(plan.targets), total, len(finished), total - left):
         for parameter in run_courses(rest, course_of, executor, kernels, writer, progress):
             finished[parameter.target.name] = parameter

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from netweight.errors import InputError, OptionError, printable
 from netweight.jobs.inputs import far_bytes, locations, stamps
+from netweight.jobs.loops import compile_first
 from netweight.jobs.merge.request import Options, Request
 from netweight.params.opening import open_whole
 from netweight.run.devices import Choice, choose_for
@@ -167,9 +168,22 @@ def merge_kernels(prepared: Prepared, progress: Progress) -> MergeKernels | Devi
     return kernels_on(prepared.choice, merge_kernels_for, prepared.workers, progress.note)
 
 
-def prepare_kernels(plan: MergePlan, kernels: MergeKernels | DeviceKernels[MergeKernels], progress: Progress) -> None:
+def prepare_kernels(
+    prepared: Prepared,
+    plan: MergePlan,
+    kernels: MergeKernels | DeviceKernels[MergeKernels],
+    progress: Progress,
+    *,
+    measured: bool = False,
+) -> None:
+    """Make the kernels ready for the methods of a plan, or (`measured`) for the norms of its task vectors."""
     dtypes = {p.tensor.dtype for t in plan.targets if t.subject for i in t.inputs for p in i.pieces}
     dtypes |= {t.dtype for t in plan.targets if t.subject}
+    if not prepared.choice.gpu:
+        methods = {t.method for t in plan.targets if t.method}
+        jobs = ["merge by norms"] if measured else [f"merge {method}" for method in sorted(methods)]
+        compile_first(jobs, dtypes, prepared.choice, progress)
+        return
     with compiling(progress):
         bits = {t.subject.bits for t in plan.targets if t.subject}
         prepare_on(kernels, lambda on_device: on_device.prepare(dtypes, bits))

@@ -14,6 +14,7 @@ from netweight.checkpoint.tensor import Skipped
 from netweight.errors import OptionError, printable
 from netweight.jobs.inputs import Reference, identity, locations
 from netweight.jobs.journalled import Record, interruptible, journalled, note_resumed
+from netweight.jobs.loops import compile_first
 from netweight.jobs.scan.plan import Options, Prepared, choose, prepare
 from netweight.run.executors import planned_executor
 from netweight.run.progress import Progress, Silent, compiling, shown
@@ -138,6 +139,8 @@ def _run(
     loads = [load for load in prepared.loads if load.subject.name not in fields]
     announce_parts((load.subject.tensor, load.subject.part) for load in loads)
     done = len(plan.tasks) - len(loads)
+    jobs = [f"scan {measure.name}" for measure in prepared.measures]
+    compile_first(jobs, {load.subject.tensor.dtype for load in loads}, prepared.choice, progress)
     with shown(progress, plan.tensors, plan.nbytes, done, plan.bytes_of(fields)), compiling(progress):
         results = measure_subjects(
             loads,

@@ -129,7 +129,7 @@ def verify(
         rest = [t for t in selected if t.name not in verdicts]
         kernels = merge_kernels(prepared, progress)
         _note_device(record.get("device"), prepared.choice, progress)
-        prepare_kernels(prepared.plan, kernels, progress)
+        prepare_kernels(prepared, prepared.plan, kernels, progress)
         comparison = _Comparison({t.name: found.tensors[t.name] for t in rest})
         if executor is None:
             executor = stack.enter_context(planned_executor(options, prepared.workers, prepared.memory))

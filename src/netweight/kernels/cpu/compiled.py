@@ -61,16 +61,26 @@ class Loop(Source):
             if kinds in self._calls:
                 return self._calls[kinds]
             code = object_files.find(self.name, kinds)
+            if code is None and not object_files.claim(self.name, kinds):  # another process compiles it
+                object_files.wait_for(self.name, kinds)
+                code = object_files.find(self.name, kinds)
             if code is not None:
                 self.loaded.add(kinds)
             else:
-                from netweight.kernels.cpu.compiler import compile_loop  # noqa: PLC0415 - imports numba
-
-                code = compile_loop(self, kinds)
-                object_files.keep(self.name, kinds, code)
-                self.made.add(kinds)
+                code = self._compile(kinds)
             self._calls[kinds] = call = _caller(self.name, kinds, code)
             return call
+
+    def _compile(self, kinds: tuple[Kind, ...]) -> object_files.Code:
+        from netweight.kernels.cpu.compiler import compile_loop  # noqa: PLC0415 - imports numba
+
+        try:
+            code = compile_loop(self, kinds)
+            object_files.keep(self.name, kinds, code)
+        finally:
+            object_files.release(self.name, kinds)
+        self.made.add(kinds)
+        return code
 
 
 def _kind(argument: Any) -> Kind:

@@ -7,6 +7,7 @@ import os
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,9 +22,12 @@ from typing import Any
 import llvmlite.binding as llvm
 import xxhash
 
-__all__ = ["Code", "can_load", "find", "folders", "keep", "load"]
+__all__ = [
+    "Code", "can_load", "claim", "claimed", "find", "folders", "keep", "load", "release", "there", "wait_for",
+]  # fmt: skip
 
-_SUFFIX = ".loop"
+_SUFFIX, _CLAIM = ".loop", ".claim"
+_PATIENCE = 60.0  # seconds; the largest loop takes some 5
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,58 @@ def keep(name: str, kinds: Sequence[str], code: Code) -> None:
                 with suppress(OSError):  # another process uses it, or has removed it
                     old.unlink()
         return
+
+
+def there(name: str, kinds: Sequence[str]) -> bool:
+    """Whether some folder has code of a loop for these kinds."""
+    file = _file_name(name, kinds)
+    return any((folder / file).exists() for folder in folders())
+
+
+def claim(name: str, kinds: Sequence[str]) -> bool:
+    """Say that this process compiles a loop; False where another one does. True too where no folder can be written."""
+    for folder in folders():
+        file = folder / (_file_name(name, kinds) + _CLAIM)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if _is_old(file):
+                file.unlink(missing_ok=True)
+            file.touch(exist_ok=False)
+        except FileExistsError:
+            if file.exists():  # else a folder's name is a file's
+                return False
+        except OSError:
+            continue
+        else:
+            return True
+    return True
+
+
+def claimed(name: str, kinds: Sequence[str]) -> bool:
+    """Whether some process compiles a loop."""
+    files = [folder / (_file_name(name, kinds) + _CLAIM) for folder in folders()]
+    return any(file.exists() and not _is_old(file) for file in files)
+
+
+def release(name: str, kinds: Sequence[str]) -> None:
+    """Take back what `claim` has said."""
+    for folder in folders():
+        with suppress(OSError):
+            (folder / (_file_name(name, kinds) + _CLAIM)).unlink()
+
+
+def wait_for(name: str, kinds: Sequence[str]) -> None:
+    """Return once a loop has code, or no process compiles it any more."""
+    while not there(name, kinds) and claimed(name, kinds):
+        time.sleep(0.02)
+
+
+def _is_old(claim: Path) -> bool:
+    """Whether the process that said it must have ended without a word."""
+    try:
+        return time.time() - claim.stat().st_mtime > _PATIENCE
+    except OSError:
+        return False
 
 
 def _file_name(name: str, kinds: Sequence[str]) -> str:
