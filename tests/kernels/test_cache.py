@@ -19,8 +19,11 @@ import numpy as np
 import pytest
 
 import netweight
+from netweight.kernels.cpu import compiled as loops
 from netweight.kernels.cpu import object_files
 from netweight.kernels.cpu.compiled import compiled, compiled_exactly, compiled_for_finite
+
+NAME = "test_cache.plain"
 
 
 def plain(a):
@@ -116,8 +119,8 @@ def test_what_this_machine_lacks_is_not_loaded(given) -> None:
     """LLVM would end the process."""
     code = object_files.Code("x", "", ("memcpy", "no_such_function"), b"")
     assert not object_files.can_load(code)
-    object_files.keep("cache.plain", ("int",), code)
-    assert object_files.find("cache.plain", ("int",)) is None
+    object_files.keep(NAME, ("int",), code)
+    assert object_files.find(NAME, ("int",)) is None
 
 
 def test_options_of_the_compiler(given, monkeypatch) -> None:
@@ -199,6 +202,7 @@ WIDENED = """
 import json, sys
 import numpy as np
 from netweight.kernels.cpu.cluster_loops import widen_bfloat16
+from netweight.kernels.cpu import compiled as loops
 from netweight.kernels.cpu import object_files
 
 out = np.zeros(2, np.float32)
@@ -294,3 +298,58 @@ def test_every_loop_can_be_called_without_numba() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "False"
+
+
+AHEAD = """
+import json, sys
+from netweight.kernels.cpu import ahead, object_files
+notes = []
+names = ["rounding.narrow_to_bfloat16", "merge_arithmetic.combine", "turned.turn"]
+entries = [entry for name in names for entry in ahead.every() if entry[0] == name][:4]
+counts = [ahead.compile_ahead(entries, notes.append) for _ in range(2)]
+print(json.dumps([counts, notes, [object_files.there(*entry) for entry in entries], len(entries)]))
+"""
+
+
+def test_loops_are_compiled_ahead_by_several_processes(tmp_path) -> None:
+    """Of modules that are imported one after another, in this process and in helpers; nothing is left behind."""
+    done = subprocess.run(
+        [sys.executable, "-c", AHEAD], capture_output=True, text=True, check=True, timeout=300,
+        env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
+    )  # fmt: skip
+    counts, notes, there, number = json.loads(done.stdout)
+    assert counts == [number, 0]
+    assert notes == [f"compiling once for this machine: {number} loops"]
+    assert all(there)
+    assert not list(tmp_path.glob("*.claim"))
+
+
+def test_what_is_listed_is_there(given) -> None:
+    """Every entry names a loop, and kinds of as many arguments as it takes."""
+    from importlib import import_module
+    from inspect import signature
+
+    from netweight.kernels.cpu import ahead
+
+    assert len(ahead.every()) > 60
+    assert ahead.wanted("scan basic_stats", ["BF16", "I64"])
+    for name, kinds in ahead.every():
+        module, _, function = name.partition(".")
+        loop = getattr(import_module(f"netweight.kernels.cpu.{module}"), function)
+        assert isinstance(loop, loops.Loop)
+        assert len(signature(loop.function).parameters) == len(kinds)
+
+
+def test_a_claim_of_a_process_that_has_ended(given, monkeypatch) -> None:
+    """Is taken over after a while; a fresh one is respected until the code is there."""
+    assert object_files.claim(NAME, ("int",))
+    assert not object_files.claim(NAME, ("int",))
+    assert object_files.claimed(NAME, ("int",))
+    (file,) = given.glob("*.claim")
+    os.utime(file, (1, 1))
+    assert not object_files.claimed(NAME, ("int",))
+    object_files.wait_for(NAME, ("int",))
+    loop = compiled(plain)
+    assert loop(1) == 2
+    assert loop.made
+    assert not list(given.glob("*.claim"))

@@ -20,15 +20,16 @@ __all__ = ["devices"]
 
 
 @click.command(cls=Command, short_help="What there is to compute on, and what is used for which work.")
+@click.option("--warm", is_flag=True, help="First compile all loops of the CPU, for containers and clusters: minutes.")
 @format_option
-def devices(output_format: str) -> None:
+def devices(output_format: str, *, warm: bool) -> None:
     """List the CPU and the GPUs that torch sees, with their memory, and say which of them --device auto takes, and why:
     for statistics (delta, compare, scan), for the spectra of large models (scan and compare with spectral or tail), and
     for merge and verify. GPUs need torch: pip install 'netweight[torch]'.
     """
     from netweight.jobs.devices.job import devices as find
 
-    result = find()
+    result = find(warm=warm, note=lambda text: click.echo(text, err=True))
     if output_format == "json":
         print_json(result.to_dict())
     elif output_format == "human":

@@ -62,7 +62,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "netweight verify merged",
         "netweight verify merged --moved ./math=/data/math",
     ),
-    "devices": ("netweight devices", "netweight devices --json"),
+    "devices": ("netweight devices", "netweight devices --json", "netweight devices --warm"),
     "download": (
         "netweight download Qwen/Qwen3-0.6B -o model",
         "netweight download gpt2 --include '*.json' -o gpt2",

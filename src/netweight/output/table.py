@@ -116,9 +116,12 @@ def arrow_table(
     }
     arrays, fields = [], []
     for column, values in zip(columns, cells, strict=True):
-        cells_of = [None if v is None else _utf8(v) for v in values] if column.type == "text" else values
-        # from_pandas makes nulls of NaN
-        arrays.append(pa.array(cells_of, type=types[column.type], from_pandas=column.type == "number"))
+        held: Sequence[Any] = values
+        if column.type == "text":
+            held = [None if v is None else _utf8(v) for v in values]
+        elif column.type == "number":  # Arrow's own way to make nulls of NaN imports pandas where that is installed
+            held = [None if v is None or v != v else v for v in values]  # noqa: PLR0124
+        arrays.append(pa.array(held, type=types[column.type]))
         about = {"unit": column.unit, "doc": column.doc}
         fields.append(pa.field(column.name, types[column.type], metadata=about))
     stamp = {"netweight.schema_version": str(SCHEMA_VERSION), "netweight.version": __version__, **(metadata or {})}

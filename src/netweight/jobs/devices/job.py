@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -70,7 +70,16 @@ class Devices(Framed):
         return f"{self.frame._repr_html_()}{lines}"
 
 
-def devices() -> Devices:
-    """Every device with its memory. Loads torch, where it is installed, and starts each GPU, which takes seconds."""
+def devices(*, warm: bool = False, note: Callable[[str], None] = lambda _: None) -> Devices:
+    """Every device with its memory. Loads torch, where it is installed, and starts each GPU, which takes seconds.
+
+    `warm` compiles all loops of the CPU first that are not compiled yet, as an image of a container should: the next
+    runs, of any job and element type, begin at once. `note` hears how many and where they are.
+    """
+    if warm:
+        from netweight.kernels.cpu.ahead import compile_ahead, every
+
+        count = compile_ahead(every(), note)
+        note(f"{count} loops were compiled" if count else "all loops are compiled")
     surveyed = survey(memory=True)
     return Devices(surveyed, {work: choose("auto", False, work, math.inf) for work in get_args(Work)})

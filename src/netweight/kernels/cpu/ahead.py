@@ -44,11 +44,11 @@ def every() -> list[Entry]:
 
 
 def compile_ahead(entries: Collection[Entry], note: Callable[[str], None]) -> int:
-    """Compile what of `entries` no folder has; returns how many. One alone is left to its first call."""
+    """Compile what of `entries` no folder has; returns how many."""
     missing = [entry for entry in entries if not object_files.there(*entry)]
-    if len(missing) < 2:
+    if not missing:
         return 0
-    note(f"compiling once for this machine: {len(missing)} loops, some seconds")
+    note(f"compiling once for this machine: {len(missing)} {'loop' if len(missing) == 1 else 'loops'}")
     count = min(_PROCESSES, os.cpu_count() or 1, len(missing))
     helpers = [_start(missing[at:] + missing[:at]) for at in (len(missing) * n // count for n in range(1, count))]
     try:

@@ -70,10 +70,10 @@ def _dispatcher(loop: Source) -> Any:
     return numba.njit(**options)(_resolved(loop.function))
 
 
-@cache
 def _declare() -> None:
-    """Tell numba what stands for what."""
-    for function, stand_in, options in STAND_INS:
+    """Tell numba what stands for what, of the modules that were imported since the last time."""
+    while STAND_INS:
+        function, stand_in, options = STAND_INS.pop(0)
         overload(function, **options)(_resolved(stand_in))
 
 
