@@ -17,6 +17,7 @@ import netweight
 from netweight.errors import JobError, OptionError
 from netweight.kernels.cpu.differences import CpuDifferences
 from netweight.kernels.faults import DeviceLost, DeviceOutOfMemory
+from netweight.passes import differences
 from netweight.run.threads import ThreadExecutor
 
 BOTH = {"device": "auto", "multi_gpu": True}
@@ -82,6 +83,12 @@ def same_delta(plain, spread):
     found = [{k: v for k, v in tree(folder).items() if k != "delta.parquet"} for folder in (plain, spread)]
     assert found[0] == found[1]
     return same_tables(plain / "delta.parquet", spread / "delta.parquet")
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Small parameters too are computed on devices."""
+    monkeypatch.setattr(differences, "_FEW", 0)
 
 
 @pytest.fixture

@@ -75,6 +75,7 @@ def close(a, b, scale=0.0):
 def test_differences_of_whole_models(tmp_path, other, monkeypatch):
     """From files to rows: stretches by two threads, quantiles that need further looks among them."""
     monkeypatch.setattr(plan, "STRETCH", 1 << 17)
+    monkeypatch.setattr(differences, "_FEW", 0)
     monkeypatch.setattr(differences, "STORE", 1 << 14)
     paths = models(tmp_path)
     want, got = measured(paths, CpuKernels()), measured(paths, other)

@@ -18,7 +18,7 @@ import numpy as np
 
 from netweight.checkpoint.tensor import Tensor, read_elements
 from netweight.dtypes import DType
-from netweight.kernels.arrays import U8Array, U32Array, U64Array
+from netweight.kernels.arrays import Array, U8Array, U32Array, U64Array
 from netweight.kernels.packing import Packed, pack, unpack
 from netweight.kernels.protocol import DifferencePartial, Kernels
 from netweight.params.pairing import Aligned
@@ -28,6 +28,7 @@ from netweight.run.plan import PlannedTask, largest_first, stretches
 from netweight.run.progress import Progress
 from netweight.run.spread import DeviceKernels, run_on, several_devices
 from netweight.statistics.difference import DifferenceStatistics, Settled, narrowed
+from netweight.statistics.few_differences import of_few
 
 __all__ = ["FirstReading", "SecondReading", "measure_differences", "plan_tasks", "scratch_bytes"]
 
@@ -85,6 +86,7 @@ def _narrowed_partial(differences: DifferencePartial, kept: Packed) -> _Narrowed
     return _NarrowedPartial(differences, unpack(kept))
 
 
+_FEW = 1 << 16  # elements of a parameter that is held whole
 _TOGETHER = 1 << 19  # elements of several stretches that are read as one task
 _MOST = 32  # such stretches
 
@@ -128,12 +130,25 @@ class _StretchReader(FarWork):
     def _read(self, reading: Reading) -> StretchResult:
         tensors = _tensors(self._parameters[reading.stretch.name])
         dtypes = [None if t is None else t.dtype for t in tensors]
+        if isinstance(reading, FirstReading) and self._is_whole(reading.stretch) and reading.stretch.stop <= _FEW:
+            return self._few(tensors)
         if isinstance(reading, FirstReading):
             first = self._accumulator("differences")
             first.start(dtypes, reading.kept)
             self._feed(first, tensors, reading.stretch)
             return self._condensed(reading, dtypes, first.partial())
         return self._recount(reading.stretch, dtypes, reading.level, reading.prefixes)
+
+    def _is_whole(self, stretch: PlannedTask) -> bool:
+        """Whether a stretch is all of its parameter."""
+        return (stretch.start, stretch.stop) == (0, self._parameters[stretch.name].base.size)
+
+    def _few(self, tensors: Sequence[Tensor | None]) -> Settled:
+        """Of a small parameter; the processor does it whatever the device is."""
+        wide = any(tensor is not None and tensor.dtype.bits == 64 for tensor in tensors)
+        base, *models = (None if tensor is None else _numbers(tensor, wide=wide) for tensor in tensors)
+        assert base is not None  # noqa: S101 - parameters are the base's
+        return of_few(base, models, pictured=self._pictured)
 
     def _recount(
         self, stretch: PlannedTask, dtypes: Sequence[DType | None], level: int, prefixes: Sequence[U64Array]
@@ -150,7 +165,7 @@ class _StretchReader(FarWork):
         and they are small where they go over a wire.
         """
         stretch = reading.stretch
-        if (stretch.start, stretch.stop) != (0, self._parameters[stretch.name].base.size):
+        if not self._is_whole(stretch):
             return _NarrowedPartial(*narrowed(differences, reading.kept)) if self.far else differences
         statistics = DifferenceStatistics(len(dtypes) - 1)
         statistics.add(stretch.number, differences, reading.kept)
@@ -176,6 +191,15 @@ class _StretchReader(FarWork):
             for tensor, view in present:
                 read_elements(tensor, start, view[: count * tensor.dtype.bits // 8], resumable=True)
             accumulator.add(count)
+
+
+def _numbers(tensor: Tensor, *, wide: bool) -> Array:
+    """All of a tensor as float64 or float32 [n]."""
+    raw = np.empty(tensor.dtype.nbytes(tensor.size), np.uint8)
+    read_elements(tensor, 0, raw.data, resumable=True)
+    with np.errstate(invalid="ignore"):  # signalling NaN
+        numbers: Array = raw.view(tensor.dtype.to_numpy()).astype(np.float64 if wide else np.float32)
+    return numbers
 
 
 def _name(readings: Sequence[Reading]) -> str:

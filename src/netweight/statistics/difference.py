@@ -88,6 +88,9 @@ def narrowed(partial: DifferencePartial, kept: U8Array) -> tuple[DifferenceParti
     return replace(partial, residuals=residuals), left
 
 
+_EVERY_BIN: U8Array = np.ones(65536, np.uint8)
+
+
 class DifferenceStatistics:
     """The statistics of one parameter over `models` models, filled from `stretches` partials in any order."""
 
@@ -101,9 +104,9 @@ class DifferenceStatistics:
         self._ranks: list[Ranks] = []
 
     def kept(self) -> U8Array:
-        """uint8 [65536]: the bins whose residual values the next stretch should hand over."""
+        """uint8 [65536]: the bins whose residual values the next stretch should hand over; not to be written to."""
         if self._counts is None:
-            return np.ones(65536, np.uint8)
+            return _EVERY_BIN
         kept = np.zeros(65536, np.uint8)
         if all(r is None for r in self._residuals):
             return kept  # too many to keep: a second reading finds the quantiles
