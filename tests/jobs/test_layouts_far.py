@@ -11,7 +11,7 @@ from task_vectors import tree
 import netweight
 from netweight.checkpoint.tensors import rearranged
 from netweight.errors import Interrupted
-from netweight.passes import differences, merge_blocks
+from netweight.passes import differences, merge_blocks, merges
 from netweight.run import plan
 from netweight.run.progress import Silent
 from netweight.run.threads import ThreadExecutor
@@ -63,6 +63,7 @@ def small(monkeypatch):
     """Several stretches, blocks, rows and slabs of every parameter."""
     monkeypatch.setattr(plan, "STRETCH", 1 << 10)
     monkeypatch.setattr(differences, "_MOST", 1)
+    monkeypatch.setattr(merges, "_MOST", 1)
     monkeypatch.setattr(merge_blocks, "STRETCH", 1 << 10)
     monkeypatch.setattr(merge_blocks, "BLOCK", 1 << 9)
     monkeypatch.setattr(rearranged, "_ROWS", 1 << 9)

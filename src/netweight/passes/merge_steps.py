@@ -90,8 +90,11 @@ class StepWorker(FarWork):
         self._sink = sink
         super().__init__()
 
-    def __call__(self, step: Step) -> Any:
-        """Do one step; return the statistics of a look, or what was `Written`."""
+    def __call__(self, steps: Sequence[Step]) -> list[Any]:
+        """Do some steps; return the statistics of each look, and what was `Written`."""
+        return [self._do(step) for step in steps]
+
+    def _do(self, step: Step) -> Any:
         act = step.act
         if self.far:  # this process has not announced what will be read
             used = (act.input,) if isinstance(act, Copy) else act.inputs if isinstance(act, Write) else None

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from netweight.checkpoint.announce import announce_tensors
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from netweight.run.execute import Executor
 
 __all__ = ["Finished", "run_courses"]
+
+
+_TOGETHER = 1 << 19  # elements of several steps that are done as one task
+_MOST = 32  # such steps
 
 
 @dataclass(frozen=True)
@@ -62,22 +67,33 @@ class _TargetUnderWay:
 class _StepSchedule:
     """Which steps are next; used by the caller's thread alone."""
 
-    def __init__(self, targets: Sequence[Target], course_of: Callable[[Target], Any]) -> None:
+    def __init__(self, targets: Sequence[Target], course_of: Callable[[Target], Any], workers: int) -> None:
         self._waiting = deque(targets)
+        self._most = max(1, min(_MOST, len(targets) // (8 * workers)))
         self._course_of = course_of
         self._steps: deque[Step] = deque()
         self._open: dict[str, _TargetUnderWay] = {}
         self.measured: deque[Finished] = deque()  # courses that ended without a pass
 
-    def next_step(self) -> Step | None:
+    def next_steps(self) -> list[Step] | None:
+        """One step, or several small ones, which would cost more to hand over one by one than to do."""
+        steps: list[Step] = []
+        room = _TOGETHER
+        while len(steps) < self._most and self._has_step() and (not steps or _size(self._steps[0]) <= room):
+            steps.append(self._steps.popleft())
+            room -= _size(steps[-1])
+        return steps or None
+
+    def _has_step(self) -> bool:
+        """Whether there is a step to do; begins the next target where there is none of those under way."""
         while not self._steps:
             if not self._waiting:
-                return None
+                return False
             target = self._waiting.popleft()
             under_way = self._open[target.name] = _TargetUnderWay(target, self._course_of(target))
             if (finished := self._advance(under_way, None)) is not None:
                 self.measured.append(finished)
-        return self._steps.popleft()
+        return True
 
     def take(self, step: Step, result: Any) -> Finished | None:
         under_way = self._open[step.target.name]
@@ -125,8 +141,12 @@ def _finished(target: Target, parts: Sequence[Written]) -> Finished:
     )
 
 
-def _name(step: Step) -> str:
-    return step.target.name
+def _size(step: Step) -> int:
+    return step.stop - step.start
+
+
+def _name(steps: Sequence[Step]) -> str:
+    return steps[0].target.name
 
 
 def run_courses(
@@ -145,9 +165,10 @@ def run_courses(
     announce_tensors(piece.tensor for target in targets for source in target.inputs for piece in source.pieces)
     if several_devices(kernels):
         targets = sorted(targets, key=lambda t: -t.size)
-    courses = _StepSchedule(targets, course_of)
+    courses = _StepSchedule(targets, course_of, executor.workers)
     make = partial(StepWorker, sink=sink)
-    for step, result in run_on(kernels, executor, courses.next_step, make, name=_name, note=progress.note):
+    batches = run_on(kernels, executor, courses.next_steps, make, name=_name, note=progress.note)
+    for step, result in chain.from_iterable(zip(*batch, strict=True) for batch in batches):
         finished = courses.take(step, result)
         share = sum(i.nbytes for i in step.target.inputs) * (step.stop - step.start) // max(step.target.size, 1)
         progress.advance(0 if finished is None else 1, share if sink is None or isinstance(result, Written) else 0)
