@@ -22,6 +22,7 @@ from netweight.kernels.faults import DeviceLost, DeviceOutOfMemory  # noqa: E402
 from netweight.kernels.gpu import TorchKernels, backend, differences, lanes, pairs  # noqa: E402
 from netweight.kernels.gpu.memory import LEAST  # noqa: E402
 from netweight.measures.registry import find  # noqa: E402
+from netweight.passes import differences as passes  # noqa: E402
 from netweight.passes.differences import measure_differences, plan_tasks  # noqa: E402
 from netweight.run import plan  # noqa: E402
 from netweight.run.progress import Silent  # noqa: E402
@@ -75,7 +76,7 @@ def close(a, b, scale=0.0):
 def test_differences_of_whole_models(tmp_path, other, monkeypatch):
     """From files to rows: stretches by two threads, quantiles that need further looks among them."""
     monkeypatch.setattr(plan, "STRETCH", 1 << 17)
-    monkeypatch.setattr(differences, "_FEW", 0)
+    monkeypatch.setattr(passes, "_FEW", 0)
     monkeypatch.setattr(differences, "STORE", 1 << 14)
     paths = models(tmp_path)
     want, got = measured(paths, CpuKernels()), measured(paths, other)
