@@ -140,8 +140,9 @@ def test_compiled_once_on_a_machine(models, tmp_path):
             env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")},
         )  # fmt: skip
         counts.append(strict_json(done.stdout))
-    outer = {"add_block", "refine_block"}  # the other loops are parts of these
-    assert {name for name, (_, compiled) in counts[0].items() if compiled} == outer
+    outer = {"add_block", "refine_block"}  # the other loops are parts of these; another process may compile one
+    assert {name for name, held in counts[0].items() if sum(held)} == outer
+    assert any(compiled for _, compiled in counts[0].values())
     assert counts[1] == {name: [int(name in outer), 0] for name in counts[0]}
     assert tree(tmp_path / "out0") == tree(tmp_path / "out1")
 
