@@ -81,6 +81,8 @@ def test_a_hatch_stays_inside_and_joins_that_of_its_neighbour(drawn):
     assert (inside == 0xD9).all(axis=2).sum() > 60 * 120 / 2
     assert ((inside >= 0x99) & (inside <= 0xD9)).all()
     assert (inside[:-1, 1:] == inside[1:, :-1]).all()  # slanting upwards from left to right
+    assert (inside[:, 10:] == inside[:, :-10]).all()  # ten pixels apart
+    assert (inside[0, :10] < 0xB0).all(axis=1).sum() == 1
 
 
 def test_more_slashes_are_closer(drawn):
