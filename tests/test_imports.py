@@ -74,13 +74,14 @@ def test_info_loads_nothing_heavy(tmp_path, output):
     assert HEAVY.isdisjoint(loaded(PROGRAM, "info", tmp_path, "--format", output))
 
 
-def test_delta_loads_no_torch(tmp_path):
+def test_delta_loads_no_torch_and_draws_without_matplotlib(tmp_path):
     import numpy as np
 
     save_file({"a": np.ones((3, 3), "f4")}, tmp_path / "model.safetensors")
     found = loaded(PROGRAM, "delta", "--base", tmp_path, "--models", tmp_path, "--outdir", tmp_path / "out")
-    assert {"torch", "ray"}.isdisjoint(found)
-    assert {"pyarrow", "llvmlite"} <= found
+    assert {"torch", "ray", "matplotlib"}.isdisjoint(found)
+    assert {"pyarrow", "llvmlite", "PIL"} <= found
+    assert (tmp_path / "out" / "pairwise_cosines.png").stat().st_size > 0
 
 
 def test_a_second_run_loads_no_numba(tmp_path):

@@ -3,7 +3,6 @@
 import logging
 import math
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -231,19 +230,6 @@ def test_what_no_font_has_is_escaped():
         assert drawable("\U000e0001\ue123\u0378") == "\\U000e0001\\ue123\\u0378"
 
 
-def test_text_widths_are_those_of_the_font():
-    import matplotlib as mpl
-    from matplotlib.ft2font import FT2Font
-
-    font = FT2Font(f"{mpl.get_data_path()}/fonts/ttf/DejaVuSans.ttf")
-    font.set_size(8, 720)  # ten pixels a point: hardly any rounding
-    font.set_text("layer_12 (0.5% of base)")
-    with drawing():
-        assert text_width("layer_12 (0.5% of base)", 8) == pytest.approx(
-            font.get_width_height()[0] / 64 / 720, rel=0.03
-        )
-
-
 def test_pictures_are_the_same_each_time_and_from_threads(tmp_path):
     def draw(i: int) -> None:
         group_l2_bar(tmp_path / f"b{i}.png", "m", groups(5))
@@ -258,47 +244,17 @@ def test_pictures_are_the_same_each_time_and_from_threads(tmp_path):
         assert len({(tmp_path / f"{letter}{i}.png").read_bytes() for i in range(4)}) == 1
 
 
-def test_settings_are_put_back_and_pyplot_is_not_loaded(tmp_path):
-    program = (
-        "import sys, logging; from pathlib import Path; from netweight.figures.delta import *\n"
-        "import matplotlib as m; m.rcParams['text.hinting'] = 'default'; before = m.rcParams.copy()\n"
-        "cosine_heatmap(Path(sys.argv[1]), ['a'], [[1.0]])\n"
-        "print(m.rcParams.copy() == before, 'matplotlib.pyplot' in sys.modules, logging.getLogger('matplotlib').level)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "h.png")], check=True, capture_output=True, text=True
-    )
-    assert done.stdout == "True False 0\n"
-
-
-def test_a_user_without_a_home_or_with_odd_settings_sees_the_same(tmp_path):
+def test_a_user_without_a_home_sees_the_same_and_hears_nothing(tmp_path):
     program = (
         "import sys; from pathlib import Path; from netweight.figures.delta import *\n"
-        "group_l2_bar(Path(sys.argv[1]), '$m$', {'embed': 1.0, 'layer_0': 2.0})"
+        "group_l2_bar(Path(sys.argv[1]), '$m$ \U0010ffff', {'embed': 1.0, 'layer_0': 2.0})"
     )
-    (tmp_path / "file").write_text("")
-    (tmp_path / "matplotlibrc").write_text(
-        "text.usetex: True\nfont.size: 30\nfont.family: Comic Sans\nbackend: TkAgg\npath.sketch: 5, 9, 9\n"
-        "no such: line\ntext.antialiased: False\nagg.path.chunksize: 3\nsavefig.dpi: 10\nhatch.linewidth: 9\n"
-    )
-    odd = os.environ | {"HOME": "/nowhere", "MPLCONFIGDIR": str(tmp_path / "file" / "below"), "MPLBACKEND": "TkAgg"}
+    odd = os.environ | {"HOME": "/nowhere", "USERPROFILE": "/nowhere"}
     command = [sys.executable, "-W", "error", "-c", program, "odd.png"]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=odd, cwd=tmp_path)
     assert (done.stdout, done.stderr) == ("", "")
-    group_l2_bar(tmp_path / "plain.png", "$m$", {"embed": 1.0, "layer_0": 2.0})
+    group_l2_bar(tmp_path / "plain.png", "$m$ \U0010ffff", {"embed": 1.0, "layer_0": 2.0})
     assert (tmp_path / "plain.png").read_bytes() == (tmp_path / "odd.png").read_bytes()
-
-
-def test_a_backend_that_does_not_exist_is_one_line(tmp_path):
-    program = (
-        "from pathlib import Path; from netweight.figures.delta import *; from netweight.errors import JobError\n"
-        "try: group_l2_bar(Path('x.png'), 'm', {'embed': 1.0})\n"
-        "except JobError as error: print(error)"
-    )
-    odd = os.environ | {"MPLBACKEND": "nonsense"}
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=odd, cwd=tmp_path)
-    assert re.fullmatch(r"matplotlib cannot be loaded: .*nonsense.*; correct or unset MPLBACKEND\n", done.stdout)
 
 
 def test_a_place_that_cannot_be_written(tmp_path):

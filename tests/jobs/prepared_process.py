@@ -24,7 +24,7 @@ from contextlib import suppress
 from importlib import import_module
 
 # What the program itself loads sooner or later, but huggingface_hub, which reads the environment while it is loaded.
-for name in ("click", "matplotlib.backends.backend_agg", "ml_dtypes", "numba", "pandas", "PIL.Image", "pyarrow.parquet",
+for name in ("click", "ml_dtypes", "numba", "pandas", "PIL.ImageDraw", "PIL.ImageFont", "pyarrow.parquet",
              "pydantic", "rich.table", "scipy.linalg", "threadpoolctl", "xxhash", "yaml"):
     with suppress(ImportError):
         import_module(name)

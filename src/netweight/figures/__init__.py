@@ -1,1 +1,1 @@
-"""Pictures of what jobs have measured, drawn with matplotlib."""
+"""Pictures of what jobs have measured, drawn with Pillow."""

@@ -9,7 +9,7 @@ from netweight.errors import OptionError
 __all__ = ["FLOOR", "asked_for", "available_cores", "default_budget", "fit_workers"]
 
 FLOOR = 320 << 20
-"""Bytes that the interpreter and its libraries take before any tensor is read (numba, matplotlib and Arrow loaded)."""
+"""Bytes that the interpreter and its libraries take before any tensor is read (numba, Pillow and Arrow loaded)."""
 
 
 def default_budget(most: int = 1 << 30) -> int:
