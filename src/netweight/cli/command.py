@@ -45,9 +45,9 @@ class Command(click.Command):
     """A command; `hints` gives {an option that it has not: what is typed in its place}, asked for in an error alone."""
 
     def __init__(self, *args: Any, hints: Callable[[], Mapping[str, str]] = dict, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         # also where a command is called without its group, whose settings its contexts inherit
-        settings = {"help_option_names": ["-h", "--help"], **(kwargs.pop("context_settings", None) or {})}
-        super().__init__(*args, context_settings=settings, **kwargs)
+        self.context_settings = {"help_option_names": ["-h", "--help"], **self.context_settings}
         self.hints = hints
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
