@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from gguf_files import field
+from pages import cells_of, data_of
 from safetensors.numpy import save_file
 
 import netweight
@@ -280,3 +281,20 @@ def test_stretches_of_files_add_up(models):
                 parts = tensor.file_bytes_of(0, cut), tensor.file_bytes_of(cut, tensor.size)
                 assert sum(parts) == tensor.file_bytes
                 assert parts[0] == pytest.approx(cut * tensor.file_bytes / tensor.size, abs=1)
+
+
+def test_its_page_sets_bits_against_error(models, tmp_path) -> None:
+    """Of the quantised side, whichever it is; of two that are stored as they are, none."""
+    original, quantised, _ = models
+    for pair, bits in (((original, quantised), "bits_per_weight_b"), ((quantised, original), "bits_per_weight")):
+        found = netweight.compare(*pair)
+        found.report(tmp_path / "c.html")
+        (section,) = data_of((tmp_path / "c.html").read_text(encoding="utf-8"))["sections"]
+        assert section["against"] == [bits, "relative_l2_distance"]
+        columns = {column["name"]: cells_of(column) for column in section["columns"]}
+        side = 1 if bits.endswith("_b") else 0
+        assert columns[bits] == [p.bits[side] for p in found.parameters]
+        assert section["order"] == "change_score"
+    netweight.compare(original, original).report(tmp_path / "d.html")
+    (section,) = data_of((tmp_path / "d.html").read_text(encoding="utf-8"))["sections"]
+    assert section["against"] == []
