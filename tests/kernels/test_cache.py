@@ -346,10 +346,32 @@ def test_a_claim_of_a_process_that_has_ended(given, monkeypatch) -> None:
     assert not object_files.claim(NAME, ("int",))
     assert object_files.claimed(NAME, ("int",))
     (file,) = given.glob("*.claim")
-    os.utime(file, (1, 1))
+    if os.name == "posix":
+        ended = subprocess.Popen([sys.executable, "-c", ""])
+        ended.wait()
+        file.write_text(file.read_text().replace(str(os.getpid()), str(ended.pid)))
+    else:
+        os.utime(file, (1, 1))
     assert not object_files.claimed(NAME, ("int",))
     object_files.wait_for(NAME, ("int",))
     loop = compiled(plain)
     assert loop(1) == 2
     assert loop.made
     assert not list(given.glob("*.claim"))
+
+
+@pytest.mark.parametrize("trouble", ["a package in the current folder", "no process can be started"])
+def test_helpers_take_nothing_from_the_current_folder(tmp_path, trouble) -> None:
+    """It may be a model's: what is in it is never executed. Without helpers the job compiles all."""
+    (tmp_path / "here" / "netweight").mkdir(parents=True)
+    for file in ("netweight/__init__.py", "numba.py", "json.py"):
+        (tmp_path / "here" / file).write_text(f"open({str(tmp_path / 'executed')!r}, 'w')")
+    code = AHEAD.replace("notes = []", "sys.executable = '/no/such/program'; notes = []") if "no " in trouble else AHEAD
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, timeout=300,
+        cwd=tmp_path / "here", env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")},
+    )  # fmt: skip
+    counts, _, there, number = json.loads(done.stdout)
+    assert counts == [number, 0]
+    assert all(there)
+    assert not (tmp_path / "executed").exists()

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from importlib.resources import files
@@ -50,7 +51,8 @@ def compile_ahead(entries: Collection[Entry], note: Callable[[str], None]) -> in
         return 0
     note(f"compiling once for this machine: {len(missing)} {'loop' if len(missing) == 1 else 'loops'}")
     count = min(_PROCESSES, os.cpu_count() or 1, len(missing))
-    helpers = [_start(missing[at:] + missing[:at]) for at in (len(missing) * n // count for n in range(1, count))]
+    starts = [len(missing) * n // count for n in range(1, count)]
+    helpers = [helper for at in starts if (helper := _start(missing[at:] + missing[:at])) is not None]
     try:
         _compile(missing)
         for name, kinds in missing:
@@ -62,18 +64,22 @@ def compile_ahead(entries: Collection[Entry], note: Callable[[str], None]) -> in
     return len(missing)
 
 
-def _start(entries: Sequence[Entry]) -> subprocess.Popen[bytes]:
-    """A process that compiles those of `entries` that no other one has begun."""
-    command = [sys.executable, "-c", "from netweight.kernels.cpu.ahead import take; take()"]
-    helper = subprocess.Popen(  # noqa: S603 - this very program
-        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    assert helper.stdin is not None  # noqa: S101 - it was asked for
+def _start(entries: Sequence[Entry]) -> subprocess.Popen[bytes] | None:
+    """A process that compiles those of `entries` that no other one has begun; None where none can be started, and this
+    process compiles all.
+    """
+    # -P: nothing is imported from the current folder, which may be that of a model
+    command = [sys.executable, "-P", "-c", "from netweight.kernels.cpu.ahead import take; take()"]
     try:
+        helper = subprocess.Popen(  # noqa: S603 - this very program
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+    except OSError:
+        return None
+    assert helper.stdin is not None  # noqa: S101 - it was asked for
+    with suppress(BrokenPipeError):  # it has ended already
         helper.stdin.write(json.dumps(entries).encode())
         helper.stdin.close()
-    except BrokenPipeError:  # it could not start: this process compiles all
-        helper.stdin = None
     return helper
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import stat
 import sys
 import tempfile
@@ -114,7 +115,8 @@ def claim(name: str, kinds: Sequence[str]) -> bool:
             folder.mkdir(parents=True, exist_ok=True)
             if _is_old(file):
                 file.unlink(missing_ok=True)
-            file.touch(exist_ok=False)
+            with file.open("x", encoding="utf-8") as stream:
+                stream.write(f"{platform.node()}\n{os.getpid()}")
         except FileExistsError:
             if file.exists():  # else a folder's name is a file's
                 return False
@@ -145,10 +147,15 @@ def wait_for(name: str, kinds: Sequence[str]) -> None:
 
 
 def _is_old(claim: Path) -> bool:
-    """Whether the process that said it must have ended without a word."""
+    """Whether the process that said it has ended without a word, as one that was killed does."""
     try:
+        host, _, process = claim.read_text(encoding="utf-8").partition("\n")
+        if os.name == "posix" and host == platform.node() and process.isdigit():
+            os.kill(int(process), 0)
         return time.time() - claim.stat().st_mtime > _PATIENCE
-    except OSError:
+    except ProcessLookupError:
+        return True
+    except OSError:  # it is gone by now, or is somebody else's
         return False
 
 
