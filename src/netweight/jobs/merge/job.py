@@ -199,6 +199,8 @@ def _weighted(
 def _with_weights(prepared: Prepared, weighting: Weighting) -> MergePlan:
     from netweight.jobs.merge.targets import plan_merge
 
+    if prepared.request.weights is not None and prepared.request.weights.explicit is not None:
+        return prepared.plan  # it has them already
     recipe = prepared.request.with_weights(weighting.weights)
     return plan_merge(recipe, prepared.plan.checkpoints, prepared.options.planning)
 

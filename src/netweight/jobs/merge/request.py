@@ -169,10 +169,9 @@ def make_request(
         why = f"{chosen.name} has none" if base is not None else "needs --base"
         raise OptionError(f"--mode {weights.mode} weighs task vectors, and {why}; give --weights or --mode equal")
     _check(weights, base, models)
-    equal = build_recipe(
-        chosen.name, base, list(models), weights=[1 / len(models)] * len(models), settings=settings, dtype=_dtype(dtype)
-    )
-    return Request(equal, weights, dict(settings))
+    first = [1 / len(models)] * len(models) if weights.explicit is None else list(weights.explicit)
+    built = build_recipe(chosen.name, base, list(models), weights=first, settings=settings, dtype=_dtype(dtype))
+    return Request(built, weights, dict(settings))
 
 
 def _check(weights: Weights, base: str | None, models: Sequence[str]) -> None:
