@@ -9,11 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from netweight.figures.typeface import drawable, glyph, own, text_width, typeface_of
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image
 
     Coverage = np.ndarray[Any, np.dtype[np.float64]]
@@ -52,6 +51,8 @@ class Canvas:
             return
         self._image.paste(colour, (first, upper, last, lower))
         if hatch is not None:
+            import numpy as np  # noqa: PLC0415 - for those who want pictures
+
             if not hatch or hatch.strip("/"):
                 raise ValueError(f"a hatch is of slashes, got {hatch!r}")
             # Counted from the corner of the picture: the lines of neighbours join.
@@ -62,6 +63,8 @@ class Canvas:
 
     def line(self, start: tuple[float, float], end: tuple[float, float], colour: str, points: float) -> None:
         """A straight line, `points` wide; a level or upright one is whole pixels wide, and ends on whole pixels."""
+        import numpy as np  # noqa: PLC0415 - for those who want pictures
+
         (x0, y0), (x1, y1) = ((x * DPI, self._image.height - y * DPI) for x, y in (start, end))
         wide = points * DPI / 72
         if min(abs(x1 - x0), abs(y1 - y0)) < 1e-6:
@@ -120,6 +123,7 @@ class Canvas:
 
     def _paint(self, left: int, top: int, cover: Coverage, colour: str) -> None:
         """Colour on the share of each pixel that is covered."""
+        import numpy as np  # noqa: PLC0415 - for those who want pictures
         from PIL import Image  # noqa: PLC0415
 
         if cover.size:
