@@ -86,12 +86,14 @@ def test_layouts_of_arrays(given) -> None:
     fixed = np.arange(3.0)
     fixed.flags.writeable = False
     empty = np.zeros(0)
-    for a in (wide[:, 1], wide[0, :3], fixed, empty[::2], empty):
+    apart = np.zeros(25, np.uint8)[1:].view(np.float64)  # not at a multiple of eight bytes
+    apart[:] = [5, 6, 7]
+    for a in (wide[:, 1], wide[0, :3], fixed, empty[::2], empty, apart):
         out = np.full((4, 3), 9.0)[:, :2][: max(len(a), 1)]
         loop(a, 1.0, False, np.float32(0), out)
         assert np.array_equal(out[: len(a), 0], a)
         assert (out[: len(a), 1] == -1).all()
-    assert {kinds[0] for kinds in loop.made} == {"1dA", "1dC", "1dCr"}
+    assert {kinds[0] for kinds in loop.made} == {"1dA", "1dC", "1dCr", "1dCu"}
 
 
 def test_what_is_no_number_is_refused() -> None:
@@ -99,6 +101,10 @@ def test_what_is_no_number_is_refused() -> None:
         compiled(plain)([1])
     with pytest.raises(TypeError):
         compiled(plain)(np.ones(2, ml_dtypes.bfloat16))
+    with pytest.raises(TypeError, match="elements of type >f4: expected this machine's byte order"):
+        compiled(taking_room)(np.ones(2, ">f4" if sys.byteorder == "little" else "<f4"))
+    with pytest.raises(OverflowError, match="expected an int64"):
+        compiled(plain)(1 << 63)
 
 
 def test_a_file_that_is_not_whole_is_made_again(given) -> None:
@@ -375,3 +381,27 @@ def test_helpers_take_nothing_from_the_current_folder(tmp_path, trouble) -> None
     assert counts == [number, 0]
     assert all(there)
     assert not (tmp_path / "executed").exists()
+
+
+def test_a_folder_that_takes_nothing_is_said(tmp_path) -> None:
+    """Instead of compiling everything twice in every run."""
+    (tmp_path / "file").touch()
+    done = subprocess.run(
+        [sys.executable, "-c", AHEAD], capture_output=True, text=True, check=True, timeout=300,
+        env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "file" / "cache")},
+    )  # fmt: skip
+    counts, notes, there, _ = json.loads(done.stdout)
+    assert counts == [0, 0]
+    assert not any(there)
+    assert "takes no files, so that every run compiles its loops again" in notes[0]
+
+
+def test_no_private_folder_is_made_where_another_one_serves(tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    object_files.folders.cache_clear()
+    try:
+        assert len(object_files.folders()) == 2
+        assert not list(tmp_path.iterdir())
+    finally:
+        object_files.folders.cache_clear()

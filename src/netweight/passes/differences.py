@@ -145,7 +145,7 @@ class _StretchReader(FarWork):
 
     def _few(self, tensors: Sequence[Tensor | None]) -> Settled:
         """Of a small parameter; the processor does it whatever the device is."""
-        wide = any(tensor is not None and tensor.dtype.bits == 64 for tensor in tensors)
+        wide = any(tensor is not None and tensor.dtype.name == "F64" for tensor in tensors)
         base, *models = (None if tensor is None else _numbers(tensor, wide=wide) for tensor in tensors)
         assert base is not None  # noqa: S101 - parameters are the base's
         return of_few(base, models, pictured=self._pictured)

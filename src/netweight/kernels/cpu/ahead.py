@@ -16,6 +16,7 @@ from functools import cache
 from importlib import import_module
 from importlib.resources import files
 
+from netweight.errors import printable
 from netweight.kernels.cpu import object_files
 from netweight.kernels.cpu.sources import Kind
 
@@ -48,6 +49,12 @@ def compile_ahead(entries: Collection[Entry], note: Callable[[str], None]) -> in
     """Compile what of `entries` no folder has; returns how many."""
     missing = [entry for entry in entries if not object_files.there(*entry)]
     if not missing:
+        return 0
+    if not object_files.can_keep():  # each process would compile for itself
+        note(
+            f"{printable(str(object_files.folders()[-1]))} takes no files, so that every run compiles its loops again;"
+            " name another folder by NUMBA_CACHE_DIR"
+        )
         return 0
     note(f"compiling once for this machine: {len(missing)} {'loop' if len(missing) == 1 else 'loops'}")
     count = min(_PROCESSES, os.cpu_count() or 1, len(missing))

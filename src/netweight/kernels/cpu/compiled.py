@@ -33,6 +33,7 @@ _OF_TYPE = {
     "i": ctypes.c_int32, "I": ctypes.c_uint32, "f": ctypes.c_float, "d": ctypes.c_double,
     "l": ctypes.c_long, "L": ctypes.c_ulong, "q": ctypes.c_longlong, "Q": ctypes.c_ulonglong,
 }  # fmt: skip
+_WHOLE = 1 << 63
 _FAULT = ctypes.create_string_buffer(64)  # where code that cannot go on leaves its reasons, which nobody reads
 _NOTHING = ctypes.create_string_buffer(64)  # where code that returns nothing may leave it
 
@@ -50,7 +51,9 @@ class Loop(Source):
         self._calls: dict[tuple[Kind, ...], Callable[[Sequence[Any]], Any]] = {}
 
     def __call__(self, *arguments: Any) -> Any:
-        """What the function returns; raises TypeError for an argument that is neither array nor number."""
+        """What the function returns. Raises TypeError for an argument that is neither array nor number, or of another
+        byte order than the machine's, OverflowError for an integer beyond int64.
+        """
         kinds = tuple([_kind(argument) for argument in arguments])
         call = self._calls.get(kinds)
         return (call or self.prepare(kinds))(arguments)
@@ -86,13 +89,18 @@ class Loop(Source):
 def _kind(argument: Any) -> Kind:
     of = type(argument)
     if of is np.ndarray:
-        flags = argument.flags
+        flags, dtype = argument.flags, argument.dtype
+        if not dtype.isnative:
+            raise TypeError(
+                f"an argument of a loop has elements of type {dtype.str}: expected this machine's byte order"
+            )
         if flags.carray:
-            return f"{argument.ndim}{argument.dtype.char}C"
-        return (
-            f"{argument.ndim}{argument.dtype.char}{'C' if flags.c_contiguous else 'A'}{'' if flags.writeable else 'r'}"
-        )
+            return f"{argument.ndim}{dtype.char}C"
+        order = f"{'C' if flags.c_contiguous else 'A'}{'' if flags.writeable else 'r'}{'' if flags.aligned else 'u'}"
+        return f"{argument.ndim}{dtype.char}{order}"
     if of is int:
+        if not -_WHOLE <= argument < _WHOLE:
+            raise OverflowError(f"an argument of a loop is {argument}: expected an int64")
         return "int"
     if of is float:
         return "float"

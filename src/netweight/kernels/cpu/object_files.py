@@ -24,8 +24,19 @@ import llvmlite.binding as llvm
 import xxhash
 
 __all__ = [
-    "Code", "can_load", "claim", "claimed", "find", "folders", "keep", "load", "release", "there", "wait_for",
-]  # fmt: skip
+    "Code",
+    "can_keep",
+    "can_load",
+    "claim",
+    "claimed",
+    "find",
+    "folders",
+    "keep",
+    "load",
+    "release",
+    "there",
+    "wait_for",
+]
 
 _SUFFIX, _CLAIM = ".loop", ".claim"
 _PATIENCE = 60.0  # seconds; the largest loop takes some 5
@@ -165,12 +176,24 @@ def _file_name(name: str, kinds: Sequence[str]) -> str:
 
 @cache
 def folders() -> tuple[Path, ...]:
-    """Where code may lie: the folder that NUMBA_CACHE_DIR names alone; else the package's own, the user's cache, and a
-    private one under the temporary folder.
+    """Where code may lie: the folder that NUMBA_CACHE_DIR names alone; else the package's own and the user's cache; and
+    where neither can be written, a private one under the temporary folder.
     """
     if given := os.environ.get("NUMBA_CACHE_DIR"):
         return (Path(given),)
-    return tuple(_usual())
+    usual = tuple(_usual())
+    return usual if any(map(_takes_files, usual)) else (*usual, _private_folder())
+
+
+def can_keep() -> bool:
+    """Whether some folder takes code."""
+    return any(map(_takes_files, folders()))
+
+
+def _takes_files(folder: Path) -> bool:
+    """Whether files can be made in a folder, or in one that can be made under this name."""
+    there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
 def _usual() -> Iterator[Path]:
@@ -185,7 +208,6 @@ def _usual() -> Iterator[Path]:
             yield home / "Library/Caches/netweight/loops"
         else:
             yield Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "netweight" / "loops"
-    yield _private_folder()
 
 
 def _private_folder() -> Path:
