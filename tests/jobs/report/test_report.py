@@ -308,6 +308,17 @@ def test_what_was_taken_from_a_model(models) -> None:
     assert map_of_layers["rows"][0][:2] == ["0", "1"]
 
 
+def test_layers_that_the_base_lacks_are_said(models) -> None:
+    """They are in no row, and a note says so."""
+    held = load_file("base/model.safetensors")
+    more = {name.replace("layers.1", "layers.2"): value for name, value in held.items() if "layers.1" in name}
+    Path("deep").mkdir()
+    save_file(held | more, "deep/model.safetensors")
+    netweight.structure("deep", "base").report("a.html")
+    (section,) = sections("a.html")
+    assert any("added to the base's, and in no row here" in note for note in section["notes"])
+
+
 def test_a_folder_of_models(models) -> None:
     without_a_layer("many/short")
     Path("many/same").mkdir()

@@ -45,7 +45,8 @@ def section_of_structures(
             rows.append((name, *row))
         before = f"{name}: " if len(models) > 1 else ""
         card += [(before + what, said) for what, said in _card(structure, comparison)]
-        notes += [f"{before}{note}" for note in (*structure.get("notes", ()), *(comparison or {}).get("notes", ()))]
+        said = (*structure.get("notes", ()), *(comparison or {}).get("notes", ()), *_in_no_row(comparison or {}))
+        notes += [f"{before}{note}" for note in said]
         bars.append(_by_part(name, structure))
         maps += [] if comparison is None else [_layer_map(name, comparison)]
     return section_of(
@@ -131,6 +132,18 @@ def _card(structure: Mapping[str, Any], comparison: Mapping[str, Any] | None) ->
         card.append(("removed", f"{total['reduced']:,} parameters"))
         card += [("layers of the base that are gone", removed)] if removed else []
     return card
+
+
+def _in_no_row(comparison: Mapping[str, Any]) -> Iterator[str]:
+    """Layers of a model that are none of its base's: rows are of the base's layers."""
+    if added := comparison.get("added_layers"):
+        labels = [
+            str(row["layer_idx"]) + ("" if row["repeats"] is None else f" (a repeat of {row['repeats']})")
+            for row in added
+        ]
+        yield f"layers {', '.join(labels)} are added to the base's, and in no row here"
+    if unknown := comparison.get("unknown_layers"):
+        yield f"layers {', '.join(map(str, unknown))} could not be told apart, and are in no row here"
 
 
 def _by_part(name: str, structure: Mapping[str, Any]) -> Bars:
