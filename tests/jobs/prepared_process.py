@@ -25,7 +25,7 @@ from importlib import import_module
 
 # What the program itself loads sooner or later, but huggingface_hub, which reads the environment while it is loaded.
 for name in ("click", "ml_dtypes", "numba", "pandas", "PIL.ImageDraw", "PIL.ImageFont", "pyarrow.parquet",
-             "pydantic", "rich.table", "scipy.linalg", "threadpoolctl", "xxhash", "yaml"):
+             "pydantic", "rich.table", "threadpoolctl", "xxhash", "yaml"):
     with suppress(ImportError):
         import_module(name)
 import_module("numba.core.registry").cpu_target.target_context.refresh()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from netweight.dtypes import DTYPES
 from netweight.kernels.cpu import CpuKernels
 from netweight.kernels.cpu import spectrum as implementation
+from netweight.run.blas import blas_threads
 
 KERNELS = CpuKernels()
 
@@ -20,10 +21,7 @@ KERNELS = CpuKernels()
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
     """More of them only wait for each other where matrices are small."""
-    import scipy.linalg  # noqa: F401
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(limits=1, user_api="blas"):
+    with blas_threads(1):
         yield
 
 
@@ -260,6 +258,20 @@ def test_leading(shape, leading, kind):
     assert np.abs(found.values - expected[:leading]).max() <= found.error * expected[0]
     assert found.error < 1e-9
     assert found.square_sum == pytest.approx((w.astype(np.float64) ** 2).sum(), rel=1e-12)
+
+
+@pytest.mark.parametrize("values", [(2.0, 1.0), (4.0, 3.0, 2.0, 1.0, 0.5), (3.0, 2.9, 0.0), (1.0,), (0.0, 5.0)])
+@pytest.mark.parametrize("leading", [1, 3, 8])
+def test_leading_values_that_are_there_several_times(values, leading):
+    n = 200
+    q = np.linalg.qr(np.random.default_rng(4).standard_normal((n, n)))[0]
+    times = [leading // 2 + 1] + [(n - leading // 2 - 1) // max(len(values) - 1, 1)] * (len(values) - 1)
+    roots = np.resize(np.repeat(values, times), n)
+    found, _ = accumulated(q * roots @ q.T, leading=leading)
+    assert found.method == "lanczos"
+    expected = np.sort(roots)[::-1][:leading]
+    assert np.abs(found.values - expected).max() <= found.error * expected[0]
+    assert found.error < 1e-7
 
 
 def test_leading_of_less_than_that_rank():

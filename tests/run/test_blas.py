@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from threadpoolctl import threadpool_info
 
+from netweight.kernels.cpu import lapack
 from netweight.run.blas import blas_threads
 
 
 def pools():
-    import scipy.linalg  # noqa: F401
-
+    lapack.load()
     return [(p["filepath"], p["num_threads"]) for p in threadpool_info() if p["user_api"] == "blas"]
 
 

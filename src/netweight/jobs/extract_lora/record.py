@@ -53,7 +53,7 @@ def write_folder(
         others=targets.modules,
     )
     write_adapter(stage, config, adapter_tensors(adapter.modules, adapter.saved, adapter.biases))
-    libraries = ("numba", "numpy", "scipy", "xxhash", *(("torch",) if prepared.choice.gpu else ()))
+    libraries = ("numba", "numpy", "scipy-openblas32", "xxhash", *(("torch",) if prepared.choice.gpu else ()))
     record: dict[str, Any] = {
         "netweight": __version__,
         "schema": SCHEMA,

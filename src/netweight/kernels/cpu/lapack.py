@@ -1,9 +1,8 @@
 """The routines of BLAS and LAPACK that spectra need, called without the interpreter's lock and without copies.
 
-scipy's own wrappers (scipy.linalg.blas, .lapack) keep the interpreter's lock while they run, so that two workers would
-take turns; its function pointers for Cython, which scipy documents for other compilers, are called through ctypes,
-which gives the lock back. All matrices are float64 and in Fortran's order: a C-ordered [k, n] array is the n x k matrix
-of its transpose. Names and arguments are those of https://www.netlib.org/lapack/.
+The library is the OpenBLAS of the package scipy-openblas32, with which numpy and scipy are built; ctypes gives the lock
+back while a routine runs, which scipy's wrappers do not. All matrices are float64 and in Fortran's order: a C-ordered
+[k, n] array is the n x k matrix of its transpose. Names and arguments are those of https://www.netlib.org/lapack/.
 """
 
 from __future__ import annotations
@@ -11,36 +10,40 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from functools import cache
-from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from netweight.kernels.arrays import Array, F64Array
-from netweight.kernels.cpu.tridiagonal import chase
 
-__all__ = ["WORK_ROWS", "add_qr", "add_square", "eigenvalues", "singular_values", "times"]
+__all__ = ["WORK_ROWS", "add_qr", "add_square", "eigenvalues", "load", "singular_values", "times"]
 
-_BLAS = ("dsyrk", "dsymv", "dsymm", "dsyr2k", "dgemm")
-_TWO_STAGES = 1024  # columns from which the matrix is made a band first
-_BAND = 48  # its subdiagonals
+_BLAS = ("dsyrk", "dsymv")
+_TWO_STAGES = 2048  # columns from which the matrix is made a band first
 _PANEL = 32  # columns that dtpqrt reduces at a time
-WORK_ROWS = 400
+WORK_ROWS = 112
 """Float64 per column that these routines may take beside the matrix itself."""
 
 
-_name_of = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.py_object)(("PyCapsule_GetName", ctypes.pythonapi))
-_pointer_in = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
-    ("PyCapsule_GetPointer", ctypes.pythonapi)
-)
+@cache
+def load() -> ctypes.CDLL:
+    """The library, private to these calls: importing its package would put its symbols before those of scipy."""
+    spec = find_spec("scipy_openblas32")
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError("scipy_openblas32 is not there: expected with netweight; run `pip install scipy-openblas32`")
+    folder = Path(spec.submodule_search_locations[0]) / "lib"
+    found = sorted(p for p in folder.iterdir() if p.suffix in {".so", ".dylib", ".dll"})
+    if len(found) != 1:
+        raise ImportError(f"{folder}: {len(found)} libraries, expected one; run `pip install scipy-openblas32` again")
+    return ctypes.CDLL(str(found[0]))
 
 
 @cache
 def _routine(name: str, arguments: int) -> Callable[..., None]:
-    library = import_module(f"scipy.linalg.cython_{'blas' if name in _BLAS else 'lapack'}")
-    capsule = library.__pyx_capi__[name]
-    address = _pointer_in(capsule, _name_of(capsule))
-    routine: Callable[..., None] = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * arguments)(address)
+    routine: Callable[..., None] = getattr(load(), f"scipy_{name}_")
+    routine.argtypes, routine.restype = [ctypes.c_void_p] * arguments, None  # type: ignore[attr-defined]
     return routine
 
 
@@ -88,51 +91,20 @@ def eigenvalues(gram: F64Array) -> F64Array:
     """Of the symmetric matrix in the lower triangle, ascending; the matrix is destroyed.
 
     Small ones as dsyevd and dsyevr do it without vectors: tridiagonal by dsytrd, then dsterf. dsytrd waits for memory
-    once the matrix is larger than the caches; then it is made a band first, which is all products of matrices.
+    once the matrix is larger than the caches; dsytrd_2stage makes it a band first, which is all products of matrices.
     """
     n = len(gram)
+    d, e, tau = np.zeros(n), np.zeros(max(n - 1, 1)), np.zeros(max(n - 1, 1))
     if n < _TWO_STAGES:
-        d, e, tau = np.zeros(n), np.zeros(max(n - 1, 1)), np.zeros(max(n - 1, 1))
         work = np.zeros(64 * n)
         _call("dsytrd", b"L", n, gram, n, d, e, tau, work, len(work))
     else:
-        band = _to_band(gram, _BAND)
-        chase(band, _BAND)
-        d, e = band[:, 0].copy(), band[:, 1].copy()
+        sizes = np.zeros(2)
+        _call("dsytrd_2stage", b"N", b"L", n, gram, n, d, e, tau, sizes[:1], -1, sizes[1:], -1)
+        room = [np.zeros(int(size)) for size in sizes]
+        _call("dsytrd_2stage", b"N", b"L", n, gram, n, d, e, tau, room[0], len(room[0]), room[1], len(room[1]))
     _call("dsterf", n, d, e)
     return d
-
-
-def _to_band(a: F64Array, b: int) -> F64Array:
-    """`a` with b subdiagonals and the same eigenvalues, as tridiagonal.chase wants it; `a` is destroyed.
-
-    Bischof, Lang and Sun 2000 (ACM TOMS 26, 4); LAPACK's dsytrd_sy2sb, which scipy does not offer.
-    """
-    n = len(a)
-    room = [np.zeros(b * n) for _ in range(3)]
-    factor, work = np.zeros((b, b)), np.zeros(b * n)
-    small = np.zeros((b, b))
-    for first in range(0, n - b - 1, b):
-        below = n - first - b
-        k = min(b, below)
-        panel = a[first + b :, first : first + b]
-        corner = a[first + b :, first + b :]
-        v, vt, w = (r[: k * below].reshape(k, below) for r in room)  # each is `below` x k in Fortran's order
-        factor[:] = 0.0
-        _call("dgeqrt", below, b, k, panel, n, factor, b, work)
-        v[:] = panel[:, :k].T
-        v[:, :k][np.tril_indices(k)] = 0.0
-        np.fill_diagonal(v, 1.0)
-        # Q^T A Q with Q = 1 - V T V^T is A - V W^T - W V^T, where W = A V T - V (V T)^T A (V T) / 2
-        _call("dgemm", b"N", b"N", below, k, k, 1.0, v, below, np.tril(factor[:k, :k]), k, 0.0, vt, below)
-        _call("dsymm", b"L", b"L", below, k, 1.0, corner, n, vt, below, 0.0, w, below)
-        _call("dgemm", b"T", b"N", k, k, below, -0.5, vt, below, w, below, 0.0, small, k)
-        _call("dgemm", b"N", b"N", below, k, k, 1.0, v, below, small, k, 1.0, w, below)
-        _call("dsyr2k", b"L", b"N", below, k, -1.0, v, below, w, below, 1.0, corner, n)
-    band = np.zeros((n, 2 * b))
-    for d in range(min(b + 1, n)):
-        band[: n - d, d] = np.diagonal(a, -d)
-    return band
 
 
 def add_qr(triangle: F64Array, panel: F64Array) -> None:

@@ -17,7 +17,7 @@ from netweight.kernels.arrays import F64Array, U8Array
 from netweight.kernels.cpu import lapack
 from netweight.kernels.cpu.elements import native_rows, widen_rows
 from netweight.kernels.cpu.grams import ScaledGram
-from netweight.kernels.cpu.lanczos import largest, worth_it
+from netweight.kernels.cpu.lanczos import basis_bytes, largest, worth_it
 from netweight.kernels.spectrum import SMALL, SingularValues
 
 __all__ = ["CpuSpectrum", "spectrum_bytes"]
@@ -49,7 +49,7 @@ def spectrum_bytes(dtype: DType, rows: int, cols: int, leading: int | None = Non
         return 0
     held = dtype.nbytes(rows * cols) if rows < cols else 0
     panels = 2 * 8 * short * _step(short, long)
-    basis = 4 * leading * short * 8 if worth_it(leading, short) and leading else 0
+    basis = basis_bytes(leading, short) if leading and worth_it(leading, short) else 0
     return held + panels + 8 * short * (short + lapack.WORK_ROWS + 16) + basis
 
 
