@@ -52,8 +52,9 @@ docs: $(DOCS)/.made ## build the documents as a site in build/site; a link that 
 	$(DOCS)/bin/sphinx-build --fail-on-warning --keep-going --nitpicky --quiet --conf-dir docs . build/site
 	@echo build/site/index.html
 
-dist: $(DIST)/.made ## build the sdist, and from it the wheel, into dist
+dist: $(DIST)/.made $(VENV)/.core ## build the sdist, and from it the wheel, into dist: with the loops of this system's usual processors
 	rm -rf dist
+	$(BIN)/python tools/prebuild.py
 	$(DIST)/bin/python -m build --no-isolation --outdir dist .
 
 bench: $(VENV)/.dev ## measure speed and memory; ARGS="--cold" passes options on
@@ -79,7 +80,7 @@ constraints: ## renew constraints.txt: the newest release of every package of th
 	mv constraints.new constraints.txt
 
 clean: ## remove .venv, the demo, and what tools leave behind; benchmarks/data is kept
-	rm -rf $(VENV) $(NEWEST) $(DOCS) $(DIST) $(MUTATION) mutants.md demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(NEWEST) $(DOCS) $(DIST) $(MUTATION) mutants.md demo build dist src/netweight/kernels/cpu/prebuilt .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Half an environment would be taken for a whole one by the next run: it is removed.

@@ -20,7 +20,7 @@ import pytest
 
 import netweight
 from netweight.kernels.cpu import compiled as loops
-from netweight.kernels.cpu import object_files
+from netweight.kernels.cpu import object_files, prebuilt
 from netweight.kernels.cpu.compiled import compiled, compiled_exactly, compiled_for_finite
 
 NAME = "test_cache.plain"
@@ -209,11 +209,12 @@ import json, sys
 import numpy as np
 from netweight.kernels.cpu.cluster_loops import widen_bfloat16
 from netweight.kernels.cpu import compiled as loops
-from netweight.kernels.cpu import object_files
+from netweight.kernels.cpu import object_files, prebuilt
 
 out = np.zeros(2, np.float32)
 widen_bfloat16(np.array([0x3F80, 0xC000], np.uint16), np.float32(1), out)
-held = [str(f) for f in object_files.folders() if list(f.glob("cluster_loops.widen_bfloat16-*"))]
+places = [*object_files.folders(), *(prebuilt.folder() or ())[:1]]
+held = [str(f) for f in places if list(f.glob("cluster_loops.widen_bfloat16-*"))]
 counts = len(widen_bfloat16.loaded), len(widen_bfloat16.made)
 print(json.dumps([out.tolist(), counts, held[0], "numba" in sys.modules]))
 """
@@ -223,7 +224,7 @@ LOADED, COMPILED = (1, 0), (0, 1)
 @pytest.fixture
 def package(tmp_path):
     folder = tmp_path / "site" / "netweight"
-    shutil.copytree(Path(netweight.__file__).parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(Path(netweight.__file__).parent, folder, ignore=shutil.ignore_patterns("__pycache__", "prebuilt"))
     return folder
 
 
@@ -271,6 +272,44 @@ def test_code_is_kept_until_a_source_of_it_changes(package, tmp_path, given) -> 
     assert not now & kept
 
 
+def test_code_that_came_with_the_package(package, tmp_path) -> None:
+    """Is called where none was compiled here; not where a source has changed, nor where nothing of it is known."""
+    values, _, folder = finish(start(package))
+    (made,) = folder.glob("cluster_loops.widen_bfloat16-*")
+    carried = package / "kernels" / "cpu" / "prebuilt" / prebuilt.target()[1]
+    carried.mkdir(parents=True)
+    loop, _, kinds = made.name.split("-", 2)
+    shutil.move(made, carried / f"{loop}-{prebuilt.digest_of(carried.name)}-{kinds}")
+    empty = {"NUMBA_CACHE_DIR": str(tmp_path / "empty")}
+    assert finish(start(package, **empty)) == (values, LOADED, carried)
+    inlined = package / "kernels" / "cpu" / "elements.py"
+    edit(inlined, "return np.uint32(np.uint32(pattern)", "return -np.uint32(np.uint32(pattern)")
+    assert finish(start(package, **empty)) == ([-1.0, 2.0], COMPILED, tmp_path / "empty")
+
+
+@pytest.mark.parametrize("lacks", ["a feature", "a known processor"])
+def test_code_for_another_processor_is_not_called(monkeypatch, tmp_path, lacks) -> None:
+    """It would end the process."""
+    monkeypatch.setattr(prebuilt, "FOLDER", tmp_path)
+    features = prebuilt.llvm.get_host_cpu_features()
+    (tmp_path / prebuilt.target()[1]).mkdir()
+    for function in (prebuilt.target, prebuilt.folder):
+        function.cache_clear()
+    assert prebuilt.folder() is not None
+    if lacks == "a feature":
+        features["fma"] = features["neon"] = False
+        monkeypatch.setattr(prebuilt.llvm, "get_host_cpu_features", lambda: features)
+    else:
+        monkeypatch.setattr(prebuilt.llvm, "get_process_triple", lambda: "riscv64-unknown-linux-gnu")
+    for function in (prebuilt.target, prebuilt.folder):
+        function.cache_clear()
+    try:
+        assert prebuilt.folder() is None
+    finally:
+        for function in (prebuilt.target, prebuilt.folder):
+            function.cache_clear()
+
+
 def test_processes_that_compile_at_once(package) -> None:
     first, second = start(package), start(package)
     assert finish(first)[0] == finish(second)[0] == [1.0, -2.0]
@@ -308,7 +347,8 @@ def test_every_loop_can_be_called_without_numba() -> None:
 
 AHEAD = """
 import json, sys
-from netweight.kernels.cpu import ahead, object_files
+from netweight.kernels.cpu import ahead, object_files, prebuilt
+prebuilt.folder = lambda: None
 notes = []
 names = ["rounding.narrow_to_bfloat16", "merge_arithmetic.combine", "turned.turn"]
 entries = [entry for name in names for entry in ahead.every() if entry[0] == name][:4]

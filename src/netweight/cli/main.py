@@ -51,6 +51,7 @@ _BEYOND: dict[type[Exception], str] = {
     RecursionError: "an input is nested too deeply",
     MemoryError: "there is not enough memory",
 }
+_ASLEEP = "OPENBLAS_THREAD_TIMEOUT", "4"  # numpy's threads, which no command gives work, else look for some in a loop
 _WIDTH = 100  # columns of help at most: longer lines are hard to read
 _BROKEN_PIPE = 141  # 128 + SIGPIPE, what a program that the signal ends returns
 
@@ -115,6 +116,7 @@ def main(args: Sequence[str] | None = None) -> None:
     of a pipe has gone, and 128 + N where the signal N ended it (143 SIGTERM, 129 SIGHUP).
     """
     gc.set_threshold(_OBJECTS, 50, 100)
+    os.environ.setdefault(*_ASLEEP)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller: what would be printed is not wanted
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - until the end

@@ -8,6 +8,7 @@ back while a routine runs, which scipy's wrappers do not. All matrices are float
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
@@ -37,7 +38,12 @@ def load() -> ctypes.CDLL:
     found = sorted(p for p in folder.iterdir() if p.suffix in {".so", ".dylib", ".dll"})
     if len(found) != 1:
         raise ImportError(f"{folder}: {len(found)} libraries, expected one; run `pip install scipy-openblas32` again")
-    return ctypes.CDLL(str(found[0]))
+    asleep = os.environ.pop("OPENBLAS_THREAD_TIMEOUT", None)  # meant for numpy's: these threads have work
+    try:
+        return ctypes.CDLL(str(found[0]))
+    finally:
+        if asleep is not None:
+            os.environ["OPENBLAS_THREAD_TIMEOUT"] = asleep
 
 
 @cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import stat
@@ -15,13 +14,14 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.metadata import version
-from importlib.resources import files
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import llvmlite.binding as llvm
 import xxhash
+
+from netweight.kernels.cpu import prebuilt
 
 __all__ = [
     "Code",
@@ -55,19 +55,10 @@ class Code:
 
 
 def _digest() -> str:
-    """Hexadecimal, of all that code depends on: sources that are compiled into loops, as they inline one another and
-    hold constants of the seams; compilers; and the processor.
-    """
+    """Hexadecimal, of all that code depends on: sources, compilers, and the processor."""
     compilers = f"{llvm.llvm_version_info} {version('numba')} {version('llvmlite')}"
     machine = f"{llvm.get_process_triple()} {llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}"
-    digest = hashlib.sha256(f"{compilers} {machine}".encode())
-    for package in ("netweight.kernels", "netweight.kernels.cpu"):
-        folder = files(package)
-        sources = {file.name: file for file in folder.iterdir() if file.name.endswith(".py")} if folder.is_dir() else {}
-        for name, file in sorted(sources.items()):
-            source = file.read_bytes()
-            digest.update(f"{package} {name} {len(source)}\n".encode() + source)
-    return digest.hexdigest()[:12]
+    return prebuilt.digest_of(f"{compilers} {machine}")
 
 
 _DIGEST = _digest()  # now, not at the first call: what is imported is what was read
@@ -75,10 +66,9 @@ _DIGEST = _digest()  # now, not at the first call: what is imported is what was 
 
 def find(name: str, kinds: Sequence[str]) -> Code | None:
     """The code of the loop `name` for these kinds of arguments, None where no folder has it whole."""
-    file = _file_name(name, kinds)
-    for folder in folders():
+    for file in _places(name, kinds):
         try:
-            data = (folder / file).read_bytes()
+            data = file.read_bytes()
         except OSError:
             continue
         digest, _, rest = data.partition(b"\n")
@@ -114,8 +104,15 @@ def keep(name: str, kinds: Sequence[str], code: Code) -> None:
 
 def there(name: str, kinds: Sequence[str]) -> bool:
     """Whether some folder has code of a loop for these kinds."""
-    file = _file_name(name, kinds)
-    return any((folder / file).exists() for folder in folders())
+    return any(file.exists() for file in _places(name, kinds))
+
+
+def _places(name: str, kinds: Sequence[str]) -> Iterator[Path]:
+    """Where its code may lie: what this machine has compiled, then what came with the package."""
+    for folder in folders():
+        yield folder / _file_name(name, kinds)
+    if (carried := prebuilt.folder()) is not None:
+        yield carried[0] / _file_name(name, kinds, carried[1])
 
 
 def claim(name: str, kinds: Sequence[str]) -> bool:
@@ -170,8 +167,8 @@ def _is_old(claim: Path) -> bool:
         return False
 
 
-def _file_name(name: str, kinds: Sequence[str]) -> str:
-    return f"{name}-{_DIGEST}-{'_'.join(kinds)}{_SUFFIX}".replace("?", "bool")
+def _file_name(name: str, kinds: Sequence[str], digest: str = _DIGEST) -> str:
+    return f"{name}-{digest}-{'_'.join(kinds)}{_SUFFIX}".replace("?", "bool")
 
 
 @cache
