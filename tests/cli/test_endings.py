@@ -27,6 +27,18 @@ SLOW = (
 """The program, with a pause before each parameter: workers are at work when a signal comes."""
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """What a program inherits: signals as they usually are, also where these tests run below `nohup`."""
+    names = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    ignored = [name for name in names if signal.getsignal(name) is signal.SIG_IGN]
+    for name in ignored:
+        signal.signal(name, signal.SIG_DFL)
+    yield
+    for name in ignored:
+        signal.signal(name, signal.SIG_IGN)
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
