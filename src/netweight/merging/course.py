@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypeGuard
 
 if TYPE_CHECKING:
     from netweight.dtypes import DType
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 __all__ = ["Copy", "Course", "Look", "Measured", "NativeLook", "NativeWrite", "Subject", "Value", "Write"]
-__all__ += ["without_looks"]
+__all__ += ["is_write", "makes_native", "takes_native", "without_looks"]
 
 Value: TypeAlias = bool | int | float
 """The value of a setting for one parameter, gradients and filters resolved."""
@@ -83,7 +83,6 @@ class Look(Protocol):
         ...
 
 
-@runtime_checkable
 class Write(Protocol):
     """The pass that makes the output."""
 
@@ -102,7 +101,6 @@ class Write(Protocol):
         ...
 
 
-@runtime_checkable
 class NativeLook(Look, Protocol):
     """A look that takes blocks as they are stored too, with the same statistic as in float32."""
 
@@ -111,7 +109,6 @@ class NativeLook(Look, Protocol):
         ...
 
 
-@runtime_checkable
 class NativeWrite(Write, Protocol):
     """A write that can make the output's bytes from the inputs' bytes: the same as `block` and rounding make."""
 
@@ -120,6 +117,21 @@ class NativeWrite(Write, Protocol):
         kernels.merging has them; returns how many results are not finite.
         """
         ...
+
+
+def is_write(act: object) -> TypeGuard[Write]:
+    """Whether an act is a write; by one attribute, since Python takes long to look a protocol through."""
+    return hasattr(act, "block")
+
+
+def takes_native(look: Look) -> TypeGuard[NativeLook]:
+    """Whether a look takes blocks as they are stored."""
+    return hasattr(look, "add_native")
+
+
+def makes_native(write: Write) -> TypeGuard[NativeWrite]:
+    """Whether a write can make the output's bytes."""
+    return hasattr(write, "native_block")
 
 
 @dataclass(frozen=True)

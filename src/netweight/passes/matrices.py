@@ -180,8 +180,7 @@ class _FromFew:
     def finish(self) -> Values:
         held = np.concatenate([np.zeros(0, np.uint8), *self._blocks])
         if self._dtype.bits == 16:
-            patterns, times = np.unique(held.view(np.uint16), return_counts=True)
-            return of_histogram(FewPatterns(self._dtype, patterns, times.astype(np.uint64)), self._needs)
+            return of_histogram(FewPatterns.of(self._dtype, held.view(np.uint16)), self._needs)
         with np.errstate(invalid="ignore"):  # signalling NaN
             elements = held.view(self._dtype.to_numpy()).astype(np.float64)
         n_nan, n_inf = int(np.isnan(elements).sum()), int(np.isinf(elements).sum())

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import xxhash
 
 from netweight.dtypes import DTYPES
 from netweight.kernels.arrays import Array
 from netweight.kernels.finite import count_nonfinite
-from netweight.merging.course import Copy, Look, NativeLook, NativeWrite, Write
+from netweight.merging.course import Copy, Look, Write, is_write, makes_native, takes_native
 from netweight.merging.target import Target, prefetch
 from netweight.passes.far_work import FarWork
 from netweight.passes.merge_blocks import BlockReader
@@ -97,12 +97,12 @@ class StepWorker(FarWork):
     def _do(self, step: Step) -> Any:
         act = step.act
         if self.far:  # this process has not announced what will be read
-            used = (act.input,) if isinstance(act, Copy) else act.inputs if isinstance(act, Write) else None
+            used = (act.input,) if isinstance(act, Copy) else act.inputs if is_write(act) else None
             prefetch(step.target, used, step.start, step.stop)
         reader = BlockReader(self._kernels, self._own)
-        if not isinstance(act, Copy | Write):
-            return self._look(reader, step, act)
-        if isinstance(act, Write):
+        if not isinstance(act, Copy):
+            if not is_write(act):
+                return self._look(reader, step, cast("Look", act))
             written = self._write(reader, step, act)
         elif all(piece.tensor.dtype == step.target.dtype for piece in step.target.inputs[act.input].pieces):
             written = self._copy(reader, step, act.input)
@@ -115,7 +115,7 @@ class StepWorker(FarWork):
     def _look(self, reader: BlockReader, step: Step, look: Look) -> Any:
         inputs = range(len(step.target.inputs))
         statistics = look.empty(len(inputs))
-        fused = look if isinstance(look, NativeLook) else None
+        fused = look if takes_native(look) else None
         native = None if fused is None else reader.native(step.target, inputs, whole_rows=look.whole_rows)
         for start, x in reader.blocks(step.target, step.span, inputs, native, whole_rows=look.whole_rows):
             if fused is None or native is None:
@@ -128,7 +128,7 @@ class StepWorker(FarWork):
         target = step.target
         assert target.subject is not None and self._sink is not None  # noqa: S101, PT018 - what has none is copied
         inputs = tuple(range(len(target.inputs))) if write.inputs is None else write.inputs
-        fused = write if isinstance(write, NativeWrite) else None
+        fused = write if makes_native(write) else None
         native = None if fused is None else reader.native(target, inputs, whole_rows=write.whole_rows)
         native = native if native in {target.dtype, DTYPES["F32"]} else None
         hashes = [xxhash.xxh3_128() for _ in inputs]

@@ -15,7 +15,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from netweight.checkpoint.announce import announce_tensors
-from netweight.merging.course import Copy, Measured, Write
+from netweight.merging.course import Copy, Measured, is_write
 from netweight.merging.target import Target
 from netweight.passes.merge_blocks import stretches_of
 from netweight.passes.merge_steps import Sink, Step, StepWorker, Written, tensor_digest
@@ -61,7 +61,7 @@ class _TargetUnderWay:
     @property
     def in_any_order(self) -> bool:
         """Whether the results of the present act are merged as they come."""
-        return not isinstance(self.act, Copy | Write) and bool(self.act.in_any_order)
+        return not (isinstance(self.act, Copy) or is_write(self.act)) and bool(self.act.in_any_order)
 
 
 class _StepSchedule:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import reduce
 from math import inf, sqrt
 
 from netweight.kernels.pairs import PairPartial
@@ -43,15 +44,13 @@ class PairStatistics:
     @classmethod
     def of(cls, partial: PairPartial) -> PairStatistics:
         """From the partial result of one stretch."""
-        return cls(**asdict(partial))
+        return cls(**vars(partial))
 
     @classmethod
     def of_stretches(cls, parts: Iterable[PairPartial]) -> PairStatistics:
         """Of a whole tensor: its stretches in their order, which decides the last bits."""
-        total = NOTHING
-        for part in parts:
-            total = total.merge(cls.of(part))
-        return total
+        statistics = [cls.of(part) for part in parts]
+        return reduce(cls.merge, statistics) if statistics else NOTHING
 
     def merge(self, other: PairStatistics) -> PairStatistics:
         """Of the pairs of both."""

@@ -91,6 +91,13 @@ class FewPatterns:
     patterns: Array
     counts: U64Array
 
+    @classmethod
+    def of(cls, dtype: DType, elements: Array) -> FewPatterns:
+        """Of the patterns of all elements, uint16 [n]."""
+        ordered = np.sort(elements, kind="stable")  # by digits: np.unique compares
+        starts = np.flatnonzero(np.concatenate([np.ones(min(len(ordered), 1), np.bool_), ordered[1:] != ordered[:-1]]))
+        return cls(dtype, ordered[starts], np.diff(starts, append=len(ordered)).astype(np.uint64))
+
     @property
     def n(self) -> int:
         """Elements."""

@@ -114,6 +114,8 @@ def test_a_tiny_memory_is_refused_and_a_small_one_works(models, tmp_path):
 COUNT = r"""
 import json, sys
 from netweight.cli.main import main
+from netweight.kernels.cpu import prebuilt
+prebuilt.folder = lambda: None
 try:
     main(sys.argv[1:])
 except SystemExit as left:

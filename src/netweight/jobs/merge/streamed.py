@@ -169,6 +169,6 @@ def _write_of(target: Target) -> Write | Copy | None:
         next(course)
     except StopIteration as end:
         act = end.value
-        return act if isinstance(act, Copy) or (isinstance(act, Write) and not act.whole_rows) else None
+        return act if isinstance(act, Copy) or not act.whole_rows else None
     course.close()
     return None
