@@ -32,13 +32,13 @@ def test_nothing_found():
     assert dict(health.thresholds) == {
         "NaN or infinite values": "any is critical",
         "tensors that are all zero": "any is critical",
-        "condition number": "above 1e3 info, 1e4 warning, 1e5 critical",
-        "SQNR in int8 per tensor": "below 40 dB info, 30 dB warning",
-        "extreme outliers": "above 0.1% info, 1% warning, 10% critical",
-        "stable rank / full rank": "below 0.3 info, 0.1 info",
+        "condition number": "above 1e3, 1e4, 1e5: info",
+        "SQNR in int8 per tensor": "below 40 dB, 30 dB: info",
+        "extreme outliers": "above 0.1%, 1%, 10%: info",
+        "stable rank / full rank": "below 0.3, 0.1: info",
         "dead rows": "above 0% info, 1% warning, 10% critical",
         "dead columns": "above 0% info, 1% warning, 10% critical",
-        "power-law exponent alpha": "below 2 warning; above 6 warning",
+        "power-law exponent alpha": "below 2 info; above 6 info",
     }
 
 
@@ -48,17 +48,17 @@ def test_nothing_found():
         ("spectral__condition_number", 1000.0, None, None),
         ("spectral__condition_number", 1000.1, "info", "condition number above 1e3"),
         ("spectral__condition_number", 1e4, "info", "condition number above 1e3"),
-        ("spectral__condition_number", 1.01e4, "warning", "condition number above 1e4"),
-        ("spectral__condition_number", 1.01e5, "critical", "condition number above 1e5"),
-        ("spectral__condition_number", math.inf, "critical", "singular: no condition number"),
-        ("spectral__singular", True, "critical", "singular: no condition number"),
+        ("spectral__condition_number", 1.01e4, "info", "condition number above 1e4"),
+        ("spectral__condition_number", 1.01e5, "info", "condition number above 1e5"),
+        ("spectral__condition_number", math.inf, "info", "singular: no condition number"),
+        ("spectral__singular", True, "info", "singular: no condition number"),
         ("quantization__sqnr_db", 40.0, None, None),
         ("quantization__sqnr_db", 39.9, "info", "SQNR in int8 per tensor below 40 dB"),
-        ("quantization__sqnr_db", 29.9, "warning", "SQNR in int8 per tensor below 30 dB"),
+        ("quantization__sqnr_db", 29.9, "info", "SQNR in int8 per tensor below 30 dB"),
         ("quantization__extreme_outlier_percentage", 0.1, None, None),
         ("quantization__extreme_outlier_percentage", 0.11, "info", "extreme outliers above 0.1%"),
-        ("quantization__extreme_outlier_percentage", 1.1, "warning", "extreme outliers above 1%"),
-        ("quantization__extreme_outlier_percentage", 10.1, "critical", "extreme outliers above 10%"),
+        ("quantization__extreme_outlier_percentage", 1.1, "info", "extreme outliers above 1%"),
+        ("quantization__extreme_outlier_percentage", 10.1, "info", "extreme outliers above 10%"),
         ("spectral__stable_rank", 30.0, None, None),
         ("spectral__stable_rank", 29.0, "info", "stable rank / full rank below 0.3"),
         ("spectral__stable_rank", 9.0, "info", "stable rank / full rank below 0.1"),
@@ -66,8 +66,8 @@ def test_nothing_found():
         ("sparsity__dead_rows_percentage", 1.5, "warning", "dead rows above 1%"),
         ("sparsity__dead_columns_percentage", 11.0, "critical", "dead columns above 10%"),
         ("tail__alpha", 2.0, None, None),
-        ("tail__alpha", 1.9, "warning", "power-law exponent alpha below 2"),
-        ("tail__alpha", 6.1, "warning", "power-law exponent alpha above 6"),
+        ("tail__alpha", 1.9, "info", "power-law exponent alpha below 2"),
+        ("tail__alpha", 6.1, "info", "power-law exponent alpha above 6"),
         ("basic_stats__n_nan", 1, "critical", "NaN or infinite values"),
         ("basic_stats__n_inf", 3, "critical", "NaN or infinite values"),
         ("basic_stats__zeros_percentage", 100.0, "critical", "tensors that are all zero"),
@@ -123,7 +123,7 @@ def test_only_what_was_measured_is_judged_and_the_rest_is_said():
     health = assess([("w", {"basic_stats": GOOD["basic_stats"]})])
     assert [what for what, _ in health.thresholds] == ["NaN or infinite values", "tensors that are all zero"]
     assert health.unmeasured == (
-        "condition numbers and stable ranks were not measured: add --methods spectral",
+        "likeness to noise, condition numbers and stable ranks were not measured: add --methods spectral",
         "quantization risks and outliers were not measured: add --methods quantization",
         "dead rows and dead columns were not measured: add --methods sparsity",
         "exponents alpha were not measured: add --methods tail",
@@ -170,20 +170,23 @@ def test_dead_rows_of_nan_are_not_called_dead():
 def test_nothing_judged(rows):
     health = assess(rows)
     assert (health.judged, health.findings, health.thresholds) == (0, (), ())
-    assert health.unmeasured[0] == "non-finite values and zero tensors were not measured: add --methods basic_stats"
+    missing = "non-finite values, zero tensors, scales and copies were not measured: add --methods basic_stats"
+    assert health.unmeasured[0] == missing
 
 
 def test_findings_are_sorted_and_grouped():
     rows = [(f"model.layers.{i}.q_proj.weight", tensor(spectral__condition_number=2e4 + i)) for i in range(28)]
     rows += [(f"experts.w[{i}]", tensor(spectral__condition_number=1.5e4)) for i in range(3)]
     rows += [("head", tensor(spectral__singular=True, tail__alpha=9.0))]
+    rows += [("dead", tensor(sparsity__dead_rows_percentage=50.0))]
     health = assess(rows)
-    assert health.findings[0].parameter == "head"
+    assert health.findings[0].parameter == "dead"
     levels = [LEVELS.index(f.level) for f in health.findings]
     assert levels == sorted(levels)
-    assert health.worst()["head"] == "critical"
-    singular, condition, alpha = topics(health.findings)
-    assert (singular.level, singular.count, singular.patterns) == ("critical", 1, (("head", 1),))
+    assert health.worst() == {row: "critical" if row == "dead" else "info" for row, _ in rows}
+    dead, singular, condition, alpha = topics(health.findings)
+    assert (dead.level, dead.count, dead.patterns) == ("critical", 1, (("dead", 1),))
+    assert (singular.level, singular.count, singular.patterns) == ("info", 1, (("head", 1),))
     assert (condition.what, condition.count) == ("condition number above 1e4", 31)
     assert condition.worst.parameter == "model.layers.27.q_proj.weight"
     assert condition.worst.said == "condition number above 1e4: 2.00e4"
@@ -197,8 +200,9 @@ def test_json_has_no_infinity():
     found = assess([("w", tensor(spectral__singular=True)), ("v", tensor(quantization__sqnr_db=-math.inf))]).to_dict()
     text = json.dumps({**found, "findings": [f for f in found["findings"] if "singular" in f]}, allow_nan=False)
     assert '"singular": true' in text
-    assert set(found) == {"judged", "counts", "findings", "thresholds", "unmeasured"}
-    assert found["counts"] == {"critical": 1, "warning": 1, "info": 0}
+    assert set(found) == {"judged", "training", "counts", "findings", "thresholds", "unmeasured"}
+    assert found["training"] is None
+    assert found["counts"] == {"critical": 0, "warning": 0, "info": 2}
     assert all(f["value"] is None or math.isfinite(f["value"]) for f in found["findings"])
 
 
@@ -208,8 +212,9 @@ def test_judge_and_number():
         None,
         None,
         "info",
-        "critical",
+        "info",
     ]
+    assert [judge("dead_rows", v) for v in (0.0, 0.5, 5.0, 50.0)] == [None, "info", "warning", "critical"]
     assert number({"m": {"a": 3}}, "m", "a") == 3.0
     assert number({"m": {"a": math.inf}}, "m", "a") == math.inf
     assert [number({"m": {"a": v}}, "m", "a") for v in (None, math.nan, "1", False)] == [None] * 4

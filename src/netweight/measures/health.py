@@ -6,7 +6,6 @@ The thresholds are those of `health_checks`, and printed with the findings.
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 from netweight.measures.health_checks import CHECKS, LEVELS, Level
 from netweight.measures.registry import SCANNED
+from netweight.measures.siblings import Beside, Training, beside_siblings, noise_ratio, pattern_of, training_of
 
 __all__ = [
     "Finding",
@@ -36,7 +36,7 @@ class Finding:
     """One tensor, one fault: `what` in words, its `value`, the `threshold` it passed, and what to do.
 
     `value` is inf for the condition number of a singular matrix, and for NaN and infinite values that no measure
-    counted. `check` is the key of the row of CHECKS.
+    counted. `check` is the key of the row of CHECKS; `other` a tensor that belongs to the finding.
     """
 
     level: Level
@@ -46,10 +46,13 @@ class Finding:
     threshold: float
     advice: str
     check: str
+    other: str = ""
 
     @property
     def said(self) -> str:
         """What was found, with its value: `condition number above 1e4: 27300`."""
+        if self.other:
+            return f"{self.what} ({self.other})"
         if self.check == "all_zero" or not math.isfinite(self.value):
             return self.what
         if self.check == "non_finite":
@@ -72,13 +75,15 @@ class Topic:
 @dataclass(frozen=True)
 class Health:
     """What was found, worst first. `thresholds` are (what, the thresholds in words) of what was judged, `unmeasured`
-    sentences on what was not; `judged` is the number of tensors.
+    sentences on what was not; `judged` is the number of tensors; `training`: whether the model is told from one that
+    was never trained, None where too few matrices say so.
     """
 
     findings: tuple[Finding, ...]
     thresholds: tuple[tuple[str, str], ...]
     unmeasured: tuple[str, ...]
     judged: int
+    training: Training | None = None
 
     def counts(self) -> dict[Level, int]:
         """{level: number of findings}, every level."""
@@ -95,6 +100,14 @@ class Health:
         """JSON without NaN and infinities: an infinite value is null, with `singular` true for a singular matrix."""
         return {
             "judged": self.judged,
+            "training": None
+            if self.training is None
+            else {
+                "trained": self.training.trained,
+                "noise_ratio": self.training.ratio,
+                "matrices": self.training.matrices,
+                "said": self.training.said,
+            },
             "counts": self.counts(),
             "findings": [
                 {
@@ -105,6 +118,7 @@ class Health:
                     **({"singular": True} if f.check == "condition" and math.isinf(f.value) else {}),
                     "threshold": f.threshold,
                     "advice": f.advice,
+                    **({"other": f.other} if f.other else {}),
                 }
                 for f in self.findings
             ],
@@ -124,15 +138,20 @@ def assess(rows: Sequence[tuple[str, Measures]], shapes: Mapping[str, tuple[int,
     judged_keys: set[str] = set()
     judged = 0
     unknown: Counter[str] = Counter()
+    sides = _sides(rows, shapes)
+    beside = beside_siblings(rows, sides)
+    ratios = [r for name, measures in rows if name in sides and (r := noise_ratio(measures, sides[name])) is not None]
     for name, measures in rows:
         shape = None if shapes is None else shapes.get(name)
         matrix = _is_matrix(shape, measures)
-        values = _values(measures, matrix=matrix)
+        near = beside.get(name, Beside())
+        values = _values(measures, near, matrix=matrix)
         if measures.get("spectral") and matrix and "condition" not in values and not values.get("all_zero"):
             unknown[_spectrum_reason(measures)] += 1
         judged += bool(values)
         judged_keys |= values.keys()
-        findings += [finding for key, value in values.items() if (finding := _finding(name, key, value)) is not None]
+        found = [_finding(name, key, value, near.copy or "") for key, value in values.items()]
+        findings += [finding for finding in found if finding is not None]
     order = {name: place for place, (name, _) in enumerate(rows)}
     findings.sort(key=lambda f: (LEVELS.index(f.level), _check_place(f.check), -_badness(f), order[f.parameter]))
     thresholds: dict[str, str] = {}
@@ -145,6 +164,7 @@ def assess(rows: Sequence[tuple[str, Measures]], shapes: Mapping[str, tuple[int,
         thresholds=tuple(thresholds.items()),
         unmeasured=_unmeasured(rows, judged_keys, unknown),
         judged=judged,
+        training=training_of(ratios),
     )
 
 
@@ -157,7 +177,7 @@ def topics(findings: Iterable[Finding]) -> tuple[Topic, ...]:
     for (level, what), members in grouped.items():
         patterns: dict[str, int] = {}
         for member in members:
-            pattern = _pattern(member.parameter)
+            pattern = pattern_of(member.parameter)
             patterns[pattern] = patterns.get(pattern, 0) + 1
         ordered = tuple(sorted(patterns.items(), key=lambda item: -item[1]))
         topics_of_kind.append(Topic(level, what, members[0].check, max(members, key=_badness), len(members), ordered))
@@ -172,11 +192,12 @@ def number(measures: Measures, measure: str, field: str) -> float | None:
     return float(value)
 
 
-_NUMBERS = re.compile(r"(?<![^.\[])[0-9]+(?![^.\]])")
-
-
-def _pattern(name: str) -> str:
-    return _NUMBERS.sub("*", name)
+def _sides(
+    rows: Sequence[tuple[str, Measures]], shapes: Mapping[str, tuple[int, int]] | None
+) -> Mapping[str, tuple[int, int]]:
+    """(rows, cols) of what is a matrix."""
+    known = shapes or {}
+    return {name: known[name] for name, measures in rows if name in known and _is_matrix(known[name], measures)}
 
 
 def _is_matrix(shape: tuple[int, int] | None, measures: Measures) -> bool:
@@ -186,7 +207,7 @@ def _is_matrix(shape: tuple[int, int] | None, measures: Measures) -> bool:
     return full is None or full > 1
 
 
-def _values(measures: Measures, *, matrix: bool) -> dict[str, float]:
+def _values(measures: Measures, near: Beside, *, matrix: bool) -> dict[str, float]:
     """{key of a check: value} of what was measured of one tensor, in the order of CHECKS."""
     values: dict[str, float] = {}
     _take(values, "non_finite", _non_finite(measures))
@@ -196,6 +217,10 @@ def _values(measures: Measures, *, matrix: bool) -> dict[str, float]:
         values["all_zero"] = float(zero)
         if zero:
             return values  # everything else follows from it
+    _take(values, "scale", near.scale)
+    _take(values, "noise", near.noise)
+    if near.copy is not None:
+        values["copy"] = 1.0
     if measures.get("spectral", {}).get("singular") is True:
         values["condition"] = math.inf
     else:
@@ -252,17 +277,17 @@ def _spectrum_reason(measures: Measures) -> str:
     return "only the largest singular values were asked for" if said.startswith("only the") else said
 
 
-def _finding(name: str, key: str, value: float) -> Finding | None:
+def _finding(name: str, key: str, value: float, other: str) -> Finding | None:
     check = _BY_KEY[key]
     limit = check.limit(value)
     if limit is None:
         return None
     level, threshold = limit
-    flag = key in {"non_finite", "all_zero"}
+    flag = key in {"non_finite", "all_zero", "copy"}
     what = check.label if flag else f"{check.label} {check.worse} {check.bound(threshold)}"
     if key == "condition" and math.isinf(value):
         what = "singular: no condition number"
-    return Finding(level, name, what, value, threshold, check.advice[level], key)
+    return Finding(level, name, what, value, threshold, check.advice[level], key, other if key == "copy" else "")
 
 
 def _check_place(key: str) -> int:

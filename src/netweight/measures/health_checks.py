@@ -1,7 +1,8 @@
 """What a scan's numbers are judged by: every check with its thresholds and its advice.
 
-Thresholds are empirical, those of the advice in the documentation of each measure. A value beyond one is a reason to
-look, not a verdict: trained models have ill-conditioned matrices and heavy tails and work well.
+Critical and warning are levels of checks that tell a planted fault from none (`benchmarks/health`: next to no trained
+model has such a finding). The rest is information: trained models that work well have ill-conditioned matrices, heavy
+tails and outliers, and matrices that never were trained have some of it too. Its thresholds are empirical.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
+
+from netweight.measures.siblings import NEAR_NOISE
 
 __all__ = ["CHECKS", "LEVELS", "Check", "Level", "judge"]
 
@@ -44,10 +47,13 @@ class Check:
         return None
 
     def thresholds(self) -> str:
-        """The thresholds on one line: `above 1e3 info, 1e4 warning, 1e5 critical`."""
+        """The thresholds on one line: `above 0% info, 1% warning, 10% critical`, `above 1e3, 1e4: info`."""
         if self.unit == "" and all(bound == 0 for _, bound in self.limits):
             return f"any is {self.limits[0][0]}"
-        return f"{self.worse} " + ", ".join(f"{self.bound(bound)} {level}" for level, bound in reversed(self.limits))
+        bounds = [(self.bound(bound), level) for level, bound in reversed(self.limits)]
+        if len(bounds) > 1 and len({level for _, level in bounds}) == 1:
+            return f"{self.worse} {', '.join(bound for bound, _ in bounds)}: {bounds[0][1]}"
+        return f"{self.worse} " + ", ".join(f"{bound} {level}" for bound, level in bounds)
 
     def value(self, value: float) -> str:
         """A value in three figures with its unit: 2.73e4, 24.3 dB, 0.12%."""
@@ -79,30 +85,35 @@ CHECKS: tuple[Check, ...] = (
         _advice(critical="the matrix does nothing: cut on purpose (then drop the layer), or never written or loaded"),
     ),
     Check(
-        "condition", "condition number", "", "above", (("critical", 1e5), ("warning", 1e4), ("info", 1e3)),
+        "scale", "root mean square off its siblings'", "x", "above", (("critical", 20.0),), "basic_stats", "scales",
+        _advice(critical="a layer out of scale with all of its kind: scaled by mistake, or in another unit"),
+    ),
+    Check(
+        "noise", "largest singular value, over that of noise, unlike its siblings'", "x", "below",
+        (("critical", NEAR_NOISE),), "spectral", "likeness to noise",
+        _advice(critical="no direction stands out as in its siblings: shuffled, begun anew or never trained"),
+    ),
+    Check(
+        "copy", "the same values as a tensor before it", "", "above", (("info", 0.0),), "basic_stats", "copies",
+        _advice(info="meant in stacked models (passthrough); else a layer was saved twice"),
+    ),
+    Check(
+        "condition", "condition number", "", "above", (("info", 1e5), ("info", 1e4), ("info", 1e3)),
         "spectral", "condition numbers",
-        _advice(
-            info="nothing to do; keep an eye on it while training",
-            warning="small directions are lost in 16 bit and low-rank edits are unstable here: keep it out of them",
-            critical="nearly or fully rank-deficient: prune to its rank, and do not invert or merge it by its inverse",
-        ),
+        _advice(info="small directions are lost in 16 bit, and low-rank edits are unstable here"),
     ),
     Check(
-        "sqnr", "SQNR in int8 per tensor", " dB", "below", (("warning", 30.0), ("info", 40.0)),
+        "sqnr", "SQNR in int8 per tensor", " dB", "below", (("info", 30.0), ("info", 40.0)),
         "quantization", "quantization risks",
-        _advice(info="quantize per channel", warning="keep 16 bit, or smooth before quantizing (SmoothQuant, AWQ)"),
+        _advice(info="quantize per channel; below 30 dB smooth before quantizing (SmoothQuant, AWQ), or keep 16 bit"),
     ),
     Check(
-        "outliers", "extreme outliers", "%", "above", (("critical", 10.0), ("warning", 1.0), ("info", 0.1)),
+        "outliers", "extreme outliers", "%", "above", (("info", 10.0), ("info", 1.0), ("info", 0.1)),
         "quantization", "outliers",
-        _advice(
-            info="quantize per channel",
-            warning="keep 16 bit, or smooth before quantizing (SmoothQuant, AWQ)",
-            critical="do not quantize to 8 bit: the quantiles and the range have nothing to do with each other",
-        ),
+        _advice(info="quantize per channel; above 1% smooth before quantizing (SmoothQuant, AWQ), or keep 16 bit"),
     ),
     Check(
-        # both are information: a square matrix of independent normal numbers has a ratio of 1/4, trained ones less
+        # a square matrix of independent normal numbers has a ratio of 1/4, trained ones less
         "stable_rank", "stable rank / full rank", "", "below", (("info", 0.1), ("info", 0.3)),
         "spectral", "stable ranks",
         _advice(info="few directions hold much of the energy: a candidate for low-rank compression"),
@@ -116,12 +127,12 @@ CHECKS: tuple[Check, ...] = (
         "sparsity", "dead columns", _DEAD,
     ),
     Check(
-        "alpha_low", "power-law exponent alpha", "", "below", (("warning", 2.0),), "tail", "exponents alpha",
-        _advice(warning="over-trained by WeightWatcher's rule: overfitting or collapsed rank; lower the learning rate"),
+        "alpha_low", "power-law exponent alpha", "", "below", (("info", 2.0),), "tail", "exponents alpha",
+        _advice(info="over-trained by WeightWatcher's rule: overfitting or collapsed rank; lower the learning rate"),
     ),
     Check(
-        "alpha_high", "power-law exponent alpha", "", "above", (("warning", 6.0),), "tail", "exponents alpha",
-        _advice(warning="under-trained by WeightWatcher's rule: hardly any structure was learnt here"),
+        "alpha_high", "power-law exponent alpha", "", "above", (("info", 6.0),), "tail", "exponents alpha",
+        _advice(info="under-trained by WeightWatcher's rule: hardly any structure was learnt here"),
     ),
 )  # fmt: skip
 """Everything that is judged, with its thresholds."""

@@ -107,6 +107,8 @@ def show_health(health: Health, *, verbose: bool = False) -> None:
     counts = ", ".join(f"{count} {level}" for level, count in health.counts().items())
     found = f"{counts}, in {health.judged} tensor{'s' * (health.judged != 1)}"
     print_trimmed(console, Text.assemble(("health  ", "bold"), found if health.judged else "nothing was judged"))
+    if health.training is not None:
+        print_trimmed(console, Text(health.training.said))
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")

@@ -163,6 +163,7 @@ class ScanResults(Reported, Framed, dict[str, dict[str, dict[str, Any]]]):
     def section(self) -> Section:
         """See Reported."""
         drawn = [Column(f"{m.name}.{c.name}", c.unit, c.doc, c.type) for m in self.pictures for c in m.columns]
+        health = self.health()
         beside = [[field_of(row.pictures, column.name) for column in drawn] for row in self.rows]
         return section_of(
             "scan",
@@ -170,8 +171,8 @@ class ScanResults(Reported, Framed, dict[str, dict[str, dict[str, Any]]]):
             (*self.columns, *drawn),
             [(*cells, *lists) for cells, lists in zip(self.frame.rows, beside, strict=True)],
             card=card_of(self.inputs, self.device),
-            notes=self.notes,
-            findings=[(f.level, f.parameter, f.said, f.advice) for f in self.health().findings],
+            notes=[*([health.training.said] if health.training else []), *self.notes],
+            findings=[(f.level, f.parameter, f.said, f.advice) for f in health.findings],
             skipped=[(entry.name, entry.reason) for entry in self.skipped],
         )
 
