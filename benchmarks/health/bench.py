@@ -78,9 +78,6 @@ SCORES: dict[str, Callable[[Judged], float]] = {
     "condition number, high": lambda j: j.median_of("spectral.condition_number"),
     "kurtosis, high": lambda j: j.median_of("basic_stats.kurtosis_excess"),
     "SQNR in int8, low": lambda j: -j.median_of("quantization.sqnr_db"),
-    "findings a matrix, few (the checks of 0.1)": lambda j: -sum(
-        f.check not in {"scale", "noise", "copy"} and f.level != "info" for f in j.health.findings
-    ) / max(j.health.judged, 1),
 }  # fmt: skip
 
 

@@ -170,8 +170,8 @@ def test_dead_rows_of_nan_are_not_called_dead():
 def test_nothing_judged(rows):
     health = assess(rows)
     assert (health.judged, health.findings, health.thresholds) == (0, (), ())
-    missing = "non-finite values, zero tensors, scales and copies were not measured: add --methods basic_stats"
-    assert health.unmeasured[0] == missing
+    nouns = "non-finite values, zero tensors, scales, copies and different values"
+    assert health.unmeasured[0] == f"{nouns} were not measured: add --methods basic_stats"
 
 
 def test_findings_are_sorted_and_grouped():
@@ -219,3 +219,10 @@ def test_judge_and_number():
     assert number({"m": {"a": math.inf}}, "m", "a") == math.inf
     assert [number({"m": {"a": v}}, "m", "a") for v in (None, math.nan, "1", False)] == [None] * 4
     assert number({}, "m", "a") is None
+
+
+def test_values_of_a_code():
+    """At most 256 of them in many elements."""
+    for elements, distinct, said in ((4096, 256, True), (4096, 257, False), (4095, 3, False), (4096, None, False)):
+        row = tensor(basic_stats__elements=elements, basic_stats__distinct_values=distinct)
+        assert [f.said for f in assess([("w", row)]).findings] == (["different values below 257: 256"] if said else [])

@@ -29,6 +29,7 @@ Measures = Mapping[str, Mapping[str, Any]]
 
 
 _BY_KEY = {check.key: check for check in CHECKS}
+_MANY = 4096  # elements: fewer may well have few values
 
 
 @dataclass(frozen=True)
@@ -221,6 +222,8 @@ def _values(measures: Measures, near: Beside, *, matrix: bool) -> dict[str, floa
     _take(values, "noise", near.noise)
     if near.copy is not None:
         values["copy"] = 1.0
+    if (number(measures, "basic_stats", "elements") or 0) >= _MANY:
+        _take(values, "grid", number(measures, "basic_stats", "distinct_values"))
     if measures.get("spectral", {}).get("singular") is True:
         values["condition"] = math.inf
     else:

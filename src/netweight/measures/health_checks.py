@@ -98,6 +98,10 @@ CHECKS: tuple[Check, ...] = (
         _advice(info="meant in stacked models (passthrough); else a layer was saved twice"),
     ),
     Check(
+        "grid", "different values", "", "below", (("info", 257.0),), "basic_stats", "different values",
+        _advice(info="values of a code of 8 bits or less, stored as floats: quantised before, so not what was trained"),
+    ),
+    Check(
         "condition", "condition number", "", "above", (("info", 1e5), ("info", 1e4), ("info", 1e3)),
         "spectral", "condition numbers",
         _advice(info="small directions are lost in 16 bit, and low-rank edits are unstable here"),

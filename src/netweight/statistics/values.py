@@ -95,7 +95,8 @@ class Values:
     moments: of the finite ones; quantiles at PROBABILITIES and abs_quantiles at ABS_PROBABILITIES (of magnitudes), by
     numpy's "linear" rule: () where nothing is finite; at_most: {t: elements with abs(x) <= t} for the THRESHOLDS that
     were asked for (0 always); outside, int8: None where nothing is finite; histogram: for a picture. What was not asked
-    for is () or None.
+    for is () or None. distinct: different finite values, None where they were not counted (large tensors of 32 and of
+    64 bits).
     """
 
     n: int
@@ -109,6 +110,7 @@ class Values:
     outside: Outside | None
     int8: Int8Sums | None
     histogram: Histogram | None = None
+    distinct: int | None = None
 
 
 def thresholds_of(needs: frozenset[str]) -> tuple[float, ...]:
@@ -155,7 +157,9 @@ def of_distinct(values: Array, counts: U64Array, numbers: tuple[int, int, int], 
     if INT8 in needs and moments.n:
         int8 = _int8(values, counts, moments)
     histogram = histogram_of_values(values, counts, moments) if HISTOGRAM in needs else None
-    return Values(n, n_nan, n_inf, at_most[0.0], moments, quantiles, abs_quantiles, at_most, outside, int8, histogram)
+    distinct = int(np.count_nonzero(np.diff(values))) + 1 if len(values) else 0  # both zeros are one
+    sums = (moments, quantiles, abs_quantiles, at_most, outside, int8)
+    return Values(n, n_nan, n_inf, at_most[0.0], *sums, histogram, distinct)
 
 
 def _int8(values: Array, counts: U64Array, moments: Moments) -> Int8Sums:
