@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import subprocess
 import sys
 
 import ml_dtypes
@@ -404,3 +405,15 @@ def test_norms_near_the_end_of_float64_correlate_too():
     expected = np.corrcoef(a, b)[0, 1]
     for scale in (1e-300, 1.0, 1e307):
         assert _correlation(a * scale, b * scale) == pytest.approx(expected, rel=1e-12)
+
+
+def test_every_blas_has_one_thread():
+    """numpy's, scipy's and our own, in a process that has imported none of them before."""
+    code = (
+        "from netweight.jobs.embeddings.search import one_thread_each\n"
+        "with one_thread_each():\n"
+        "    import sklearn.cluster, scipy.sparse.linalg, threadpoolctl\n"
+        "    print([p['num_threads'] for p in threadpoolctl.threadpool_info() if p['user_api'] == 'blas'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert set(json.loads(done.stdout)) == {1}

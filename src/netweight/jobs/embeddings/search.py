@@ -88,6 +88,7 @@ def different_rows(sample: Array, enough: int) -> int:
 @contextmanager
 def one_thread_each() -> Iterator[None]:
     """Linear algebra on the thread that calls it, so that sums have one order whatever the number of workers."""
+    import scipy.linalg  # noqa: F401 - scikit-learn's BLAS, which must be there to be limited
     from sklearn.exceptions import ConvergenceWarning
 
     from netweight.run.blas import blas_threads
