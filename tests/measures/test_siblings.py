@@ -105,6 +105,16 @@ def test_copies_are_told_and_constants_are_none():
     assert {beside.copy for beside in model(layers(lambda *shape: np.ones(shape))).values()} == {None}
 
 
+def test_many_siblings_are_compared_once():
+    """20,000 experts, one of them scaled; medians of each without itself would take an hour."""
+    w = learnt(16, 16)
+    rows = [(f"experts.{n}.w", measures((100 if n == 7 else 1 + n / 1e6) * w)) for n in range(40)]
+    rows = [(f"experts.{n}.w", rows[n % 40][1]) for n in range(20_000)]
+    found = beside_siblings(rows, dict.fromkeys((name for name, _ in rows), (16, 16)))
+    assert {n for n in range(40) if found[f"experts.{n}.w"].scale > 20} == {7}
+    assert found["experts.47.w"].copy == "experts.7.w"
+
+
 def test_siblings_have_one_shape_and_one_pattern():
     matrices = layers(learnt, 2) | {"model.layers.0.mlp.down_proj.weight": 100 * learnt(96, 64)}
     assert all(beside.scale is None for beside in model(matrices).values())

@@ -124,6 +124,7 @@ def beside_siblings(rows: Sequence[tuple[str, Measures]], shapes: Mapping[str, t
 def _beside(members: Sequence[tuple[str, Measures]], shape: tuple[int, int]) -> dict[str, Beside]:
     sizes = {name: rms for name, measures in members if (rms := _rms(measures, shape)) is not None}
     ratios = {name: ratio for name, measures in members if (ratio := noise_ratio(measures, shape)) is not None}
+    usual_sizes, usual_ratios = _of_others(sizes), _of_others(ratios)
     seen: dict[tuple[float | None, ...], str] = {}
     found = {}
     for name, measures in members:
@@ -131,19 +132,20 @@ def _beside(members: Sequence[tuple[str, Measures]], shape: tuple[int, int]) -> 
         told = values[0] is not None and values[4] != values[3]  # constants say nothing
         copy = seen.setdefault(values, name) if told else name
         found[name] = Beside(
-            scale=_folded(sizes[name], _of_others(sizes, name)) if name in sizes else None,
-            noise=ratios[name] if name in ratios and (_of_others(ratios, name) or 0.0) >= _UNLIKE else None,
+            scale=_folded(sizes[name], usual_sizes.get(name)) if name in sizes else None,
+            noise=ratios[name] if usual_ratios.get(name, 0.0) >= _UNLIKE else None,
             copy=copy if copy != name else None,
         )
     return found
 
 
-def _of_others(values: Mapping[str, float], name: str) -> float | None:
-    """The median of the others, None for fewer than two; of many that of all, which one does not move."""
+def _of_others(values: Mapping[str, float]) -> dict[str, float]:
+    """{name: the median of the others}, empty for fewer than two others; of many that of all, which one hardly moves."""
     if len(values) > _MANY:
-        return median(values.values())
-    others = [value for other, value in values.items() if other != name]
-    return median(others) if len(others) > 1 else None
+        return dict.fromkeys(values, median(values.values()))
+    if len(values) <= 2:
+        return {}
+    return {name: median(value for other, value in values.items() if other != name) for name in values}
 
 
 def _folded(value: float, usual: float | None) -> float | None:
