@@ -140,7 +140,7 @@ def _beside(members: Sequence[tuple[str, Measures]], shape: tuple[int, int]) -> 
 
 
 def _of_others(values: Mapping[str, float]) -> dict[str, float]:
-    """{name: the median of the others}, empty for fewer than two others; of many that of all, which one hardly moves."""
+    """{name: the median of the others}, empty for fewer than two; of many that of all, which one hardly moves."""
     if len(values) > _MANY:
         return dict.fromkeys(values, median(values.values()))
     if len(values) <= 2:
