@@ -70,7 +70,9 @@ def test_a_cell_of_the_map_opens_its_tensor(reports) -> None:
     folder, scanned, _, _ = reports
     problems = []
     with browser_page(folder / "scan.html", problems) as page:
-        box = page.locator(".chart").first.bounding_box()
+        chart = page.locator(".chart").first
+        chart.scroll_into_view_if_needed()  # findings stand above it
+        box = chart.bounding_box()
         page.mouse.click(box["x"] + box["width"] * 0.4, box["y"] + 25)
         name = page.locator("dialog h2").inner_text()
         row = next(row for row in scanned.rows if row.name == name)
