@@ -38,7 +38,12 @@ COLUMNS = (
     Column("skew", "", "m3 / m2^1.5; 0 where m2 = 0", "number"),
     Column("kurtosis_excess", "", "m4 / m2^2 - 3; 0 where m2 = 0", "number"),
     *(Column(q, "", f"quantile of x at {q[1:]}%, linear between order statistics", "number") for q in NAMES),
-    Column("distinct_values", "", "different finite values; empty for large tensors of 32 and 64 bits", "integer"),
+    Column(
+        "distinct_values",
+        "",
+        "different finite values; empty for large tensors with values beyond their leading 16 bits",
+        "integer",
+    ),
     Column("n_nan", "elements", "elements that are NaN: left out of the statistics", "integer"),
     Column("n_inf", "elements", "elements that are infinite: left out of the statistics", "integer"),
     Column("flag", "", "what to know of the row: empty, non-finite values, sums beyond float64", "text"),

@@ -95,8 +95,8 @@ class Values:
     moments: of the finite ones; quantiles at PROBABILITIES and abs_quantiles at ABS_PROBABILITIES (of magnitudes), by
     numpy's "linear" rule: () where nothing is finite; at_most: {t: elements with abs(x) <= t} for the THRESHOLDS that
     were asked for (0 always); outside, int8: None where nothing is finite; histogram: for a picture. What was not asked
-    for is () or None. distinct: different finite values, None where they were not counted (large tensors of 32 and of
-    64 bits).
+    for is () or None. distinct: different finite values, None where they were not counted (large tensors with values
+    of more than their leading 16 bits).
     """
 
     n: int
