@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import sys
+
 import numpy as np
 import pytest
 
+from netweight.errors import JobError
 from netweight.kernels.cpu import lapack
 
 
@@ -97,3 +102,29 @@ def test_products_with_half_of_a_matrix():
 def test_what_lapack_refuses():
     with pytest.raises(ArithmeticError, match=r"LAPACK's dsterf returned -1: expected 0; report this matrix as a bug"):
         lapack._call("dsterf", -1, np.zeros(1), np.zeros(1))
+
+
+@pytest.mark.parametrize("trouble", ["no library", "two libraries", "no library of code"])
+def test_a_package_that_is_not_whole(monkeypatch, tmp_path, trouble):
+    """Is one line with what to do; what the environment said stays."""
+    (tmp_path / "scipy_openblas32" / "lib").mkdir(parents=True)
+    (tmp_path / "scipy_openblas32" / "__init__.py").touch()
+    for number in range({"no library": 0, "two libraries": 2}.get(trouble, 1)):
+        (tmp_path / "scipy_openblas32" / "lib" / f"lib{number}.so").write_bytes(b"junk")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "scipy_openblas32", raising=False)
+    monkeypatch.setenv("OPENBLAS_THREAD_TIMEOUT", "4")
+    with pytest.raises(JobError, match=r"OpenBLAS: .*run `pip install --force-reinstall scipy-openblas32`"):
+        lapack.load.__wrapped__()
+    assert os.environ["OPENBLAS_THREAD_TIMEOUT"] == "4"
+
+
+@pytest.mark.parametrize("said", ["4", "20"])
+def test_threads_are_let_sleep_as_the_user_says(monkeypatch, said):
+    """The value that the command line sets for numpy is not this library's; any other is the user's."""
+    seen = []
+    monkeypatch.setattr(ctypes, "CDLL", lambda path: seen.append(os.environ.get("OPENBLAS_THREAD_TIMEOUT")))
+    monkeypatch.setenv("OPENBLAS_THREAD_TIMEOUT", said)
+    lapack.load.__wrapped__()
+    assert seen == [None if said == "4" else said]
+    assert os.environ["OPENBLAS_THREAD_TIMEOUT"] == said

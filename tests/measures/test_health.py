@@ -223,6 +223,13 @@ def test_judge_and_number():
 
 def test_values_of_a_code():
     """At most 256 of them in many elements."""
-    for elements, distinct, said in ((4096, 256, True), (4096, 257, False), (4095, 3, False), (4096, None, False)):
+    for elements, distinct, said in (
+        (4096, 256, True),
+        (4096, 1, False),
+        (4096, 0, False),
+        (4096, 257, False),
+        (4095, 3, False),
+        (4096, None, False),
+    ):
         row = tensor(basic_stats__elements=elements, basic_stats__distinct_values=distinct)
         assert [f.said for f in assess([("w", row)]).findings] == (["different values below 257: 256"] if said else [])

@@ -67,6 +67,20 @@ def test_what_does_not_tell_is_none():
     assert training_of([3.0, 3.0]) is None
 
 
+def test_a_low_rank_says_nothing_of_training(tmp_path):
+    """A random product of factors, and noise with half of its columns zero, are far from noise of their size."""
+    product = RNG.normal(size=(64, 8)) @ RNG.normal(size=(8, 64))
+    half = RNG.normal(size=(64, 64)) * (np.arange(64) % 2)
+    few = RNG.normal(size=(64, 64)) * (np.arange(64) > 5)
+    for w, told in ((product, False), (half, False), (few, True)):
+        assert noise_ratio(measures(w), w.shape) > (0.8 if told else NEAR_NOISE)  # by the largest value alone
+        file = tmp_path / "model.safetensors"
+        save_file({f"layers.{n}.weight": np.ascontiguousarray(w, np.float32) for n in range(4)}, file)
+        by_rank = netweight.scan(file, methods=["basic_stats", "spectral"]).health().training
+        assert (by_rank is not None and not by_rank.trained) if told else by_rank is None
+        assert netweight.scan(file, methods=["tail"]).health().training is None  # which has no rank, but a least value
+
+
 def test_other_measures_tell_the_same():
     w = learnt(64, 32)
     first = measures(w)

@@ -222,8 +222,9 @@ def _values(measures: Measures, near: Beside, *, matrix: bool) -> dict[str, floa
     _take(values, "noise", near.noise)
     if near.copy is not None:
         values["copy"] = 1.0
-    if (number(measures, "basic_stats", "elements") or 0) >= _MANY:
-        _take(values, "grid", number(measures, "basic_stats", "distinct_values"))
+    distinct = number(measures, "basic_stats", "distinct_values") or 0
+    if distinct > 1 and (number(measures, "basic_stats", "elements") or 0) >= _MANY:
+        values["grid"] = distinct
     if measures.get("spectral", {}).get("singular") is True:
         values["condition"] = math.inf
     else:

@@ -26,6 +26,7 @@ LEAST_SIDE = 16
 """Shorter sides tell too little of the edge."""
 
 _MANY = 16
+_WHOLE = 0.9  # of the rank: zero rows up to a tenth raise the ratio of noise by 3% at most
 _FEW = 3  # matrices that a median needs
 _UNLIKE = 1.25  # times the edge that the siblings of a matrix like noise have in the median
 _NUMBERS = re.compile(r"(?<![^.\[])[0-9]+(?![^.\]])")
@@ -55,8 +56,16 @@ def _rms(measures: Measures, shape: tuple[int, int]) -> float | None:
 
 
 def noise_ratio(measures: Measures, shape: tuple[int, int]) -> float | None:
-    """sigma_1 / (rms (sqrt rows + sqrt cols)); None where that is not known, or a side below LEAST_SIDE."""
+    """sigma_1 / (rms (sqrt rows + sqrt cols)); None where that is not known, a side is below LEAST_SIDE, or singular
+    values are missing: products of a low rank (adapters) and matrices with dead rows are no noise, trained or not.
+    """
     largest, rms = _number(measures, "spectral.max_singular_value", "tail.sv_max"), _rms(measures, shape)
+    rank = _number(measures, "spectral.actual_rank")
+    if rank is not None and rank < _WHOLE * min(shape):
+        return None
+    least = _number(measures, "tail.sv_min")  # where the rank is not known
+    if rank is None and least is not None and largest is not None and least <= 1e-6 * largest:
+        return None
     if largest is None or rms is None or min(shape) < LEAST_SIDE:
         return None
     return largest / (rms * (math.sqrt(shape[0]) + math.sqrt(shape[1])))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from netweight.errors import JobError, printable
 from netweight.kernels.arrays import Array, F64Array
 
 __all__ = ["WORK_ROWS", "add_qr", "add_square", "eigenvalues", "load", "singular_values", "times"]
@@ -30,20 +32,26 @@ WORK_ROWS = 112
 
 @cache
 def load() -> ctypes.CDLL:
-    """The library, private to these calls: importing its package would put its symbols before those of scipy."""
+    """The library, private to these calls: importing its package would put its symbols before those of scipy.
+
+    Raises JobError where the package is not there, or not whole.
+    """
     spec = find_spec("scipy_openblas32")
-    if spec is None or not spec.submodule_search_locations:
-        raise ImportError("scipy_openblas32 is not there: expected with netweight; run `pip install scipy-openblas32`")
-    folder = Path(spec.submodule_search_locations[0]) / "lib"
-    found = sorted(p for p in folder.iterdir() if p.suffix in {".so", ".dylib", ".dll"})
+    places = list(spec.submodule_search_locations or ()) if spec is not None else []
+    found = [p for place in places for p in (Path(place) / "lib").glob("*") if p.suffix in {".so", ".dylib", ".dll"}]
+    again = "expected one with the package scipy-openblas32; run `pip install --force-reinstall scipy-openblas32`"
     if len(found) != 1:
-        raise ImportError(f"{folder}: {len(found)} libraries, expected one; run `pip install scipy-openblas32` again")
-    asleep = os.environ.pop("OPENBLAS_THREAD_TIMEOUT", None)  # meant for numpy's: these threads have work
+        raise JobError(f"OpenBLAS: {len(found)} libraries in {printable(str(places or sys.prefix))}, {again}")
+    asleep = os.environ.get("OPENBLAS_THREAD_TIMEOUT") == "4"  # cli.main says so to numpy's: these threads have work
     try:
+        if asleep:
+            del os.environ["OPENBLAS_THREAD_TIMEOUT"]
         return ctypes.CDLL(str(found[0]))
+    except OSError as error:
+        raise JobError(f"OpenBLAS: {printable(str(error))}: {again}") from error
     finally:
-        if asleep is not None:
-            os.environ["OPENBLAS_THREAD_TIMEOUT"] = asleep
+        if asleep:
+            os.environ["OPENBLAS_THREAD_TIMEOUT"] = "4"
 
 
 @cache

@@ -48,8 +48,9 @@ function findingsList(section) {
     return make("li", { class: `finding ${["critical", "warning"].includes(level) ? level : "info"}` }, make("b", { text: `${level} ` }), place, make("span", { text: ` ${what}; ${advice}` }));
   };
   const list = (findings) => make("ul", { class: "notes" }, ...findings.map(line));
-  const rest = section.findings.slice(FIRST);
-  return make("div", {}, list(section.findings.slice(0, FIRST)), rest.length ? opening(`+ ${rest.length}`, () => list(rest)) : null);
+  const first = section.findings.slice(0, FIRST).filter(([level]) => level !== "info"); // the worst come first
+  const rest = section.findings.slice(first.length);
+  return make("div", {}, list(first), rest.length ? opening(`+ ${rest.length}`, () => list(rest)) : null);
 }
 
 function about(section) {
