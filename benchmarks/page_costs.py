@@ -71,12 +71,12 @@ def invented(names: list[tuple[str, int]]) -> Any:
     from netweight.jobs.pages import section_of
     from netweight.jobs.role_columns import role_cells
     from netweight.jobs.scan.result import PARAMETER_COLUMNS
-    from netweight.measures.registry import DRAWN, SCANNED, find
+    from netweight.measures.registry import BY_NAME, SCANNED, find
     from netweight.measures.singular_values import MOST
     from netweight.params.role import classify_all
 
     rng = random.Random(0)
-    fields = [Column(f"{m}.{c.name}", c.unit, c.doc, c.type) for m in (*SCANNED, *DRAWN) for c in find(m).columns]
+    fields = [Column(f"{m}.{c.name}", c.unit, c.doc, c.type) for m in (*SCANNED, *BY_NAME) for c in find(m).columns]
     lists = {
         "histogram.edges": 63,
         "histogram.counts": 62,

@@ -16,7 +16,7 @@ from netweight.jobs.scan.result import CSV_COLUMNS, PARAMETER_COLUMNS
 from netweight.jobs.verify.result import COLUMNS as VERIFY
 from netweight.measures.between import between_columns
 from netweight.measures.kind import KIND_COLUMNS, MODULE_COLUMNS
-from netweight.measures.registry import DRAWN, SCANNED, find
+from netweight.measures.registry import BY_NAME, SCANNED, find
 
 TARGET = Path(__file__).with_name("columns.md")
 
@@ -45,7 +45,7 @@ def render() -> str:
         _table("`scan`: the CSV file", CSV_COLUMNS),
         _table("`scan`: the first columns of the table", PARAMETER_COLUMNS),
     ]
-    parts += [_table(f"`scan`: {name}", find(name).columns, _about(name)) for name in (*SCANNED, *DRAWN)]
+    parts += [_table(f"`scan`: {name}", find(name).columns, _about(name)) for name in (*SCANNED, *BY_NAME)]
     change = find("change")
     parts += [
         _table("`compare`: the first columns of the table", COMPARED),

@@ -4,7 +4,8 @@
     benchmarks/weightwatcher/.venv/bin/python benchmarks/weightwatcher/record.py [--realweights DIR]
 
 Each matrix is the weight of a torch.nn.Linear without bias (or Embedding) and analysed by itself with
-`WeightWatcher(model).analyze()`, default options; no GPU, where WeightWatcher would round the weights to float16.
+`WeightWatcher(model).analyze()`: with default options, and with those of FURTHER, of which the columns that differ are
+kept. No GPU, where WeightWatcher would round the weights to float16.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 
 os.environ |= {"CUDA_VISIBLE_DEVICES": "", "MPLBACKEND": "Agg"}
 
+import numpy as np
 import torch
 
 import weightwatcher
@@ -97,12 +99,18 @@ CASES: dict[str, Recipe] = {
     "mlp": tensor(LITTLE_GPT, "b.m.f.W"),
 }
 
+FURTHER: dict[str, dict[str, Any]] = {
+    "clip_xmax": {"fix_fingers": "clip_xmax"},
+    "xmin_peak": {"fix_fingers": "xmin_peak", "pl_package": "powerlaw"},
+    "random": {"ERG": True, "mp_fit": True, "randomize": True},
+}
+SEED = 7
+"""Of numpy's global generator before each analysis: what `randomize` draws from."""
+
 OPTIONS: dict[str, dict[str, Any]] = {
     "svd_method accurate": {"svd_method": "accurate"},
     "pl_package powerlaw": {"pl_package": "powerlaw"},
     "pl_package powerlaw, xmax force": {"pl_package": "powerlaw", "xmax": "force"},
-    "fix_fingers clip_xmax": {"fix_fingers": "clip_xmax"},
-    "ERG": {"ERG": True},
 }
 """What options of analyze() change, on one matrix: for the documents, no test reads them."""
 
@@ -118,6 +126,7 @@ def model_of(recipe: Recipe, realweights: Path) -> torch.nn.Sequential:
 
 def analyse(model: torch.nn.Module, **options: Any) -> dict[str, Any]:
     """WeightWatcher's row of the only layer, without names; infinities and NaN as text."""
+    np.random.seed(SEED)  # noqa: NPY002 - the generator that WeightWatcher draws from
     with redirect_stdout(io.StringIO()):
         details = weightwatcher.WeightWatcher(model=model).analyze(**options)
     row = details.iloc[0].to_dict()
@@ -137,11 +146,19 @@ def main() -> None:
     logging.getLogger("weightwatcher").setLevel(logging.ERROR)
     cases = []
     for name, recipe in CASES.items():
-        cases.append({"name": name, "recipe": recipe, "columns": analyse(model_of(recipe, asked.realweights))})
-        print(name, cases[-1]["columns"]["alpha"], file=sys.stderr)
+        model = model_of(recipe, asked.realweights)
+        columns = analyse(model)
+        further = {key: analyse(model, **options) for key, options in FURTHER.items()}
+        changed = {
+            key: {column: value for column, value in row.items() if column not in columns or columns[column] != value}
+            for key, row in further.items()
+        }
+        cases.append({"name": name, "recipe": recipe, "columns": columns, **changed})
+        print(name, columns["alpha"], file=sys.stderr)
     sample = model_of(CASES["trained, medium"], asked.realweights)
     found = {
         "versions": {name: importlib.metadata.version(name) for name in ("weightwatcher", "torch", "numpy", "scipy")},
+        "seed": SEED,
         "cases": cases,
         "options": {name: analyse(sample, **options) for name, options in OPTIONS.items()},
     }

@@ -10,14 +10,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.integrate import quad
+from scipy.optimize import minimize
+from scipy.stats import chi2
 from weightwatcher_matrices import build
 
 from netweight.dtypes import DTYPES
 from netweight.kernels.cpu import CpuKernels
 from netweight.measures.registry import find
 from netweight.measures.tail import COLUMNS, THRESHOLD, derive
+from netweight.statistics.cutoff import fit_cutoff
 from netweight.statistics.spectrum import Spectrum
-from netweight.statistics.tail import FEW, LEAST, fit_tail
+from netweight.statistics.tail import FEW, LEAST, fit_tail, fit_without_fingers
 
 RECORDED = json.loads(Path(__file__).with_name("weightwatcher_values.json").read_text(encoding="utf-8"))
 CASES = {case["name"]: case for case in RECORDED["cases"]}
@@ -32,6 +36,10 @@ NO_FIT = {
     "zero": "all elements are zero",
     "equal values": "the eigenvalues do not differ",
 }
+
+# WeightWatcher leaves eigenvalues out until none is left, and then has no fit at all; of equal and of zero eigenvalues
+# it says that 0 make the product.
+NO_FINGERS = {"clip_xmax": {"8 eigenvalues"}, "random": {"zero", "equal values"}}
 
 
 def spectrum_of(matrix, **changed):
@@ -86,6 +94,18 @@ def test_columns_are_those_of_weightwatcher(name, request):
     else:
         assert ours["warning"] == theirs["warning"]
         assert theirs["status"] == "success"
+    further = {
+        "clip_xmax": {"alpha": "clip_alpha", "D": "clip_D", "xmin": "clip_xmin", "num_fingers": "num_fingers"},
+        "xmin_peak": {"alpha": "peak_alpha", "D": "peak_D", "xmin": "peak_xmin"},
+        "random": {column: column for column in ("num_ERG_spikes", "detX_val", "ERG_gap")},
+    }
+    for option, columns in further.items():
+        said = theirs | CASES[name][option]
+        for column, own in columns.items():
+            if (name in NO_FIT and own not in ("num_ERG_spikes", "detX_val")) or name in NO_FINGERS.get(option, ()):
+                continue
+            failed = own.startswith("peak") and said["alpha"] == -1  # WeightWatcher's word for no fit
+            assert ours[own] == pytest.approx(math.nan if failed else said[column], rel=1e-6, nan_ok=True), own
 
 
 @pytest.mark.parametrize("name", sorted(set(CASES) - set(NO_FIT)))
@@ -108,7 +128,12 @@ def test_the_recorded_values_cover_what_they_claim():
     assert {case["columns"]["warning"] for case in CASES.values()} == {"", "over-trained", "under-trained"}
     assert {case["columns"]["num_evals"] for case in CASES.values()} >= {8, 12, 19, 20, 21}
     assert set(NO_FIT) < set(CASES)
-    assert set(NAMES) - {"tail_reason"} <= set(CASES["heavy 1.5"]["columns"])
+    ours = {
+        name for name in NAMES if name.startswith(("clip", "peak", "tpl")) or name in ("num_fingers", "tail_reason")
+    }
+    case = CASES["heavy 1.5"]
+    assert set(NAMES) - ours <= set(case["columns"]) | set(case["random"])
+    assert {case["clip_xmax"].get("num_fingers") for case in CASES.values()} > {0}
 
 
 @settings(deadline=None, max_examples=80)
@@ -165,6 +190,95 @@ def test_a_tail_above_a_bulk_begins_where_the_bulk_ends():
     found = fit_tail(np.sort(np.concatenate([random.uniform(0.1, 9, 1600), tail])))
     assert 9 < found.xmin < 14
     assert abs(found.alpha - 2.5) < 4 * found.sigma
+
+
+def test_fingers_are_cut_off_and_counted():
+    random = np.random.default_rng(6)
+    tail = np.sort(1 + random.pareto(1.0, 60))
+    tail = tail[tail < 8]
+    bulk = random.uniform(0.2, 1.0, 400)
+    # alone, the bulk and a short tail have a large alpha; two far values make another tail, or none
+    values = np.sort(np.concatenate([bulk, 1 + 0.001 * np.arange(200)]))
+    with_fingers = np.sort(np.concatenate([values, [1e3, 2e3, 3e3]]))
+    whole = fit_tail(with_fingers)
+    fit, fingers = fit_without_fingers(with_fingers, whole)
+    # the recipe of clip_xmax, by hand
+    expected = (whole, 0)
+    for cut in range(2, 10):
+        again = fit_tail(with_fingers[:-cut])
+        if again.alpha + 1 < whole.alpha:
+            expected = (again, cut - 1)
+            break
+        if again.alpha <= 2:
+            break
+    assert (fit, fingers) == expected
+
+
+@pytest.mark.parametrize(("alpha", "cut"), [(1.5, 0.2), (2.5, 0.05), (3.0, 1.0)])
+def test_a_known_cut_off_is_found_and_told_from_a_plain_power_law(alpha, cut):
+    random = np.random.default_rng(11)
+    plain = 1 + random.pareto(alpha - 1, 400_000)
+    values = np.sort(plain[random.uniform(size=len(plain)) < np.exp(-cut * (plain - 1))])[-400_000:]
+    assert values[0] < 1.001
+    found = fit_cutoff(values)
+    assert found.alpha == pytest.approx(alpha, abs=0.05)
+    assert found.scale == pytest.approx(cut, rel=0.1)
+    assert found.chance < 1e-10
+
+
+@pytest.mark.parametrize("kind", ["pareto", "uniform", "lognormal", "edge"])
+def test_the_cut_off_is_the_most_likely_one(kind):
+    random = np.random.default_rng(12)
+    values = {
+        "pareto": 1 + random.pareto(1.5, 300),
+        "uniform": random.uniform(3, 4, 300),
+        "lognormal": 1 + np.exp(random.standard_normal(300)),
+        "edge": 2 - random.uniform(0, 1, 300) ** 2,
+    }[kind]
+    values = np.sort(values)
+    ratios = values / values[0]
+
+    def misfit(point):  # scipy's own integral and search
+        alpha, cut = point
+        if alpha < 1 or cut < 0:
+            return math.inf
+        total = quad(lambda t: math.exp((1 - alpha) * t - cut * math.exp(t)), 0, 60, epsabs=0, epsrel=1e-11, limit=500)
+        return alpha * np.log(ratios).sum() + cut * ratios.sum() + len(ratios) * math.log(total[0])
+
+    found = fit_cutoff(values)
+    best = minimize(misfit, [1.5, 0.5], method="Nelder-Mead", options={"xatol": 1e-7, "fatol": 1e-10, "maxiter": 4000})
+    assert misfit((found.alpha, found.scale * values[0])) <= best.fun + 1e-7
+    assert found.alpha == pytest.approx(max(1.0, best.x[0]), abs=1e-3)
+    plain = 1 + 1 / np.log(ratios).mean()
+    likelihood = len(ratios) * math.log(plain - 1) - plain * np.log(ratios).sum()
+    assert found.gain == pytest.approx(-best.fun - likelihood, abs=1e-6)
+    assert found.chance == pytest.approx(chi2.sf(2 * found.gain, 1), rel=1e-9)
+
+
+def test_nothing_is_cut_off_where_a_tail_is_heavier_than_a_power():
+    values = np.sort(np.exp(np.minimum(np.abs(np.random.default_rng(13).standard_cauchy(500)), 200)))
+    found = fit_cutoff(values)
+    assert (found.scale, found.gain, found.chance) == (0.0, 0.0, 1.0)
+    assert found.alpha == pytest.approx(1 + 1 / np.log(values / values[0]).mean(), rel=1e-12)
+
+
+@pytest.mark.parametrize("count", [5, 40])
+def test_the_trace_of_the_logarithm_is_counted_by_the_plain_product(count):
+    values = np.sort(np.exp(np.random.default_rng(count).standard_normal(count)))
+    row = derive(spectrum_with(np.sqrt(values)))
+    scaled = values / values.mean()
+    expected = next((k for k in range(1, count) if np.prod(scaled[-k:]) < 1), count)
+    assert row["num_ERG_spikes"] == expected
+    assert row["detX_val"] == pytest.approx(values[-expected], rel=1e-12)
+    assert math.isnan(row["ERG_gap"]) if count < LEAST else row["ERG_gap"] == expected - row["num_pl_spikes"]
+
+
+def test_a_product_beyond_float64_is_counted_all_the_same():
+    values = np.sort(np.concatenate([np.full(900, 1e4) * np.linspace(1, 2, 900), np.full(900, 1e-6)]))
+    row = derive(spectrum_with(np.sqrt(values)))
+    logs = np.log(values / values.mean())
+    assert row["num_ERG_spikes"] == next(k for k in range(1, 1800) if math.fsum(logs[-k:]) < 0)
+    assert row["num_ERG_spikes"] > 900
 
 
 def test_fewer_than_eight_values_are_no_tail():
@@ -231,7 +345,8 @@ def test_what_has_no_spectrum_says_so(spectrum, reason):
     assert row["tail_reason"] == reason
     assert row["warning"] == ""
     assert (row["N"], row["M"], row["num_evals"]) == (9, 5, 5)
-    assert all(math.isnan(row[name]) for name in NAMES[:-6])
+    known = {"num_evals", "N", "M", "Q", "warning", "tail_reason"}
+    assert all(math.isnan(row[name]) for name in NAMES if name not in known)
 
 
 def test_squares_beyond_float64_are_no_tail_but_have_norms():

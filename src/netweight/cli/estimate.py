@@ -10,7 +10,7 @@ import click
 from netweight.cli.command import Command
 from netweight.cli.lists import SpaceSeparated
 from netweight.cli.options import complete_words, device_options, format_option, parse_size
-from netweight.measures.registry import DRAWN, SCANNED
+from netweight.measures.registry import BY_NAME, SCANNED
 from netweight.views.text import print_json
 
 __all__ = ["estimate"]
@@ -25,7 +25,7 @@ def _jobs() -> Collection[str]:
 def _methods() -> Collection[str]:
     from netweight.merging.registry import METHODS
 
-    return (*SCANNED, *DRAWN, "all", *METHODS)
+    return (*SCANNED, *BY_NAME, "all", *METHODS)
 
 
 @click.command(cls=Command, short_help="How long a job would take on this machine, and what it reads.")

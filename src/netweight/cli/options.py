@@ -14,7 +14,7 @@ from click.core import ParameterSource
 
 from netweight.cli.lists import Aliased, SpaceSeparated, swallowed
 from netweight.errors import OptionError, printable
-from netweight.measures.registry import DRAWN, SCANNED
+from netweight.measures.registry import BY_NAME, SCANNED
 from netweight.run.devices import check_device, without_gpu
 
 __all__ = [
@@ -201,16 +201,16 @@ def format_option(command: F, further: Sequence[str] = ()) -> F:
     )(command)
 
 
-def methods_option(command: F, usual: str, *, drawn: bool = False) -> F:
-    """--methods, the measures of a scan, also those that are only `drawn`; `usual` says what is measured where it is
+def methods_option(command: F, usual: str, *, by_name: bool = False) -> F:
+    """--methods, the measures of a scan, also those that are none of all; `usual` says what is measured where it is
     not given.
     """
-    beside = f"; not {' and '.join(DRAWN)}, which a page draws" if drawn else ""
+    beside = "; or by name " + ", ".join(BY_NAME) if by_name else ""
     return click.option(
         "--methods",
         cls=SpaceSeparated,
         metavar="METHOD ...",
-        words=lambda: (*SCANNED, *(DRAWN if drawn else ()), "all"),
+        words=lambda: (*SCANNED, *(BY_NAME if by_name else ()), "all"),
         shell_complete=complete_words(lambda: (*SCANNED, "all")),
         help=f"{', '.join(SCANNED)}, or all{beside}. [default: {usual}]",
     )(command)

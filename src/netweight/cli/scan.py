@@ -26,7 +26,7 @@ from netweight.cli.options import (
     verbose_option,
 )
 from netweight.errors import OptionError, printable
-from netweight.measures.registry import DRAWN, SCANNED, find
+from netweight.measures.registry import BY_NAME, SCANNED, find
 from netweight.views.text import print_json
 
 if TYPE_CHECKING:
@@ -42,13 +42,14 @@ class _Scan(Command):
         """Write the options, and every measure with what it is."""
         super().format_options(ctx, formatter)
         with formatter.section("Methods"):
-            formatter.write_dl([(name, find(name).doc) for name in (*SCANNED, *DRAWN)])
+            formatter.write_dl([(name, find(name).doc) for name in (*SCANNED, *BY_NAME)])
 
 
 @click.command(cls=_Scan, short_help="Statistics, spectrum, quantization risk and sparsity of every matrix.")
 @click.argument("model", required=False)
 @click.option("--model", "named", cls=Aliased, aliases=("--model_path", "--model-path"), hidden=True)
-@partial(methods_option, usual="basic_stats; for CSV output also spectral", drawn=True)
+@click.option("--base", metavar="MODEL", help="Measure what MODEL has more than this one: what a fine-tune changed.")
+@partial(methods_option, usual="basic_stats; for CSV output also spectral", by_name=True)
 @click.option(
     "-o",
     "--output",
@@ -103,6 +104,10 @@ def scan(model: str | None, named: str | None, output_format: str, **rest: Any) 
     from netweight.jobs.scan.plan import Options, choose, prepare
 
     ref = one_model(model, named)
+    if rest["base"] and rest["health"]:
+        raise OptionError(
+            "--health: judges weights, and with --base differences are measured; leave one of the two out"
+        )
     options = options_from(
         Options,
         rest,
@@ -125,8 +130,8 @@ def scan(model: str | None, named: str | None, output_format: str, **rest: Any) 
         if rest["output"]:
             check_output(rest["output"])
         with ExitStack() as stack:
-            prepared = prepare(ref, choose(methods, rest["output"]), options, stack)
-            inputs = locations([prepared.checkpoint])
+            prepared = prepare(ref, choose(methods, rest["output"]), options, stack, rest["base"])
+            inputs = locations(prepared.inputs)
             if rest["output"]:
                 check_file(rest["output"], inputs)
             if rest["plots"]:
@@ -135,6 +140,7 @@ def scan(model: str | None, named: str | None, output_format: str, **rest: Any) 
         return
     result = measure(
         ref,
+        base=rest["base"],
         methods=methods,
         output=rest["output"],
         plots=rest["plots"],
@@ -178,6 +184,7 @@ def _show(result: ScanResults, output_format: str, **rest: Any) -> None:
             skipped=[*result.failed, *(s for s in result.skipped if s not in result.failed)],
             notes=result.notes,
             health=result.health() if rest["health"] else None,
+            differences=result.differences,
             verbose=rest["verbose"],
         )
         for place in (rest["output"], rest["plots"], rest["report"]):

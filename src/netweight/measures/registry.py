@@ -9,7 +9,7 @@ from importlib import import_module
 from netweight.errors import OptionError, did_you_mean, printable
 from netweight.measures.measure import Measure
 
-__all__ = ["DRAWN", "NAMES", "SCANNED", "Measure", "choose", "drawn_beside", "find", "needed"]
+__all__ = ["BY_NAME", "DRAWN", "NAMES", "SCANNED", "Measure", "choose", "drawn_beside", "find", "needed"]
 
 SCANNED = (
     "basic_stats",
@@ -17,11 +17,15 @@ SCANNED = (
     "quantization",
     "sparsity",
     "tail",
+    "bulk",
 )
 """The measures of a scan, in the order of their columns everywhere. Each is imported when it is first asked for."""
 
 DRAWN = ("histogram", "singular_values")
-"""Measures that are only drawn: none of "all", but by their names, and for a page."""
+"""Measures that are only drawn, and for a page."""
+
+BY_NAME = ("randomize", *DRAWN)
+"""Measures of a scan that are none of "all"."""
 
 _ELSEWHERE = {
     "basic": "basic_stats",
@@ -38,11 +42,18 @@ _ELSEWHERE = {
     "weightwatcher": "tail",
     "powerlaw": "tail",
     "power-law": "tail",
+    "mp_fit": "bulk",
+    "mp-fit": "bulk",
+    "marchenko-pastur": "bulk",
+    "random": "randomize",
+    "randomise": "randomize",
+    "shuffle": "randomize",
+    "traps": "randomize",
     "every": "all",
 }
 """Words that people know from elsewhere."""
 
-NAMES = ("change", "drift", "update", *SCANNED, *DRAWN)
+NAMES = ("change", "drift", "update", *SCANNED, *BY_NAME)
 """Every measure."""
 
 

@@ -15,13 +15,15 @@ import numpy as np
 
 from netweight.columns import Column
 from netweight.measures.measure import Measure
+from netweight.statistics.cutoff import fit_cutoff
 from netweight.statistics.rounding_error import gamma
 from netweight.statistics.spectrum import EPS
-from netweight.statistics.tail import LEAST, fit_tail
+from netweight.statistics.tail import LEAST, fit_tail, fit_without_fingers, peak_range
 
 if TYPE_CHECKING:
     from netweight.kernels.arrays import F64Array
     from netweight.statistics.spectrum import Spectrum
+    from netweight.statistics.tail import TailFit
 
 __all__ = ["COLUMNS", "MEASURE", "NEEDS", "OVER_TRAINED", "THRESHOLD", "UNDER_TRAINED", "derive"]
 
@@ -61,6 +63,23 @@ COLUMNS = (
     Column("M", "", "the shorter side of the matrix", "integer"),
     Column("Q", "", "N / M", "number"),
     Column("warning", "", "over-trained (alpha < 2), under-trained (alpha > 6), or empty", "text"),
+    Column("clip_alpha", "", "alpha once fingers, the largest lambda, are cut off (fix_fingers=clip_xmax)", "number"),
+    Column("clip_D", "", "D of that fit", "number"),
+    Column("clip_xmin", "", "its xmin", "number"),
+    Column("num_fingers", "eigenvalues", "fingers; 0: clip_alpha is alpha", "integer"),
+    Column(
+        "peak_alpha", "", "alpha where xmin is at most 1.5 times the peak of lambda (fix_fingers=xmin_peak)", "number"
+    ),
+    Column("peak_D", "", "D of that fit", "number"),
+    Column("peak_xmin", "", "its xmin", "number"),
+    Column("tpl_alpha", "", "exponent with a cut-off: density lambda^-tpl_alpha exp(-tpl_lambda lambda)", "number"),
+    Column("tpl_lambda", "", "rate of that cut-off; 0: none", "number"),
+    Column("tpl_p", "", "chance of so good a cut-off in a plain power law, by the likelihood ratio", "number"),
+    Column(
+        "num_ERG_spikes", "eigenvalues", "the fewest of the largest whose product is below 1; M: of none is", "integer"
+    ),
+    Column("ERG_gap", "eigenvalues", "num_ERG_spikes - num_pl_spikes", "integer"),
+    Column("detX_val", "", "the least of these eigenvalues", "number"),
     Column("tail_reason", "", "why there is no alpha; empty where there is one", "text"),
 )
 
@@ -83,7 +102,8 @@ def derive(spectrum: Spectrum) -> dict[str, Any]:
     row |= _ranks(spectrum.values, squares, long)
     if spectrum.zero:
         return row | {"tail_reason": "all elements are zero"}
-    return row | _fit(squares[::-1], long, short)
+    row |= _trace_log(squares[::-1]) | _fit(squares[::-1], long, short)
+    return row | {"ERG_gap": row["num_ERG_spikes"] - row["num_pl_spikes"]}
 
 
 def _norms(spectrum: Spectrum) -> dict[str, Any]:
@@ -113,6 +133,19 @@ def _ranks(values: F64Array, squares: F64Array, long: int) -> dict[str, Any]:
     }
 
 
+def _trace_log(ascending: F64Array) -> dict[str, Any]:
+    """The fewest of the largest eigenvalues whose product, in units of the mean of all, is below 1: where the trace of
+    the logarithm is zero, the condition of an exact renormalisation group.
+    """
+    if ascending[0] == ascending[-1] or not isfinite(ascending[-1]):
+        return {}
+    with np.errstate(divide="ignore"):  # of eigenvalues that are 0
+        logs = np.log(ascending / ascending[-1]) - np.log((ascending / ascending[-1]).mean())
+    below = np.flatnonzero(np.cumsum(logs[:0:-1]) < 0.0)
+    count = int(below[0]) + 1 if len(below) else len(ascending)
+    return {"num_ERG_spikes": count, "detX_val": float(ascending[-count if len(below) else 1])}
+
+
 def _fit(ascending: F64Array, long: int, short: int) -> dict[str, Any]:
     fitted = ascending[ascending > THRESHOLD]
     if len(fitted) < LEAST:
@@ -120,7 +153,8 @@ def _fit(ascending: F64Array, long: int, short: int) -> dict[str, Any]:
     if not isfinite(fitted[-1]):
         return {"tail_reason": "eigenvalues beyond float64"}
     # of eigenvalues near the largest, by Gram matrix or QR: see the errors of kernels/cpu/spectrum.py
-    fit = fit_tail(fitted, gamma(4 * (long + short)))
+    error = gamma(4 * (long + short))
+    fit = fit_tail(fitted, error)
     if fit is None:
         return {"tail_reason": "the eigenvalues do not differ"}
     largest = float(ascending[-1])
@@ -138,7 +172,18 @@ def _fit(ascending: F64Array, long: int, short: int) -> dict[str, Any]:
         "log_alpha_norm": log_alpha_norm,
         "warning": _warning(fit.alpha),
         "tail_reason": "",
-    }
+    } | _other_fits(fitted, fit, error)
+
+
+def _other_fits(fitted: F64Array, fit: TailFit, error: float) -> dict[str, Any]:
+    """The same tail without fingers, from its peak, and with a cut-off."""
+    clipped, fingers = fit_without_fingers(fitted, fit, error)
+    peak = fit_tail(fitted, error, peak_range(fitted))
+    cut = fit_cutoff(fitted[fitted >= fit.xmin])
+    found = {"clip_alpha": clipped.alpha, "clip_D": clipped.distance, "clip_xmin": clipped.xmin, "num_fingers": fingers}
+    if peak is not None:
+        found |= {"peak_alpha": peak.alpha, "peak_D": peak.distance, "peak_xmin": peak.xmin}
+    return found | {"tpl_alpha": cut.alpha, "tpl_lambda": cut.scale, "tpl_p": cut.chance}
 
 
 def _warning(alpha: float) -> str:

@@ -226,9 +226,10 @@ def pair_up(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     count_tied_twice: bool = False,
+    labels: tuple[str, str] = ("A", "B"),
 ) -> Pairing:
     """Pair the parameters of two models, none of them the base of the other, from headers alone; `include` and
-    `exclude` are globs on the names.
+    `exclude` are globs on the names, `labels` what reasons and notes call the two.
 
     Tied weights count once unless `count_tied_twice`. Notes tell of prefixes and layouts in which the models differ,
     and of depths. Raises InputError where they share no parameter, OptionError where the globs leave none.
@@ -242,7 +243,7 @@ def pair_up(
             {} if count_tied_twice else find_ties(model.checkpoint, parameters=model.parameters).aliases,
             _unwanted(model, include, exclude),
         )
-        for model, label in ((first, "A"), (second, "B"))
+        for model, label in zip((first, second), labels, strict=True)
     )
     if (include or exclude) and len(a) and all(len(s.unwanted) == len(s.model.tensors) for s in (one, other)):
         raise OptionError(nothing_matches(a, include, exclude))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from typing import Any
 
 from netweight.checkpoint.announce import announce_parts
@@ -19,6 +20,8 @@ from netweight.passes.crews import crews, run_crew
 from netweight.passes.factored import factors_of_update
 from netweight.passes.far_work import FarWork
 from netweight.passes.matrices import LONGEST_ROW, Scratch, gather, scratch_bytes
+from netweight.passes.permuted import held_bytes as permuted_bytes
+from netweight.passes.permuted import permuted_spectra, replicas
 from netweight.passes.subjects import Subject
 from netweight.run.blas import blas_threads, keep_blas_threads
 from netweight.run.devices import spectral_effort
@@ -35,6 +38,7 @@ Measurement = dict[str, dict[str, Any]] | Skipped
 """{measure: {field: value}} of one matrix, or why it has none."""
 
 _SPECTRUM = "spectrum"
+_PERMUTED = "permuted"
 _TOGETHER = 32  # matrices in one task, at most
 _TOGETHER_ELEMENTS = 1 << 19  # and their elements, where there are several
 
@@ -46,13 +50,16 @@ def measure_matrix(
     *,
     leading: int | None = None,
     spectrum: Spectrum | None = None,
+    seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
     """{measure: {field: value}} of one matrix, its bytes read once (twice where a statistic needs it).
 
-    `leading`: only so many singular values; `spectrum`: those that are known already. Raises ReadError where bytes
-    cannot be read.
+    `leading`: only so many singular values; `spectrum`: those that are known already; `seed`: of random orders. Raises
+    ReadError where bytes cannot be read.
     """
     needs = needed(measures)
+    permuted = _PERMUTED in needs
+    needs -= {_PERMUTED}
     objects: dict[str, Any] = {}
     if _SPECTRUM not in needs:
         gathered = gather(matrix, scratch, needs)
@@ -73,8 +80,16 @@ def measure_matrix(
         if accumulator.look_again():
             gather(matrix, scratch, frozenset(), sinks=(accumulator,))
         objects[_SPECTRUM] = Spectrum.of(accumulator)
+    if permuted:
+        wide = min(matrix.rows, matrix.cols) > 1 and matrix.dtype.nbytes(matrix.cols) <= LONGEST_ROW
+        objects[_PERMUTED] = permuted_spectra(matrix, scratch, _seed_of(matrix.name, seed)) if wide else ()
     objects |= {"values": gathered.values, "channels": gathered.channels}
     return {m.name: dict(m.derive(*(objects[name] for name in m.takes))) for m in measures}
+
+
+def _seed_of(name: str, seed: int) -> int:
+    """A seed for one matrix, which depends on nothing else that is measured."""
+    return int.from_bytes(sha256(f"{seed} {name}".encode()).digest()[:4], "little")
 
 
 @dataclass(frozen=True)
@@ -102,7 +117,13 @@ def loads_of(
                 rows, cols = cols, rows
             memory += kernels.spectrum_bytes(subject.tensor.dtype, rows, cols, leading)
             short, long = sorted((rows, cols))
-            work += short * short * (long + 6.0 * short) / 16  # the Gram matrix, and its eigenvalues at a slower rate
+            spectra = 1 + (replicas(rows, cols) if _PERMUTED in needs else 0)
+            # the Gram matrix, and its eigenvalues at a slower rate
+            work += spectra * short * short * (long + 6.0 * short) / 16
+        if _PERMUTED in needs and min(rows, cols) > 1:
+            width = subject.tensor.dtype.nbytes(cols)
+            memory = max(memory, subject.held_bytes + kernels.spectrum_bytes(subject.tensor.dtype, rows, cols, None))
+            memory += permuted_bytes(width, rows)
         loads.append(Load(subject, memory, work))
     return sorted(loads, key=lambda load: -load.work)
 
@@ -166,10 +187,13 @@ def spectrum_of_factors(subject: Subject) -> Spectrum | None:
 class _SubjectMeasurer(FarWork):
     """Measures subjects; every thread has a scratch of its own."""
 
-    def __init__(self, measures: Sequence[Measure], kernels: Kernels, leading: int | None, threads: int | None) -> None:
+    def __init__(
+        self, measures: Sequence[Measure], kernels: Kernels, leading: int | None, threads: int | None, seed: int
+    ) -> None:
         self._measures = measures
         self._kernels = kernels
         self._leading = leading
+        self._seed = seed
         self._threads = threads  # that a spectrum takes, None where there is none
         super().__init__()
 
@@ -187,7 +211,12 @@ class _SubjectMeasurer(FarWork):
         try:
             known = spectrum_of_factors(subject) if _SPECTRUM in needed(self._measures) else None
             measured = measure_matrix(
-                subject.open(), self._measures, self._own.scratch, leading=self._leading, spectrum=known
+                subject.open(),
+                self._measures,
+                self._own.scratch,
+                leading=self._leading,
+                spectrum=known,
+                seed=self._seed,
             )
             return _as_stored(measured, self._measures, transposed=subject.part.transposed)
         except ReadError as error:
@@ -217,6 +246,7 @@ def measure_subjects(
     *,
     budget: int,
     leading: int | None = None,
+    seed: int = 0,
     note: Callable[[str], None] = lambda _: None,
 ) -> Iterator[tuple[Subject, Measurement]]:
     """Yield every subject's measures, or the reason why it has none, as they are done.
@@ -229,7 +259,7 @@ def measure_subjects(
     spectral = _SPECTRUM in needed(measures)
     for at_once, crew in crews_of(loads, measures, host, executor.workers, budget).items():
         threads = executor.workers // at_once if spectral else None
-        make = partial(_SubjectMeasurer, measures, leading=leading, threads=threads)
+        make = partial(_SubjectMeasurer, measures, leading=leading, threads=threads, seed=seed)
         with blas_threads(threads) if threads else nullcontext():
             batches = _batches(crew, executor.workers)
             for batch, results in run_crew(batches, at_once, executor, make, kernels, name=_name, note=note):

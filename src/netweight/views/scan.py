@@ -42,17 +42,21 @@ def show_scan(
     skipped: Sequence[Skipped] = (),
     notes: Sequence[str] = (),
     health: Health | None = None,
+    differences: bool = False,
     verbose: bool = False,
 ) -> None:
     """Print the layers, the `top_issues` worst matrices by condition number, quantization and sparsity, what was left
-    out and why, notes, and the health where it is given.
+    out and why, notes, and the health where it is given. Of `differences` the first note, which says so, is first.
 
     On stdout; lines fit a terminal, or COLUMNS where it is set, and are as long as they need elsewhere. Colours follow
     NO_COLOR, and every level is also a word or a letter.
     """
     console = stdout_console()
+    if differences:
+        _say(console, printable(notes[0], 400))
+        console.print()
     if rows:
-        assessed = health if health is not None else assess_rows(rows)
+        assessed = health if health is not None else assess_rows(() if differences else rows)
         show_layers(console, rows, assessed.worst(), verbose=verbose)
     else:
         console.print("nothing was measured")
@@ -62,7 +66,7 @@ def show_scan(
         _show_sparsity(console, rows, top_issues)
     for line in left_out_lines(skipped, verbose=verbose):
         _say(console, line)
-    for note in notes:
+    for note in notes[differences:]:
         _say(console, f"note: {printable(note, 400)}")
     if health is not None:
         if skipped or notes:

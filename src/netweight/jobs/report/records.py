@@ -17,7 +17,7 @@ from netweight.jobs.structure.files import STRUCTURE, read_earlier
 from netweight.jobs.structure.page import section_of_structures
 from netweight.jobs.verify.inputs import read_record
 from netweight.jobs.verify.page import section_of_verified
-from netweight.measures.registry import DRAWN, SCANNED, find
+from netweight.measures.registry import BY_NAME, SCANNED, find
 from netweight.page.section import Section
 from netweight.params.role import classify_all
 
@@ -102,7 +102,7 @@ def _of_scan(where: str, title: str, held: Mapping[str, Any]) -> Section:
         held = held["parameters"] if held.keys() == {"health", "parameters"} else held
         skipped = [(name, str(entry["skipped"])) for name, entry in held.items() if "skipped" in entry]
         measured = {name: entry for name, entry in held.items() if "skipped" not in entry}
-        found = [find(name) for name in (*SCANNED, *DRAWN) if any(name in entry for entry in measured.values())]
+        found = [find(name) for name in (*SCANNED, *BY_NAME) if any(name in entry for entry in measured.values())]
         fields = [Column(f"{m.name}.{c.name}", c.unit, c.doc, c.type) for m in found for c in m.columns]
         rows = [
             (name, *role_cells(parameter), *(field_of(measured[name], column.name) for column in fields))

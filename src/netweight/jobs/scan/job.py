@@ -34,6 +34,7 @@ _STARTED = ""  # the journal's key for when the run began: no matrix has an empt
 def scan(
     ref: Reference,
     *,
+    base: Reference | None = None,
     methods: str | Sequence[str] | None = None,
     output: Reference | None = None,
     plots: Reference | None = None,
@@ -48,11 +49,13 @@ def scan(
 ) -> ScanResults:
     """Measure every matrix of the model `ref`: {parameter: {measure: {field: value}}}.
 
-    `methods`: measures, or "all" (default: basic_stats; for CSV output also spectral). `output`: a .json, .csv or
-    .parquet file, put in place in one step at the end; `plots`: a folder for pictures, `plot_tensors`: globs of the
-    matrices that are drawn one by one there (default: the four most telling). `resume` continues a run into `output`
-    that was stopped, and gives the same bytes. `model_id` and `revision` (default: the commit of a model of the hub)
-    are recorded. `executor` runs the tasks (default: threads); `settings` are the fields of Options by name.
+    `base`: measure what the model has more than this one, in float32, instead of its weights: the spectra of what a
+    fine-tune changed. `methods`: measures, or "all" (default: basic_stats; for CSV output also spectral). `output`: a
+    .json, .csv or .parquet file, put in place in one step at the end; `plots`: a folder for pictures, `plot_tensors`:
+    globs of the matrices that are drawn one by one there (default: the four most telling). `resume` continues a run
+    into `output` that was stopped, and gives the same bytes. `model_id` and `revision` (default: the commit of a model
+    of the hub) are recorded. `executor` runs the tasks (default: threads); `settings` are the fields of Options by
+    name.
 
     A matrix whose bytes cannot be read is listed in the result's `failed`, and does not stop the others. Raises
     InputError and its kin before any data is read, ReadError where the file changes meanwhile.
@@ -66,7 +69,7 @@ def scan(
         raise OptionError("--resume: goes on with a run that has an output file; give --output FILE as that run had it")
     with ExitStack() as stack:
         target = None if output is None else check_output(output)
-        prepared = prepare(ref, measures, options, stack)
+        prepared = prepare(ref, measures, options, stack, base)
         if plot_tensors:
             from netweight.jobs.scan.plots import check_globs
 
@@ -76,7 +79,7 @@ def scan(
         if plots is not None:  # before the work: a place that cannot take pictures ends the run here
             from netweight.jobs.scan.plots import plots_folder
 
-            plots_folder(plots, locations([prepared.checkpoint]), prepared.measures).check()
+            plots_folder(plots, locations(prepared.inputs), prepared.measures).check()
         plan = prepared.plan
         executor = executor or stack.enter_context(planned_executor(options, plan.workers, plan.memory))
         about = {"model_id": model_id, "revision": revision or prepared.checkpoint.revision}
@@ -86,7 +89,7 @@ def scan(
         else:
             from netweight.output.result_file import ResultFile
 
-            file = stack.enter_context(ResultFile(target, locations([prepared.checkpoint]), resume=resume))
+            file = stack.enter_context(ResultFile(target, locations(prepared.inputs), resume=resume))
             left = f"stopped; {printable(str(target))} was not changed; run again with --resume to go on"
             with interruptible(lambda: left), journalled(file.journal_path, plan.digest, resume=resume) as record:
                 if resume:
@@ -105,7 +108,7 @@ def _draw(
     """Put the pictures into the folder `plots` in one step."""
     from netweight.jobs.scan.plots import plots_folder, write_plots
 
-    with plots_folder(plots, locations([prepared.checkpoint]), prepared.measures) as folder:
+    with plots_folder(plots, locations(prepared.inputs), prepared.measures) as folder:
         notes = write_plots(result, prepared.subjects, folder.stage, plot_tensors)
         for note in (*notes, *folder.commit()):
             progress.note(note)
@@ -149,6 +152,7 @@ def _run(
             kernels,
             budget=prepared.budget,
             leading=options.rank_k,
+            seed=options.seed,
             note=progress.note,
         )
         for subject, measured in results:
@@ -159,7 +163,8 @@ def _run(
                 fields[subject.name] = measured
                 record.append(subject.name, measured)
             progress.advance(1, subject.nbytes)
-    prepared.checkpoint.check_unchanged()
+    for checkpoint in prepared.inputs:
+        checkpoint.check_unchanged()
     return ScanResults(
         [
             _row(subject, fields[subject.name], prepared.pictures)
@@ -171,7 +176,8 @@ def _run(
         skipped=prepared.skipped,
         failed=[failed[subject.name] for subject in prepared.subjects if subject.name in failed],
         notes=(*prepared.notes, *device_notes(kernels)),
-        inputs=[identity(prepared.checkpoint)],
+        inputs=[identity(checkpoint) for checkpoint in prepared.inputs],
+        differences=prepared.differences,
         created_at=began,
         device=plan.device,
         pictures=prepared.pictures,

@@ -13,7 +13,8 @@ from netweight.jobs.inputs import Reference, far_bytes, notes_of, stamps
 from netweight.jobs.run_options import RunOptions
 from netweight.measures import registry
 from netweight.measures.registry import Measure
-from netweight.params.opening import open_model
+from netweight.params.differences import differences
+from netweight.params.opening import open_model, open_whole
 from netweight.params.updates import as_updates
 from netweight.run.devices import Choice, choose_for
 from netweight.run.executors import matrix_budget, plan_workers
@@ -37,19 +38,21 @@ _WITH_CSV = ("basic_stats", "spectral")  # whose ranks are among the CSV's colum
 class Options(RunOptions):
     """How `scan` runs: the fields of RunOptions, and `weights_only`: no vectors, biases and scales; `split`: also the
     projections inside fused ones; `rank_k`: only so many leading singular values; `pictured`: also gather what a page
-    draws of each matrix, its histogram and spectrum, from what is counted and computed anyway.
+    draws of each matrix, its histogram and spectrum, from what is counted and computed anyway; `seed`: of the random
+    orders of `randomize`.
     """
 
     weights_only: bool = False
     split: bool = True
     rank_k: int | None = None
     pictured: bool = False
+    seed: int = 0
 
 
 @dataclass(frozen=True)
 class Prepared:
     """A checkpoint opened, its matrices listed, `loads` in the order of measuring; no tensor data read. `pictures`: the
-    measures beside those asked for, which are only drawn.
+    measures beside those asked for, which are only drawn; `inputs`: the model, and the base that is taken off it.
     """
 
     checkpoint: Checkpoint
@@ -62,20 +65,30 @@ class Prepared:
     budget: int
     notes: tuple[str, ...]
     choice: Choice
+    inputs: tuple[Checkpoint, ...]
+
+    @property
+    def differences(self) -> bool:
+        """Whether what a base has is taken off."""
+        return len(self.inputs) > 1
 
 
 def choose(methods: str | Sequence[str] | None, output: Reference | None) -> tuple[Measure, ...]:
     """The measures of these names, in their fixed order; raises OptionError for one that a scan does not have."""
     if methods is None:
         methods = _WITH_CSV if output is not None and str(output).lower().endswith(".csv") else DEFAULT
-    known = (*registry.SCANNED, *registry.DRAWN)
+    known = (*registry.SCANNED, *registry.BY_NAME)
     return tuple(registry.find(name) for name in registry.choose(methods, known))
 
 
-def prepare(ref: Reference, measures: Sequence[Measure], options: Options, stack: ExitStack) -> Prepared:
-    """Open the model and plan the run; the checkpoint is closed with `stack`. Reads headers only.
+def prepare(
+    ref: Reference, measures: Sequence[Measure], options: Options, stack: ExitStack, base: Reference | None = None
+) -> Prepared:
+    """Open the model and plan the run; checkpoints are closed with `stack`. Reads headers only. With a `base`, what the
+    model has more than it.
 
-    Raises OptionError for options that cannot be, FormatError and ModelNotFoundError for what is not a checkpoint.
+    Raises OptionError for options that cannot be, FormatError and ModelNotFoundError for what is not a checkpoint,
+    InputError where model and base share nothing.
     """
     from netweight.kernels.choose import kernels_for
     from netweight.passes.matrices import scratch_bytes
@@ -86,7 +99,12 @@ def prepare(ref: Reference, measures: Sequence[Measure], options: Options, stack
         raise OptionError(f"--rank-k {options.rank_k}: expected 1 or more")
     pictures = registry.drawn_beside(measures) if options.pictured else ()
     asked, measures = tuple(measures), (*measures, *pictures)
-    checkpoint = as_updates(stack.enter_context(open_model(ref, download=not options.remote)))
+    left_out: tuple[Skipped, ...] = ()
+    if base is None:
+        checkpoint = as_updates(stack.enter_context(open_model(ref, download=not options.remote)))
+        inputs: tuple[Checkpoint, ...] = (checkpoint,)
+    else:
+        inputs, checkpoint, left_out = _less(ref, base, options, stack)
     subjects, skipped = find_subjects(
         checkpoint,
         **options.selection,
@@ -98,7 +116,7 @@ def prepare(ref: Reference, measures: Sequence[Measure], options: Options, stack
     kernels = all_kernels(kernels_on(choice, kernels_for))
     loads = tuple(loads_of(subjects, measures, kernels[0], options.rank_k))
     scratch = max(scratch_bytes(one, measures) for one in kernels)
-    fixed = choice.libraries + far_bytes((checkpoint,))
+    fixed = choice.libraries + far_bytes(inputs)
     fitted = choice.fitted(options)
     workers, without_matrices = plan_workers(fitted, scratch, FLOOR + fixed)
     budget = matrix_budget(fitted, fixed)
@@ -114,19 +132,30 @@ def prepare(ref: Reference, measures: Sequence[Measure], options: Options, stack
         "scan",
         tuple(PlannedTask(load.subject.name, 0, 0, load.subject.part.size, load.subject.nbytes) for load in loads),
         tensors=len(subjects),
-        skipped=len(skipped),
+        skipped=len(skipped) + len(left_out),
         workers=workers,
         memory=memory,
-        digest=_digest(checkpoint, measures, options, blas_threads, choice),
+        digest=_digest(inputs, measures, options, blas_threads, choice),
         device=choice.name,
         device_reason=choice.why,
     )
-    notes = notes_of((checkpoint,))
-    return Prepared(checkpoint, asked, pictures, subjects, loads, skipped, plan, budget, notes, choice)
+    notes = checkpoint.notes[:1] + notes_of(inputs) + checkpoint.notes[1:] if base else notes_of(inputs)
+    skipped = (*skipped, *left_out)
+    return Prepared(checkpoint, asked, pictures, subjects, loads, skipped, plan, budget, notes, choice, inputs)
+
+
+def _less(
+    ref: Reference, base: Reference, options: Options, stack: ExitStack
+) -> tuple[tuple[Checkpoint, ...], Checkpoint, tuple[Skipped, ...]]:
+    """The model and its base; their difference; what has none."""
+    download = not options.remote
+    below = stack.enter_context(open_whole(base, download=download))
+    tuned = stack.enter_context(open_whole(ref, download=download, base=base, beside=[below]))
+    return ((tuned, below), *differences(tuned, below))
 
 
 def _digest(
-    checkpoint: Checkpoint,
+    inputs: Sequence[Checkpoint],
     measures: Sequence[Measure],
     options: Options,
     blas_threads: dict[str, int],
@@ -136,12 +165,13 @@ def _digest(
         {
             "job": "scan",
             "version": __version__,
-            "inputs": stamps(checkpoint),
+            "inputs": [stamps(checkpoint) for checkpoint in inputs],
             "measures": [m.name for m in measures],
             **options.selection,
             "weights_only": options.weights_only,
             "split": options.split,
             "rank_k": options.rank_k,
+            **({"seed": options.seed} if "permuted" in registry.needed(measures) else {}),
             "threads": blas_threads,
             "backend": choice.backend,
         }

@@ -99,7 +99,7 @@ class ScanResults(Reported, Framed, dict[str, dict[str, dict[str, Any]]]):
     beside it. `rows`: a ScanRow each; `skipped`: what was not measured, with its reason; `failed`: those of them whose
     bytes could not be read; `notes`: findings worth a line; `inputs`: the identity of the files; `measures`: what was
     asked for; `created_at`: when the run began, ISO 8601 in UTC; `device`: where it was computed; `pictures`: measures
-    that only a page has.
+    that only a page has; `differences`: whether a base was taken off the weights.
     """
 
     def __init__(
@@ -117,6 +117,7 @@ class ScanResults(Reported, Framed, dict[str, dict[str, dict[str, Any]]]):
         revision: str | None = None,
         device: str = "cpu",
         pictures: Sequence[Measure] = (),
+        differences: bool = False,
     ) -> None:
         super().__init__({row.name: row.measures for row in rows})
         self.rows = tuple(rows)
@@ -131,6 +132,7 @@ class ScanResults(Reported, Framed, dict[str, dict[str, dict[str, Any]]]):
         self.revision = revision
         self.device = device
         self.pictures = tuple(pictures)
+        self.differences = differences
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -177,8 +179,10 @@ class ScanResults(Reported, Framed, dict[str, dict[str, dict[str, Any]]]):
         )
 
     def health(self) -> Health:
-        """What is worth a look, by the thresholds of `measures.health_checks`."""
-        return assess_rows(self.rows)
+        """What is worth a look, by the thresholds of `measures.health_checks`: nothing of differences, which are no
+        weights.
+        """
+        return assess_rows(() if self.differences else self.rows)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe: NaN and infinities are None; what could not be measured, or is no weight of its own, has its
