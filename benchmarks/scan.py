@@ -75,10 +75,17 @@ def against_weightwatcher(bench: Scan) -> Part:
     alike = f"{command} --no-split"  # the matrices that WeightWatcher takes, no projections inside fused ones
     same = repeat(alike, bench.scan(bench.gpt2_folder, "all", "--no-split", output=ours), bench.runs)
     measured = repeat(command, bench.scan(bench.gpt2_folder, "all", output=ours), bench.runs)
-    rows = [Row(alike, alike, tuple(same)), Row(command, command, tuple(measured))]
+    wider = f"{alike} randomize"  # with the spectra of the elements in random order
+    random = repeat(wider, bench.scan(bench.gpt2_folder, "all", "randomize", "--no-split", output=ours), bench.runs)
+    rows = [Row(alike, alike, tuple(same)), Row(command, command, tuple(measured)), Row(wider, wider, tuple(random))]
     found: dict[str, float] = {"matrices": bench.gpt2.matrices, "parameters": bench.gpt2.parameters}
     facts = []
-    for label, options in {"WeightWatcher": (), "WeightWatcher, every matrix": ("--every-matrix",)}.items():
+    labels: dict[str, tuple[str, ...]] = {
+        "WeightWatcher": (),
+        "WeightWatcher, every column": ("--every-matrix", "--every-column"),
+        "WeightWatcher, every matrix": ("--every-matrix",),
+    }
+    for label, options in labels.items():
         if not bench.weightwatcher:
             break
         theirs = bench.out("gpt2-weightwatcher.csv")
@@ -87,7 +94,7 @@ def against_weightwatcher(bench: Scan) -> Part:
         runs = repeat(label, lambda whole=whole: measure(whole, bench.models.log), bench.runs)
         said = bench.models.log.read_text(encoding="utf-8").splitlines()[-1]
         rows.append(Row(label, " ".join(["analyze.py", bench.gpt2.name, *options]), tuple(runs), said))
-        if options:
+        if options == ("--every-matrix",):
             apart = tail_differences(ours, theirs)
             found |= {f"apart_{name}": value for name, value in apart.items()}
             named = ", ".join(f"{name} {value:.0e}" for name, value in apart.items() if name != "matrices")

@@ -31,7 +31,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def given(monkeypatch):
-    monkeypatch.setattr(estimate_job, "measure", lambda *_: (1.25, 1e3, 1e9, 1e3))
+    monkeypatch.setattr(estimate_job, "measure", lambda *_: (1.25, 1e3, 1e9, 1e3, 1e6))
 
 
 SIZE = 4 * (80 * 24 + 24 * 24 + 24)

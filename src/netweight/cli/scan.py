@@ -48,7 +48,7 @@ class _Scan(Command):
 @click.command(cls=_Scan, short_help="Statistics, spectrum, quantization risk and sparsity of every matrix.")
 @click.argument("model", required=False)
 @click.option("--model", "named", cls=Aliased, aliases=("--model_path", "--model-path"), hidden=True)
-@click.option("--base", metavar="MODEL", help="Measure what MODEL has more than this one: what a fine-tune changed.")
+@click.option("--base", metavar="MODEL", help="Measure what this base has not: the fine-tuning.")
 @partial(methods_option, usual="basic_stats; for CSV output also spectral", by_name=True)
 @click.option(
     "-o",
@@ -76,10 +76,11 @@ class _Scan(Command):
     aliases=("--rank_k",),
     type=click.IntRange(min=1),
     metavar="N",
-    help="Only the N leading singular values of each matrix. [default: all of them]",
+    help="Only the N leading singular values. [default: all]",
 )
+@click.option("--exact", is_flag=True, help="Formats of all rows, not of a sample.")
 @click.option("--weights-only", is_flag=True, help="Leave out vectors: norms, biases, scales.")
-@click.option("--no-split", is_flag=True, help="Do not also measure the projections inside fused ones.")
+@click.option("--no-split", is_flag=True, help="Not also the projections inside fused ones.")
 @click.option("--count-tied-twice", is_flag=True, help="Measure tied weights under each of their names.")
 @click.option("--model-id", cls=Aliased, aliases=("--model_id",), metavar="ID", help="Recorded in the results.")
 @click.option("--revision", metavar="REV", help="Recorded in the results.")
@@ -95,7 +96,7 @@ class _Scan(Command):
 @seed_option
 @low_memory_option
 def scan(model: str | None, named: str | None, output_format: str, **rest: Any) -> None:
-    """Measure every matrix of MODEL exactly: nothing is sampled or cropped, and each is read once for all measures."""
+    """Measure every matrix of MODEL, read once, and exactly: only `formats` samples."""
     from contextlib import ExitStack
 
     from netweight.cli.progress.bar import progress_for

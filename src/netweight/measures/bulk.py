@@ -70,7 +70,7 @@ def bulk_of(*spectra: Spectrum) -> Bulk | str:
 
 MEASURE = Measure(
     name="bulk",
-    doc="What lies beyond noise in a spectrum: the law of Marchenko and Pastur, fitted.",
+    doc="What noise makes of a spectrum, and what lies beyond.",
     needs=frozenset({"spectrum"}),
     columns=COLUMNS,
     derive=derive,

@@ -82,9 +82,9 @@ def advice(extreme_outlier_percentage: float, sqnr_db: float) -> tuple[str, str]
     if extreme_outlier_percentage > 10:
         return "do not quantize to 8 bit", "critical"
     if extreme_outlier_percentage < 0.1 and sqnr_db > 40:
-        return "int8 per tensor", "low"
+        return "8 bit: Q8_0, FP8, int8", "low"
     if extreme_outlier_percentage <= 1 and sqnr_db > 30:
-        return "int8 per channel", "medium"
+        return "8 bit in blocks: Q8_0; FP8 or int8 by channel", "medium"
     return "keep 16 bit, or smooth before quantizing (SmoothQuant, AWQ)", "high"
 
 
@@ -158,7 +158,7 @@ def derive(values: Values, channels: Channels) -> dict[str, Any]:
 
 MEASURE = Measure(
     name="quantization",
-    doc="What int8 and int4 would lose, and the outliers that make it hard.",
+    doc="What int8 and int4 would lose, and outliers.",
     needs=NEEDS,
     columns=COLUMNS,
     derive=derive,

@@ -99,7 +99,7 @@ def jensen_shannon(p: F64Array, q: F64Array) -> float:
 
 MEASURE = Measure(
     name="randomize",
-    doc="The spectrum beside that of the elements in random order. Not one of all: it takes as long.",
+    doc="The spectrum of shuffled elements. Not one of all.",
     needs=frozenset({"spectrum", "permuted"}),
     columns=COLUMNS,
     derive=derive,

@@ -18,6 +18,7 @@ SCANNED = (
     "sparsity",
     "tail",
     "bulk",
+    "formats",
 )
 """The measures of a scan, in the order of their columns everywhere. Each is imported when it is first asked for."""
 
@@ -42,6 +43,8 @@ _ELSEWHERE = {
     "weightwatcher": "tail",
     "powerlaw": "tail",
     "power-law": "tail",
+    "gguf": "formats",
+    "fp8": "formats",
     "mp_fit": "bulk",
     "mp-fit": "bulk",
     "marchenko-pastur": "bulk",

@@ -105,7 +105,7 @@ def _reason(spectrum: Spectrum) -> str:
 
 MEASURE = Measure(
     name="spectral",
-    doc="Condition number, ranks and norms, from the singular values.",
+    doc="Condition number, ranks and norms.",
     needs=NEEDS,
     columns=COLUMNS,
     derive=derive,

@@ -19,6 +19,8 @@ from netweight.measures.registry import Measure, needed
 from netweight.passes.crews import crews, run_crew
 from netweight.passes.factored import factors_of_update
 from netweight.passes.far_work import FarWork
+from netweight.passes.format_errors import SCRATCH as ENCODED
+from netweight.passes.format_errors import errors_of
 from netweight.passes.matrices import LONGEST_ROW, Scratch, gather, scratch_bytes
 from netweight.passes.permuted import held_bytes as permuted_bytes
 from netweight.passes.permuted import permuted_spectra, replicas
@@ -30,6 +32,7 @@ from netweight.run.memory import FLOOR
 from netweight.run.spread import DeviceKernels, all_kernels
 from netweight.statistics.channels import CHANNELS
 from netweight.statistics.factored import spectrum as of_factors
+from netweight.statistics.formats.errors import Largest, sample_size
 from netweight.statistics.spectrum import Spectrum
 
 __all__ = ["Load", "Measurement", "crews_of", "effort_of", "loads_of", "measure_matrix", "measure_subjects"]
@@ -39,6 +42,8 @@ Measurement = dict[str, dict[str, Any]] | Skipped
 
 _SPECTRUM = "spectrum"
 _PERMUTED = "permuted"
+FORMATS = "formats"
+_ENCODING = 2000.0  # the work of an element in all formats, in the units of a Gram matrix's
 _TOGETHER = 32  # matrices in one task, at most
 _TOGETHER_ELEMENTS = 1 << 19  # and their elements, where there are several
 
@@ -51,38 +56,45 @@ def measure_matrix(
     leading: int | None = None,
     spectrum: Spectrum | None = None,
     seed: int = 0,
+    exact: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """{measure: {field: value}} of one matrix, its bytes read once (twice where a statistic needs it).
 
-    `leading`: only so many singular values; `spectrum`: those that are known already; `seed`: of random orders. Raises
-    ReadError where bytes cannot be read.
+    `leading`: only so many singular values; `spectrum`: those that are known already; `seed`: of random orders;
+    `exact`: no sample of rows where a measure takes one. Raises ReadError where bytes cannot be read.
     """
-    needs = needed(measures)
-    permuted = _PERMUTED in needs
-    needs -= {_PERMUTED}
+    asked = needed(measures)
+    needs = asked - {_SPECTRUM, _PERMUTED, FORMATS}
+    readable = matrix.dtype.nbytes(matrix.cols) <= LONGEST_ROW
+    wide = min(matrix.rows, matrix.cols) > 1
+    largest = Largest(matrix.dtype, matrix.rows, matrix.cols) if FORMATS in asked and wide and readable else None
+    sinks = () if largest is None else (largest,)
     objects: dict[str, Any] = {}
-    if _SPECTRUM not in needs:
-        gathered = gather(matrix, scratch, needs)
+    if _SPECTRUM not in asked:
+        gathered = gather(matrix, scratch, needs, sinks)
     elif spectrum is not None:
-        gathered = gather(matrix, scratch, needs - {_SPECTRUM})
+        gathered = gather(matrix, scratch, needs, sinks)
         objects[_SPECTRUM] = spectrum
-    elif min(matrix.rows, matrix.cols) <= 1:
+    elif not wide:
         # one singular value at most: the norm, which follows from the moments
-        gathered = gather(matrix, scratch, needs - {_SPECTRUM} | {"values.moments"})
+        gathered = gather(matrix, scratch, needs | {"values.moments"})
         assert gathered.values is not None  # noqa: S101 - it was asked for
         objects[_SPECTRUM] = Spectrum.of_vector(matrix.rows, matrix.cols, gathered.values)
-    elif matrix.cols * matrix.dtype.bits // 8 > LONGEST_ROW:
-        gathered = gather(matrix, scratch, needs - {_SPECTRUM})
+    elif not readable:
+        gathered = gather(matrix, scratch, needs)
         objects[_SPECTRUM] = Spectrum.undefined(matrix.rows, matrix.cols, "rows of more than 64 MiB are not taken in")
     else:
         accumulator = scratch.kernels.spectrum(matrix.dtype, matrix.rows, matrix.cols, leading)
-        gathered = gather(matrix, scratch, needs - {_SPECTRUM}, sinks=(accumulator,))
+        gathered = gather(matrix, scratch, needs, (accumulator, *sinks))
         if accumulator.look_again():
-            gather(matrix, scratch, frozenset(), sinks=(accumulator,))
+            gather(matrix, scratch, frozenset(), (accumulator,))
         objects[_SPECTRUM] = Spectrum.of(accumulator)
-    if permuted:
-        wide = min(matrix.rows, matrix.cols) > 1 and matrix.dtype.nbytes(matrix.cols) <= LONGEST_ROW
-        objects[_PERMUTED] = permuted_spectra(matrix, scratch, _seed_of(matrix.name, seed)) if wide else ()
+        del accumulator  # and with it its memory
+    if _PERMUTED in asked:
+        seeded = _seed_of(matrix.name, seed)
+        objects[_PERMUTED] = permuted_spectra(matrix, scratch, seeded) if wide and readable else ()
+    if FORMATS in asked:
+        objects[FORMATS] = errors_of(matrix, largest, exact=exact)
     objects |= {"values": gathered.values, "channels": gathered.channels}
     return {m.name: dict(m.derive(*(objects[name] for name in m.takes))) for m in measures}
 
@@ -102,14 +114,19 @@ class Load:
 
 
 def loads_of(
-    subjects: Sequence[Subject], measures: Sequence[Measure], kernels: Kernels, leading: int | None
+    subjects: Sequence[Subject],
+    measures: Sequence[Measure],
+    kernels: Kernels,
+    leading: int | None,
+    *,
+    exact: bool = False,
 ) -> list[Load]:
     """The load of every subject, largest first; those of equal work in file order."""
     needs = needed(measures)
     spectral = _SPECTRUM in needs
     loads = []
     for as_read in subjects:
-        subject = as_read if CHANNELS in needs else as_read.as_stored()
+        subject = as_read if needs & {CHANNELS, FORMATS} else as_read.as_stored()
         rows, cols = subject.part.stored_shape
         memory, work = subject.held_bytes, float(rows * cols)
         if spectral and min(rows, cols) > 1 and not _is_product(subject):
@@ -124,6 +141,9 @@ def loads_of(
             width = subject.tensor.dtype.nbytes(cols)
             memory = max(memory, subject.held_bytes + kernels.spectrum_bytes(subject.tensor.dtype, rows, cols, None))
             memory += permuted_bytes(width, rows)
+        if FORMATS in needs:
+            memory += ENCODED + 24 * subject.tensor.dtype.nbytes(cols)
+            work += _ENCODING * cols * sample_size(rows, cols, exact=exact)
         loads.append(Load(subject, memory, work))
     return sorted(loads, key=lambda load: -load.work)
 
@@ -188,12 +208,20 @@ class _SubjectMeasurer(FarWork):
     """Measures subjects; every thread has a scratch of its own."""
 
     def __init__(
-        self, measures: Sequence[Measure], kernels: Kernels, leading: int | None, threads: int | None, seed: int
+        self,
+        measures: Sequence[Measure],
+        kernels: Kernels,
+        *,
+        leading: int | None,
+        threads: int | None,
+        seed: int,
+        exact: bool,
     ) -> None:
         self._measures = measures
         self._kernels = kernels
         self._leading = leading
         self._seed = seed
+        self._exact = exact
         self._threads = threads  # that a spectrum takes, None where there is none
         super().__init__()
 
@@ -217,6 +245,7 @@ class _SubjectMeasurer(FarWork):
                 leading=self._leading,
                 spectrum=known,
                 seed=self._seed,
+                exact=self._exact,
             )
             return _as_stored(measured, self._measures, transposed=subject.part.transposed)
         except ReadError as error:
@@ -247,6 +276,7 @@ def measure_subjects(
     budget: int,
     leading: int | None = None,
     seed: int = 0,
+    exact: bool = False,
     note: Callable[[str], None] = lambda _: None,
 ) -> Iterator[tuple[Subject, Measurement]]:
     """Yield every subject's measures, or the reason why it has none, as they are done.
@@ -259,7 +289,7 @@ def measure_subjects(
     spectral = _SPECTRUM in needed(measures)
     for at_once, crew in crews_of(loads, measures, host, executor.workers, budget).items():
         threads = executor.workers // at_once if spectral else None
-        make = partial(_SubjectMeasurer, measures, leading=leading, threads=threads, seed=seed)
+        make = partial(_SubjectMeasurer, measures, leading=leading, threads=threads, seed=seed, exact=exact)
         with blas_threads(threads) if threads else nullcontext():
             batches = _batches(crew, executor.workers)
             for batch, results in run_crew(batches, at_once, executor, make, kernels, name=_name, note=note):

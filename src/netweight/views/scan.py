@@ -16,6 +16,7 @@ from netweight.measures.health_checks import LEVELS, Level, judge
 from netweight.views.console import print_trimmed, stdout_console
 from netweight.views.fitted_table import Column, print_table
 from netweight.views.fitted_table import name as name_column
+from netweight.views.scan_formats import show_formats
 from netweight.views.scan_layers import LEVEL_STYLES, numbers, show_layers, small
 from netweight.views.short_names import left_out_lines
 from netweight.views.text import human_bytes, print_json, print_notes
@@ -64,6 +65,7 @@ def show_scan(
         _show_conditions(console, rows, top_issues)
         _show_quantization(console, rows, top_issues)
         _show_sparsity(console, rows, top_issues)
+    show_formats(console, rows)
     for line in left_out_lines(skipped, verbose=verbose):
         _say(console, line)
     for note in notes[differences:]:

@@ -50,7 +50,11 @@ _FIELDS = {
     "outliers": ("quantization", "extreme_outlier_percentage"),
     "alpha": ("tail", "alpha"),
 }
-_FORMED = {"sparsity", *(measure for measure, _ in _FIELDS.values())}  # measures with a form of their own here
+_FORMED = {
+    "sparsity",
+    "formats",
+    *(measure for measure, _ in _FIELDS.values()),
+}  # measures with a form of their own here
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ ASKED = {
 @pytest.fixture
 def given(monkeypatch):
     """Rates that are not measured: 1.5 s, 1 MB/s through the job, 2 MB/s from files, 1 MFLOP/s."""
-    monkeypatch.setattr(estimate_job, "measure", lambda *_: (1.5, 1e6, 2e6, 1e6))
+    monkeypatch.setattr(estimate_job, "measure", lambda *_: (1.5, 1e6, 2e6, 1e6, 1e6))
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_the_time_by_hand_from_given_rates(monkeypatch, given, tmp_path) -> None
     flops = 1000 * 100 * 100 + 9 * 100**3
     assert found.seconds == pytest.approx(opening + 1.5 + 0.4 + flops / 1e6)
     assert (found.bytes_per_second, found.flops_per_second) == (pytest.approx(1e6), 1e6)
-    monkeypatch.setattr(estimate_job, "measure", lambda *_: (1.5, 1e6, 1e5, inf))
+    monkeypatch.setattr(estimate_job, "measure", lambda *_: (1.5, 1e6, 1e5, inf, 1e6))
     slow = netweight.estimate(folder)  # the disk takes longer than the job
     assert slow.seconds == pytest.approx(slow.start + 4.0)
     assert (slow.bytes_per_second, slow.flops_per_second) == (pytest.approx(1e5), None)
@@ -271,12 +271,14 @@ def test_large_matrices_keep_a_gpu_busy(places, monkeypatch) -> None:
         (64, 32),
         (2048, 1024),
         (3072, 1536),
+        (2048, 1024),
         (64, 32),
         (2048, 1024),
         (8192, 4096),
+        (2048, 1024),
     ]
     assert shapes[1][1] == ("basic_stats", "quantization", "sparsity")
-    assert shapes[2][1] == ("spectral", "tail")
+    assert shapes[2][1] == ("spectral", "tail", "bulk")
 
 
 def test_rates_by_hand_from_given_times(places, monkeypatch) -> None:
@@ -288,7 +290,8 @@ def test_rates_by_hand_from_given_times(places, monkeypatch) -> None:
         request = request_of(places["a"])
         work = plan_work(request, stack)
         monkeypatch.setattr(estimate_rates, "_timed", timed(2.0))
-        start, through, files, flops = estimate_rates.measure(request, work)
+        start, through, files, flops, encoding = estimate_rates.measure(request, work)
+        assert encoding == inf
         assert (start, through, flops) == (2.0, pytest.approx(1020 / 0.2), inf)  # the median, less what no bytes take
         assert 0 < files < inf
         monkeypatch.setattr(estimate_rates, "_timed", timed(40.0))
@@ -361,3 +364,17 @@ def test_what_cannot_be_reckoned_is_one_line(places, said) -> None:
         netweight.estimate(places["a"], **WRONG[said])
     assert str(caught.value).startswith(said)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_encoded_is_reckoned_by_elements_and_not_by_bytes(places, monkeypatch) -> None:
+    def timed(request, work, shape, tensors, runs):
+        return [3.0] * runs if request.methods == ("formats",) else [1.0] * runs, replace(work, read=100, encoded=500)
+
+    monkeypatch.setattr(estimate_rates, "_timed", timed)
+    with ExitStack() as stack:
+        request = request_of(places["a"], methods=("formats", "sparsity"))
+        work = plan_work(request, stack)
+        parts = [row for row in netweight.scan(places["a"]).rows if row.matrix]
+        assert work.encoded == sum(min(row.rows, max(16, (1 << 17) // row.cols)) * row.cols for row in parts)
+        assert work.light == ("sparsity",)
+        assert estimate_rates.measure(request, work)[4] == 500 / 2.0

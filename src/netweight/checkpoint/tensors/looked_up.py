@@ -10,19 +10,14 @@ from typing import TYPE_CHECKING, Any
 from netweight.checkpoint.tensor import Stretch, Tensor
 from netweight.checkpoint.tensors.grouped import floats
 from netweight.checkpoint.tensors.quantised import UnitTensor
+from netweight.kernels.quantiles import NF4
 
 if TYPE_CHECKING:
     import numpy as np
 
 __all__ = ["LookedUpTensor"]
 
-_NF4 = (
-    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
-    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
-    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
-)  # fmt: skip
-"""bitsandbytes, get_4bit_type: quantiles of the normal distribution."""
-_FP4 = (0.0, 0.0625, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0)  # the same, over 12; then with the other sign
+_FP4 = (0.0, 0.0625, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0)  # bitsandbytes, over 12; then with the other sign
 _E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # OCP Microscaling Formats; then with the other sign
 
 
@@ -117,7 +112,7 @@ def _table(name: str) -> np.ndarray[Any, np.dtype[Any]]:
             powers: np.ndarray[Any, np.dtype[Any]] = np.ldexp(np.float32(1), codes.astype(np.int32) - 127)
             return powers
     if name == "nf4":
-        sixteen = np.array(_NF4, np.float32)
+        sixteen = np.array(NF4, np.float32)
     else:
         half = np.array(_FP4, np.float32) / np.float32(12) if name == "fp4" else np.array(_E2M1, np.float32)
         sixteen = np.concatenate([half, -half])

@@ -71,12 +71,13 @@ def estimate(
         work = plan_work(given, stack)
         opening = time.perf_counter() - begun
         (progress or Silent()).note("running the job on made models; a first run also compiles its loops")
-        start, through, files, flops = measure(given, work)
+        start, through, files, flops, encoding = measure(given, work)
     far = [c.ref for c in work.checkpoints if c.location is None and work.read]
     notes = (*work.notes, *(f"{printable(ref)}: the time of the network is not in it" for ref in far))
     moved, decoded = work.read + work.written, work.read * work.decoded  # rates are of what is decoded
     streaming = max((decoded + work.written) / through, decoded / files)
     sizes = (work.read, work.written, work.flops, work.workers, work.memory, work.device)
     rates = (opening + start, moved / streaming if streaming else None, flops if work.flops else None)
-    refs, seconds = tuple(c.ref for c in work.checkpoints), opening + start + streaming + work.flops / flops
+    refs = tuple(c.ref for c in work.checkpoints)
+    seconds = opening + start + streaming + work.flops / flops + work.encoded / encoding
     return Estimate(job, refs, *sizes, *rates, seconds, notes)

@@ -14,10 +14,12 @@ from netweight.checkpoint.tensor import Checkpoint
 from netweight.errors import OptionError, did_you_mean, printable
 from netweight.params.opening import open_whole
 from netweight.run.devices import spectral_effort
+from netweight.statistics.formats.errors import sample_size
 
 __all__ = ["JOBS", "Request", "Work", "plan_work"]
 
 JOBS = ("scan", "delta", "compare", "merge", "structure", "embeddings", "info")
+_FORMATS = "formats"
 _FOR = {"methods": "scan/compare/merge", "base": "delta/merge", "models": "delta/merge/compare", "deep": "structure"}
 
 
@@ -50,7 +52,8 @@ class Request:
 @dataclass(frozen=True)
 class Work:
     """A job as planned; `run` does it. `checkpoints`: base and models, open. Bytes to read and to write, memory in
-    bytes. `flops`: of the `heavy` methods, in matrices with a short `side`; the others are `light`.
+    bytes. `flops`: of the `heavy` methods, in matrices with a short `side`; `encoded`: elements that `formats` encodes;
+    the others are `light`.
     """
 
     run: Callable[[], object]
@@ -65,6 +68,7 @@ class Work:
     side: int = 0
     light: tuple[str, ...] = ()
     heavy: tuple[str, ...] = ()
+    encoded: int = 0
     recipe: Any = None
 
     @property
@@ -126,10 +130,16 @@ def _of_plan(run: Any, prepared: Any, opened: tuple[Checkpoint, ...], read: int,
     """`scanned` has the loads and measures of a scan, where there is one."""
     measures = scanned.measures if scanned is not None else ()
     heavy = tuple(m.name for m in measures if "spectrum" in m.needs)
-    shapes: list[Any] = [load.subject.part.stored_shape for load in scanned.loads] if heavy else []
+    parts = [load.subject.part for load in scanned.loads] if scanned is not None else []
+    shapes: list[Any] = [part.stored_shape for part in parts] if heavy else []
+    encoded = 0
+    if _FORMATS in {m.name for m in measures}:
+        sides = [part.matrix_shape for part in parts if min(part.matrix_shape) > 1]
+        encoded = sum(cols * sample_size(rows, cols, exact=False) for rows, cols in sides)
     flops, side = round(sum(map(spectral_effort, shapes))), min(max(shapes, key=spectral_effort, default=(0,)))
     sizes = (read, prepared.plan.workers, prepared.plan.memory, prepared.plan.device, prepared.notes, 0, flops, side)
-    return Work(run, opened, *sizes, tuple(m.name for m in measures if m.name not in heavy), heavy)
+    light = tuple(m.name for m in measures if m.name not in (*heavy, _FORMATS))
+    return Work(run, opened, *sizes, light, heavy, encoded)
 
 
 def _of_headers(request: Request, stack: ExitStack) -> Work:

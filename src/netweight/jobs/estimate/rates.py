@@ -23,21 +23,26 @@ _SIDE, _GPU_SIDE, _COLS = 1536, 4096, 256  # of matrices whose spectra are timed
 _PIECES, _PIECE, _PATIENCE = 64, 4 << 20, 0.5  # tensors that are read, bytes of each, seconds
 
 
-def measure(request: Request, work: Work) -> tuple[float, float, float, float]:
-    """(seconds of the start, bytes a second through the job, bytes a second from its files, FLOPs a second); infinite
-    where there is no such work. Raises ReadError, and OutputError where the folder for temporary files has no room.
+def measure(request: Request, work: Work) -> tuple[float, float, float, float, float]:
+    """(seconds of the start, bytes a second through the job, bytes a second from its files, FLOPs a second, elements
+    encoded a second); infinite where there is no such work. Raises ReadError, and OutputError where the folder for
+    temporary files has no room.
     """
     (first, idle), _ = _timed(request, work, (64, 32), 2, 2)
-    through = flops = inf
+    through = flops = encoding = inf
     if work.read and request.job != "embeddings":  # which computes for so long that bytes do not count
-        streamed = replace(request, methods=work.light) if work.heavy else request
+        streamed = replace(request, methods=work.light or ("basic_stats",)) if work.heavy or work.encoded else request
         seconds, made = _timed(streamed, work, _SHAPE, max(_TENSORS // len(work.checkpoints), 2 * work.workers), 3)
         through = (made.read + made.written) / max(median(seconds) - idle, median(seconds) / 4)
     if work.flops:
         side = min(work.side, _COLS if request.job == "embeddings" else _SIDE if work.device == "cpu" else _GPU_SIDE)
         seconds, made = _timed(replace(request, methods=work.heavy), work, (2 * side, side), work.workers, 1)
         flops = made.flops / max(seconds[0] - idle, seconds[0] / 4)
-    return (first if first < 8.0 else idle), through, _read_some(work), flops  # 8 s: loops were compiled, which is once
+    if work.encoded:
+        seconds, made = _timed(replace(request, methods=("formats",)), work, _SHAPE, 2 * work.workers, 1)
+        encoding = made.encoded / max(seconds[0] - idle, seconds[0] / 4)
+    start = first if first < 8.0 else idle  # 8 s: loops were compiled, which is once
+    return start, through, _read_some(work), flops, encoding
 
 
 def _timed(request: Request, work: Work, shape: tuple[int, int], tensors: int, runs: int) -> tuple[list[float], Work]:

@@ -153,6 +153,7 @@ def _run(
             budget=prepared.budget,
             leading=options.rank_k,
             seed=options.seed,
+            exact=options.exact,
             note=progress.note,
         )
         for subject, measured in results:

@@ -39,7 +39,7 @@ class Options(RunOptions):
     """How `scan` runs: the fields of RunOptions, and `weights_only`: no vectors, biases and scales; `split`: also the
     projections inside fused ones; `rank_k`: only so many leading singular values; `pictured`: also gather what a page
     draws of each matrix, its histogram and spectrum, from what is counted and computed anyway; `seed`: of the random
-    orders of `randomize`.
+    orders of `randomize`; `exact`: all rows where a measure takes a sample.
     """
 
     weights_only: bool = False
@@ -47,6 +47,7 @@ class Options(RunOptions):
     rank_k: int | None = None
     pictured: bool = False
     seed: int = 0
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def prepare(
     effort = effort_of(subjects, measures)
     choice = choose_for(options, "spectra" if effort else "statistics", effort)
     kernels = all_kernels(kernels_on(choice, kernels_for))
-    loads = tuple(loads_of(subjects, measures, kernels[0], options.rank_k))
+    loads = tuple(loads_of(subjects, measures, kernels[0], options.rank_k, exact=options.exact))
     scratch = max(scratch_bytes(one, measures) for one in kernels)
     fixed = choice.libraries + far_bytes(inputs)
     fitted = choice.fitted(options)
@@ -161,6 +162,7 @@ def _digest(
     blas_threads: dict[str, int],
     choice: Choice,
 ) -> str:
+    needs = registry.needed(measures)
     return digest_of(
         {
             "job": "scan",
@@ -171,7 +173,8 @@ def _digest(
             "weights_only": options.weights_only,
             "split": options.split,
             "rank_k": options.rank_k,
-            **({"seed": options.seed} if "permuted" in registry.needed(measures) else {}),
+            **({"seed": options.seed} if "permuted" in needs else {}),
+            **({"exact": options.exact} if "formats" in needs else {}),
             "threads": blas_threads,
             "backend": choice.backend,
         }

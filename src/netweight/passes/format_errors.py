@@ -1,0 +1,53 @@
+"""The errors of formats in a matrix: its largest values from the one reading, some of its rows from another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from netweight.statistics.formats.errors import ErrorSums, FormatErrors, Largest, sampled_rows, widened
+from netweight.statistics.formats.ggml import installed
+from netweight.statistics.formats.table import FORMATS
+
+if TYPE_CHECKING:
+    from netweight.checkpoint.matrix import Matrix
+    from netweight.kernels.arrays import F32Array
+
+__all__ = ["SCRATCH", "errors_of"]
+
+_TOGETHER = 1 << 17  # elements that are encoded at a time
+SCRATCH = 24 * _TOGETHER
+"""Bytes that encoding takes, beside a row that is longer."""
+
+
+def errors_of(matrix: Matrix, largest: Largest | None, *, exact: bool, weights: F32Array | None = None) -> FormatErrors:
+    """The errors of all formats that can take the matrix, in rows that `sampled_rows` chooses; none of a vector.
+
+    `weights`: float32 [cols], the importance of columns. Raises ReadError where bytes cannot be read.
+    """
+    if min(matrix.rows, matrix.cols) < 2:
+        return FormatErrors.none(matrix.rows, "a vector: formats leave it in 16 or 32 bits")
+    if largest is None:
+        return FormatErrors.none(matrix.rows, "rows of more than 64 MiB are not taken in")
+    tiles = largest.tiles
+    if not np.isfinite(tiles).all():
+        return FormatErrors.none(matrix.rows, "elements that are NaN or infinite, or beyond float32")
+    if not tiles.any():
+        return FormatErrors.none(matrix.rows, "all elements are zero")
+    ready = installed()
+    formats = [one for one in FORMATS if matrix.cols % one.block == 0 and (ready or not one.ggml)]
+    sums = ErrorSums(formats, tiles, matrix.rows, weights)
+    numbers = sampled_rows(matrix.rows, matrix.cols, exact=exact)
+    at_once = max(1, _TOGETHER // matrix.cols)
+    row_bytes = matrix.dtype.nbytes(matrix.cols)
+    for first in range(0, len(numbers), at_once):
+        some = numbers[first : first + at_once]
+        raw = np.empty(row_bytes * len(some), np.uint8)
+        if isinstance(some, range):
+            matrix.read_rows(some.start, len(some), raw.data)
+        else:
+            for place, number in enumerate(some.tolist()):
+                matrix.read_rows(number, 1, raw[place * row_bytes : (place + 1) * row_bytes].data)
+        sums.add(widened(raw, matrix.dtype, len(some)), some)
+    return sums.finish()

@@ -1,0 +1,1 @@
+"""What formats that models are shipped in would lose of a matrix: encoders, and the errors of rows."""
