@@ -138,6 +138,13 @@ def spectra(bench: Scan) -> Part:
     return Part("spectra", f"{shape.name}: every singular value", (Row(command, command, (run,)),), figures, (fact,))
 
 
+def shipped(bench: Scan) -> Part:
+    command = f"netweight scan {bench.models.shape.name} --methods formats"
+    runs = repeat(command, bench.scan(bench.models.base, "formats", output=bench.out("formats.json")), bench.runs)
+    title = f"{bench.models.shape.name}: errors in 20 formats, of sampled rows"
+    return Part("formats", title, (Row(command, command, tuple(runs)),), {}, ())
+
+
 def comparison(bench: Scan) -> Part:
     base, other = bench.models.base, bench.models.fine_tunes[0]
     ours, theirs = bench.out("compare-netweight.json"), bench.out("compare-torch.json")
@@ -161,6 +168,7 @@ PARTS: dict[str, Callable[[Scan], Part]] = {
     "gpt2": against_weightwatcher,
     "elements": elements,
     "spectra": spectra,
+    "formats": shipped,
     "compare": comparison,
 }
 
@@ -228,6 +236,7 @@ def clear(bench: Scan, kept: set[Path]) -> None:
         "elements",
         "started",
         "spectra",
+        "formats",
         "compare-netweight",
         "compare-torch",
     ):

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from netweight.jobs.extract_lora.job import extract_lora
     from netweight.jobs.info.job import info
     from netweight.jobs.merge.job import merge
+    from netweight.jobs.plan.job import plan
     from netweight.jobs.report.job import report
     from netweight.jobs.scan.job import scan
     from netweight.jobs.structure.job import structure
@@ -55,6 +56,7 @@ __all__ = [
     "merge",
     "nearest_tokens",
     "open",
+    "plan",
     "report",
     "scan",
     "structure",
@@ -77,6 +79,7 @@ _JOBS = {
     "info": "jobs.info.job",
     "merge": "jobs.merge.job",
     "nearest_tokens": "jobs.embeddings.nearest",
+    "plan": "jobs.plan.job",
     "report": "jobs.report.job",
     "scan": "jobs.scan.job",
     "structure": "jobs.structure.job",

@@ -183,8 +183,8 @@ def test_the_runner_measures_every_part_and_leaves_nothing(tmp_path):
     (results,) = (tmp_path / "results").iterdir()
     assert results.name.endswith("-scan-tiny.json")
     figures = json.loads(results.read_text())
-    assert [part["key"] for part in figures["parts"]] == ["gpt2", "elements", "spectra", "compare"]
-    assert figures["parts"][3]["figures"]["apart_l2_distance"] == 0
+    assert [part["key"] for part in figures["parts"]] == ["gpt2", "elements", "spectra", "formats", "compare"]
+    assert figures["parts"][4]["figures"]["apart_l2_distance"] == 0
     assert str(tmp_path) not in results.read_text()
     assert [list(folder.iterdir()) for folder in (tmp_path / "data").iterdir()] == [[]]
 

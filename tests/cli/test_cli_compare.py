@@ -177,7 +177,7 @@ def test_dry_run(models, capsys, no_data):
     assert lines[-1] == "nothing was read or written; leave out --dry-run to run it"
     _, out, _ = run(capsys, "compare", models / "a", models / "b", "--dry-run", "--format", "json", "--methods", "all")
     plan = strict_json(out)
-    assert plan["methods"] == ["basic_stats", "spectral", "quantization", "sparsity", "tail", "bulk", "formats"]
+    assert plan["methods"] == ["basic_stats", "spectral", "quantization", "sparsity", "tail", "bulk"]
     assert plan["bytes_to_read"] == 2 * (3 * 600 * 4 + 440 * 8)  # once for the pairs, once for the matrices
     assert plan["not_comparable"][0]["name"] == "model.layers.1.mlp.up_proj.weight"
 

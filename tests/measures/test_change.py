@@ -235,7 +235,7 @@ def test_every_measure_of_a_scan_says_what_it_takes():
     for name in SCANNED:
         takes = find(name).takes
         assert takes
-        assert {*takes} <= {"values", "channels", "spectrum", "formats"}
+        assert {*takes} <= {"values", "channels", "spectrum"}
 
 
 def test_from_summaries():

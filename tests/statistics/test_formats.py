@@ -17,10 +17,14 @@ from netweight.dtypes import DTYPES
 from netweight.statistics.formats.encoders import Rows
 from netweight.statistics.formats.errors import ErrorSums, Largest, sampled_rows, widened
 from netweight.statistics.formats.ggml import coded
-from netweight.statistics.formats.table import FORMATS
+from netweight.statistics.formats.table import FORMATS, MLX
 
-RECORDED = json.loads((Path(__file__).with_name("recorded") / "formats.json").read_text(encoding="utf-8"))
-BY_KEY = {one.key: one for one in FORMATS}
+FOLDER = Path(__file__).with_name("recorded")
+RECORDED = {
+    name: {**errors, **json.loads((FOLDER / "mlx_formats.json").read_text(encoding="utf-8"))[name]}
+    for name, errors in json.loads((FOLDER / "formats.json").read_text(encoding="utf-8")).items()
+}
+BY_KEY = {one.key: one for one in (*FORMATS, *MLX)}
 GGML = [one for one in FORMATS if one.ggml]
 
 

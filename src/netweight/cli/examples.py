@@ -31,6 +31,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "netweight compare ./base ./tuned --methods spectral -o changes.csv",
         "netweight compare --to ./original ./q4.gguf ./q8.gguf",
     ),
+    "plan": (
+        "netweight plan ./model --size 4.5bpw -o types.txt",
+        "netweight plan ./model --size 8GB --imatrix imatrix.gguf --plot sizes.png",
+        "netweight plan ./model --size 5bpw --format compressed-tensors -o recipe.yaml",
+    ),
     "embeddings": (
         "netweight embeddings ./model -o clusters",
         "netweight embeddings ./model --nearest king queen",

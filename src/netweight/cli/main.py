@@ -39,6 +39,7 @@ COMMANDS = {
     "verify": ("netweight.cli.verify:verify", "Compute a merged model again, and compare it with its files."),
     "devices": ("netweight.cli.devices:devices", "What there is to compute on, and what is used for which work."),
     "download": ("netweight.cli.download:download", "Fetch a model from the hub: resumed, verified, whole."),
+    "plan": ("netweight.cli.plan:plan", "Which tensor takes which number format, for a size."),
     "estimate": ("netweight.cli.estimate:estimate", "How long a job would take on this machine, and what it reads."),
     "demo": ("netweight.cli.demo:demo", "Make small models, and run the other commands on them."),
     "help": ("netweight.cli.help:help_command", "Help, of one command where it is named."),

@@ -81,11 +81,10 @@ def _reason(found: FormatErrors) -> str:
 
 MEASURE = Measure(
     name="formats",
-    doc="Errors in GGUF types, FP8, FP4, int4; of sampled rows.",
+    doc="Errors in GGUF types, FP8, FP4, int4, of sampled rows. Not one of all.",
     needs=frozenset({"formats"}),
     columns=COLUMNS,
     derive=derive,
     takes=("formats",),
-    compared=("q8_0_relative_error_ratio", "q4_k_relative_error_ratio", "fp8_channel_relative_error_ratio"),
     shown=("q4_k_relative_error", "fp8_channel_relative_error", "nvfp4_relative_error"),
 )

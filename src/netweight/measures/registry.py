@@ -18,14 +18,13 @@ SCANNED = (
     "sparsity",
     "tail",
     "bulk",
-    "formats",
 )
 """The measures of a scan, in the order of their columns everywhere. Each is imported when it is first asked for."""
 
 DRAWN = ("histogram", "singular_values")
 """Measures that are only drawn, and for a page."""
 
-BY_NAME = ("randomize", *DRAWN)
+BY_NAME = ("formats", "randomize", *DRAWN)
 """Measures of a scan that are none of "all"."""
 
 _ELSEWHERE = {

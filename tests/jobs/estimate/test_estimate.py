@@ -271,11 +271,9 @@ def test_large_matrices_keep_a_gpu_busy(places, monkeypatch) -> None:
         (64, 32),
         (2048, 1024),
         (3072, 1536),
-        (2048, 1024),
         (64, 32),
         (2048, 1024),
         (8192, 4096),
-        (2048, 1024),
     ]
     assert shapes[1][1] == ("basic_stats", "quantization", "sparsity")
     assert shapes[2][1] == ("spectral", "tail", "bulk")

@@ -90,7 +90,7 @@ def test_results_do_not_depend_on_workers_or_memory(tmp_path):
     arrays = {f"m{i}": normal((500, 384), "bfloat16", seed=i) for i in range(5)}
     save_file(arrays, tmp_path / "m.safetensors")
     results = [
-        netweight.scan(tmp_path / "m.safetensors", methods="all", **settings).to_dict()
+        netweight.scan(tmp_path / "m.safetensors", methods=["all", "formats"], **settings).to_dict()
         for settings in ({"workers": 1}, {"workers": 2}, {"workers": 2, "memory": 1 << 30})
     ]
     assert results[0] == results[1] == results[2]

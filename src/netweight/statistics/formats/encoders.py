@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from netweight.kernels.arrays import F32Array
 
 __all__ = ["TILE", "Rows", "fp8_block", "fp8_channel", "fp8_tensor", "int4_asymmetric", "int4_symmetric", "mxfp4"]
-__all__ += ["nf4", "nvfp4"]
+__all__ += ["mlx", "nf4", "nvfp4"]
 
 TILE = 128
 """The side of a block of FP8, and the length of a group of int4."""
@@ -130,3 +130,19 @@ def nf4(rows: Rows) -> F32Array:
     scale = np.abs(x).max(axis=2, keepdims=True)
     codes = np.searchsorted(_NEARER, x / np.maximum(scale, _TINY))
     return _as_rows(_NF4[codes] * scale, rows.values.shape[1])
+
+
+def mlx(rows: Rows, bits: int) -> F32Array:
+    """MLX's affine codes of so many bits in groups of 64: scale and offset in bfloat16, 0 a code where it is within."""
+    x = _groups(rows.values, 64)
+    steps = np.float32(2**bits - 1)
+    least, most = x.min(axis=2, keepdims=True), x.max(axis=2, keepdims=True)
+    below = np.abs(least) > np.abs(most)
+    scale = np.maximum((most - least) / steps, np.float32(1e-7))
+    scale = np.where(below, scale, -scale)
+    edge = np.where(below, least, most)
+    codes = np.rint(edge / scale)
+    scale = np.where(codes != 0, edge / np.where(codes != 0, codes, 1), scale).astype(np.float32)
+    offset = np.where(codes != 0, edge, np.float32(0))
+    taken = np.clip(np.rint((x - offset) / scale), 0, steps)
+    return _as_rows((taken * _bfloat16(scale) + _bfloat16(offset)).astype(np.float32), rows.values.shape[1])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from netweight.kernels.arrays import F32Array
 
-__all__ = ["NEEDED", "coded", "installed"]
+__all__ = ["NEEDED", "coded", "importance", "installed"]
 
 NEEDED = 'llama.cpp\'s types are encoded by libgguf: pip install "netweight[formats]"'
 """What to say where it is not installed."""
@@ -35,4 +35,10 @@ def coded(values: F32Array, kind: str, weights: F32Array | None = None) -> F32Ar
     found: F32Array = library.dequantize_rows(
         library.quantize_rows(values, number, weights), number, n_per_row=values.shape[1]
     )
+    return found
+
+
+def importance(path: Any) -> dict[str, F32Array]:
+    """{tensor: float32, mean square of its inputs} of an imatrix file; raises OSError and ValueError."""
+    found: dict[str, F32Array] = _library().load_imatrix(path)
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from netweight.statistics.formats import encoders
@@ -13,7 +14,7 @@ from netweight.statistics.formats.ggml import coded
 if TYPE_CHECKING:
     from netweight.kernels.arrays import F32Array
 
-__all__ = ["FORMATS", "Format"]
+__all__ = ["FORMATS", "MLX", "Format"]
 
 
 @dataclass(frozen=True)
@@ -70,3 +71,16 @@ FORMATS = (
     Format("nf4", "NF4", 4.5, 64, "16 normal quantiles, a float32 scale for 64", encode=encoders.nf4),
 )  # fmt: skip
 """In the order of their columns."""
+
+MLX = tuple(
+    Format(
+        f"mlx_q{bits}",
+        f"{bits} bit",
+        bits + 0.5,
+        64,
+        f"MLX, {bits} bits in groups of 64",
+        encode=partial(encoders.mlx, bits=bits),
+    )
+    for bits in (2, 3, 4, 5, 6, 8)
+)
+"""The affine types of MLX, in groups of 64."""

@@ -1,0 +1,1 @@
+"""`plan`: a type for every tensor, so that a model of a given size loses least."""
