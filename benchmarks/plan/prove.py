@@ -128,6 +128,27 @@ def stories(file: Path, folder: Path) -> tuple[LlamaForCausalLM, Tensor]:
     return model, told
 
 
+@torch.no_grad()
+def compared(name: str, folder: Path, model: LlamaForCausalLM, text: Tensor) -> list[dict[str, Any]]:
+    asked = Asked(model, text)
+    rows = []
+    for mixture in MIXTURES:
+        types = asked.mixture(mixture)
+        bits = asked.bits(types)
+        (theirs, perplexity), plan = asked.lost(types), planned(folder, asked, bits)
+        ours, our_perplexity = asked.lost(plan)
+        rows.append(
+            {"model": name, "mixture": mixture, "bits": bits, "planned_bits": asked.bits(plan), "kl": theirs,
+             "planned_kl": ours, "perplexity": perplexity, "planned_perplexity": our_perplexity}
+        )  # fmt: skip
+        print(
+            f"| {name} | {mixture} | {bits:.3f} | {asked.bits(plan):.3f} | {theirs:.5f} | {ours:.5f} |"
+            f" **{ours / theirs:.2f}** | {perplexity:.3f} | {our_perplexity:.3f} |",
+            flush=True,
+        )
+    return rows
+
+
 class Asked:
     """A model whose matrices are encoded and set back, and what it says of some text."""
 
@@ -142,7 +163,6 @@ class Asked:
         self.decoded: dict[tuple[str, str], Tensor] = {}
 
     def _batches(self) -> Iterator[Tensor]:
-        torch.set_grad_enabled(False)
         yield from self.text.split(16)
 
     def bits(self, types: dict[str, str]) -> float:
@@ -229,26 +249,6 @@ def planned(folder: Path, asked: Asked, bits: float) -> dict[str, str]:
     result = netweight.plan(folder, f"{bits + 1e-6:.6f}bpw")
     given = {row.unit.name: row.option.key.upper() for row in result.rows if row.option is not None}
     return {name: given.get(str(name_of(name)), "F16") for name in asked.plain}
-
-
-def compared(name: str, folder: Path, model: LlamaForCausalLM, text: Tensor) -> list[dict[str, Any]]:
-    asked = Asked(model, text)
-    rows = []
-    for mixture in MIXTURES:
-        types = asked.mixture(mixture)
-        bits = asked.bits(types)
-        (theirs, perplexity), plan = asked.lost(types), planned(folder, asked, bits)
-        ours, our_perplexity = asked.lost(plan)
-        rows.append(
-            {"model": name, "mixture": mixture, "bits": bits, "planned_bits": asked.bits(plan), "kl": theirs,
-             "planned_kl": ours, "perplexity": perplexity, "planned_perplexity": our_perplexity}
-        )  # fmt: skip
-        print(
-            f"| {name} | {mixture} | {bits:.3f} | {asked.bits(plan):.3f} | {theirs:.5f} | {ours:.5f} |"
-            f" **{ours / theirs:.2f}** | {perplexity:.3f} | {our_perplexity:.3f} |",
-            flush=True,
-        )
-    return rows
 
 
 def main() -> None:

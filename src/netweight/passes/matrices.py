@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from netweight.kernels.protocol import Kernels
     from netweight.measures.registry import Measure
 
-__all__ = ["BUFFER", "LONGEST_ROW", "BlockSink", "Gathered", "Scratch", "gather", "scratch_bytes"]
+__all__ = ["BUFFER", "FEW", "LONGEST_ROW", "BlockSink", "Gathered", "Scratch", "gather", "scratch_bytes"]
 
 BUFFER = 1 << 22
 """Bytes that are read at a time."""
@@ -34,7 +34,9 @@ BUFFER = 1 << 22
 LONGEST_ROW = 1 << 26
 """Bytes of the longest row that is ever held whole: sinks take whole rows."""
 
-_FEW = 1 << 16  # elements up to which 32- and 64-bit floats are held and sorted
+FEW = 1 << 16
+"""Elements up to which 32- and 64-bit floats are held and sorted."""
+
 _FEW_PATTERNS = 1 << 15  # and 16-bit floats
 _STRETCH = 1 << 24  # elements whose sums are formed together: fixed, so that the order of sums is
 
@@ -163,7 +165,7 @@ def gather(matrix: Matrix, scratch: Scratch, needs: frozenset[str], sinks: Seque
 def _source_of_values(matrix: Matrix) -> type[_FromPatterns | _FromFew | _FromReadings]:
     if matrix.dtype.bits == 8 or (matrix.dtype.bits == 16 and matrix.size > _FEW_PATTERNS):
         return _FromPatterns
-    return _FromFew if matrix.size <= _FEW else _FromReadings
+    return _FromFew if matrix.size <= FEW else _FromReadings
 
 
 class _FromFew:

@@ -31,10 +31,9 @@ def show_plan(result: PlanResult) -> None:
 
     console = stdout_console()
     click.echo(f"model   {printable(result.ref, 300)}, {human_count(result.parameters)} parameters")
-    click.echo(
-        f"size    {human_bytes(round(result.size))}, {result.bits:.4g} bits for a parameter, of {result.backend}"
-    )
-    click.echo(f"error   {100 * result.error:.3g}%: root mean square of the tensors' relative errors")
+    size, rows = human_bytes(round(result.size)), "all" if result.exact else "sampled"
+    click.echo(f"size    {size}, {result.bits:.4g} bits for a parameter, of {result.backend}")
+    click.echo(f"error   {100 * result.error:.3g}%: root mean square over the tensors, of {rows} rows")
     console.print()
     print_trimmed(console, Text("formats by role", style="bold"))
     print_table(console, [*labels("role"), *numbers("bits"), text_column("tensors")], _roles(result), header="dim")

@@ -277,3 +277,23 @@ def test_nothing_to_measure_is_an_empty_result(tmp_path) -> None:
     assert found["none"]["basic_stats"]["flag"] == "empty"
     found = netweight.scan(tmp_path / "m", methods="all")
     assert math.isnan(found["none"]["spectral"]["condition_number"])
+
+
+def test_float32_that_holds_bfloat16_alone_is_said(tmp_path) -> None:
+    half = normal((400, 300), "bfloat16").astype(np.float32)
+    whole = normal((400, 300), "float32", seed=1)
+    small = normal((20, 30), "bfloat16").astype(np.float32)
+
+    def notes(**arrays):
+        return [note for note in netweight.scan(save(tmp_path / "m.safetensors", arrays)).notes if "bfloat16" in note]
+
+    (note,) = notes(a=half, b=half + 0, small=small)
+    assert note.startswith("all 2 float32 matrices of more than 65,536 elements hold values of bfloat16 alone")
+    assert notes(a=half, b=whole)[0].startswith("1 of 2 float32 matrices")
+    assert not notes(a=whole)
+    assert not notes(a=half.astype(np.float64))
+    assert not notes(a=normal((400, 300), "bfloat16"))
+    assert not notes(a=np.zeros((400, 300), np.float32))
+    one_off = half.copy()
+    one_off[17, 3] += 1e-6
+    assert not notes(a=one_off)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from netweight.checkpoint.gguf.naming import gguf_namer
 from netweight.errors import OptionError, did_you_mean, printable
 from netweight.params.model import Model
 from netweight.params.role import Parameter
+from netweight.statistics.formats.encoders import TILE
 from netweight.statistics.formats.table import FORMATS, MLX, Format
 
 __all__ = ["BACKENDS", "Backend", "backend_of"]
@@ -91,7 +92,7 @@ BACKENDS = (
     ),
     Backend(
         "compressed-tensors",
-        tuple(one for one in FORMATS if one.key in {"int4_sym", "fp8_channel"}),
+        tuple(replace(one, block=TILE) for one in FORMATS if one.key in {"int4_sym", "fp8_channel"}),
         16,
         lambda _: 16,
         "kept",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from itertools import pairwise
 
 __all__ = ["Frontier", "Option"]
@@ -85,20 +86,25 @@ class Frontier:
 
     def _filled(self, chosen: list[Option], left: float) -> list[Option]:
         """The same with what is `left` spent on the steps that gain most and fit, hull or not."""
-        while True:
-            best: tuple[float, int, Option] | None = None
-            for unit, held in enumerate(chosen):
-                for option in self._options[unit]:
-                    more = option.size - held.size
-                    if option.cost < held.cost and 0 < more <= left:
-                        gain = (held.cost - option.cost) / more
-                        if best is None or gain > best[0]:
-                            best = gain, unit, option
-            if best is None:
-                return chosen
-            _, unit, option = best
-            left -= option.size - chosen[unit].size
-            chosen[unit] = option
+        waiting: list[tuple[float, int, int, Option]] = []
+
+        def offer(unit: int) -> None:
+            held = chosen[unit]
+            for number, option in enumerate(self._options[unit]):
+                more = option.size - held.size
+                if option.cost < held.cost and 0 < more <= left:
+                    heappush(waiting, ((option.cost - held.cost) / more, unit, number, held))
+
+        for unit in range(len(chosen)):
+            offer(unit)
+        while waiting:
+            _, unit, number, held = heappop(waiting)
+            option = self._options[unit][number]
+            if chosen[unit] is held and option.size - held.size <= left:
+                left -= option.size - held.size
+                chosen[unit] = option
+                offer(unit)
+        return chosen
 
 
 def _size(chosen: Sequence[Option]) -> float:

@@ -88,6 +88,7 @@ def plan(
             uniform,
             notes,
             (identity(prepared.checkpoint),),
+            exact=options.exact,
         )
         if target is not None:
             target.commit(lambda path: write_plan(result, path))

@@ -123,6 +123,8 @@ def prepare(ref: Reference, options: Options, stack: ExitStack) -> Prepared:
     if not any(unit.formats for unit in units):
         raise OptionError(f"{printable(checkpoint.ref)}: no tensor that {backend.name} quantises was found")
     notes = list(notes_of((checkpoint,)))
+    if coded := sum(subject.tensor.quantised for subject in subjects):
+        notes.append(f"{coded} matrices are quantised already: errors are against what their codes stand for")
     if unnamed:
         share = 100 * sum(subject.part.size for subject in unnamed) / parameters
         notes.append(

@@ -61,8 +61,9 @@ class Planned:
 
 class PlanResult(Framed):
     """`rows`: a Planned for each unit, in file order; `curve`: (bits for a parameter, error) of the best plans of all
-    sizes; `uniform`: (format, bits, error) with one format for all; `notes`; `inputs`: the identity of the files.
-    Errors of the model are root mean squares of the units' relative errors, by their weights.
+    sizes; `uniform`: (format, bits, error) with one format for all; `notes`; `inputs`: the identity of the files;
+    `exact`: of all rows, not of a sample. Errors of the model are root mean squares of the units' relative errors, by
+    their weights.
     """
 
     def __init__(
@@ -73,6 +74,8 @@ class PlanResult(Framed):
         uniform: Sequence[tuple[str, float, float]],
         notes: Sequence[str],
         inputs: Sequence[Mapping[str, Any]],
+        *,
+        exact: bool,
     ) -> None:
         self.rows = tuple(rows)
         self.ref = prepared.checkpoint.ref
@@ -83,6 +86,7 @@ class PlanResult(Framed):
         self.uniform = tuple(uniform)
         self.notes = tuple(notes)
         self.inputs = tuple(inputs)
+        self.exact = exact
         used = sum(row.option.size for row in self.rows if row.option is not None)
         self.size = (used + prepared.fixed) / 8
         free = [(row.unit.weight, row.option.cost) for row in self.rows if row.option is not None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -166,17 +166,18 @@ def _run(
             progress.advance(1, subject.nbytes)
     for checkpoint in prepared.inputs:
         checkpoint.check_unchanged()
+    rows = [
+        _row(subject, fields[subject.name], prepared.pictures)
+        for subject in prepared.subjects
+        if subject.name in fields
+    ]
     return ScanResults(
-        [
-            _row(subject, fields[subject.name], prepared.pictures)
-            for subject in prepared.subjects
-            if subject.name in fields
-        ],
+        rows,
         prepared.measures,
         ref=prepared.checkpoint.ref,
         skipped=prepared.skipped,
         failed=[failed[subject.name] for subject in prepared.subjects if subject.name in failed],
-        notes=(*prepared.notes, *device_notes(kernels)),
+        notes=(*prepared.notes, *device_notes(kernels), *_half_empty(prepared.subjects, fields)),
         inputs=[identity(checkpoint) for checkpoint in prepared.inputs],
         differences=prepared.differences,
         created_at=began,
@@ -184,6 +185,20 @@ def _run(
         pictures=prepared.pictures,
         **about,
     )
+
+
+def _half_empty(subjects: Sequence[Subject], fields: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """A note where float32 matrices hold values of bfloat16 alone, whose leading 16 bits are all there is."""
+    from netweight.passes.matrices import FEW
+
+    wide = [s for s in subjects if s.tensor.stored == "F32" and s.part.size > FEW and not s.fused]
+    known = [fields[s.name]["basic_stats"] for s in wide if "basic_stats" in fields.get(s.name, ())]
+    empty = sum(stats["distinct_values"] is not None and stats["maxabs"] > 0 for stats in known)
+    if not empty:
+        return ()
+    which = f"all {empty}" if empty == len(known) else f"{empty} of {len(known)}"
+    said = f"{which} float32 matrices of more than {FEW:,} elements hold values of bfloat16 alone"
+    return (f"{said}: stored as bfloat16 they take half, and lose nothing",)
 
 
 def _row(subject: Subject, measured: dict[str, dict[str, Any]], pictures: Sequence[Measure]) -> Any:
