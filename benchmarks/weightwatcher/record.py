@@ -107,6 +107,14 @@ FURTHER: dict[str, dict[str, Any]] = {
 SEED = 7
 """Of numpy's global generator before each analysis: what `randomize` draws from."""
 
+CONVOLUTIONS: dict[str, Recipe] = {
+    "conv 64x32x3x3": {**trained(64, 288, 30, 40, 0.6), "shape": [64, 32, 3, 3]},
+    "conv 32x64x1x1": {**trained(32, 64, 31, 20, 0.5), "shape": [32, 64, 1, 1]},
+    "conv 24x48x5x5": {**gaussian(24, 1200, 32), "shape": [24, 48, 5, 5]},
+    "conv 40x40x3x2": {**pareto(40, 240, 33, 2.0), "shape": [40, 40, 3, 2]},
+    "conv 16x9x3x3 of rank 5": {**trained(16, 81, 34, 5, 0.5, noise=0.0), "shape": [16, 9, 3, 3]},
+}
+
 OPTIONS: dict[str, dict[str, Any]] = {
     "svd_method accurate": {"svd_method": "accurate"},
     "pl_package powerlaw": {"pl_package": "powerlaw"},
@@ -155,11 +163,18 @@ def main() -> None:
         }
         cases.append({"name": name, "recipe": recipe, "columns": columns, **changed})
         print(name, columns["alpha"], file=sys.stderr)
+    convolutions = []
+    for name, recipe in CONVOLUTIONS.items():
+        weight = torch.from_numpy(build(recipe).astype("float32").reshape(recipe["shape"]).copy())
+        layer = torch.nn.Conv2d(weight.shape[1], weight.shape[0], tuple(weight.shape[2:]), bias=False)
+        layer.weight.data = weight
+        convolutions.append({"name": name, "recipe": recipe, "columns": analyse(torch.nn.Sequential(layer))})
     sample = model_of(CASES["trained, medium"], asked.realweights)
     found = {
         "versions": {name: importlib.metadata.version(name) for name in ("weightwatcher", "torch", "numpy", "scipy")},
         "seed": SEED,
         "cases": cases,
+        "convolutions": convolutions,
         "options": {name: analyse(sample, **options) for name, options in OPTIONS.items()},
     }
     asked.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

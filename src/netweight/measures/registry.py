@@ -24,7 +24,7 @@ SCANNED = (
 DRAWN = ("histogram", "singular_values")
 """Measures that are only drawn, and for a page."""
 
-BY_NAME = ("formats", "randomize", *DRAWN)
+BY_NAME = ("formats", "randomize", "slices", *DRAWN)
 """Measures of a scan that are none of "all"."""
 
 _ELSEWHERE = {

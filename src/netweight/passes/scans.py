@@ -42,6 +42,7 @@ Measurement = dict[str, dict[str, Any]] | Skipped
 
 _SPECTRUM = "spectrum"
 _PERMUTED = "permuted"
+_SLICES = "slices"
 FORMATS = "formats"
 _ENCODING = 2000.0  # the work of an element in all formats, in the units of a Gram matrix's
 _TOGETHER = 32  # matrices in one task, at most
@@ -57,14 +58,16 @@ def measure_matrix(
     spectrum: Spectrum | None = None,
     seed: int = 0,
     exact: bool = False,
+    slices: Sequence[Matrix] = (),
 ) -> dict[str, dict[str, Any]]:
     """{measure: {field: value}} of one matrix, its bytes read once (twice where a statistic needs it).
 
     `leading`: only so many singular values; `spectrum`: those that are known already; `seed`: of random orders;
-    `exact`: no sample of rows where a measure takes one. Raises ReadError where bytes cannot be read.
+    `exact`: no sample of rows where a measure takes one; `slices`: of a convolution. Raises ReadError where bytes
+    cannot be read.
     """
     asked = needed(measures)
-    needs = asked - {_SPECTRUM, _PERMUTED, FORMATS}
+    needs = asked - {_SPECTRUM, _PERMUTED, _SLICES, FORMATS}
     readable = matrix.dtype.nbytes(matrix.cols) <= LONGEST_ROW
     wide = min(matrix.rows, matrix.cols) > 1
     largest = Largest(matrix.dtype, matrix.rows, matrix.cols) if FORMATS in asked and wide and readable else None
@@ -93,10 +96,25 @@ def measure_matrix(
     if _PERMUTED in asked:
         seeded = _seed_of(matrix.name, seed)
         objects[_PERMUTED] = permuted_spectra(matrix, scratch, seeded) if wide and readable else ()
+    if _SLICES in asked:
+        objects[_SLICES] = tuple(_spectrum_of(one, scratch) for one in slices)
     if FORMATS in asked:
         objects[FORMATS] = errors_of(matrix, largest, exact=exact)
     objects |= {"values": gathered.values, "channels": gathered.channels}
     return {m.name: dict(m.derive(*(objects[name] for name in m.takes))) for m in measures}
+
+
+def _spectrum_of(matrix: Matrix, scratch: Scratch) -> Spectrum:
+    """All singular values of a matrix, from a reading of its own."""
+    if min(matrix.rows, matrix.cols) <= 1:
+        gathered = gather(matrix, scratch, frozenset({"values.moments"}))
+        assert gathered.values is not None  # noqa: S101 - it was asked for
+        return Spectrum.of_vector(matrix.rows, matrix.cols, gathered.values)
+    accumulator = scratch.kernels.spectrum(matrix.dtype, matrix.rows, matrix.cols, None)
+    gather(matrix, scratch, frozenset(), (accumulator,))
+    if accumulator.look_again():
+        gather(matrix, scratch, frozenset(), (accumulator,))
+    return Spectrum.of(accumulator)
 
 
 def _seed_of(name: str, seed: int) -> int:
@@ -141,6 +159,10 @@ def loads_of(
             width = subject.tensor.dtype.nbytes(cols)
             memory = max(memory, subject.held_bytes + kernels.spectrum_bytes(subject.tensor.dtype, rows, cols, None))
             memory += permuted_bytes(width, rows)
+        if _SLICES in needs and subject.convolution:
+            out, inner = subject.tensor.shape[:2]
+            held = 2 * subject.tensor.dtype.nbytes(subject.part.size)
+            memory = max(memory, held + kernels.spectrum_bytes(subject.tensor.dtype, out, inner, None))
         if FORMATS in needs:
             memory += ENCODED + 24 * subject.tensor.dtype.nbytes(cols)
             work += _ENCODING * cols * sample_size(rows, cols, exact=exact)
@@ -246,6 +268,7 @@ class _SubjectMeasurer(FarWork):
                 spectrum=known,
                 seed=self._seed,
                 exact=self._exact,
+                slices=subject.slices() if _SLICES in needed(self._measures) else (),
             )
             return _as_stored(measured, self._measures, transposed=subject.part.transposed)
         except ReadError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 from netweight.checkpoint.matrix import Matrix, Part, matrix_name, open_matrix
 from netweight.checkpoint.tensor import Checkpoint, Skipped, Tensor
@@ -52,6 +53,23 @@ class Subject:
     def open(self) -> Matrix:
         """The matrix, for one measurement."""
         return open_matrix(self.tensor, self.part)
+
+    @property
+    def convolution(self) -> bool:
+        """Whether it is the whole weight of a 2-D convolution, [out, in, height, width]: more channels than cells."""
+        shape = self.tensor.shape
+        whole = self.part.size == self.tensor.size and self.parameter.kind == "weight"
+        return whole and len(shape) == 4 and shape[0] + shape[1] >= shape[2] + shape[3] and min(shape) > 0
+
+    def slices(self) -> tuple[Matrix, ...]:
+        """The matrix [out, in] of every cell of a 2-D convolution; none of anything else."""
+        if not self.convolution:
+            return ()
+        out, inner, *cells = self.tensor.shape
+        step, cols = prod(cells), inner * prod(cells)
+        rows = (range(out),)
+        parts = (Part(f"cell {i}", 0, out, cols, rows, (range(i, cols, step),)) for i in range(step))
+        return tuple(open_matrix(self.tensor, part) for part in parts)
 
     def as_stored(self) -> Subject:
         """The same matrix without the transpose, for measures that treat rows and columns alike."""
