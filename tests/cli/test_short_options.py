@@ -10,14 +10,16 @@ import pytest
 from netweight.cli.main import COMMANDS, cli
 from netweight.errors import OptionError
 
-FORMATS = [name for name in COMMANDS if name not in {"report", "demo", "help"}]
+FORMATS = [name for name in COMMANDS if name not in {"report", "demo", "help", "plan"}]  # plan's are of numbers
 MODEL = {
     "compare": ["a", "b"], "delta": ["--base", "b", "--models", "m"], "merge": ["r.yml", "o"],
     "extract-lora": ["--base", "b", "--model", "m"], "download": ["org/name", "--out", "o"], "devices": [],
+    "plan": ["m", "--size", "4bpw"],
 }  # fmt: skip
 OUTPUTS = {
     "structure": "output_dir", "scan": "output", "compare": "output", "embeddings": "output_dir", "delta": "outdir",
     "report": "output", "merge": "output", "convert": "output", "extract-lora": "output", "download": "out",
+    "plan": "output",
 }  # fmt: skip
 
 

@@ -205,7 +205,7 @@ def methods_option(command: F, usual: str, *, by_name: bool = False) -> F:
     """--methods, the measures of a scan, also those that are none of all; `usual` says what is measured where it is
     not given.
     """
-    beside = "; others below by name" if by_name else ""
+    beside = "; others by name" if by_name else ""
     return click.option(
         "--methods",
         cls=SpaceSeparated,
