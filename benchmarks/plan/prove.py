@@ -2,11 +2,11 @@
 
     python benchmarks/plan/prove.py WORK [--seconds 480] [--real ../shared/realweights]
 
-Trains three small language models on Python's own sources (kept in WORK), and takes stories260K where it is there. Of
+Trains four small language models on Python's own sources (kept in WORK), and takes stories260K where it is there. Of
 each, llama-quantize's rules (restated from llama-quant.cpp, llama.cpp of 2026) give a type to every tensor; `netweight
 plan` gives others for the same size; both are encoded by libgguf, and what the model then says of held-out text is set
-against what it said before. stories260K is asked about stories of its own. The third model took no part in choosing
-how much the embedding and the head count.
+against what it said before. stories260K is asked about stories of its own. The third and the fourth model took no part
+in choosing how much the embedding and the head count.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ SHAPES = {
     "bytes": Shape(0, 6, 768, 8, 4, tied=False, seed=0, length=128),
     "words": Shape(4096, 4, 768, 8, 2, tied=False, seed=1, length=96),
     "tied": Shape(2048, 5, 512, 4, 4, tied=True, seed=2, length=96),
+    "deep": Shape(0, 10, 512, 4, 2, tied=False, seed=3, length=96),
 }
 
 
