@@ -35,6 +35,7 @@ from netweight.statistics.formats.table import FORMATS
 TYPES = {one.ggml: one for one in FORMATS if one.ggml}
 FALLBACK = {"Q2_K": "IQ4_NL", "Q3_K": "IQ4_NL", "IQ4_XS": "IQ4_NL", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 MIXTURES = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "IQ4_XS", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M")
+PURE = ("pure Q3_K", "pure Q4_K", "pure Q5_K")  # one type for all, also for the head
 STORIES = "crabml__crabml__testdata_tinyllamas-stories-260k-f32.gguf"
 HELD = 48  # sequences that are asked about
 
@@ -133,10 +134,15 @@ def stories(file: Path, folder: Path) -> tuple[LlamaForCausalLM, Tensor]:
 def compared(name: str, folder: Path, model: LlamaForCausalLM, text: Tensor) -> list[dict[str, Any]]:
     asked = Asked(model, text)
     rows = []
-    for mixture in MIXTURES:
+    for mixture in (*MIXTURES, *PURE):
         types = asked.mixture(mixture)
         bits = asked.bits(types)
-        (theirs, perplexity), plan = asked.lost(types), planned(folder, asked, bits)
+        try:
+            plan = planned(folder, asked, bits)
+        except netweight.NetweightError as error:  # a size below that of all smallest types with the head's
+            print(f"| {name} | {mixture} | {bits:.3f} | {error} |", flush=True)
+            continue
+        theirs, perplexity = asked.lost(types)
         ours, our_perplexity = asked.lost(plan)
         rows.append(
             {"model": name, "mixture": mixture, "bits": bits, "planned_bits": asked.bits(plan), "kl": theirs,
@@ -210,6 +216,8 @@ class Asked:
         """llama-quantize's types of a mixture, of models of llama's kind without experts."""
         config = self.model.config
         layers, grouped = config.num_hidden_layers, config.num_attention_heads // config.num_key_value_heads
+        if name in PURE:
+            return {key: self.fitting(name.removeprefix("pure "), key) for key in self.plain}
         base = name.rpartition("_")[0] if name.endswith(("_S", "_M", "_L")) else name
         return {
             key: self.fitting(_mixed(name, base, key, layers, grouped, tied=config.tie_word_embeddings), key)

@@ -46,6 +46,7 @@ def test_a_model_is_asked_and_left_as_it_was(tmp_path, capsys, monkeypatch):
     model = LlamaForCausalLM(config).eval()
     model.save_pretrained(tmp_path / "m")
     monkeypatch.setattr(prove, "MIXTURES", ("Q4_K_M",))
+    monkeypatch.setattr(prove, "PURE", ())
     before = {name: value.clone() for name, value in model.named_parameters()}
     (row,) = prove.compared("m", tmp_path / "m", model, torch.randint(0, 64, (4, 20)))
     assert row["planned_bits"] <= row["bits"] + 1e-5
