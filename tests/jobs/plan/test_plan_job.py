@@ -183,6 +183,8 @@ def test_stacks_of_experts_are_one_tensor_and_a_few_are_measured(tmp_path, monke
 
     monkeypatch.setattr(job, "_errors", errors)
     rows = {row.unit.name: row for row in netweight.plan(folder, "4.5bpw").rows}
+    modules = {row.unit.name for row in netweight.plan(folder, "5bpw", backend="mlx").rows}
+    assert "model.layers.0.mlp.gate" not in modules  # the router
     stacks = {f"blk.0.ffn_{x}_exps.weight" for x in ("gate", "up", "down")}
     assert set(rows) == {"token_embd.weight", "output.weight", *stacks}
     assert len(rows["blk.0.ffn_up_exps.weight"].unit.matrices) == 20

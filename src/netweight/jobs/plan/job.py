@@ -10,7 +10,7 @@ from dataclasses import replace
 from math import sqrt
 from typing import TYPE_CHECKING, Any
 
-from netweight.errors import FormatError, JobError, OptionError, printable
+from netweight.errors import FormatError, JobError, printable
 from netweight.jobs.inputs import Reference, identity, locations
 from netweight.jobs.plan.choose import Frontier, Option
 from netweight.jobs.plan.plan import Options, Prepared, Unit, prepare
@@ -64,12 +64,6 @@ def plan(
         choices = [_options(unit, errors[unit.name], prepared) for unit in free]
         frontier = Frontier(choices)
         room = prepared.budget - prepared.fixed
-        if room < frontier.least:
-            least = (frontier.least + prepared.fixed) / prepared.parameters
-            raise OptionError(
-                f"--size {printable(options.size)}: the smallest that {prepared.backend.name} gives is {least:.3f}bpw,"
-                f" {(frontier.least + prepared.fixed) / 8e9:.3g} GB"
-            )
         chosen = {unit.name: option for unit, option in zip(free, frontier.at(room), strict=True)}
         rows = [
             Planned(unit, chosen.get(unit.name), prepared.backend.other(2), errors.get(unit.name, {}))

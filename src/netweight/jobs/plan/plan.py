@@ -120,8 +120,15 @@ def prepare(ref: Reference, options: Options, stack: ExitStack) -> Prepared:
     for name, held in grouped.items():
         units.append(Unit(name, tuple(held), _taken(backend, held, rule_of(held[0]))))
     fixed += sum(unit.elements * backend.other(2) for unit in units if not unit.formats)
+    budget = _budget(options.size, parameters)
     if not any(unit.formats for unit in units):
         raise OptionError(f"{printable(checkpoint.ref)}: no tensor that {backend.name} quantises was found")
+    least = fixed + sum(min(one.bits for one in unit.formats) * unit.elements for unit in units if unit.formats)
+    if budget < least:
+        raise OptionError(
+            f"--size {printable(options.size)}: the smallest that {backend.name} gives is {least / parameters:.3f}bpw,"
+            f" {least / 8e9:.3g} GB"
+        )
     notes = list(notes_of((checkpoint,)))
     if coded := sum(subject.tensor.quantised for subject in subjects):
         notes.append(f"{coded} matrices are quantised already: errors are against what their codes stand for")
@@ -132,12 +139,10 @@ def prepare(ref: Reference, options: Options, stack: ExitStack) -> Prepared:
             f" such as {printable(unnamed[0].name)}"
         )
     notes += [f"{printable(s.name)}: {s.reason}" for s in skipped if "tied" in s.reason]
-    return Prepared(
-        checkpoint, backend, tuple(units), parameters, _budget(options.size, parameters), fixed, tuple(notes)
-    )
+    return Prepared(checkpoint, backend, tuple(units), parameters, budget, fixed, tuple(notes))
 
 
-_NEVER = {"norm", "bias", "router", "conv"}
+_NEVER = {"norm", "bias", "moe_gate", "conv"}
 """Roles of weights that no back end quantises."""
 
 
