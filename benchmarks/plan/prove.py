@@ -3,10 +3,10 @@
     python benchmarks/plan/prove.py WORK [--seconds 480] [--real ../shared/realweights]
 
 Trains four small language models on Python's own sources (kept in WORK), and takes stories260K where it is there. Of
-each, llama-quantize's rules (restated from llama-quant.cpp, llama.cpp of 2026) give a type to every tensor; `netweight
-plan` gives others for the same size; both are encoded by libgguf, and what the model then says of held-out text is set
-against what it said before. stories260K is asked about stories of its own. The third and the fourth model took no part
-in choosing how much the embedding and the head count.
+each, llama-quantize's rules (restated from the llama-quant.cpp in llama-cpp-python 0.3.36) give a type to every tensor;
+`netweight plan` gives others for the same size; both are encoded by libgguf, and what the model then says of held-out
+text is set against what it said before. stories260K is asked about stories of its own. The third and the fourth model
+took no part in choosing how much the embedding and the head count.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import click
@@ -14,7 +15,11 @@ from netweight.views.text import print_json
 
 __all__ = ["plan"]
 
-_BACKENDS = ("gguf", "compressed-tensors", "mlx")
+
+def _backends() -> Collection[str]:
+    from netweight.jobs.plan.backends import BACKENDS
+
+    return [one.name for one in BACKENDS]
 
 
 @click.command(cls=Command, short_help="Which tensor takes which number format, for a size.")
@@ -26,7 +31,7 @@ _BACKENDS = ("gguf", "compressed-tensors", "mlx")
     default="gguf",
     show_default=True,
     metavar="NAME",
-    shell_complete=complete_words(lambda: _BACKENDS),
+    shell_complete=complete_words(_backends),
     help="Who will quantise it: gguf (llama-quantize), compressed-tensors (llm-compressor), mlx.",
 )
 @click.option("--head", metavar="FORMAT", help="Least format of the head. [default: Q6_K; mlx: 6 bit]")

@@ -19,7 +19,7 @@ from netweight.statistics.tail import LEAST
 if TYPE_CHECKING:
     from netweight.statistics.spectrum import Spectrum
 
-__all__ = ["COLUMNS", "MEASURE", "derive"]
+__all__ = ["COLUMNS", "MEASURE", "bulk_of", "derive", "fields_of"]
 
 COLUMNS = (
     Column("num_spikes", "eigenvalues", "beyond bulk_max and its fluctuation", "integer"),
@@ -37,6 +37,11 @@ def derive(spectrum: Spectrum) -> dict[str, Any]:
     found = bulk_of(spectrum)
     if isinstance(found, str):
         return dict.fromkeys((column.name for column in COLUMNS), nan) | {"bulk_reason": found}
+    return fields_of(found) | {"bulk_reason": ""}
+
+
+def fields_of(found: Bulk) -> dict[str, Any]:
+    """{column: value} of a law."""
     return {
         "num_spikes": found.spikes,
         "mp_softrank": found.soft_rank,
@@ -44,7 +49,6 @@ def derive(spectrum: Spectrum) -> dict[str, Any]:
         "bulk_min": found.low,
         "bulk_max": found.high,
         "W_scale": found.scale,
-        "bulk_reason": "",
     }
 
 

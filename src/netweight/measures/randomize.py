@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from netweight.columns import Column
-from netweight.measures.bulk import bulk_of
+from netweight.measures.bulk import bulk_of, fields_of
 from netweight.measures.measure import Measure
 from netweight.statistics.bulk import beyond_noise
 
@@ -59,15 +59,7 @@ def derive(spectrum: Spectrum, permuted: Sequence[Spectrum]) -> dict[str, Any]:
     found = bulk_of(*permuted)
     if isinstance(found, str):
         return row | {"randomize_reason": found}
-    return row | {
-        "rand_num_spikes": found.spikes,
-        "rand_mp_softrank": found.soft_rank,
-        "rand_sigma_mp": found.sigma,
-        "rand_bulk_min": found.low,
-        "rand_bulk_max": found.high,
-        "rand_W_scale": found.scale,
-        "randomize_reason": "",
-    }
+    return row | {f"rand_{name}": value for name, value in fields_of(found).items()} | {"randomize_reason": ""}
 
 
 def _reason(spectrum: Spectrum, permuted: Sequence[Spectrum]) -> str:

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from netweight.kernels.arrays import F32Array
     from netweight.statistics.formats.table import Format
 
-__all__ = ["SCRATCH", "errors_of", "sampled_errors"]
+__all__ = ["SCRATCH", "ZERO", "errors_of", "sampled_errors"]
 
 _NOT_FINITE = "elements that are NaN or infinite, or beyond float32"
-_ZERO = "all elements are zero"
+ZERO = "all elements are zero as float32"
 _TOGETHER = 1 << 17  # elements that are encoded at a time
 SCRATCH = 24 * _TOGETHER
 """Bytes that encoding takes, beside a row that is longer."""
@@ -40,7 +40,7 @@ def errors_of(matrix: Matrix, largest: Largest | None, *, exact: bool) -> Format
     if not np.isfinite(tiles).all():
         return FormatErrors.none(matrix.rows, _NOT_FINITE)
     if not tiles.any():
-        return FormatErrors.none(matrix.rows, _ZERO)
+        return FormatErrors.none(matrix.rows, ZERO)
     ready = installed()
     formats = [one for one in FORMATS if matrix.cols % one.block == 0 and (ready or not one.ggml)]
     return sampled_errors(matrix, formats, tiles, exact=exact)
@@ -77,4 +77,4 @@ def sampled_errors(
             return FormatErrors.none(matrix.rows, _NOT_FINITE)
         sums.add(values, some)
     found = sums.finish()
-    return found if found.squares > 0 else FormatErrors.none(matrix.rows, _ZERO)
+    return found if found.squares > 0 else FormatErrors.none(matrix.rows, ZERO)

@@ -15,6 +15,7 @@ import netweight
 from netweight.cli.main import main
 from netweight.errors import FormatError, JobError, OptionError
 from netweight.jobs.plan import job
+from netweight.passes import format_errors
 from netweight.statistics.formats.ggml import NEEDED
 
 CONFIG = {"model_type": "llama", "num_hidden_layers": 2, "num_attention_heads": 8, "hidden_size": 256}
@@ -126,8 +127,45 @@ def test_importance_is_read_and_counts(model, tmp_path):
     assert row.error == pytest.approx(np.sqrt(lost), rel=1e-5)
 
 
+def test_every_expert_has_its_own_importance_also_in_a_sample(tmp_path, monkeypatch):
+    config = {"model_type": "qwen3_moe", "num_hidden_layers": 1, "num_experts": 20, "hidden_size": 256}
+    arrays = {"model.embed_tokens.weight": normal((64, 256)), "lm_head.weight": normal((64, 256), seed=1)}
+    arrays |= {f"model.layers.0.mlp.experts.{e}.up_proj.weight": normal((32, 256), seed=e) for e in range(20)}
+    name = b"blk.0.ffn_up_exps.weight"
+    held = np.repeat(np.arange(20, dtype=np.float32), 256)  # each its number; that of the first is nothing
+    legacy = struct.pack("<i", 1) + struct.pack("<i", len(name)) + name
+    legacy += struct.pack("<ii", 1, len(held)) + held.tobytes()
+    (tmp_path / "imatrix.dat").write_bytes(legacy)
+    seen, plain = {}, format_errors.sampled_errors
+
+    def sampled(matrix, *args, weights=None, **more):
+        seen[matrix.name] = weights
+        return plain(matrix, *args, weights=weights, **more)
+
+    monkeypatch.setattr(format_errors, "sampled_errors", sampled)
+    folder = save(tmp_path / "moe", arrays, config)
+    for exact, count in ((False, 8), (True, 20)):
+        seen.clear()
+        netweight.plan(folder, "5bpw", imatrix=tmp_path / "imatrix.dat", exact=exact)
+        experts = {key.split(".")[5]: weights for key, weights in seen.items() if "experts" in key}
+        assert len(experts) == count
+        for number, weights in experts.items():
+            assert weights is None if number == "0" else (weights == float(number)).all()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1.0])
+def test_importance_that_is_none_is_one_line(model, tmp_path, bad):
+    name, held = b"output.weight", np.full(256, bad, np.float32)
+    legacy = struct.pack("<i", 1) + struct.pack("<i", len(name)) + name + struct.pack("<ii", 1, 256) + held.tobytes()
+    (tmp_path / "bad").write_bytes(legacy)
+    with pytest.raises(FormatError, match="no importance"):
+        netweight.plan(model, "4.5bpw", imatrix=tmp_path / "bad")
+
+
 def test_an_imatrix_that_does_not_fit_or_is_none_is_one_line(model, tmp_path):
     (tmp_path / "junk").write_bytes(b"GGUFjunk")
+    with pytest.raises(FormatError, match="cannot be read: No such file"):
+        netweight.plan(model, "4.5bpw", imatrix=tmp_path / "none")
     with pytest.raises(FormatError, match="is no imatrix"):
         netweight.plan(model, "4.5bpw", imatrix=tmp_path / "junk")
     name = b"output.weight"
@@ -183,8 +221,18 @@ def test_stacks_of_experts_are_one_tensor_and_a_few_are_measured(tmp_path, monke
 
     monkeypatch.setattr(job, "_errors", errors)
     rows = {row.unit.name: row for row in netweight.plan(folder, "4.5bpw").rows}
-    modules = {row.unit.name for row in netweight.plan(folder, "5bpw", backend="mlx").rows}
-    assert "model.layers.0.mlp.gate" not in modules  # the router
+    modules = {row.unit.name: row for row in netweight.plan(folder, "5bpw", backend="mlx").rows}
+    at = "model.layers.0.mlp"
+    assert modules.keys() == {
+        "model.embed_tokens",
+        "lm_head",
+        *(f"{at}.switch_mlp.{x}_proj" for x in ("gate", "up", "down")),
+    }
+    result = netweight.plan(folder, "9bpw", backend="compressed-tensors", output=tmp_path / "r.yaml")
+    assert [row.unit.name for row in result.rows] == [f"{at}.experts"]
+    assert len(result.rows[0].unit.matrices) == 60
+    text = (tmp_path / "r.yaml").read_text()
+    assert text.count("experts.7.up_proj\n") == 1
     stacks = {f"blk.0.ffn_{x}_exps.weight" for x in ("gate", "up", "down")}
     assert set(rows) == {"token_embd.weight", "output.weight", *stacks}
     assert len(rows["blk.0.ffn_up_exps.weight"].unit.matrices) == 20
@@ -205,7 +253,7 @@ def test_rows_that_k_types_do_not_fit_get_others_and_what_none_fits_is_kept(tmp_
 def test_what_the_back_end_has_no_name_for_is_said(tmp_path):
     arrays = llama() | {"model.layers.0.extra.adapter_proj.weight": normal((256, 256))}
     result = netweight.plan(save(tmp_path / "m", arrays, CONFIG), "5bpw")
-    assert any("1 matrices" in note and "have no name in gguf" in note for note in result.notes)
+    assert any("1 matrices" in note and "what gguf calls them is not known" in note for note in result.notes)
 
 
 @pytest.mark.parametrize(
@@ -216,6 +264,7 @@ def test_what_the_back_end_has_no_name_for_is_said(tmp_path):
         ({"size": "4bpw", "backend": "onnx"}, "no back end 'onnx'"),
         ({"size": "4bpw", "head": "Q9"}, "no format 'Q9'"),
         ({"size": "9bpw", "backend": "compressed-tensors", "head": "any"}, "leaves it as it is"),
+        ({"size": "9bpw", "head": "kept"}, "--head: no format 'kept'"),
     ],
 )
 def test_wrong_options_are_one_line(model, settings, said):

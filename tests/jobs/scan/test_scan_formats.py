@@ -67,7 +67,8 @@ def test_what_a_format_cannot_take_says_why(tmp_path):
     assert math.isnan(row["q4_k_relative_error"])
     assert row["q8_0_relative_error"] > 0
     for array, reason in (
-        (np.zeros((9, 64), np.float32), "all elements are zero"),
+        (np.zeros((9, 64), np.float32), "all elements are zero as float32"),
+        (np.full((9, 64), 5e-324), "all elements are zero as float32"),
         (np.full((9, 64), np.nan, np.float32), "elements that are NaN or infinite, or beyond float32"),
         (np.full((9, 64), 1e200), "elements that are NaN or infinite, or beyond float32"),
         (np.ones(64, np.float32), "a vector: formats leave it in 16 or 32 bits"),

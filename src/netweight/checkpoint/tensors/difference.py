@@ -40,7 +40,7 @@ class DifferenceTensor(RoundedTensor):
     @property
     def wide_scratch(self) -> int:
         """See RoundedTensor."""
-        return 8 * self.wide
+        return 24 * self.wide  # of 64-bit floats: both, and their difference
 
     def bytes_of(self, start: int, count: int) -> Iterator[Stretch]:
         """See Tensor."""

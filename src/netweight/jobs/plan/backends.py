@@ -18,6 +18,9 @@ __all__ = ["BACKENDS", "Backend", "backend_of"]
 _VLLM = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "gate_up", "up_proj": "gate_up"}
 
 
+_EXPERT = ("gate_proj", "up_proj", "down_proj")
+
+
 @dataclass(frozen=True)
 class Backend:
     """formats: that a tensor may have; kept: bits of an element of a tensor that stays as it is, None where every
@@ -71,14 +74,25 @@ def _gguf(model: Model) -> Callable[[Parameter], str | None]:
 
 
 def _modules(model: Model) -> Callable[[Parameter], str | None]:  # noqa: ARG001 - as the others
-    """MLX quantises modules one by one."""
-    return lambda parameter: parameter.name.removesuffix(".weight")
+    """MLX quantises modules one by one; mlx_lm stacks the experts of a layer, whose modules have one name."""
+
+    def unit(parameter: Parameter) -> str | None:
+        above, experts, _ = parameter.name.partition(".experts.")
+        if not experts:
+            return parameter.name.removesuffix(".weight")
+        apart = parameter.slot in _EXPERT and "[" not in parameter.name
+        return f"{above}.switch_mlp.{parameter.slot}" if apart else None
+
+    return unit
 
 
 def _vllm(model: Model) -> Callable[[Parameter], str | None]:  # noqa: ARG001 - as the others
-    """vLLM fuses q, k, v, and gate and up: each of these has one scheme."""
+    """vLLM fuses q, k, v, and gate and up, and all experts of a layer: each of these has one scheme."""
 
     def unit(parameter: Parameter) -> str | None:
+        above, experts, _ = parameter.name.partition(".experts.")
+        if experts:
+            return f"{above}.experts" if "[" not in parameter.name else None
         module = parameter.name.removesuffix(".weight")
         head, _, leaf = module.rpartition(".")
         return f"{head}.{_VLLM.get(leaf, leaf)}"

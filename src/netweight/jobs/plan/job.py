@@ -8,7 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from math import sqrt
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from netweight.errors import FormatError, JobError, printable
 from netweight.jobs.inputs import Reference, identity, locations
@@ -57,7 +60,7 @@ def plan(
         if output is not None:
             from netweight.output.result_file import ResultFile
 
-            target = stack.enter_context(ResultFile(_path(output), locations([prepared.checkpoint])))
+            target = stack.enter_context(ResultFile(Path(output), locations([prepared.checkpoint])))
         errors = _measure(prepared, options, importance, progress)
         prepared.checkpoint.check_unchanged()
         free = [unit for unit in prepared.units if unit.formats]
@@ -89,12 +92,6 @@ def plan(
         return result
 
 
-def _path(output: Reference) -> Any:
-    from pathlib import Path
-
-    return Path(output)
-
-
 def _require_encoders(prepared: Prepared) -> None:
     from netweight.statistics.formats.ggml import NEEDED, installed
 
@@ -109,7 +106,9 @@ def _importance(options: Options) -> Mapping[str, F32Array] | None:
 
     try:
         return importance(options.imatrix)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise FormatError(f"{printable(str(options.imatrix))}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
         raise FormatError(f"{printable(str(options.imatrix))}: is no imatrix of llama.cpp: {error}") from error
 
 
@@ -134,31 +133,32 @@ def _nbytes(unit: Unit, options: Options) -> int:
     from netweight.statistics.formats.errors import sample_size
 
     total = 0
-    for matrix in _sampled(unit, options):
+    for matrix in (unit.matrices[number] for number in _sampled(unit, options)):
         rows, cols = matrix.part.matrix_shape
         total += matrix.nbytes * sample_size(rows, cols, exact=options.exact) // max(1, rows)
     return total
 
 
-def _sampled(unit: Unit, options: Options) -> list[Any]:
-    """The matrices of which rows are encoded."""
+def _sampled(unit: Unit, options: Options) -> Sequence[int]:
+    """The numbers of the matrices of which rows are encoded."""
     count = len(unit.matrices)
     if options.exact or count <= _EXPERTS:
-        return list(unit.matrices)
-    return [unit.matrices[(2 * i + 1) * count // (2 * _EXPERTS)] for i in range(_EXPERTS)]
+        return range(count)
+    return [(2 * i + 1) * count // (2 * _EXPERTS) for i in range(_EXPERTS)]
 
 
 def _errors(unit: Unit, options: Options, importance: Mapping[str, F32Array] | None) -> dict[str, float]:
     """{format: squared relative error} of the unit, its matrices by their squares."""
-    from netweight.passes.format_errors import sampled_errors
+    from netweight.passes.format_errors import ZERO, sampled_errors
 
     lost = dict.fromkeys((one.key for one in unit.formats), 0.0)
     squares = 0.0
-    for number, matrix in enumerate(_sampled(unit, options)):
+    for number in _sampled(unit, options):
+        matrix = unit.matrices[number]
         opened = matrix.open()
         weights = None if importance is None else _weights(importance.get(unit.name), unit, number, opened.cols)
         found = sampled_errors(opened, unit.formats, exact=options.exact, weights=weights)
-        if found.reason == "all elements are zero":
+        if found.reason == ZERO:
             continue
         if found.reason:
             raise JobError(f"{printable(matrix.name)}: {found.reason}: no plan can be made of it")
@@ -170,13 +170,18 @@ def _errors(unit: Unit, options: Options, importance: Mapping[str, F32Array] | N
 
 
 def _weights(held: F32Array | None, unit: Unit, number: int, cols: int) -> F32Array | None:
-    """The importance of the columns of one matrix: stacks of experts have theirs one after another."""
-    if held is None or len(held) == cols:
-        return held
+    """The importance of the columns of the matrix of this number: stacks of experts have theirs one after another. None
+    where nothing is known of it: an expert that no token came to has zeros.
+    """
+    if held is None:
+        return None
     count = len(unit.matrices)
-    if len(held) != cols * count:
+    if len(held) not in (cols, cols * count):
         raise FormatError(f"imatrix: {unit.name} has {len(held)} numbers, expected {cols} (or {cols * count})")
-    return held[number * cols : (number + 1) * cols]
+    own = held if len(held) == cols else held[number * cols : (number + 1) * cols]
+    if not (np.isfinite(own).all() and (own >= 0).all()):
+        raise FormatError(f"imatrix: {unit.name} has numbers that are no importance: NaN, infinite or negative")
+    return own if own.any() else None
 
 
 def _options(unit: Unit, errors: Mapping[str, float], prepared: Prepared) -> list[Option]:
@@ -209,8 +214,8 @@ def _uniform(prepared: Prepared, errors: Mapping[str, Mapping[str, float]]) -> t
     for one in prepared.backend.formats:
         bits, lost = float(prepared.fixed), 0.0
         for unit in free:
-            taken = min((f for f in unit.formats if f.bits >= one.bits), key=lambda f: f.bits, default=unit.formats[0])
-            taken = one if one in unit.formats else taken
+            larger = [f for f in unit.formats if f.bits >= one.bits] or [max(unit.formats, key=lambda f: f.bits)]
+            taken = one if one in unit.formats else min(larger, key=lambda f: f.bits)
             bits += taken.bits * unit.elements
             lost += unit.weight * errors[unit.name][taken.key]
         found.append((one.label, bits / prepared.parameters, sqrt(lost / sum(unit.weight for unit in free))))

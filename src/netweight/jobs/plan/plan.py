@@ -135,8 +135,8 @@ def prepare(ref: Reference, options: Options, stack: ExitStack) -> Prepared:
     if unnamed:
         share = 100 * sum(subject.part.size for subject in unnamed) / parameters
         notes.append(
-            f"{len(unnamed)} matrices ({share:.3g}% of the model) have no name in {backend.name}: left as they are,"
-            f" such as {printable(unnamed[0].name)}"
+            f"{len(unnamed)} matrices ({share:.3g}% of the model) are not in the plan, and count with 16 bits: what"
+            f" {backend.name} calls them is not known, such as {printable(unnamed[0].name)}"
         )
     notes += [f"{printable(s.name)}: {s.reason}" for s in skipped if "tied" in s.reason]
     return Prepared(checkpoint, backend, tuple(units), parameters, budget, fixed, tuple(notes))
@@ -155,11 +155,12 @@ def _asked(options: Options, backend: Backend) -> tuple[tuple[str, str], tuple[s
 
 def _least(backend: Backend, value: str, option: str) -> str:
     """The key of a format, "" or "kept"."""
-    if value in ("", "any", "kept"):
-        if value == "any" and "kept" in (backend.head, backend.embedding):
-            raise OptionError(f"{option} any: {backend.name} leaves it as it is; leave the option out")
-        return "" if value == "any" else value
-    return backend.format_named(value, option).key
+    usual = backend.head if option == "--head" else backend.embedding
+    if value == usual:
+        return value
+    if usual == "kept":
+        raise OptionError(f"{option}: {backend.name} leaves it as it is; leave the option out")
+    return "" if value == "any" else backend.format_named(value, option).key
 
 
 def _rule_of(head: str, embedding: str, subjects: Sequence[Subject]) -> Callable[[Subject], str]:
