@@ -63,6 +63,14 @@ def test_more_than_all_is_the_best_of_each():
     assert Frontier(options).most == 11
 
 
+def test_steps_that_gain_alike_from_two_options_are_no_matter():
+    """From o1 and from o0 the step to o2 gains one nineteenth of the size, of the same unit."""
+    several = [Option("o0", 20, 33), Option("o1", 1, 34), Option("o2", 39, 32), Option("o3", 1, 0)]
+    alone = [Option("o0", 1, 0)]
+    assert total(Frontier([several, alone]).at(40)) == (2, 0)
+    assert total(Frontier([several[:3], alone]).at(40)) == (40, 32)
+
+
 def test_less_than_the_smallest_is_an_error():
     with pytest.raises(ValueError, match="expected at least 6"):
         Frontier([[Option("a", 6, 1)]]).at(5)

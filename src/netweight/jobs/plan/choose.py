@@ -86,25 +86,26 @@ class Frontier:
 
     def _filled(self, chosen: list[Option], left: float) -> list[Option]:
         """The same with what is `left` spent on the steps that gain most and fit, hull or not."""
-        waiting: list[tuple[float, int, int, Option]] = []
+        waiting: list[tuple[float, int, int, int]] = []
+        taken = [some.index(option) for some, option in zip(self._options, chosen, strict=True)]
 
         def offer(unit: int) -> None:
-            held = chosen[unit]
+            held = self._options[unit][taken[unit]]
             for number, option in enumerate(self._options[unit]):
                 more = option.size - held.size
                 if option.cost < held.cost and 0 < more <= left:
-                    heappush(waiting, ((option.cost - held.cost) / more, unit, number, held))
+                    heappush(waiting, ((option.cost - held.cost) / more, unit, number, taken[unit]))
 
         for unit in range(len(chosen)):
             offer(unit)
         while waiting:
             _, unit, number, held = heappop(waiting)
-            option = self._options[unit][number]
-            if chosen[unit] is held and option.size - held.size <= left:
-                left -= option.size - held.size
-                chosen[unit] = option
+            more = self._options[unit][number].size - self._options[unit][held].size
+            if taken[unit] == held and more <= left:
+                left -= more
+                taken[unit] = number
                 offer(unit)
-        return chosen
+        return [some[number] for some, number in zip(self._options, taken, strict=True)]
 
 
 def _size(chosen: Sequence[Option]) -> float:
