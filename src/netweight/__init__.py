@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from netweight.jobs.estimate.job import estimate
     from netweight.jobs.extract_lora.job import extract_lora
     from netweight.jobs.info.job import info
+    from netweight.jobs.lineage.confirm import confirm
+    from netweight.jobs.lineage.job import index_models, lineage
     from netweight.jobs.merge.job import merge
     from netweight.jobs.plan.job import plan
     from netweight.jobs.report.job import report
@@ -43,6 +45,7 @@ __all__ = [
     "Tensor",
     "__version__",
     "compare",
+    "confirm",
     "convert",
     "delta",
     "demo",
@@ -52,7 +55,9 @@ __all__ = [
     "estimate",
     "extract_lora",
     "find_most_changed_layers",
+    "index_models",
     "info",
+    "lineage",
     "merge",
     "nearest_tokens",
     "open",
@@ -67,6 +72,7 @@ __all__ = [
 _JOBS = {
     "Scope": "core.scope",
     "compare": "jobs.compare.job",
+    "confirm": "jobs.lineage.confirm",
     "convert": "jobs.convert.job",
     "delta": "jobs.delta.job",
     "demo": "jobs.demo.job",
@@ -76,7 +82,9 @@ _JOBS = {
     "estimate": "jobs.estimate.job",
     "extract_lora": "jobs.extract_lora.job",
     "find_most_changed_layers": "jobs.compare.result",
+    "index_models": "jobs.lineage.job",
     "info": "jobs.info.job",
+    "lineage": "jobs.lineage.job",
     "merge": "jobs.merge.job",
     "nearest_tokens": "jobs.embeddings.nearest",
     "plan": "jobs.plan.job",

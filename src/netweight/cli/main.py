@@ -27,6 +27,7 @@ COMMANDS = {
     "structure": ("netweight.cli.structure:structure", "What models are made of, and what pruning left of their base."),
     "scan": ("netweight.cli.scan:scan", "Statistics, spectra, quantization risk, sparsity of matrices."),
     "compare": ("netweight.cli.compare:compare", "What differs between two models, from their weights."),
+    "lineage": ("netweight.cli.lineage:lineage", "Which models descend from which, with evidence."),
     "embeddings": ("netweight.cli.embeddings:embeddings", "The token embedding in clusters; rows that look untrained."),
     "delta": ("netweight.cli.delta:delta", "What fine-tunes changed: task vectors, and how alike they are."),
     "report": ("netweight.cli.report:report", "One HTML page of results, to look at and to send."),

@@ -19,7 +19,7 @@ from netweight.version import __version__
 
 __all__ = ["MODULES", "page_of"]
 
-MODULES = ("data", "format", "text", "elements", "charts", "curves", "drawer", "table", "section", "main")
+MODULES = ("data", "format", "text", "elements", "charts", "curves", "drawer", "table", "tree", "section", "main")
 """The page's modules, each behind those that it imports."""
 
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./[a-z]+\.js";\n', re.MULTILINE)

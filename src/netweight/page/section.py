@@ -9,7 +9,7 @@ from typing import Any
 from netweight.columns import Column
 from netweight.page.encoding import encoded, encoded_lists, size_of
 
-__all__ = ["Bars", "Section", "Square", "Table"]
+__all__ = ["Bars", "Branch", "Section", "Square", "Table"]
 
 _MOST = 13 << 20  # characters of all cells
 
@@ -46,6 +46,24 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Branch:
+    """One line of a tree: `name`, and of the edge to it `label`, `details` (what, value) and a table of `rows`, the
+    first of which are headings; "" and none of a root. `below` are the branches from it.
+    """
+
+    name: str
+    label: str = ""
+    details: Sequence[tuple[str, str]] = ()
+    rows: Sequence[Sequence[str]] = ()
+    below: Sequence[Branch] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """As the page's tree.js reads it."""
+        held = vars(self) | {"details": [list(line) for line in self.details]}
+        return held | {"rows": [list(row) for row in self.rows], "below": [one.to_json() for one in self.below]}
+
+
+@dataclass(frozen=True)
 class Section:
     """One result. `rows` have a cell for each of `columns`, None where there is no value.
 
@@ -55,7 +73,7 @@ class Section:
     sorted at first, the largest first. `models` are the values of a column `model`, which are looked at one at a time;
     `stacks` the towers (encoder, decoder) of the rows, none where there is one. `pictures`: by name, a list of numbers
     for each row, for the drawer: "histogram.edges", "histogram.counts", "singular_values.ranks" and
-    "singular_values.values". `bars`, `square` and `tables` belong to the kind of result. `findings` lead to rows:
+    "singular_values.values". `bars`, `square`, `tables` and `tree` belong to the kind. `findings` lead to rows:
     (level, the row's name, what was found, what to do), worst first.
     """
 
@@ -78,6 +96,7 @@ class Section:
     bars: Sequence[Bars] = ()
     square: Square | None = None
     tables: Sequence[Table] = ()
+    tree: Sequence[Branch] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As the page's data.js reads it. Columns without any value are left out, and of a table that is too large for
@@ -117,6 +136,7 @@ class Section:
             "bars": [vars(one) for one in self.bars],
             "square": None if self.square is None else vars(self.square),
             "tables": [vars(one) for one in self.tables],
+            "tree": [one.to_json() for one in self.tree],
         }
 
     def _columns(self) -> tuple[list[dict[str, Any]], list[str], int]:

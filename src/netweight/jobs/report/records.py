@@ -38,6 +38,8 @@ def of_folder(path: Path) -> Section | None:
             "record of a merge",
             lambda: section_of_merge(path.name, record, [str(note) for note in record["notes"]]),
         )
+    if (path / "lineage.json").is_file():
+        return of_json(path / "lineage.json")
     if (path / STRUCTURE).is_file():
         structure, comparison = read_earlier(path)
         return _guarded(path, "structure analysis", lambda: _of_structure(structure, comparison))
@@ -61,6 +63,10 @@ def of_json(path: Path) -> Section:
         return _guarded(path, "JSON of info", lambda: section_of_info(held))
     if held.keys() == {"structure", "comparison"}:
         return _guarded(path, "JSON of structure", lambda: _of_structure(held["structure"], held["comparison"]))
+    if {"relations", "edges", "sketch_version"} <= held.keys():
+        from netweight.jobs.lineage.page import section_of_lineage
+
+        return _guarded(path, "JSON of lineage", lambda: section_of_lineage(path.parent.name, held))
     if {"layer_summary", "layers", "total_params"} <= held.keys():
         return _guarded(path, "JSON of structure", lambda: _of_structure(held, None))
     return _of_scan(where, path.name, held)

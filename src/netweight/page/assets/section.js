@@ -7,6 +7,7 @@ import { choice, make, opening, plainTable, scrolled } from "./elements.js";
 import { median } from "./format.js";
 import { rowsTable } from "./table.js";
 import { say, title } from "./text.js";
+import { treePart } from "./tree.js";
 
 const FIRST = 12;
 const LONG = 30; // lines of a table that is closed at first
@@ -118,6 +119,7 @@ export function sectionPart(section) {
       );
     }
     if (section.metrics.length > 1 && rows.length > 1) parts.push(...twoMetrics(section, rows, state, show));
+    if (section.tree.length) parts.push(make("h2", { text: say("tree") }), treePart(section.tree));
     const own = (one) => one.model === null || one.model === state.model;
     for (const one of section.bars.filter(own)) {
       parts.push(make("h2", { text: title(one.title) }), bars(title(one.title), one.names, one.values));

@@ -13,6 +13,7 @@ const TEXTS = {
     fit: "power law of the tail", pair: "Two metrics against each other", across: "Across", upwards: "Upwards", number: "number", valueAxis: "value",
     from: "from", to: "to", elements: "elements", allEqual: "All {0} finite elements are {1}.",
     below: "{0} below {1}, the least {2}", above: "{0} above {1}, the largest {2}",
+    tree: "Which descends from which", likeness: "How alike models are: 1 less |b - a| / |a|",
     why: "Why", name: "Name", empty: "No rows.", quantiles: "Quantiles", previous: "Previous", next: "Next",
   },
   zh: {
@@ -27,6 +28,7 @@ const TEXTS = {
     fit: "尾部的幂律", pair: "两个指标对照", across: "横轴", upwards: "纵轴", number: "序号", valueAxis: "数值",
     from: "自", to: "至", elements: "元素数", allEqual: "{0} 个有限元素均为 {1}。",
     below: "{0} 个低于 {1}，最小 {2}", above: "{0} 个高于 {1}，最大 {2}",
+    tree: "谱系", likeness: "模型之间的相似度：1 − |b − a| / |a|",
     why: "原因", name: "名称", empty: "没有行。", quantiles: "分位数", previous: "上一个", next: "下一个",
   },
 };

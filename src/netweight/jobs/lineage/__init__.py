@@ -1,0 +1,1 @@
+"""Which models descend from which, with evidence."""

@@ -1,0 +1,195 @@
+"""`lineage`: how models are related, with evidence, from a small part of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from netweight.errors import NetweightError, OptionError, printable
+from netweight.jobs.inputs import Reference, references, stamps
+from netweight.jobs.lineage.plan import Failed, Options, models_in, names_of, sketches_of
+from netweight.run.progress import Progress, Silent, shown
+
+if TYPE_CHECKING:
+    from netweight.jobs.lineage.index import Index
+    from netweight.jobs.lineage.merges import Merge
+    from netweight.jobs.lineage.relation import Relation
+    from netweight.jobs.lineage.result import LineageResult
+    from netweight.jobs.lineage.sketch import Sketch
+
+__all__ = ["index_models", "lineage"]
+
+_ALL_PAIRS = 60  # models, above which only pairs that a first look finds are tested
+_PAIRS = 3000  # pairs, above which each model is tested against its nearest ones
+_BY_TOKENS = 0.9  # likeness of the tokens' geometry beyond which a pair is tested, whatever its rows say
+_NEAREST = 12  # models of an index that are tested against one
+
+
+def lineage(
+    models: Reference | Sequence[Reference],
+    *,
+    index: Reference | None = None,
+    base_of: str | None = None,
+    options: Options | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> LineageResult:
+    """How `models` are related to each other, and to those of the folder `index`.
+
+    A folder that is no model stands for all that it holds. `base_of`: only what one model is to the others. `settings`
+    are the fields of Options by name. What is read of each model is a small part, by ranges where it is far away.
+
+    Raises InputError and its kin for models that cannot be opened (where there is one; of several, those are listed in
+    the result), ReadError, OptionError for a single model without an index.
+    """
+    from netweight.jobs.lineage.index import Index
+    from netweight.jobs.lineage.result import LineageResult
+    from netweight.jobs.lineage.tree import nearest_first
+
+    options = replace(options or Options(), **settings)
+    progress = progress or Silent()
+    refs = models_in(references(models))
+    if base_of is not None and base_of not in refs:
+        refs.insert(0, base_of)
+    held = Index.open(Path(index)) if index is not None else None
+    if not refs or (len(refs) == 1 and held is None):
+        raise OptionError("lineage: expected two or more models, a folder of models, or one and --index DIR")
+    with shown(progress, len(refs), 0):
+        sketches, failed = sketches_of(refs, options, progress)
+    named = [sketch.name for sketch in sketches]
+    if held is not None:
+        sketches += _from_index(held, sketches)
+    wanted = None if base_of is None else names_of(refs)[refs.index(base_of)]
+    pairs = _pairs(sketches, named, wanted)
+    relations = nearest_first(_related(pairs))
+    merges = _merges(sketches, relations)
+    return LineageResult(sketches, named, relations, merges, failed, base_of=wanted)
+
+
+def _from_index(held: Index, sketches: Sequence[Sketch]) -> list[Sketch]:
+    """Those of the index that may be related to one of these, and that are not among them."""
+    from netweight.jobs.lineage.features import LIKELY, feature_of, scores
+
+    queries = np.stack([feature_of(sketch) for sketch in sketches]).astype(np.float32)
+    rows, tokens = scores(held.features(), queries)
+    own = {sketch.name for sketch in sketches}
+    chosen: dict[str, None] = {}
+    for column in range(len(sketches)):
+        likely = [int(i) for i in np.argsort(-rows[:, column])[:_NEAREST] if rows[i, column] > LIKELY]
+        likely += [int(i) for i in np.argsort(-tokens[:, column])[:3] if tokens[i, column] > _BY_TOKENS]
+        chosen |= dict.fromkeys(held.entries[i].name for i in likely)
+    chosen |= dict.fromkeys(_claimed(held, sketches))
+    return [held.load(name) for name in chosen if name not in own]
+
+
+def _claimed(held: Index, sketches: Sequence[Sketch]) -> list[str]:
+    """Models of the index that cards name: they are tested whatever a first look says."""
+    from netweight.jobs.lineage.checks import named_model
+
+    names = [entry.name for entry in held.entries]
+    refs = {entry.name: (entry.ref, entry.path) for entry in held.entries}
+    found = [named_model(claim["named"], names, refs) for sketch in sketches for claim in sketch.about.claims]
+    return [name for name in found if name is not None]
+
+
+def _pairs(sketches: Sequence[Sketch], named: Sequence[str], wanted: str | None) -> list[tuple[Sketch, Sketch]]:
+    """The pairs to test: all with one of `named`, or with `wanted`; of many models those that may be related."""
+    if wanted is not None:
+        own = next(sketch for sketch in sketches if sketch.name == wanted)
+        return [(own, other) for other in sketches if other is not own]
+    every = [(a, b) for a, b in combinations(sketches, 2) if a.name in set(named) or b.name in set(named)]
+    return every if len(sketches) <= _ALL_PAIRS else _likely(sketches, every)
+
+
+def _likely(sketches: Sequence[Sketch], every: Sequence[tuple[Sketch, Sketch]]) -> list[tuple[Sketch, Sketch]]:
+    """The pairs that join models over the greatest likeness, and those whose tokens lie alike."""
+    from netweight.jobs.lineage.features import LIKELY, feature_of, scores
+
+    vectors = np.stack([feature_of(sketch) for sketch in sketches])
+    rows, tokens = scores(vectors, vectors.astype(np.float32))
+    at = {sketch.name: i for i, sketch in enumerate(sketches)}
+    best = np.where(np.eye(len(sketches), dtype=bool), -1.0, rows)
+    nearest = {tuple(sorted((i, int(j)))) for i in range(len(sketches)) for j in np.argsort(-best[i])[:3]}
+    many = int((np.triu(rows, 1) > LIKELY).sum()) > _PAIRS
+    found = []
+    for a, b in every:
+        i, j = at[a.name], at[b.name]
+        close = rows[i, j] > LIKELY and (not many or tuple(sorted((i, j))) in nearest)
+        if close or (tokens[i, j] > _BY_TOKENS and rows[i, j] <= LIKELY):
+            found.append((a, b))
+    return found
+
+
+def _related(pairs: Sequence[tuple[Sketch, Sketch]], workers: int = 2) -> list[Relation]:
+    from netweight.jobs.lineage.relation import relate
+    from netweight.run.blas import blas_threads
+
+    with blas_threads(1), ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(lambda pair: relate(*pair), pairs))
+
+
+def _merges(sketches: Sequence[Sketch], relations: Sequence[Relation]) -> list[Merge]:
+    """The merges in every family of models that have one start and the same shapes."""
+    from netweight.jobs.lineage.merges import find_merges
+    from netweight.jobs.lineage.relation import IN_PLACE
+    from netweight.jobs.lineage.tree import families
+
+    alike = [relation for relation in relations if relation.relation in IN_PLACE]
+    by_name = {sketch.name: sketch for sketch in sketches}
+    return [
+        merge
+        for family in families(list(by_name), alike)
+        if len(family) > 2
+        for merge in find_merges([by_name[name] for name in family])
+    ]
+
+
+def index_models(
+    models: Reference | Sequence[Reference],
+    output: Reference,
+    *,
+    options: Options | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> tuple[Index, list[str], list[Failed]]:
+    """Add the sketches of `models` to the index in the folder `output`: (the index, the names of those that were read
+    now, those that could not be). A model that is there unchanged is not read again.
+
+    Raises OutputError, BusyError, JobError, and what opening the only model raises.
+    """
+    from netweight.jobs.lineage.index import adding, stamp_text
+    from netweight.jobs.lineage.sketching import last_part, name_of, opened, sketch_from
+
+    options = replace(options or Options(), **settings)
+    progress = progress or Silent()
+    refs = models_in(references(models))
+    if not refs:
+        raise OptionError("lineage index: expected models, or a folder of models, got none")
+    done: list[str] = []
+    known = {last_part(name_of(ref)): ref for ref in refs}
+    failed: list[Failed] = []
+    with adding(Path(output)) as work, shown(progress, len(refs), 0):
+        for ref, name in zip(refs, names_of(refs), strict=True):
+            try:
+                checkpoint, notes = opened(ref, known | {last_part(e.name): e.path for e in work.index.entries})
+                with checkpoint:
+                    stamp = stamp_text(stamps(checkpoint))
+                    if work.is_there(name, stamp):
+                        continue
+                    sketch = sketch_from(checkpoint, notes, name, options.workers)
+            except NetweightError as problem:
+                if not options.keep_going or len(refs) == 1:
+                    raise
+                failed.append(Failed(ref, str(problem)))
+                progress.note(f"{printable(ref)} is left out: {problem}")
+                continue
+            work.add(sketch, stamp)
+            done.append(name)
+            progress.advance(1, sketch.about.read_bytes)
+    return work.index, done, failed

@@ -1,0 +1,234 @@
+"""Which models are merges of others: least squares over the Gram matrix of their weights.
+
+A merge lies in the affine span of its parents (and of their base); with thousands of sampled weights, no model that
+was trained does. Methods that drop or choose elements (TIES, DARE) leave that span, and show in single elements: where
+one parent alone is left, its task vector is there times one factor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import sqrt
+
+import numpy as np
+
+from netweight.jobs.lineage.sketch import Sketch
+from netweight.kernels.arrays import F32Array, F64Array
+from netweight.statistics.kinship.elements import Elements, elementwise
+
+__all__ = ["Merge", "find_merges"]
+
+_LEAST = 0.03  # a weight below which a model is no parent
+_MOST = 1.7  # a weight beyond which it is none
+_EXPLAINED = 0.95  # of the squared distance to the nearest parent
+_PARENTS = 4  # at most, and a base
+_BEAM = 10  # sets of models that are made larger
+_CANDIDATES = 40
+
+
+@dataclass(frozen=True)
+class Merge:
+    """`model` is made of `parents` with `weights`, and of `base` where it has one, whose weight is what is left to 1.
+
+    `residual`: |what is not explained| / |the distance to the nearest parent|; `by_layer`: {layer group: weights};
+    `exact`: a linear merge; else elements were dropped or chosen, and `explained` of what moved are one parent's task
+    vector times its factor, or several of them: their sum, or (`averaged`, as TIES does) their mean by weight, where
+    weights sum to 1.
+    """
+
+    model: str
+    parents: Sequence[str]
+    weights: Sequence[float]
+    base: str | None
+    residual: float
+    by_layer: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    exact: bool = True
+    explained: float = 1.0
+    factors: Sequence[float] = ()
+    averaged: bool = False
+
+    @property
+    def length(self) -> float:
+        """The sum of absolute weights: of several explanations of one set of models, the shortest is the true one."""
+        total = sum(self.weights)
+        return sum(abs(w) for w in self.weights) + (abs(1 - total) if self.base else 0.0)
+
+
+@dataclass(frozen=True)
+class _Family:
+    """Models of one shape: `vectors` (models, elements), with the layer group of every stretch of elements."""
+
+    names: Sequence[str]
+    vectors: F32Array
+    stretches: Sequence[tuple[str, int, int]]
+
+
+def find_merges(family: Sequence[Sketch]) -> list[Merge]:
+    """Every model of a family that others of it explain. Models of one start and of one shape; at most 40 of them."""
+    held = _stacked(family[:_CANDIDATES])
+    if held is None or len(held.names) < 3:
+        return []
+    gram = _gram(held.vectors)
+    found: list[Merge] = []
+    for i in range(len(held.names)):
+        merge = _linear(held, gram, i)
+        if merge is None:
+            others = _distinct(gram, [k for k in range(len(held.names)) if k != i])
+            chosen = elementwise(held.vectors, i, others)
+            merge = None if chosen is None else _of_elements(held, i, chosen)
+        if merge is not None:
+            found.append(merge)
+    kept = [one for one in found if not any(_shorter(other, one) for other in found)]
+    return [_with_layers(held, merge) for merge in kept]
+
+
+def _shorter(other: Merge, one: Merge) -> bool:
+    """Whether `other` explains the same models by a shorter sum."""
+    sets = [{m.model, *m.parents, *([m.base] if m.base else [])} for m in (other, one)]
+    inside = sets[0] <= sets[1] or sets[1] <= sets[0]
+    return other.model != one.model and inside and (other.exact, -other.length) > (one.exact, -one.length)
+
+
+def _stacked(family: Sequence[Sketch]) -> _Family | None:
+    keys = [
+        key
+        for key, held in family[0].tensors.items()
+        if all(key in other.tensors and other.tensors[key].values.shape == held.values.shape for other in family)
+    ]
+    keys = [key for key in keys if len(family[0].tensors[key].shape) > 1]
+    fine = [s for s in family if all(np.isfinite(s.tensors[key].values).all() for key in keys)]
+    if not keys or len(fine) < 3:
+        return None
+    stretches: list[tuple[str, int, int]] = []
+    at = 0
+    for key in sorted(keys, key=lambda key: _group(family[0], key)):
+        size = family[0].tensors[key].values.size
+        group = _group(family[0], key)
+        if stretches and stretches[-1][0] == group:
+            stretches[-1] = (group, stretches[-1][1], at + size)
+        else:
+            stretches.append((group, at, at + size))
+        at += size
+    ordered = sorted(keys, key=lambda key: _group(family[0], key))
+    vectors = np.stack([np.concatenate([s.tensors[key].values.ravel() for key in ordered]) for s in fine])
+    return _Family([s.name for s in fine], vectors, stretches)
+
+
+def _group(sketch: Sketch, key: str) -> str:
+    return sketch.tensors[key].parameter.layer_group or "outside of layers"
+
+
+def _gram(vectors: F32Array) -> F64Array:
+    """Inner products of the vectors less their mean, in float64 of pieces."""
+    mean = vectors.mean(axis=0, dtype=np.float64)
+    total = np.zeros((len(vectors), len(vectors)))
+    for start in range(0, vectors.shape[1], 1 << 18):
+        piece = vectors[:, start : start + (1 << 18)].astype(np.float64) - mean[start : start + (1 << 18)]
+        total += piece @ piece.T
+    return total
+
+
+def _solve(gram: F64Array, target: int, members: Sequence[int]) -> tuple[F64Array, float]:
+    """(weights that sum to 1, squared residual) of the best affine combination of `members` for `target`."""
+    n = len(members)
+    inner = gram[np.ix_(members, members)]
+    scale = float(np.trace(inner)) / n or 1.0
+    system = np.zeros((n + 1, n + 1))
+    system[:n, :n] = inner / scale + np.eye(n) * 1e-12
+    system[n, :n] = system[:n, n] = 1.0
+    right = np.concatenate([gram[members, target] / scale, [1.0]])
+    weights = np.linalg.solve(system, right)[:n]
+    residual = gram[target, target] - 2 * weights @ gram[members, target] + weights @ inner @ weights
+    return weights, max(float(residual), 0.0)
+
+
+def _nearest(gram: F64Array, target: int, members: Sequence[int]) -> float:
+    """The least squared distance to one of them."""
+    return float(min(gram[target, target] + gram[m, m] - 2 * gram[target, m] for m in members))
+
+
+def _linear(held: _Family, gram: F64Array, target: int) -> Merge | None:
+    """The smallest set of models whose affine combination is the target, if that is near enough; sets are made larger
+    from the best ones of one model less, where that makes the residual a quarter or less.
+    """
+    size = float(gram[target, target]) or 1.0
+    # a copy of the target would take its parents' place
+    apart = gram[target, target] + np.diag(gram) - 2 * gram[target]
+    members = _distinct(gram, [i for i in range(len(held.names)) if i != target and apart[i] > 1e-9 * size])
+    if len(members) < 2 or _least(gram, target, members) > (1 - _EXPLAINED) * _nearest(gram, target, members):
+        return None
+    best: tuple[float, tuple[int, ...], F64Array] | None = None
+    sets: list[tuple[int, ...]] = [(m,) for m in members]
+    for count in range(2, _PARENTS + 2):
+        wider = {tuple(sorted((*held_set, m))) for held_set in sets for m in members if m not in held_set}
+        solved = sorted(
+            ((residual, chosen, weights) for chosen in wider for weights, residual in [_solve(gram, target, chosen)]),
+            key=lambda one: one[0],
+        )
+        sets = [chosen for _, chosen, _ in solved[:_BEAM]]
+        fitting = [one for one in solved[:_BEAM] if _plausible(one[2], count)]
+        if fitting and (best is None or fitting[0][0] < 0.25 * best[0]):
+            nearest = _nearest(gram, target, fitting[0][1])
+            if fitting[0][0] <= (1 - _EXPLAINED) * nearest:
+                best = fitting[0]
+    if best is None:
+        return None
+    residual, chosen, weights = best
+    negative = [held.names[m] for m, w in zip(chosen, weights, strict=True) if w < 0]
+    positive = [(held.names[m], float(w)) for m, w in zip(chosen, weights, strict=True) if w > 0]
+    return Merge(
+        held.names[target],
+        [name for name, _ in positive],
+        [w for _, w in positive],
+        negative[0] if negative else None,
+        sqrt(residual / _nearest(gram, target, chosen)),
+    )
+
+
+def _least(gram: F64Array, target: int, members: Sequence[int]) -> float:
+    """The squared residual of all members together: no set of them leaves less."""
+    centred = gram[np.ix_(members, members)]
+    weights = np.linalg.lstsq(centred, gram[members, target], rcond=1e-12)[0]
+    left = gram[target, target] - 2 * weights @ gram[members, target] + weights @ centred @ weights
+    return max(float(left), 0.0)
+
+
+def _plausible(weights: F64Array, count: int) -> bool:
+    """Whether these are weights of a merge: of parents that count, none out of bounds, and at most one negative one,
+    which is the base of two parents or more.
+    """
+    negative = int((weights < 0).sum())
+    return bool((np.abs(weights) >= _LEAST).all() and weights.max() <= _MOST and negative <= (count > 2))
+
+
+def _of_elements(held: _Family, target: int, found: Elements) -> Merge:
+    names = [held.names[i] for i in found.parents]
+    return Merge(
+        held.names[target], names, list(found.weights), held.names[found.base], found.residual,
+        exact=False, explained=found.explained, factors=list(found.factors), averaged=found.averaged,
+    )  # fmt: skip
+
+
+def _distinct(gram: F64Array, members: Sequence[int]) -> list[int]:
+    """One of each group of models that are the same but for rounding."""
+    kept: list[int] = []
+    spread = float(np.median(np.diag(gram))) or 1.0
+    for m in members:
+        if all(gram[m, m] + gram[k, k] - 2 * gram[m, k] > 1e-4 * spread for k in kept):
+            kept.append(m)
+    return kept
+
+
+def _with_layers(held: _Family, merge: Merge) -> Merge:
+    """The same with its weights in every layer."""
+    at = {name: i for i, name in enumerate(held.names)}
+    target, parents = at[merge.model], [at[name] for name in merge.parents]
+    members = [*parents, *([at[merge.base]] if merge.base else [])]
+    said = {}
+    if not merge.exact:  # weights come from single elements, of the whole
+        return merge
+    for group, start, stop in held.stretches:
+        weights = _solve(_gram(held.vectors[:, start:stop]), target, members)[0][: len(parents)]
+        said[group] = [float(w) for w in weights]
+    return replace(merge, by_layer=said)

@@ -1,0 +1,91 @@
+"""The tree of a set of models: of every family the edges that join it over the least distances."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from math import log
+
+from netweight.jobs.lineage.direction import Direction
+from netweight.jobs.lineage.merges import Merge
+from netweight.jobs.lineage.relation import Relation
+
+__all__ = ["families", "nearest_first", "spanning"]
+
+_AS_NEAR = 1.1  # a factor between distances that are about the same
+
+
+class _Groups:
+    """Sets that are joined one by one (union-find)."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._above = {name: name for name in names}
+
+    def of(self, name: str) -> str:
+        """The name that stands for the set."""
+        while self._above[name] != name:
+            self._above[name] = self._above[self._above[name]]
+            name = self._above[name]
+        return name
+
+    def join(self, a: str, b: str) -> bool:
+        """Join the sets of two names; False where they are one already."""
+        one, two = self.of(a), self.of(b)
+        self._above[two] = one
+        return one != two
+
+
+def spanning(names: Sequence[str], relations: Sequence[Relation]) -> list[Relation]:
+    """The related pairs that join each family with the least sum of distances (Kruskal), nearest first. Of pairs
+    that are about as near, one between models that others are near to comes first.
+    """
+    groups = _Groups(names)
+    held = [relation for relation in relations if relation.related]
+    central = dict.fromkeys(names, 0.0)
+    for relation in held:
+        central[relation.a] += 1 / (relation.distance + 1e-9)
+        central[relation.b] += 1 / (relation.distance + 1e-9)
+
+    def order(relation: Relation) -> tuple[int, float, str, str]:
+        near = round(log(relation.distance) / log(_AS_NEAR)) if relation.distance > 0 else -10_000
+        return near, -central[relation.a] - central[relation.b], relation.a, relation.b
+
+    related = sorted(held, key=order)
+    return [relation for relation in related if groups.join(relation.a, relation.b)]
+
+
+def families(names: Sequence[str], relations: Sequence[Relation], merges: Sequence[Merge] = ()) -> list[list[str]]:
+    """The models that are related to each other, largest family first; one that is related to none is alone."""
+    groups = _Groups(names)
+    for relation in relations:
+        if relation.related:
+            groups.join(relation.a, relation.b)
+    for merge in merges:
+        for parent in merge.parents:
+            groups.join(merge.model, parent)
+    held: dict[str, list[str]] = {}
+    for name in names:
+        held.setdefault(groups.of(name), []).append(name)
+    return sorted(held.values(), key=lambda family: (-len(family), family[0]))
+
+
+def nearest_first(relations: Sequence[Relation]) -> list[Relation]:
+    """The same, where a model that was made from one of several has a known direction only from the nearest of them:
+    the others are like the one that it was made from.
+    """
+    nearest: dict[str, Relation] = {}
+    for relation in relations:
+        if relation.related and relation.direction.known:
+            held = nearest.get(relation.b)
+            if held is None or relation.distance < held.distance:
+                nearest[relation.b] = relation
+    found = []
+    for relation in relations:
+        first = nearest.get(relation.b)
+        like = first is not None and relation.related and relation.direction.known
+        if like and first is not None and relation.distance > _AS_NEAR * first.distance:
+            said = f"{relation.b} is nearer to {first.a}, which it was made from, or from one like it"
+            found.append(replace(relation, direction=Direction(known=False, backwards=False, reason=said)))
+            continue
+        found.append(relation)
+    return found
