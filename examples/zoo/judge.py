@@ -32,12 +32,10 @@ EXPECTED = {
     "finetune_far": {"far training"}, "lora_merged": {"adapter merged"}, "adapter": {"adapter"},
     "abliterated": {"rank-one edit"}, "cast": {"cast", "same values"}, "quantised": {"quantised"},
     "dequantised": {"quantised"}, "pruned_depth": {"layers changed"}, "stacked": {"layers changed"},
-    "pruned_width": {"narrowed"}, "upcycled": {"upcycled"}, "vocabulary_extended": {"vocabulary changed"},
+    "pruned_width": {"narrowed"}, "upcycled": {"upcycled"}, "vocabulary_extended": {"vocabulary changed", "fine-tune"},
     "disguised": {"reordered", "rescaled", "undecided"},
 }  # fmt: skip
 """What the relation of a child to its parent is to be called. A copy whose stream is rotated is left to the full test."""
-
-_RELATED = -6.0
 
 
 def main() -> int:
@@ -215,12 +213,11 @@ def disguises(truth: dict[str, Any], zoo: Path) -> list[str]:
         found = netweight.confirm(zoo / parent, zoo / model["name"])
         against = netweight.confirm(zoo / other, zoo / model["name"])
         what = ", ".join(model["detail"]["disguises"])
-        print(
-            f"  {model['name']:28} {what:40.40} {found.how:10} 1e{found.log10_p:.0f}; {other}: 1e{against.log10_p:.1f}"
-        )
-        if found.log10_p > _RELATED:
-            faults.append(f"--confirm {parent} {model['name']}: not found (1e{found.log10_p:.1f}, {what})")
-        if against.log10_p <= _RELATED:
+        own_said = f"{found.how:10} 1e{found.log10_p:.0f}, {found.share:.2f} of units"
+        print(f"  {model['name']:24} {what:30.30} {own_said:34} {other}: {against.verdict}, {against.share:.2f}")
+        if found.verdict != "one start":
+            faults.append(f"--confirm {parent} {model['name']}: {found.verdict} (1e{found.log10_p:.1f}, {what})")
+        if against.verdict == "one start":
             faults.append(f"--confirm {other} {model['name']}: independent, and called one start")
     return faults
 

@@ -127,6 +127,12 @@ def show_confirmation(result: Confirmation) -> None:
     flipped = f", {result.signs_flipped} signs flipped" if result.signs_flipped else ""
     click.echo(f"tokens    {result.pairing}")
     click.echo(f"stream    {result.how}{flipped}; likeness of the embeddings after that {result.likeness:.3f}")
+    click.echo(f"units     {100 * result.share:.3g}% of them matched alike by both kinds of weights (median of blocks)")
+    if result.how == "rotated":
+        click.echo(
+            "note: the rotation is fitted to the tokens, which models of one text place alike: p is too small for"
+        )
+        click.echo("      independent ones, and the verdict asks for 30% of the units, too")
     for said in result.narrowed:
         click.echo(f"narrower  {said}")
     console.print()

@@ -15,11 +15,23 @@ from netweight.params.units import Units
 from netweight.statistics.kinship.alignment import Columns, columns_without_order
 from netweight.statistics.kinship.independence import UnitTest, cosines, fisher, permutations_for, unit_test
 
-__all__ = ["BlockTest", "Evidence", "Shared", "blocks_of", "common_rows", "evidence_of", "layer_scores", "shared"]
+__all__ = [
+    "BlockTest",
+    "Evidence",
+    "Shared",
+    "blocks_of",
+    "columns_between",
+    "common_rows",
+    "evidence_of",
+    "layer_scores",
+    "shared",
+]
 
 _TOKENS = 16  # rows of an embedding that must be shared, for its columns to say something
 _RESIDUAL = "residual"
 _MOST_UNITS = 128
+_MANY, _FEW_UNITS = 3, 48
+_UNITS_OF_A_LAYER = 32  # where every layer is held against every other
 
 
 @dataclass(frozen=True)
@@ -71,14 +83,16 @@ def parts_of(sketch: Sketch, units: Units) -> dict[str, F32Array]:
     return found
 
 
-def similarity(one: Mapping[str, F32Array], two: Mapping[str, F32Array]) -> tuple[F64Array | None, int]:
+def similarity(
+    one: Mapping[str, F32Array], two: Mapping[str, F32Array], most: int = _MOST_UNITS
+) -> tuple[F64Array | None, int]:
     """(the sum over common parts of the cosines of units of one block with those of another, numbers behind a cosine).
 
     As many units as all parts have; None without a common part, or with fewer than four units.
     """
     common = [slot for slot in one if slot in two and _mostly_finite(one[slot]) and _mostly_finite(two[slot])]
     units = min((min(len(one[slot]), len(two[slot])) for slot in common), default=0)
-    units = min(units, _MOST_UNITS)
+    units = min(units, most)
     if units < 4:
         return None, 0
     total: F64Array = np.zeros((units, units))
@@ -109,11 +123,9 @@ def seed_of(a: Sketch, b: Sketch) -> int:
     return int.from_bytes(hashlib.sha256(f"{a.digest} {b.digest}".encode()).digest()[:6], "big")
 
 
-def evidence_of(
-    a: Sketch, b: Sketch, *, columns: bool = False, blocks: Sequence[tuple[Units, Units]] | None = None
-) -> Evidence:
+def evidence_of(a: Sketch, b: Sketch, *, blocks: Sequence[tuple[Units, Units]] | None = None) -> Evidence:
     """The exact test over all blocks that both have: hidden units of the same number, and dimensions of the residual
-    stream by what the embedding has of them. `columns`: look for partners of columns in any order, too. `blocks`: which
+    stream by what the embedding has of them. `blocks`: which
     block of `a` is held against which of `b`, where that is not those of one label.
     """
     seed = seed_of(a, b)
@@ -129,12 +141,17 @@ def evidence_of(
         dimensions = min(_MOST_UNITS, tokens[0].shape[1])
         found = cosines(tokens[0][:, :dimensions].T, tokens[1][:, :dimensions].T)
         held.append((_RESIDUAL, found, len(tokens[0])))
+    if len(held) < _MANY:  # a few tests need many permutations each, which fewer units make cheap
+        held = [(label, found[:_FEW_UNITS, :_FEW_UNITS], width) for label, found, width in held]
     tests = [BlockTest(label, unit_test(found, permutations_for(len(held)), rng)) for label, found, _ in held]
     strength = sqrt(sum(len(found) * width for _, found, width in held))
-    partners = columns_without_order(*tokens) if columns and tokens is not None else None
-    return Evidence(
-        tests, fisher([block.test.p for block in tests]), 7.1 / strength if strength else inf, seed, partners
-    )
+    return Evidence(tests, fisher([block.test.p for block in tests]), 7.1 / strength if strength else inf, seed)
+
+
+def columns_between(a: Sketch, b: Sketch) -> Columns | None:
+    """Partners of the columns of the embedding in any order; None where they have too few tokens in common."""
+    tokens = _embeddings(a, b)
+    return None if tokens is None else columns_without_order(*tokens)
 
 
 def tokens_alike(a: Sketch, b: Sketch) -> float:
@@ -175,7 +192,7 @@ def layer_scores(a: Sketch, b: Sketch, stack: str = "") -> tuple[list[int], list
     scores = np.zeros((len(sides[0]), len(sides[1])))
     for i, one in enumerate(sides[0].values()):
         for j, two in enumerate(sides[1].values()):
-            found, _ = similarity(one, two)
+            found, _ = similarity(one, two, _UNITS_OF_A_LAYER)
             if found is not None:
                 scores[i, j] = z_of(found)
     return list(sides[0]), list(sides[1]), scores

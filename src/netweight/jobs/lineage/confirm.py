@@ -37,6 +37,12 @@ from netweight.version import __version__
 __all__ = ["Confirmation", "LayerEvidence", "confirm"]
 
 CERTAIN = -6.0
+_SHARE = 0.3
+"""Of units, that must be matched alike where the stream was rotated: the rotation is fitted to tokens, which models of
+one text place alike, so p is no p-value there. Independent models of the zoo reach 0.09, copies and fine-tunes 0.9.
+"""
+
+_BETTER = 0.15  # by which a rotation must explain more of the embedding than an order does
 _DIRECTIONS = 512  # of the residual stream in which matrices are compared
 _UNITS = 512  # of a block of b that are matched
 _FIRST = 128  # of each block for the first look at which block of a it is
@@ -90,10 +96,15 @@ class Confirmation:
     narrowed: Sequence[str] = field(default_factory=tuple)
 
     @property
+    def share(self) -> float:
+        """The median over blocks of the share of units that both kinds of weights match alike."""
+        return float(np.median([layer.agreed / layer.units for layer in self.layers])) if self.layers else 0.0
+
+    @property
     def verdict(self) -> str:
         """In words."""
         if self.log10_p <= CERTAIN:
-            return "one start"
+            return "one start" if self.how != "rotated" or self.share >= _SHARE else "undecided"
         return "no trace of one start" if len(self.layers) > 1 else "undecided"
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,6 +113,7 @@ class Confirmation:
         return {
             "netweight_version": __version__,
             "verdict": self.verdict,
+            "share": self.share,
             **said,
             "directions": _DIRECTIONS,
             "units_of_a_block": _UNITS,
@@ -187,14 +199,14 @@ class _Sides:
         chosen = np.sort(self.rng.choice(width, min(_DIRECTIONS, width), replace=False))
         plain = np.ones(len(chosen))
         self.basis_b = Basis(width, chosen, plain)
-        if self.columns.test.log10_p <= CERTAIN:
+        turned, explained = rotation(rows_a, rows_b)
+        if self.columns.test.log10_p <= CERTAIN and self.columns.likeness > explained - _BETTER:
             self.how = "in order" if self.columns.in_order and rows_a.shape == rows_b.shape else "reordered"
             self.likeness = self.columns.likeness
             self.basis_a = Basis(rows_a.shape[1], self.columns.of[chosen], self.columns.signs[chosen])
             return
         # no column is the other's: the stream may be turned
-        turned, self.likeness = rotation(rows_a, rows_b)
-        self.how = "rotated"
+        self.how, self.likeness = "rotated", explained
         self.basis_a = Basis(rows_a.shape[1], chosen, plain, turned[:, chosen].astype(np.float32))
 
     def narrowed(self) -> tuple[str, ...]:

@@ -35,7 +35,10 @@ class Direction:
 def direction_of(a: Sketch, b: Sketch, relation: str, detail: Mapping[str, Any], layers: LayerMap | None) -> Direction:
     """Which came first, of models of this relation; `detail` and `layers` are of b against a."""
     if relation == "adapter":
-        return Direction.first(backwards=bool(a.about.adapters), reason="an adapter is put on a model that is there")
+        plain, other = (b, a) if a.about.adapters else (a, b)
+        if other.about.base == plain.about.identity["path"]:
+            return Direction.first(backwards=plain is b, reason="an adapter is put on a model that is there")
+        return Direction.open()
     if relation in ("cast", "quantised"):
         return _leaf(a, detail)
     if relation == "layers changed" and layers is not None:
@@ -62,6 +65,12 @@ def _leaf(a: Sketch, detail: Mapping[str, Any]) -> Direction:
 
 
 def _by_layers(layers: LayerMap) -> Direction:
+    if layers.repeated and layers.doubled:
+        return Direction.open()
+    if layers.doubled:
+        return Direction.first(
+            backwards=True, reason=f"layers {_listed(layers.doubled)} of the other are there more than once"
+        )
     if layers.repeated:
         return Direction.first(backwards=False, reason=f"layers {_listed(layers.repeated)} are there more than once")
     turned = layers.turned()
@@ -96,6 +105,8 @@ def _by_grid(a: Sketch, b: Sketch) -> Direction:
     """A model whose weights are all on bfloat16's grid is the base of one that left the grid only where it differs:
     what did not change could not be there otherwise.
     """
+    if any(held.stored != held.dtype for side in (a, b) for held in side.tensors.values()):
+        return Direction.open()
     off = {}
     for side, other in ((a, b), (b, a)):
         changed_off = unchanged_on = unchanged = changed = 0

@@ -17,6 +17,8 @@ from netweight.statistics.kinship.form import Form, is_rounded, low_rank, on_gri
 
 __all__ = ["Changes", "changes_of"]
 
+_FULL = 2
+_TRIED = 4  # matrices, of which one at least must be on a grid
 _LEAST = 16  # rows and columns of a matrix whose difference has a form
 _WRITERS = ("o_proj", "down_proj")
 _NARROW = ("BF16", "F16", "F8_E4M3", "F8_E5M2")
@@ -126,10 +128,14 @@ def _quantised(a: Sketch, b: Sketch, matrices: Mapping[str, tuple[Any, Any]]) ->
                 continue
             if stored and not _is_coded(coded.tensors[key]):
                 continue
+            if any(is_rounded(one, two, dtype) for dtype in _NARROW[:2]):
+                continue  # an embedding or a head that is kept as it is
             looked += 1
             found = rounding_levels(one, two)
             grids += [found[0]] if found else []
-        if looked and len(grids) >= 0.97 * looked:
+            if looked == _TRIED and not grids:
+                break
+        if looked >= 0.5 * len(matrices) and len(grids) >= 0.97 * looked > 0:
             kind = stored.most_common(1)[0][0] if stored else Counter(grids).most_common(1)[0][0]
             how = "as its file stores it" if stored else "as its values show, which are stored as floats"
             return "quantised", kind, coded.name, [f"{coded.name} has values of {kind}, {how}"]
@@ -149,11 +155,14 @@ def _is_coded(held: Held) -> bool:
 
 
 def _forms(a: Sketch, b: Sketch, pairs: Mapping[str, tuple[Any, Any]]) -> dict[str, Form]:
-    return {
-        key: low_rank(x, y, (_resolution(a, key), _resolution(b, key)))
-        for key, (x, y) in pairs.items()
-        if min(x.shape) >= _LEAST
-    }
+    """The forms of matrices that changed; two of full rank decide, and the others are not looked at."""
+    found: dict[str, Form] = {}
+    for key, (x, y) in pairs.items():
+        if min(x.shape) >= _LEAST:
+            found[key] = low_rank(x, y, (_resolution(a, key), _resolution(b, key)))
+            if sum(form.rank is None for form in found.values()) == _FULL:
+                break
+    return found
 
 
 def _resolution(sketch: Sketch, key: str) -> str:
@@ -163,8 +172,11 @@ def _resolution(sketch: Sketch, key: str) -> str:
 
 
 def _low_rank(a: Sketch, changed: Mapping[str, Any], forms: Mapping[str, Form]) -> tuple[str, int, list[str]] | None:
-    """(relation, rank, targets) where all that changed are matrices whose differences have a low rank."""
-    if not forms or any(len(a.tensors[key].shape) < 2 and _learns(a.tensors[key]) for key in changed):
+    """(relation, rank, targets) where all that changed are matrices whose differences have a low rank; vectors may have
+    changed along the one direction of a rank-one edit.
+    """
+    vectors = [key for key in changed if len(a.tensors[key].shape) < 2 and _learns(a.tensors[key])]
+    if not forms:
         return None
     ranks = {key: form.rank for key, form in forms.items() if form.rank != 0}
     if not ranks or any(rank is None for rank in ranks.values()) or len(ranks) < 0.5 * len(forms):
@@ -173,9 +185,10 @@ def _low_rank(a: Sketch, changed: Mapping[str, Any], forms: Mapping[str, Form]) 
     targets = sorted({a.tensors[key].parameter.slot or a.tensors[key].parameter.role for key in ranks})
     # the stream's dimensions are the rows of what writes to it, and the columns of the embedding
     stream = [forms[key].right if key == "token_embedding" else forms[key].left for key in ranks]
+    stream += [(changed[key][1].astype(np.float64) - changed[key][0])[0] for key in vectors]
     if usual == 1 and set(targets) <= {*_WRITERS, "token_embedding"} and _one_direction(stream):
         return "rank-one edit", 1, targets
-    return "adapter merged", usual, targets
+    return None if vectors else ("adapter merged", usual, targets)
 
 
 def _learns(held: Held) -> bool:

@@ -27,7 +27,7 @@ __all__ = ["index_models", "lineage"]
 
 _ALL_PAIRS = 60  # models, above which only pairs that a first look finds are tested
 _PAIRS = 3000  # pairs, above which each model is tested against its nearest ones
-_BY_TOKENS = 0.9  # likeness of the tokens' geometry beyond which a pair is tested, whatever its rows say
+_BY_TOKENS = 0.97  # likeness of the tokens' geometry beyond which a pair is tested, whatever its rows say
 _NEAREST = 12  # models of an index that are tested against one
 
 

@@ -10,23 +10,27 @@ import numpy as np
 
 from netweight.jobs.lineage.compared import layer_scores
 from netweight.jobs.lineage.sketch import Sketch
+from netweight.kernels.arrays import F64Array
 from netweight.params.units import Units
 
 __all__ = ["LayerMap", "layer_map"]
 
 _CERTAIN = 8.0  # standard deviations: 1e-15, also where thousands of pairs of layers are looked at
-_NEAR = 0.7  # of the best score, below which a second layer is no copy
+_AS_GOOD = 0.98  # of the best score: copies of one layer
 
 
 @dataclass(frozen=True)
 class LayerMap:
-    """`of[j]`: the layer of a that b's layer j is, None where there is none; `scores` in standard deviations."""
+    """`of[j]`: the layer of a that b's layer j is, None where there is none; `scores` in standard deviations;
+    `back[i]`: the layer of b that a's layer i is.
+    """
 
     stack: str
     layers_a: Sequence[int]
     layers_b: Sequence[int]
     of: Sequence[int | None]
     scores: Sequence[float]
+    back: Sequence[int | None] = ()
 
     @property
     def certain(self) -> bool:
@@ -46,9 +50,15 @@ class LayerMap:
         return sorted({layer for layer in self.of if layer is not None and list(self.of).count(layer) > 1})
 
     @property
+    def doubled(self) -> list[int]:
+        """Layers of b that a has more than once."""
+        return sorted({layer for layer in self.back if layer is not None and list(self.back).count(layer) > 1})
+
+    @property
     def removed(self) -> list[int]:
-        """Layers of a that b does not have."""
-        return [layer for layer in self.layers_a if layer not in self.of]
+        """Layers of a that b does not have, in no copy."""
+        found = {own for own, layer in zip(self.layers_a, self.back, strict=True) if layer is not None}
+        return [layer for layer in self.layers_a if layer not in self.of and layer not in found]
 
     @property
     def added(self) -> list[int]:
@@ -62,14 +72,16 @@ class LayerMap:
         return all(x < y for x, y in pairwise(held))
 
     def turned(self) -> LayerMap:
-        """The map from a to b: the first layer of b that is a's."""
-        where: dict[int, tuple[int, float]] = {}
-        for own, layer, score in zip(self.layers_b, self.of, self.scores, strict=True):
-            if layer is not None and layer not in where:
-                where[layer] = own, score
-        of = [where[layer][0] if layer in where else None for layer in self.layers_a]
-        scores = [where[layer][1] if layer in where else 0.0 for layer in self.layers_a]
-        return replace(self, layers_a=self.layers_b, layers_b=self.layers_a, of=of, scores=scores)
+        """The map from b to a."""
+        scores = dict(reversed(list(zip(self.of, self.scores, strict=True))))
+        return replace(
+            self,
+            layers_a=self.layers_b,
+            layers_b=self.layers_a,
+            of=self.back,
+            back=self.of,
+            scores=[scores.get(layer, 0.0) for layer in self.layers_a],
+        )
 
     def blocks(self, a: Sketch, b: Sketch) -> list[tuple[Units, Units]]:
         """The blocks of units of a's layers with those of the layer of b that was found first to be it."""
@@ -121,19 +133,23 @@ def layer_map(a: Sketch, b: Sketch, stack: str = "") -> LayerMap | None:
     layers_a, layers_b, scores = layer_scores(a, b, stack)
     if not layers_a or not layers_b:
         return None
+    of, held = _found(layers_a, scores)
+    back, _ = _found(layers_b, scores.T)
+    return LayerMap(stack, layers_a, layers_b, of, held, back)
+
+
+def _found(layers: Sequence[int], scores: F64Array) -> tuple[list[int | None], list[float]]:
+    """For every column of scores the one of `layers` that it is, and its score."""
     of: list[int | None] = []
     held: list[float] = []
     last = -1
     for column in scores.T:
         best = float(column.max())
-        alike = list(np.flatnonzero(column >= max(_CERTAIN, _NEAR * best))) if best >= _CERTAIN else []
-        if not alike:
+        held.append(best)
+        if best < _CERTAIN:
             of.append(None)
-            held.append(best)
             continue
-        near_best = [i for i in alike if column[i] >= 0.98 * best]
-        chosen = next((i for i in near_best if i > last), int(column.argmax()))
-        of.append(layers_a[int(chosen)])
-        held.append(float(column[chosen]))
-        last = int(chosen)
-    return LayerMap(stack, layers_a, layers_b, of, held)
+        alike = np.flatnonzero(column >= _AS_GOOD * best)
+        last = next((int(i) for i in alike if i > last), int(column.argmax()))
+        of.append(layers[last])
+    return of, held

@@ -24,7 +24,10 @@ _MOST = 1.7  # a weight beyond which it is none
 _EXPLAINED = 0.95  # of the squared distance to the nearest parent
 _PARENTS = 4  # at most, and a base
 _BEAM = 10  # sets of models that are made larger
-_CANDIDATES = 40
+_APART = 0.9  # the cosine of two models, above which a slerp of them is linear for weights
+_SAMPLED = 50_000  # weights, by which slerps are looked for
+_CANDIDATES = 32  # the nearest models
+_ELEMENTS = 400_000
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Merge:
     explained: float = 1.0
     factors: Sequence[float] = ()
     averaged: bool = False
+    spherical: bool = False
 
     @property
     def length(self) -> float:
@@ -65,16 +69,18 @@ class _Family:
 
 
 def find_merges(family: Sequence[Sketch]) -> list[Merge]:
-    """Every model of a family that others of it explain. Models of one start and of one shape; at most 40 of them."""
-    held = _stacked(family[:_CANDIDATES])
+    """Every model of a family that others of it explain: models of one start and of one shape."""
+    held = _stacked(family)
     if held is None or len(held.names) < 3:
         return []
     gram = _gram(held.vectors)
+    apart = np.diag(gram)[:, None] + np.diag(gram) - 2 * gram
     found: list[Merge] = []
     for i in range(len(held.names)):
-        merge = _linear(held, gram, i)
+        near = [int(k) for k in np.argsort(apart[i]) if k != i][:_CANDIDATES]
+        others = _distinct(gram, sorted(near))
+        merge = _linear(held, gram, i, others) or _spherical(held, i, others)
         if merge is None:
-            others = _distinct(gram, [k for k in range(len(held.names)) if k != i])
             chosen = elementwise(held.vectors, i, others)
             merge = None if chosen is None else _of_elements(held, i, chosen)
         if merge is not None:
@@ -91,27 +97,28 @@ def _shorter(other: Merge, one: Merge) -> bool:
 
 
 def _stacked(family: Sequence[Sketch]) -> _Family | None:
+    """The weights that all have, at most some 400,000 of them, evenly taken of every matrix."""
     keys = [
         key
         for key, held in family[0].tensors.items()
-        if all(key in other.tensors and other.tensors[key].values.shape == held.values.shape for other in family)
+        if len(held.shape) > 1
+        and all(key in other.tensors and other.tensors[key].values.shape == held.values.shape for other in family)
     ]
-    keys = [key for key in keys if len(family[0].tensors[key].shape) > 1]
     fine = [s for s in family if all(np.isfinite(s.tensors[key].values).all() for key in keys)]
     if not keys or len(fine) < 3:
         return None
+    total = sum(family[0].tensors[key].values.size for key in keys)
+    step = max(1, total // _ELEMENTS)
+    ordered = sorted(keys, key=lambda key: _group(family[0], key))
     stretches: list[tuple[str, int, int]] = []
     at = 0
-    for key in sorted(keys, key=lambda key: _group(family[0], key)):
-        size = family[0].tensors[key].values.size
+    for key in ordered:
+        size = len(range(0, family[0].tensors[key].values.size, step))
         group = _group(family[0], key)
-        if stretches and stretches[-1][0] == group:
-            stretches[-1] = (group, stretches[-1][1], at + size)
-        else:
-            stretches.append((group, at, at + size))
+        first = stretches.pop()[1] if stretches and stretches[-1][0] == group else at
         at += size
-    ordered = sorted(keys, key=lambda key: _group(family[0], key))
-    vectors = np.stack([np.concatenate([s.tensors[key].values.ravel() for key in ordered]) for s in fine])
+        stretches.append((group, first, at))
+    vectors = np.stack([np.concatenate([s.tensors[key].values.ravel()[::step] for key in ordered]) for s in fine])
     return _Family([s.name for s in fine], vectors, stretches)
 
 
@@ -148,14 +155,14 @@ def _nearest(gram: F64Array, target: int, members: Sequence[int]) -> float:
     return float(min(gram[target, target] + gram[m, m] - 2 * gram[target, m] for m in members))
 
 
-def _linear(held: _Family, gram: F64Array, target: int) -> Merge | None:
+def _linear(held: _Family, gram: F64Array, target: int, others: Sequence[int]) -> Merge | None:
     """The smallest set of models whose affine combination is the target, if that is near enough; sets are made larger
     from the best ones of one model less, where that makes the residual a quarter or less.
     """
     size = float(gram[target, target]) or 1.0
     # a copy of the target would take its parents' place
     apart = gram[target, target] + np.diag(gram) - 2 * gram[target]
-    members = _distinct(gram, [i for i in range(len(held.names)) if i != target and apart[i] > 1e-9 * size])
+    members = [i for i in others if apart[i] > 1e-9 * size]
     if len(members) < 2 or _least(gram, target, members) > (1 - _EXPLAINED) * _nearest(gram, target, members):
         return None
     best: tuple[float, tuple[int, ...], F64Array] | None = None
@@ -184,6 +191,37 @@ def _linear(held: _Family, gram: F64Array, target: int) -> Merge | None:
         negative[0] if negative else None,
         sqrt(residual / _nearest(gram, target, chosen)),
     )
+
+
+def _spherical(held: _Family, target: int, others: Sequence[int]) -> Merge | None:
+    """The slerp of two models that are far from each other, whose weights sum to more than 1: sin((1 - t) w) / sin w and
+    sin(t w) / sin w for the angle w between the two. Nearer than that, slerp is linear.
+    """
+    vectors = held.vectors[:, :: max(1, held.vectors.shape[1] // _SAMPLED)].astype(np.float64)
+    gram = vectors @ vectors.T
+    best: tuple[float, int, int, float] | None = None
+    for at, one in enumerate(others):
+        for two in others[at + 1 :]:
+            cosine = gram[one, two] / sqrt(gram[one, one] * gram[two, two])
+            if cosine > _APART:
+                continue
+            weights = np.linalg.solve(gram[np.ix_((one, two), (one, two))], gram[[one, two], target])
+            left = gram[target, target] - weights @ gram[[one, two], target]
+            angle = float(np.arccos(np.clip(cosine, -1, 1)))
+            t = float(np.arcsin(np.clip(weights[1] * np.sin(angle), -1, 1)) / angle)
+            other = np.sin((1 - t) * angle) / np.sin(angle)
+            if _LEAST < t < 1 - _LEAST and abs(other - weights[0]) < 0.02 and (best is None or left < best[0]):
+                best = float(left), one, two, t
+    if best is None:
+        return None
+    left, one, two, t = best
+    nearest = min(float(gram[target, target] + gram[m, m] - 2 * gram[target, m]) for m in (one, two))
+    if left > (1 - _EXPLAINED) * nearest:
+        return None
+    return Merge(
+        held.names[target], [held.names[one], held.names[two]], [1 - t, t], None, sqrt(max(left, 0.0) / nearest),
+        spherical=True,
+    )  # fmt: skip
 
 
 def _least(gram: F64Array, target: int, members: Sequence[int]) -> float:
@@ -226,7 +264,7 @@ def _with_layers(held: _Family, merge: Merge) -> Merge:
     target, parents = at[merge.model], [at[name] for name in merge.parents]
     members = [*parents, *([at[merge.base]] if merge.base else [])]
     said = {}
-    if not merge.exact:  # weights come from single elements, of the whole
+    if not merge.exact or merge.spherical:  # weights come from single elements, of the whole
         return merge
     for group, start, stop in held.stretches:
         weights = _solve(_gram(held.vectors[:, start:stop]), target, members)[0][: len(parents)]

@@ -6,11 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from netweight.jobs.lineage.compared import Evidence, Shared, evidence_of, shared, tokens_alike
+import numpy as np
+
+from netweight.jobs.lineage.compared import (
+    Evidence,
+    Shared,
+    columns_between,
+    common_rows,
+    evidence_of,
+    figures_of,
+    shared,
+    tokens_alike,
+)
 from netweight.jobs.lineage.direction import Direction, direction_of
 from netweight.jobs.lineage.forms import changes_of
 from netweight.jobs.lineage.layers import LayerMap, layer_map
 from netweight.jobs.lineage.sketch import Sketch
+from netweight.statistics.kinship.alignment import Columns
 
 __all__ = ["IN_PLACE", "RELATIONS", "Relation", "relate"]
 
@@ -40,7 +52,7 @@ CERTAIN = -6.0 + 1e-9  # log10 of p: at or below this two models have one start
 OPEN = -3.0  # above this nothing speaks for it
 _WEAK = 0.1  # a correlation of weights that a test must have been able to find, for "unrelated"
 _FINITE = 0.9  # of the weights, below which nothing is said
-_GEOMETRY = 0.9  # correlation of tokens' cosines, beyond what one text gives to models of two starts
+_GEOMETRY = 0.97  # correlation of tokens' cosines, beyond what one text gives to models of two starts
 _NOTHING = 0.8  # |b - a| / |a| of matrices that have little in common
 _FAR = 0.5  # |b - a| / |a| beyond which training has moved weights far
 
@@ -126,7 +138,8 @@ def relate(a: Sketch, b: Sketch) -> Relation:
         return _directed(a, b, upcycled)
     if evidence.log10_p <= CERTAIN:
         if _narrower(a, b):
-            return _directed(a, b, replace(found, relation="narrowed", detail=_widths(a, b)))
+            narrowed = replace(found, relation="narrowed", detail=_widths(a, b), figures=_as_wide(a, b, None))
+            return _directed(a, b, narrowed)
         return _directed(a, b, _changed(a, b, found))
     return _without_order(a, b, found)
 
@@ -248,11 +261,25 @@ def _widths(a: Sketch, b: Sketch) -> dict[str, Any]:
     return {"a": said["a"], "b": said["b"]}
 
 
+def _as_wide(a: Sketch, b: Sketch, columns: Columns | None) -> Shared:
+    """The figures of what is as wide in both; of the embedding, with its columns in order, where nothing is."""
+    same = {key: key for key, held in a.tensors.items() if key in b.tensors and b.tensors[key].shape == held.shape}
+    if columns is None and same:
+        return shared(a, b, same)
+    one, two = a.embedding(), b.embedding()
+    if columns is None or one is None or two is None:
+        return shared(a, b)
+    rows = common_rows(one, two)
+    held = np.flatnonzero(columns.of >= 0)
+    ordered = rows[0][:, columns.of[held]] * columns.signs[held].astype(np.float32)
+    return figures_of({"token_embedding": (ordered, rows[1][:, held])})
+
+
 def _without_order(a: Sketch, b: Sketch, found: Relation) -> Relation:
     """The relation of models whose units of one number have nothing in common: reordered, narrowed, or none."""
-    evidence = evidence_of(a, b, columns=True)
+    columns = columns_between(a, b)
+    evidence = replace(found.evidence, columns=columns)
     found = replace(found, evidence=evidence)
-    columns = evidence.columns
     if columns is not None and columns.test.log10_p < CERTAIN and columns.likeness > 0.3:
         detail = {
             "columns_found": columns.found, "of": len(columns.of), "agreed": columns.test.agreed,
@@ -261,7 +288,8 @@ def _without_order(a: Sketch, b: Sketch, found: Relation) -> Relation:
         }  # fmt: skip
         relation = "narrowed" if _narrower(a, b) else "reordered"
         said = "--confirm undoes the order and compares the whole models"
-        return _directed(a, b, replace(found, relation=relation, detail=detail, reasons=[said]))
+        found = replace(found, relation=relation, detail=detail, reasons=[said], figures=_as_wide(a, b, columns))
+        return _directed(a, b, found)
     if not evidence.blocks:
         return replace(found, reasons=["they have no block of units and no embedding that could be compared"])
     alike = tokens_alike(a, b)

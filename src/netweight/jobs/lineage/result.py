@@ -190,6 +190,8 @@ def label_of(relation: Relation) -> str:
     detail, word = relation.detail, relation.relation
     if word == "quantised" or (word == "cast" and "type" in detail):
         return f"{word} ({detail['type']})"
+    if word in ("fine-tune", "far training", "vocabulary changed") and "rows" in detail:
+        return f"{word} (rows {detail['rows'][0]} -> {detail['rows'][1]})"
     if word == "same values":
         return f"{word} ({' = '.join(detail['types'])})"
     if word in ("adapter", "adapter merged") and "rank" in detail:

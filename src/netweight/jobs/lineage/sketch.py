@@ -52,7 +52,7 @@ class Held:
 class About:
     """What a sketch says of its model beside tensors. `identity`: as in other results; `structure`: (parameters,
     layers, stored types with their elements); `claims`: what card and config say of its descent; `adapters`: what it is
-    put together of; `read_bytes` of `file_bytes` were read.
+    put together of, on the model at `base`; `read_bytes` of `file_bytes` were read.
     """
 
     name: str
@@ -63,6 +63,7 @@ class About:
     config: Mapping[str, Any]
     claims: Sequence[Mapping[str, Any]] = ()
     adapters: Sequence[str] = ()
+    base: str = ""
     notes: Sequence[str] = ()
     read_bytes: int = 0
     file_bytes: int = 0

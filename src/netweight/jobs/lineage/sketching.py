@@ -11,7 +11,7 @@ from typing import Any
 
 from netweight.checkpoint.tensor import Checkpoint
 from netweight.errors import InputError, JobError
-from netweight.jobs.inputs import SUFFIXES, Reference, identity, notes_of
+from netweight.jobs.inputs import SUFFIXES, Reference, identity, notes_of, path_of
 from netweight.jobs.lineage.claims import adapter_base, claims_of
 from netweight.jobs.lineage.sketch import About, Held, Sketch
 from netweight.params.model import Model
@@ -109,6 +109,7 @@ def sketch_from(checkpoint: Checkpoint, notes: Sequence[str], name: str, workers
         _config(checkpoint.config),
         claims,
         [part.ref for part in checkpoint.made_of[1:]],
+        path_of(checkpoint.made_of[0]) if checkpoint.made_of else "",
         [*notes, *unread, *notes_of((checkpoint,))],
         read,
         sum(file.size for file in checkpoint.files),

@@ -12,6 +12,10 @@ from netweight.jobs.lineage.relation import Relation
 
 __all__ = ["families", "nearest_first", "spanning"]
 
+_TIED = 1.02  # of the least distance: which of two is nearer is chance
+_CUT = ("layers changed", "narrowed", "upcycled")
+_COPIED = 1e-3  # of drift, below which what is left was copied
+_MORE = 1.2  # times the elements, that decide between models as near
 _AS_NEAR = 1.1  # a factor between distances that are about the same
 
 
@@ -71,21 +75,32 @@ def families(names: Sequence[str], relations: Sequence[Relation], merges: Sequen
 
 def nearest_first(relations: Sequence[Relation]) -> list[Relation]:
     """The same, where a model that was made from one of several has a known direction only from the nearest of them:
-    the others are like the one that it was made from.
+    the others are like the one that it was made from. Where two are as near, the direction is open, unless one of the
+    two is compared by far more of its weights.
     """
-    nearest: dict[str, Relation] = {}
+    into: dict[str, list[Relation]] = {}
     for relation in relations:
         if relation.related and relation.direction.known:
-            held = nearest.get(relation.b)
-            if held is None or relation.distance < held.distance:
-                nearest[relation.b] = relation
-    found = []
-    for relation in relations:
-        first = nearest.get(relation.b)
-        like = first is not None and relation.related and relation.direction.known
-        if like and first is not None and relation.distance > _AS_NEAR * first.distance:
-            said = f"{relation.b} is nearer to {first.a}, which it was made from, or from one like it"
-            found.append(replace(relation, direction=Direction(known=False, backwards=False, reason=said)))
-            continue
-        found.append(relation)
-    return found
+            into.setdefault(relation.b, []).append(relation)
+    open_now: dict[int, str] = {}
+    for child, held in into.items():
+        least = min(relation.figures.apart for relation in held)
+        near = [relation for relation in held if relation.figures.apart <= _TIED * least + 1e-12]
+        most = max(relation.figures.elements for relation in near)
+        near = [relation for relation in near if relation.figures.elements > most / _MORE]
+        equal = {frozenset((r.a, r.b)) for r in relations if r.relation in ("identical", "same values")}
+        tied = len({frozenset((near[0].a, other.a)) for other in near[1:]} - equal) > 0
+        # trained on after it was cut, it may be nearer to a sister that was trained on the same than to its parent
+        tied = tied or (len(held) > 1 and near[0].relation in _CUT and near[0].figures.drift > _COPIED)
+        names = ", ".join(sorted(other.a for other in (near if len(near) > 1 else held))[:4])
+        for relation in held:
+            if tied:
+                open_now[id(relation)] = f"made from one of {names}, or from one like them"
+            elif relation not in near:
+                open_now[id(relation)] = f"{child} is nearer to {near[0].a}: made from it, or from one like it"
+    return [
+        replace(relation, direction=Direction(known=False, backwards=False, reason=open_now[id(relation)]))
+        if id(relation) in open_now
+        else relation
+        for relation in relations
+    ]

@@ -88,8 +88,9 @@ def low_rank(x: F32Array, y: F32Array, dtypes: tuple[str, str], most: float = 0.
 def rounding_levels(x: F32Array, y: F32Array) -> tuple[str, float] | None:
     """("4 bit" or "8 bit", relative error) where `y` is `x` rounded to a few levels of each block; None else.
 
-    4 bit: at most 16 values in every 32 columns of a row, and every element is the nearest of them. 8 bit: the error is
-    as even and as large as that of 255 steps of a block's or a row's largest value, and never larger.
+    4 bit: at most 16 values in every 32 columns of a row, and every element is the nearest of them. 8 bit: whole steps
+    in every row, or an error that is as even and as large as that of 255 steps of a block's or a row's largest value,
+    and never larger.
     """
     m, n = y.shape
     if n < _SEGMENT or not np.isfinite(x).all() or not np.isfinite(y).all():
@@ -105,6 +106,8 @@ def rounding_levels(x: F32Array, y: F32Array) -> tuple[str, float] | None:
         gap = np.abs(a[..., :, None] - b[..., None, :]).min(axis=3)
         nearest = np.abs(a - b) <= gap + 0.02 * np.abs(b).max(axis=2, keepdims=True)
         return ("4 bit", error) if nearest.mean() > 0.97 else None
+    if _whole_steps(x, y):
+        return "8 bit", error
     rounded = on_grid(y, "BF16") == 1.0  # the levels were rounded once more
     for peak in (np.abs(a).max(axis=2, keepdims=True), np.abs(x).max(axis=1)[:, None, None].astype(np.float64)):
         step = np.broadcast_to(np.where(peak > 0, peak, 1.0) / 127, a.shape)
@@ -116,6 +119,20 @@ def rounding_levels(x: F32Array, y: F32Array) -> tuple[str, float] | None:
         if alike and 0.24 < even < 0.36 and float((share <= (0.85 if rounded else 0.56)).mean()) > 0.995:
             return "8 bit", error
     return None
+
+
+def _whole_steps(x: F32Array, y: F32Array) -> bool:
+    """Whether every row of `y` is of whole steps, at most 127 of them, and `x` at most half a step away."""
+    ordered = np.sort(y.astype(np.float64), axis=1)
+    gaps = np.diff(ordered, axis=1)
+    peak = np.abs(y).max(axis=1, keepdims=True)
+    step = np.where(gaps > 1e-4 * peak, gaps, np.inf).min(axis=1, keepdims=True)
+    if not np.isfinite(step).all():
+        return False
+    number = y / step
+    whole = np.abs(number - np.round(number)) < 0.02
+    near = np.abs(y.astype(np.float64) - x) < 0.56 * step
+    return bool(whole.mean() > 0.99 and np.abs(number).max() < 128.5 and near.mean() > 0.995)
 
 
 def rescaled(x: F32Array, y: F32Array) -> bool:
