@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from netweight.cli.bases import chosen_base, index_option
 from netweight.cli.command import Command
 from netweight.cli.options import (
     device_options,
@@ -33,6 +34,8 @@ __all__ = ["compare"]
 
 @click.command(cls=Command, short_help="What differs between two models, from their weights.")
 @click.argument("models", nargs=-1, metavar="A B")
+@click.option("--base", metavar="MODEL", help="With one model B: its base A, or auto.")
+@index_option
 @click.option("--model1", hidden=True, metavar="MODEL", help="The same as A.")
 @click.option("--model2", hidden=True, metavar="MODEL", help="The same as B.")
 @partial(methods_option, usual="basic_stats")
@@ -73,6 +76,8 @@ def compare(
     models: tuple[str, ...],
     model1: str | None,
     model2: str | None,
+    base: str | None,
+    index: str | None,
     methods: tuple[str, ...],
     output: str | None,
     plots: str | None,
@@ -104,7 +109,8 @@ def compare(
         options = options_from(Options, rest)
         _side_by_side(original, models, methods, output, plots, options, output_format, verbose=rest["verbose"])
         return
-    a, b = _references(models, model1, model2)
+    found = chosen_base(base, models, index)
+    a, b = _references(models if found is None else (found, *models), model1, model2)
     methods = methods or (ALWAYS,)
     options = options_from(Options, rest, remote=rest["remote"] or rest["dry_run"])
     if rest["report"] is not None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from netweight.cli.bases import chosen_base, index_option
 from netweight.cli.command import Command
 from netweight.cli.lists import SpaceSeparated
 from netweight.cli.options import (
@@ -31,8 +32,9 @@ __all__ = ["delta"]
 @click.option(
     "--base",
     metavar="MODEL",
-    help="What they were fine-tuned from; adapters can do without.",
+    help="What they were fine-tuned from, or auto; adapters can do without.",
 )
+@index_option
 @click.option(
     "--models",
     cls=SpaceSeparated,
@@ -54,6 +56,7 @@ __all__ = ["delta"]
 @seed_option
 def delta(
     base: str | None,
+    index: str | None,
     models: tuple[str, ...],
     outdir: str,
     output_format: str,
@@ -75,6 +78,7 @@ def delta(
     from netweight.jobs.delta.plan import Options, prepare
     from netweight.jobs.pages import check_report
 
+    base = chosen_base(base, models, index)
     options = options_from(Options, rest, remote=rest["remote"] or rest["dry_run"], pictured=rest["report"] is not None)
     if rest["report"] is not None:
         check_report(rest["report"])

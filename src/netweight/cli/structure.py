@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from netweight.cli.bases import chosen_base, index_option
 from netweight.cli.command import Command
 from netweight.cli.lists import Aliased
 from netweight.cli.options import (
@@ -40,8 +41,13 @@ def _refuse_filter(ctx: click.Context, param: click.Parameter, value: tuple[str,
 @click.command(cls=Command, short_help="What models are made of, and what is left of their base, from headers.")
 @click.argument("model", required=False)
 @click.option(
-    "--base", cls=Aliased, aliases=("--base-model", "--base_model"), metavar="MODEL", help="The model before pruning."
+    "--base",
+    cls=Aliased,
+    aliases=("--base-model", "--base_model"),
+    metavar="MODEL",
+    help="The model before pruning, or auto.",
 )
+@index_option
 @click.option("--models-dir", cls=Aliased, aliases=("--models_dir",), metavar="DIR", help="Analyse every model in DIR.")
 @click.option(
     "-o",
@@ -88,6 +94,7 @@ def structure(
     model_option: str | None,
     models_dir: str | None,
     base: str | None,
+    index: str | None,
     output_dir: str | None,
     output_format: str,
     **rest: Any,
@@ -107,6 +114,9 @@ def structure(
         from netweight.jobs.pages import check_report
 
         check_report(rest["report"])
+    if base == "auto" and models_dir is not None:
+        raise OptionError("--base auto: goes with one MODEL; name the base of a folder of models")
+    base = chosen_base(base, [reference] if reference is not None else [], index)
     if models_dir is not None and reference is not None:
         raise OptionError("structure takes one MODEL or --models-dir DIR, not both; leave one out")
     if models_dir is not None:

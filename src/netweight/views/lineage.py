@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
 from netweight.errors import printable
-from netweight.views.console import print_trimmed, stdout_console
+from netweight.views.console import print_folded, print_trimmed, stdout_console
 from netweight.views.fitted_table import labels, name, numbers, print_table, text
 from netweight.views.text import human_bytes, one_line, print_more, print_notes
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from netweight.jobs.lineage.confirm import Confirmation
     from netweight.jobs.lineage.index import Index
     from netweight.jobs.lineage.plan import Failed
-    from netweight.jobs.lineage.result import Edge, LineageResult
+    from netweight.jobs.lineage.result import LineageResult
+    from netweight.jobs.lineage.tree import Edge
 
 __all__ = ["show_checks", "show_confirmation", "show_index", "show_lineage"]
 
@@ -52,7 +54,7 @@ def show_lineage(result: LineageResult, *, verbose: bool) -> None:
         print_table(console, [name("model"), text("why")], [_alone(result, one) for one in alone], header="dim")
     if result.checks:
         console.print()
-        show_checks(result)
+        show_checks(result, verbose=verbose)
     console.print()
     notes = [note for sketch in result.sketches for note in sketch.about.notes]
     print_notes(notes if verbose else notes[:5])
@@ -88,22 +90,26 @@ def _show_base(result: LineageResult) -> None:
         click.echo(f"base    {asked}: no model of these is one that it could have been made from")
         return
     other = base.b if base.a == result.base_of else base.a
-    known = base.direction.reason if base.direction.known else "the nearest; which came first is open"
+    known = base.direction.reason if base.direction.known else "which came first is open"
     click.echo(f"base    {asked}: {printable(other)} ({base.relation}, {base.sure}; {known})")
 
 
-def show_checks(result: LineageResult) -> None:
-    """Print what cards claim, and what the weights say of it."""
+def show_checks(result: LineageResult, *, verbose: bool) -> None:
+    """Print what cards claim, and what the weights say of it: those that are not supported, or all."""
     from rich.text import Text
 
     console = stdout_console()
-    print_trimmed(console, Text(f"claims: {result.verdict}", style="bold"))
-    rows = [
-        [printable(check.model), printable(check.named), printable(check.where), check.verdict, one_line(check.reason)]
-        for check in result.checks
-    ]
-    columns = [name("model"), name("claims"), text("where", stays=False), *labels("verdict"), text("because")]
-    print_table(console, columns, rows, header="dim")
+    counts = Counter(check.verdict for check in result.checks)
+    said = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))
+    print_trimmed(console, Text(f"claims of cards and configs: {said}", style="bold"))
+    shown = [check for check in result.checks if verbose or check.verdict != "supported"]
+    for check in shown:
+        click.echo(
+            f"{check.verdict}: {printable(check.model)} says {printable(check.named)} ({printable(check.where)})"
+        )
+        print_folded(f"    {one_line(check.reason)}")
+    if len(shown) < len(result.checks):
+        print_more(len(result.checks) - len(shown), "claims that are supported")
 
 
 def _failed(failed: Sequence[Failed]) -> None:

@@ -183,14 +183,9 @@ def adding(folder: Path) -> Iterator[Adding]:
     made = not folder.exists()
     try:
         (folder / _SKETCHES).mkdir(parents=True, exist_ok=True)
-        if (
-            not made
-            and not (folder / _LIST).exists()
-            and any(p.name not in (_SKETCHES, _LOCK) for p in folder.iterdir())
-        ):
-            raise OutputError(
-                f"{where}: holds other files and no index; choose a folder that is empty or not there yet"
-            )
+        others = [path.name for path in folder.iterdir() if path.name not in (_SKETCHES, _LOCK, _VECTORS)]
+        if not made and others and not (folder / _LIST).exists():
+            raise OutputError(f"{where}: holds other files and no index; choose an empty folder, or a new one")
         descriptor, _ = lock(folder / _LOCK, where)
     except OSError as error:
         raise OutputError(f"{where}: cannot take an index: {error.strerror or error}; choose another folder") from error

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from netweight.errors import NetweightError, OptionError, printable
+from netweight.errors import ModelNotFoundError, NetweightError, OptionError, printable
 from netweight.jobs.inputs import Reference, references, stamps
 from netweight.jobs.lineage.plan import Failed, Options, models_in, names_of, sketches_of
 from netweight.run.progress import Progress, Silent, shown
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
     from netweight.jobs.lineage.result import LineageResult
     from netweight.jobs.lineage.sketch import Sketch
 
-__all__ = ["index_models", "lineage"]
+__all__ = ["Base", "find_base", "index_models", "lineage"]
 
 _ALL_PAIRS = 60  # models, above which only pairs that a first look finds are tested
+_FEW = 20  # models, of which all pairs are tested, also those of the index
 _PAIRS = 3000  # pairs, above which each model is tested against its nearest ones
 _BY_TOKENS = 0.97  # likeness of the tokens' geometry beyond which a pair is tested, whatever its rows say
 _NEAREST = 12  # models of an index that are tested against one
@@ -72,6 +74,34 @@ def lineage(
     return LineageResult(sketches, named, relations, merges, failed, base_of=wanted)
 
 
+@dataclass(frozen=True)
+class Base:
+    """The base of a model: its name in the index, where it is, and why it is that one."""
+
+    name: str
+    ref: str
+    reason: str
+
+
+def find_base(model: Reference, index: Reference) -> Base:
+    """The model of the index that `model` was most likely made from; see `LineageResult.base`.
+
+    Raises ModelNotFoundError where none is one that it could have been made from, or its files are not there any more.
+    """
+    result = lineage(model, index=index, base_of=os.fspath(model))
+    relation = result.base()
+    if relation is None:
+        raise ModelNotFoundError(
+            f"{printable(os.fspath(model))}: no model of the index {printable(os.fspath(index))} is one that it could"
+            " have been made from; name its base"
+        )
+    name = relation.b if relation.a == result.base_of else relation.a
+    sketch = next(sketch for sketch in result.sketches if sketch.name == name)
+    ref = str(sketch.about.identity["path"])
+    came = relation.direction.reason if relation.direction.known else "which came first is open"
+    return Base(name, ref, f"{relation.relation}, {relation.sure}; {came}")
+
+
 def _from_index(held: Index, sketches: Sequence[Sketch]) -> list[Sketch]:
     """Those of the index that may be related to one of these, and that are not among them."""
     from netweight.jobs.lineage.features import LIKELY, feature_of, scores
@@ -103,7 +133,8 @@ def _pairs(sketches: Sequence[Sketch], named: Sequence[str], wanted: str | None)
     if wanted is not None:
         own = next(sketch for sketch in sketches if sketch.name == wanted)
         return [(own, other) for other in sketches if other is not own]
-    every = [(a, b) for a, b in combinations(sketches, 2) if a.name in set(named) or b.name in set(named)]
+    few = len(sketches) <= _FEW  # those of the index among each other: which of them is nearest
+    every = [(a, b) for a, b in combinations(sketches, 2) if few or a.name in set(named) or b.name in set(named)]
     return every if len(sketches) <= _ALL_PAIRS else _likely(sketches, every)
 
 

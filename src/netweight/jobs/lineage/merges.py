@@ -194,8 +194,8 @@ def _linear(held: _Family, gram: F64Array, target: int, others: Sequence[int]) -
 
 
 def _spherical(held: _Family, target: int, others: Sequence[int]) -> Merge | None:
-    """The slerp of two models that are far from each other, whose weights sum to more than 1: sin((1 - t) w) / sin w and
-    sin(t w) / sin w for the angle w between the two. Nearer than that, slerp is linear.
+    """The slerp of two models that are far from each other, whose weights sum to more than 1: sin((1 - t) w) / sin w
+    and sin(t w) / sin w for the angle w between the two. Nearer than that, slerp is linear.
     """
     vectors = held.vectors[:, :: max(1, held.vectors.shape[1] // _SAMPLED)].astype(np.float64)
     gram = vectors @ vectors.T

@@ -50,7 +50,7 @@ RELATIONS = {
 
 CERTAIN = -6.0 + 1e-9  # log10 of p: at or below this two models have one start
 OPEN = -3.0  # above this nothing speaks for it
-_WEAK = 0.1  # a correlation of weights that a test must have been able to find, for "unrelated"
+_WEAK = 0.2  # a correlation of weights that a test must have been able to find, for "unrelated"
 _FINITE = 0.9  # of the weights, below which nothing is said
 _GEOMETRY = 0.97  # correlation of tokens' cosines, beyond what one text gives to models of two starts
 _NOTHING = 0.8  # |b - a| / |a| of matrices that have little in common
@@ -236,7 +236,8 @@ def _upcycled(a: Sketch, b: Sketch, found: Relation) -> Relation | None:
             for slot in theirs
             if slot in own
         }
-        copies = shared(sparse, dense, held)
+        beside = {key: key for key in sparse.tensors if key in dense.tensors}
+        copies = shared(sparse, dense, beside | held)
         detail = {
             "dense": dense.name, "sparse": sparse.name, "experts_read": len({u.expert for u in experts}),
             "cosine": copies.cosine, "equal": copies.equal, "drift": copies.drift,

@@ -16,28 +16,15 @@ from netweight.jobs.lineage.merges import Merge
 from netweight.jobs.lineage.plan import Failed
 from netweight.jobs.lineage.relation import Relation
 from netweight.jobs.lineage.sketch import SKETCH_VERSION, Sketch
-from netweight.jobs.lineage.tree import families, spanning
+from netweight.jobs.lineage.tree import Edge, families, spanning
 from netweight.jobs.pages import Reported
 from netweight.page.section import Section
 from netweight.version import __version__
 
-__all__ = ["Edge", "LineageResult"]
+__all__ = ["LineageResult"]
 
+_LINEAR = frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"})
 _MADE_OF = 0.45  # of the distance to its parents, within which a model was made of a merge
-
-
-@dataclass(frozen=True)
-class Edge:
-    """An edge of the tree: from `a` to `b`, where `directed` says that a came first; `weight` of a merge's parent."""
-
-    a: str
-    b: str
-    relation: str
-    directed: bool
-    label: str
-    log10_p: float | None
-    drift: float | None
-    weight: float | None = None
 
 
 @dataclass(frozen=True)
@@ -144,14 +131,34 @@ class LineageResult(Reported):
         return all(relation.figures.apart < _MADE_OF * distance for distance in apart)
 
     def base(self) -> Relation | None:
-        """The relation to the model that is most likely what `base_of` was made from: the nearest that is not known to
-        have come after it.
+        """The relation to the model that `base_of` was most likely made from, of those not known to have come after it.
+
+        The model that its files name, where the weights bear that out; else one that is known to have come first; else
+        the one to which all of the family are nearest, since fine-tunes of one base are farther from each other.
         """
         if self.base_of is None:
             return None
         held = [r for r in self.relations if r.related and self.base_of in (r.a, r.b)]
-        earlier = [r for r in held if not (r.direction.known and r.a == self.base_of)]
-        return min(earlier, key=lambda r: (not r.direction.known, r.distance), default=None)
+        earlier = {self._other(r): r for r in held if not (r.direction.known and r.a == self.base_of)}
+        if not earlier:
+            return None
+        own = [check for check in self.checks if check.model == self.base_of and check.verdict == "supported"]
+        named = [check.other for check in own if check.other in earlier]
+        if len(named) == 1:
+            return earlier[str(named[0])]
+        known = [name for name, relation in earlier.items() if relation.direction.known]
+        candidates = known or list(earlier)
+        return earlier[min(candidates, key=lambda name: self._from_all(name, [*earlier, self.base_of or ""]))]
+
+    def _other(self, relation: Relation) -> str:
+        return relation.b if relation.a == self.base_of else relation.a
+
+    def _from_all(self, name: str, family: Sequence[str]) -> float:
+        """The sum of the distances of a model from a family."""
+        from netweight.jobs.lineage.compared import shared
+
+        by_name = {sketch.name: sketch for sketch in self.sketches}
+        return sum(shared(by_name[name], by_name[other]).apart for other in family if other != name)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe."""
@@ -180,8 +187,8 @@ class LineageResult(Reported):
             write_json(folder.stage / files[0], self.to_dict())
             rows = [row_of(relation) for relation in self.relations]
             write_parquet(folder.stage / files[1], COLUMNS, rows, inputs=self.inputs)
-            write_dot(self, folder.stage / files[2])
-            write_graphml(self, folder.stage / files[3])
+            write_dot(self.names, self.edges, folder.stage / files[2])
+            write_graphml(self.names, self.edges, folder.stage / files[3])
             return folder.commit()
 
 
@@ -195,7 +202,9 @@ def label_of(relation: Relation) -> str:
     if word == "same values":
         return f"{word} ({' = '.join(detail['types'])})"
     if word in ("adapter", "adapter merged") and "rank" in detail:
-        return f"{word} (rank {detail['rank']} on {', '.join(detail['targets'])})"
+        every = set(detail["targets"]) >= _LINEAR
+        on = "all linear layers" if every else ", ".join(detail["targets"])
+        return f"{word} (rank {detail['rank']} on {on})"
     if word == "layers changed" and relation.layers is not None:
         held = relation.layers
         words = [

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import log
 
 from netweight.jobs.lineage.direction import Direction
 from netweight.jobs.lineage.merges import Merge
 from netweight.jobs.lineage.relation import Relation
 
-__all__ = ["families", "nearest_first", "spanning"]
+__all__ = ["Edge", "families", "nearest_first", "spanning"]
 
 _TIED = 1.02  # of the least distance: which of two is nearer is chance
 _CUT = ("layers changed", "narrowed", "upcycled")
 _COPIED = 1e-3  # of drift, below which what is left was copied
 _MORE = 1.2  # times the elements, that decide between models as near
 _AS_NEAR = 1.1  # a factor between distances that are about the same
+
+
+@dataclass(frozen=True)
+class Edge:
+    """An edge of the tree: from `a` to `b`, where `directed` says that a came first; `weight` of a merge's parent."""
+
+    a: str
+    b: str
+    relation: str
+    directed: bool
+    label: str
+    log10_p: float | None
+    drift: float | None
+    weight: float | None = None
 
 
 class _Groups:
