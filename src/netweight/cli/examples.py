@@ -36,6 +36,12 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "netweight plan ./model --size 8GB --imatrix imatrix.gguf --plot sizes.png",
         "netweight plan ./model --size 5bpw --format compressed-tensors -o recipe.yaml",
     ),
+    "lineage": (
+        "netweight lineage ./models --report tree.html",
+        "netweight lineage index ./models org/base -o ./index",
+        "netweight lineage ./unknown --index ./index",
+        "netweight lineage --confirm ./base ./suspect",
+    ),
     "embeddings": (
         "netweight embeddings ./model -o clusters",
         "netweight embeddings ./model --nearest king queen",

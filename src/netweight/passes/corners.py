@@ -1,5 +1,5 @@
 """A small part of every tensor of a model, the same of every model: the first rows of it, and of those the first
-columns; of the token embedding and the head whole rows of chosen tokens.
+columns; of the token embedding and the head rows of chosen tokens, of the embedding whole.
 
 Two models can then be set against each other element by element, whatever else they are. Prefixes nest: what one has
 fewer of is compared with the beginning of the other.
@@ -118,7 +118,7 @@ def _corner(key: str, name: str, tensor: Tensor, parameter: Parameter) -> Corner
     cols = prod(shape[1:]) if len(shape) > 1 else tensor.size
     runs = rows_of(shape, parameter)
     vector = len(shape) < 2
-    kept = min(cols, _LONGEST if vector else _WIDEST if parameter.role in _TOKEN_ROLES else COLUMNS)
+    kept = min(cols, _LONGEST if vector else _WIDEST if parameter.role == "embedding" else COLUMNS)
     digest = hashlib.sha256(f"{tensor.dtype.name} {shape}".encode())
     blocks = []
     dtype = tensor.dtype.to_numpy()

@@ -212,7 +212,7 @@ class Shared:
 
     Figures are over all common elements: `equal` their share with one value, `drift` |b - a| / |a|, `cosine`, and
     `digests` the share of tensors whose rows that were read are the same bytes; `finite`: elements that are numbers;
-    `apart`: the root mean square of b - a.
+    `apart`: the root mean square of b - a; `squares`: by key the sums of (b - a)^2 and of a^2.
     """
 
     pairs: Mapping[str, tuple[F32Array, F32Array]] = field(repr=False)
@@ -224,6 +224,7 @@ class Shared:
     same_shape: float
     finite: float
     apart: float
+    squares: Mapping[str, tuple[float, float]] = field(default_factory=dict, repr=False)
 
     @property
     def log10_elements(self) -> float:
@@ -252,17 +253,21 @@ def figures_of(pairs: Mapping[str, tuple[F32Array, F32Array]], same_digest: int 
     """The figures over pairs of arrays of one shape; elements that are not finite in both are left out of distances."""
     elements = equal = finite = 0
     of_a = of_b = dot = apart = 0.0
-    for x, y in pairs.values():
+    squares = {}
+    for key, (x, y) in pairs.items():
         same = (x == y) | (np.isnan(x) & np.isnan(y))
         elements += x.size
         equal += int(same.sum())
         fine = np.isfinite(x) & np.isfinite(y)
         finite += int(fine.sum())
         u, v = (np.where(fine, held, 0).astype(np.float64) for held in (x, y))
-        of_a += float((u * u).sum())
-        of_b += float((v * v).sum())
-        dot += float((u * v).sum())
-        apart += float(((v - u) ** 2).sum())
+        u, v = u.ravel(), v.ravel()
+        own, between = float(u @ u), float(np.square(v - u).sum())
+        squares[key] = between, own
+        of_a += own
+        of_b += float(v @ v)
+        dot += float(u @ v)
+        apart += between
     count = max(len(pairs), 1)
     return Shared(
         pairs,
@@ -274,4 +279,5 @@ def figures_of(pairs: Mapping[str, tuple[F32Array, F32Array]], same_digest: int 
         same_shape / count,
         finite / elements if elements else 0.0,
         sqrt(apart / finite) if finite else inf,
+        squares,
     )

@@ -105,6 +105,8 @@ def _by_grid(a: Sketch, b: Sketch) -> Direction:
     """A model whose weights are all on bfloat16's grid is the base of one that left the grid only where it differs:
     what did not change could not be there otherwise.
     """
+    if all(held.dtype == "BF16" for side in (a, b) for held in side.tensors.values()):
+        return Direction.open()  # all of both is on the grid
     if any(held.stored != held.dtype for side in (a, b) for held in side.tensors.values()):
         return Direction.open()
     off = {}

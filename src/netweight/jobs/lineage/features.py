@@ -16,7 +16,7 @@ import numpy as np
 from netweight.jobs.lineage.sketch import Sketch
 from netweight.kernels.arrays import F32Array
 
-__all__ = ["LIKELY", "SIZE", "SIZE_IN_ORDER", "feature_of", "scores"]
+__all__ = ["LIKELY", "SIZE", "SIZE_IN_ORDER", "Features", "feature_of", "scores"]
 
 _PLACES, _ROWS, _COLS = 24, 16, 32
 _TOKENS = 64

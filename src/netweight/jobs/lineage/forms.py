@@ -13,11 +13,13 @@ import numpy as np
 from netweight.jobs.lineage.compared import Shared
 from netweight.jobs.lineage.sketch import Held, Sketch
 from netweight.kernels.arrays import F64Array
+from netweight.passes.corners import COLUMNS
 from netweight.statistics.kinship.form import Form, is_rounded, low_rank, on_grid, rescaled, rounding_levels
 
 __all__ = ["Changes", "changes_of"]
 
-_FULL = 2
+_ROWS = 64
+_FULL = 2  # matrices of full rank, that decide
 _TRIED = 4  # matrices, of which one at least must be on a grid
 _LEAST = 16  # rows and columns of a matrix whose difference has a form
 _WRITERS = ("o_proj", "down_proj")
@@ -57,14 +59,17 @@ def changes_of(a: Sketch, b: Sketch, figures: Shared) -> Changes:
     pairs = {key: pair for key, pair in figures.pairs.items() if a.tensors[key].shape == b.tensors[key].shape}
     matrices = {key: pair for key, pair in pairs.items() if len(a.tensors[key].shape) > 1}
     changed = {key: pair for key, pair in pairs.items() if not np.array_equal(*pair, equal_nan=True)}
-    by_role = _by_role(a, matrices)
-    common = (_drift(list(matrices.values())), 1 - len(changed) / max(len(pairs), 1), by_role)
+    squares = {key: figures.squares[key] for key in matrices}
+    by_role = _by_role(a, squares)
+    common = (_drift(list(squares.values())), 1 - len(changed) / max(len(pairs), 1), by_role)
+    # what an embedding is kept whole for is its columns: its form is told by a part, as of the others
+    matrices = {key: (x[:_ROWS, :COLUMNS], y[:_ROWS, :COLUMNS]) for key, (x, y) in matrices.items()}
     for kind in (_cast, _quantised, _rescaled):
         found = kind(a, b, matrices)
         if found is not None:
             name, type_, rounded, reasons = found
             return Changes(name, *common, type=type_, rounded=rounded, reasons=reasons)
-    forms = _forms(a, b, {key: pair for key, pair in changed.items() if key in matrices})
+    forms = _forms(a, b, {key: matrices[key] for key in changed if key in matrices})
     low = _low_rank(a, changed, forms)
     if low is not None:
         name, rank, targets = low
@@ -74,21 +79,16 @@ def changes_of(a: Sketch, b: Sketch, figures: Shared) -> Changes:
     return Changes("", *common)
 
 
-def _drift(pairs: Sequence[tuple[Any, Any]]) -> float:
-    apart = of_a = 0.0
-    for x, y in pairs:
-        u, v = x.astype(np.float64), y.astype(np.float64)
-        fine = np.isfinite(u) & np.isfinite(v)
-        apart += float(((v - u)[fine] ** 2).sum())
-        of_a += float((u[fine] ** 2).sum())
-    return sqrt(apart / of_a) if of_a > 0 else 0.0
+def _drift(squares: Sequence[tuple[float, float]]) -> float:
+    of_a = sum(own for _, own in squares)
+    return sqrt(sum(apart for apart, _ in squares) / of_a) if of_a > 0 else 0.0
 
 
-def _by_role(a: Sketch, pairs: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
-    roles: dict[str, list[tuple[Any, Any]]] = {}
-    for key, pair in pairs.items():
+def _by_role(a: Sketch, squares: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    roles: dict[str, list[tuple[float, float]]] = {}
+    for key, held in squares.items():
         parameter = a.tensors[key].parameter
-        roles.setdefault(parameter.slot or parameter.role, []).append(pair)
+        roles.setdefault(parameter.slot or parameter.role, []).append(held)
     return {role: _drift(held) for role, held in roles.items()}
 
 

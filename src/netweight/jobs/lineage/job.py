@@ -15,11 +15,12 @@ import numpy as np
 from netweight.errors import ModelNotFoundError, NetweightError, OptionError, printable
 from netweight.jobs.inputs import Reference, references, stamps
 from netweight.jobs.lineage.plan import Failed, Options, models_in, names_of, sketches_of
+from netweight.jobs.lineage.tree import Groups
 from netweight.run.progress import Progress, Silent, shown
 
 if TYPE_CHECKING:
+    from netweight.jobs.lineage.features import Features
     from netweight.jobs.lineage.index import Index
-    from netweight.jobs.lineage.merges import Merge
     from netweight.jobs.lineage.relation import Relation
     from netweight.jobs.lineage.result import LineageResult
     from netweight.jobs.lineage.sketch import Sketch
@@ -34,7 +35,7 @@ _NEAREST = 12  # models of an index that are tested against one
 
 
 def lineage(
-    models: Reference | Sequence[Reference],
+    models: Reference | Sequence[Reference] = (),
     *,
     index: Reference | None = None,
     base_of: str | None = None,
@@ -42,7 +43,8 @@ def lineage(
     progress: Progress | None = None,
     **settings: Any,
 ) -> LineageResult:
-    """How `models` are related to each other, and to those of the folder `index`.
+    """How `models` are related to each other, and to those of the folder `index`; without `models`, those of the index
+    to each other.
 
     A folder that is no model stands for all that it holds. `base_of`: only what one model is to the others. `settings`
     are the fields of Options by name. What is read of each model is a small part, by ranges where it is far away.
@@ -51,6 +53,7 @@ def lineage(
     the result), ReadError, OptionError for a single model without an index.
     """
     from netweight.jobs.lineage.index import Index
+    from netweight.jobs.lineage.merges import merges_among
     from netweight.jobs.lineage.result import LineageResult
     from netweight.jobs.lineage.tree import nearest_first
 
@@ -60,7 +63,13 @@ def lineage(
     if base_of is not None and base_of not in refs:
         refs.insert(0, base_of)
     held = Index.open(Path(index)) if index is not None else None
-    if not refs or (len(refs) == 1 and held is None):
+    if held is not None and not refs:
+        from netweight.jobs.lineage.whole_index import of_index
+
+        names = [entry.name for entry in held.entries]
+        few = len(names) <= _FEW
+        return of_index(held, set(combinations(range(len(names)), 2)) if few else _likely_pairs(held.features()))
+    if len(refs) < 2 and held is None:
         raise OptionError("lineage: expected two or more models, a folder of models, or one and --index DIR")
     with shown(progress, len(refs), 0):
         sketches, failed = sketches_of(refs, options, progress)
@@ -70,7 +79,7 @@ def lineage(
     wanted = None if base_of is None else names_of(refs)[refs.index(base_of)]
     pairs = _pairs(sketches, named, wanted)
     relations = nearest_first(_related(pairs))
-    merges = _merges(sketches, relations)
+    merges = merges_among(sketches, relations)
     return LineageResult(sketches, named, relations, merges, failed, base_of=wanted)
 
 
@@ -139,22 +148,32 @@ def _pairs(sketches: Sequence[Sketch], named: Sequence[str], wanted: str | None)
 
 
 def _likely(sketches: Sequence[Sketch], every: Sequence[tuple[Sketch, Sketch]]) -> list[tuple[Sketch, Sketch]]:
-    """The pairs that join models over the greatest likeness, and those whose tokens lie alike."""
-    from netweight.jobs.lineage.features import LIKELY, feature_of, scores
+    """The pairs that may be related, and those whose tokens lie alike."""
+    from netweight.jobs.lineage.features import feature_of
 
     vectors = np.stack([feature_of(sketch) for sketch in sketches])
-    rows, tokens = scores(vectors, vectors.astype(np.float32))
     at = {sketch.name: i for i, sketch in enumerate(sketches)}
-    best = np.where(np.eye(len(sketches), dtype=bool), -1.0, rows)
-    nearest = {tuple(sorted((i, int(j)))) for i in range(len(sketches)) for j in np.argsort(-best[i])[:3]}
-    many = int((np.triu(rows, 1) > LIKELY).sum()) > _PAIRS
-    found = []
-    for a, b in every:
-        i, j = at[a.name], at[b.name]
-        close = rows[i, j] > LIKELY and (not many or tuple(sorted((i, j))) in nearest)
-        if close or (tokens[i, j] > _BY_TOKENS and rows[i, j] <= LIKELY):
-            found.append((a, b))
-    return found
+    chosen = _likely_pairs(vectors)
+    return [(a, b) for a, b in every if tuple(sorted((at[a.name], at[b.name]))) in chosen]
+
+
+def _likely_pairs(vectors: Features) -> set[tuple[int, int]]:
+    """The pairs of rows that a first look does not tell apart; of more than 3,000 those that join each model to the one
+    that is most like it, and families to one tree.
+    """
+    from netweight.jobs.lineage.features import LIKELY, scores
+
+    rows, tokens = scores(vectors, vectors.astype(np.float32))
+    alike = {(int(i), int(j)) for i, j in np.argwhere(np.triu(rows, 1) > LIKELY)}
+    if len(alike) > _PAIRS:
+        groups = Groups(range(len(vectors)))
+        ordered = sorted(alike, key=lambda pair: -rows[pair])
+        alike = {pair for pair in ordered if groups.join(*pair)}
+    geometry = {(int(i), int(j)) for i, j in np.argwhere((np.triu(tokens, 1) > _BY_TOKENS) & (rows <= LIKELY))}
+    if len(geometry) > _PAIRS:  # one text, or one copied embedding: the nearest say enough
+        nearest = np.where(np.eye(len(vectors), dtype=bool), -1.0, tokens).argmax(axis=1)
+        geometry &= {(min(i, int(j)), max(i, int(j))) for i, j in enumerate(nearest)}
+    return alike | geometry
 
 
 def _related(pairs: Sequence[tuple[Sketch, Sketch]], workers: int = 2) -> list[Relation]:
@@ -163,22 +182,6 @@ def _related(pairs: Sequence[tuple[Sketch, Sketch]], workers: int = 2) -> list[R
 
     with blas_threads(1), ThreadPoolExecutor(workers) as pool:
         return list(pool.map(lambda pair: relate(*pair), pairs))
-
-
-def _merges(sketches: Sequence[Sketch], relations: Sequence[Relation]) -> list[Merge]:
-    """The merges in every family of models that have one start and the same shapes."""
-    from netweight.jobs.lineage.merges import find_merges
-    from netweight.jobs.lineage.relation import IN_PLACE
-    from netweight.jobs.lineage.tree import families
-
-    alike = [relation for relation in relations if relation.relation in IN_PLACE]
-    by_name = {sketch.name: sketch for sketch in sketches}
-    return [
-        merge
-        for family in families(list(by_name), alike)
-        if len(family) > 2
-        for merge in find_merges([by_name[name] for name in family])
-    ]
 
 
 def index_models(

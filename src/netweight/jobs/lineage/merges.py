@@ -13,21 +13,24 @@ from math import sqrt
 
 import numpy as np
 
+from netweight.jobs.lineage.relation import IN_PLACE, Relation
 from netweight.jobs.lineage.sketch import Sketch
+from netweight.jobs.lineage.tree import families
 from netweight.kernels.arrays import F32Array, F64Array
 from netweight.statistics.kinship.elements import Elements, elementwise
 
-__all__ = ["Merge", "find_merges"]
+__all__ = ["Merge", "find_merges", "merges_among"]
 
 _LEAST = 0.03  # a weight below which a model is no parent
 _MOST = 1.7  # a weight beyond which it is none
 _EXPLAINED = 0.95  # of the squared distance to the nearest parent
 _PARENTS = 4  # at most, and a base
-_BEAM = 10  # sets of models that are made larger
+_BEAM = 6  # sets of models that are made larger
 _APART = 0.9  # the cosine of two models, above which a slerp of them is linear for weights
 _SAMPLED = 50_000  # weights, by which slerps are looked for
+_PARENTS_OF_ELEMENTS = 12  # models among which the parents and the base of a merge of elements are looked for
 _CANDIDATES = 32  # the nearest models
-_ELEMENTS = 400_000
+_ELEMENTS = 250_000
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,18 @@ class _Family:
     stretches: Sequence[tuple[str, int, int]]
 
 
+def merges_among(sketches: Sequence[Sketch], relations: Sequence[Relation]) -> list[Merge]:
+    """The merges in every family of models that have one start and the same shapes."""
+    alike = [relation for relation in relations if relation.relation in IN_PLACE]
+    by_name = {sketch.name: sketch for sketch in sketches}
+    return [
+        merge
+        for family in families(list(by_name), alike)
+        if len(family) > 2
+        for merge in find_merges([by_name[name] for name in family])
+    ]
+
+
 def find_merges(family: Sequence[Sketch]) -> list[Merge]:
     """Every model of a family that others of it explain: models of one start and of one shape."""
     held = _stacked(family)
@@ -81,7 +96,8 @@ def find_merges(family: Sequence[Sketch]) -> list[Merge]:
         others = _distinct(gram, sorted(near))
         merge = _linear(held, gram, i, others) or _spherical(held, i, others)
         if merge is None:
-            chosen = elementwise(held.vectors, i, others)
+            nearest = [k for k in near if k in others][:_PARENTS_OF_ELEMENTS]
+            chosen = elementwise(held.vectors, i, nearest)
             merge = None if chosen is None else _of_elements(held, i, chosen)
         if merge is not None:
             found.append(merge)
@@ -97,7 +113,7 @@ def _shorter(other: Merge, one: Merge) -> bool:
 
 
 def _stacked(family: Sequence[Sketch]) -> _Family | None:
-    """The weights that all have, at most some 400,000 of them, evenly taken of every matrix."""
+    """The weights that all have, at most some 250,000 of them, evenly taken of every matrix."""
     keys = [
         key
         for key, held in family[0].tensors.items()

@@ -97,6 +97,10 @@ class Relation:
             return min(columns.test.log10_p, self.evidence.log10_p)
         return self.evidence.log10_p if self.evidence.blocks else None
 
+    def light(self) -> Relation:
+        """The same without the weights that it was found by."""
+        return replace(self, figures=replace(self.figures, pairs={}))
+
     @property
     def sure(self) -> str:
         """How sure, in words that a table takes."""

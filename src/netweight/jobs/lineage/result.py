@@ -63,7 +63,8 @@ class LineageResult(Reported):
     @cached_property
     def families(self) -> list[list[str]]:
         """Models that are related, largest family first."""
-        return families(self.names, self.relations, self.merges)
+        merged = [(merge.model, parent) for merge in self.merges for parent in merge.parents]
+        return families(self.names, self.relations, merged)
 
     @cached_property
     def checks(self) -> list[Check]:

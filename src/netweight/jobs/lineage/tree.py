@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import log
+from typing import Generic, TypeVar
 
 from netweight.jobs.lineage.direction import Direction
-from netweight.jobs.lineage.merges import Merge
 from netweight.jobs.lineage.relation import Relation
 
-__all__ = ["Edge", "families", "nearest_first", "spanning"]
+__all__ = ["Edge", "Groups", "families", "nearest_first", "spanning"]
+
+T = TypeVar("T")
 
 _TIED = 1.02  # of the least distance: which of two is nearer is chance
 _CUT = ("layers changed", "narrowed", "upcycled")
@@ -33,20 +35,20 @@ class Edge:
     weight: float | None = None
 
 
-class _Groups:
+class Groups(Generic[T]):
     """Sets that are joined one by one (union-find)."""
 
-    def __init__(self, names: Iterable[str]) -> None:
+    def __init__(self, names: Iterable[T]) -> None:
         self._above = {name: name for name in names}
 
-    def of(self, name: str) -> str:
+    def of(self, name: T) -> T:
         """The name that stands for the set."""
         while self._above[name] != name:
             self._above[name] = self._above[self._above[name]]
             name = self._above[name]
         return name
 
-    def join(self, a: str, b: str) -> bool:
+    def join(self, a: T, b: T) -> bool:
         """Join the sets of two names; False where they are one already."""
         one, two = self.of(a), self.of(b)
         self._above[two] = one
@@ -57,7 +59,7 @@ def spanning(names: Sequence[str], relations: Sequence[Relation]) -> list[Relati
     """The related pairs that join each family with the least sum of distances (Kruskal), nearest first. Of pairs
     that are about as near, one between models that others are near to comes first.
     """
-    groups = _Groups(names)
+    groups = Groups(names)
     held = [relation for relation in relations if relation.related]
     central = dict.fromkeys(names, 0.0)
     for relation in held:
@@ -72,15 +74,18 @@ def spanning(names: Sequence[str], relations: Sequence[Relation]) -> list[Relati
     return [relation for relation in related if groups.join(relation.a, relation.b)]
 
 
-def families(names: Sequence[str], relations: Sequence[Relation], merges: Sequence[Merge] = ()) -> list[list[str]]:
-    """The models that are related to each other, largest family first; one that is related to none is alone."""
-    groups = _Groups(names)
+def families(
+    names: Sequence[str], relations: Sequence[Relation], merged: Iterable[tuple[str, str]] = ()
+) -> list[list[str]]:
+    """The models that are related to each other, largest family first; one that is related to none is alone. `merged`:
+    merges with each of their parents.
+    """
+    groups = Groups(names)
     for relation in relations:
         if relation.related:
             groups.join(relation.a, relation.b)
-    for merge in merges:
-        for parent in merge.parents:
-            groups.join(merge.model, parent)
+    for model, parent in merged:
+        groups.join(model, parent)
     held: dict[str, list[str]] = {}
     for name in names:
         held.setdefault(groups.of(name), []).append(name)

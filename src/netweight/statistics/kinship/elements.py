@@ -17,8 +17,9 @@ from netweight.kernels.arrays import F32Array, F64Array
 
 __all__ = ["Elements", "elementwise"]
 
-_SAMPLED = 200_000  # elements
-_FEW = 40_000  # of these, by which parents are looked for
+_SAMPLED = 60_000  # elements
+_FEWER, _FEW = 6_000, 30_000  # of these, by which parents are looked for
+_LEAST_HELD = 500
 _LEAST, _MOST = 0.03, 1.7  # of weights
 _DROPPED = 0.02  # of all elements, that must be the base's own
 _ALL = 0.97  # of what moved, beyond which no further parent is looked for
@@ -104,10 +105,16 @@ def _over(held: F32Array, target: int, base: int, others: Sequence[int]) -> Elem
 
 def _factor(t: F64Array, tau: F64Array) -> tuple[float, float] | None:
     """(factor, share) where a share of the larger elements of `tau` stands in `t` times one factor."""
-    step = max(1, len(t) // _FEW)
+    # most vectors stand nowhere: a few elements say so
+    return _factor_of(t, tau, _FEW) if _factor_of(t, tau, _FEWER) is not None else None
+
+
+def _factor_of(t: F64Array, tau: F64Array, elements: int) -> tuple[float, float] | None:
+    step = max(1, len(t) // elements)
     t, tau = t[::step], tau[::step]
-    held = np.abs(tau) > np.quantile(np.abs(tau), 0.6)
-    if held.sum() < 1000:
+    size = np.abs(tau)
+    held = size > np.partition(size, int(0.6 * len(size)))[int(0.6 * len(size))]
+    if held.sum() < _LEAST_HELD:
         return None
     ratio = t[held] / tau[held]
     ratio = ratio[(np.abs(ratio) > 0.02) & (np.abs(ratio) < 8)]
