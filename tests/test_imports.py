@@ -108,9 +108,10 @@ def test_a_second_run_loads_no_numba(tmp_path):
 
 def test_exported_names():
     assert netweight.__all__ == [
-        "Checkpoint", "NetweightError", "Scope", "Skipped", "Tensor", "__version__", "compare", "convert", "delta",
-        "demo", "devices", "download", "embeddings", "estimate", "extract_lora", "find_most_changed_layers", "info",
-        "merge", "nearest_tokens", "open", "plan", "report", "scan", "structure", "structure_many", "verify",
+        "Checkpoint", "NetweightError", "Scope", "Skipped", "Tensor", "__version__", "compare", "confirm", "convert",
+        "delta", "demo", "devices", "download", "embeddings", "estimate", "extract_lora", "find_most_changed_layers",
+        "index_models", "info", "lineage", "merge", "nearest_tokens", "open", "plan", "report", "scan", "structure",
+        "structure_many", "verify",
     ]  # fmt: skip
     assert dir(netweight) == sorted(netweight.__all__)
     for name in netweight.__all__:

@@ -44,6 +44,7 @@ def main() -> None:
     if not shape.exists():
         sys.path[:0] = [str(ROOT / "tests" / "hub"), str(ROOT / "benchmarks")]
         from hub_models import write_shape
+
         from shapes import SHAPES
 
         write_shape(shape, SHAPES["8b"])

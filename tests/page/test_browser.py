@@ -16,7 +16,7 @@ from netweight.jobs.demo.models import make_demo_models
 from netweight.page.html import page_of
 from netweight.page.section import Section
 
-NAMES = ["scan", "delta", "compare", "merge", "info", "verify", "structure"]
+NAMES = ["scan", "delta", "compare", "merge", "info", "verify", "structure", "lineage"]
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +34,7 @@ def reports(tmp_path_factory):
         "scan": scanned, "delta": found, "compare": compared, "merge": merged,
         "info": netweight.info(models.base, listed=True), "verify": netweight.verify(folder / "merged"),
         "structure": netweight.structure(models.fine_tunes[0], models.base),
+        "lineage": netweight.lineage([models.base, *models.fine_tunes]),
     }  # fmt: skip
     assert list(results) == NAMES
     for name, result in results.items():
@@ -208,6 +209,20 @@ def test_rows_are_sorted_filtered_and_saved(reports) -> None:
             else:
                 assert held == (value if isinstance(value, str) else json.dumps(value))
     assert problems == []
+
+
+def test_an_edge_of_the_tree_opens_its_evidence(reports) -> None:
+    problems = []
+    with browser_page(reports[0] / "lineage.html", problems) as page:
+        edges = page.locator(".tree details")
+        assert edges.count() == 5
+        edge = page.locator(".tree li", has_text="demo-dpo").last.locator("details")
+        edge.locator("summary").click()
+        text = edge.inner_text()
+        assert "adapter merged" in text
+        assert "log10_p" in text
+        assert "mean cosine" in text
+    assert not problems
 
 
 def test_one_model_at_a_time(reports) -> None:

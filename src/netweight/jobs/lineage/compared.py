@@ -86,7 +86,7 @@ def parts_of(sketch: Sketch, units: Units) -> dict[str, F32Array]:
 def similarity(
     one: Mapping[str, F32Array], two: Mapping[str, F32Array], most: int = _MOST_UNITS
 ) -> tuple[F64Array | None, int]:
-    """(the sum over common parts of the cosines of units of one block with those of another, numbers behind a cosine).
+    """(the mean over common parts of the cosines of units of one block with those of another, numbers behind a cosine).
 
     As many units as all parts have; None without a common part, or with fewer than four units.
     """
@@ -101,7 +101,7 @@ def similarity(
         columns = min(one[slot].shape[1], two[slot].shape[1])
         width += columns
         total += cosines(one[slot][:units, :columns], two[slot][:units, :columns])
-    return total, width
+    return total / len(common), width
 
 
 def _mostly_finite(rows: F32Array) -> bool:

@@ -99,7 +99,8 @@ def _tree(held: Mapping[str, Any]) -> list[Branch]:
 
 
 def _branch(name: str, edge: Mapping[str, Any], relation: Mapping[str, Any] | None, below: Sequence[Branch]) -> Branch:
-    arrow = "?" if not edge["directed"] else "from it" if edge["b"] == name else "it is from this"
+    known = "from the one above" if edge["b"] == name else "the one above is from it"
+    arrow = known if edge["directed"] else "direction open"
     details: list[tuple[str, str]] = [("from", edge["a"]), ("to", edge["b"])]
     rows: list[list[str]] = []
     if relation is not None:

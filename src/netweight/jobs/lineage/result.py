@@ -49,7 +49,7 @@ class LineageResult(Reported):
         """The result as a page shows it."""
         from netweight.jobs.lineage.page import section_of_lineage
 
-        return section_of_lineage(self.base_of or self.names[0], self.to_dict())
+        return section_of_lineage(self.base_of or f"{len(self.names)} models", self.to_dict())
 
     def locations(self) -> list[Path]:
         """The models' own paths on this machine."""
