@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
@@ -61,7 +62,15 @@ def lineage(
         from netweight.jobs.pages import check_report
 
         check_report(report)
-    result = find(models, index=index, base_of=base_of, progress=progress_for(output_format), workers=rest["workers"])
+    processes = min(os.cpu_count() or 1, 8)
+    result = find(
+        models,
+        index=index,
+        base_of=base_of,
+        progress=progress_for(output_format),
+        workers=rest["workers"],
+        processes=processes,
+    )
     if output is not None:
         result.write(output)
     if report is not None:

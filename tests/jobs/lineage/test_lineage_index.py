@@ -190,3 +190,33 @@ def test_a_card_that_is_no_yaml_is_said(tmp_path) -> None:
     assert any("is not YAML" in note for note in result.sketches[0].about.notes)
     assert result.checks == []
     assert result.verdict == "undecided"
+
+
+def test_all_of_an_index_as_of_the_models_themselves(models, tmp_path) -> None:
+    netweight.index_models(models, tmp_path / "ix")
+    whole, given = netweight.lineage(index=tmp_path / "ix"), netweight.lineage(models)
+    found = [{frozenset((r.a, r.b)): (r.relation, r.log10_p) for r in one.relations} for one in (whole, given)]
+    assert found[0] == found[1]
+    assert [s.digest for s in sorted(whole.sketches, key=lambda s: s.name)] == [
+        s.digest for s in sorted(given.sketches, key=lambda s: s.name)
+    ]
+    assert sorted(map(sorted, whole.families)) == sorted(map(sorted, given.families))
+    assert whole.to_dict()["families"]
+
+
+def test_processes_find_what_one_does(models, tmp_path, monkeypatch) -> None:
+    from netweight.jobs.lineage import whole_index
+
+    netweight.index_models(models, tmp_path / "ix")
+    monkeypatch.setattr(whole_index, "_FEW", 1)
+    one, two = (netweight.lineage(index=tmp_path / "ix", processes=count) for count in (1, 2))
+    assert one.to_dict() == two.to_dict()
+
+
+def test_too_many_models_at_once_are_sent_to_an_index(tmp_path, monkeypatch) -> None:
+    from netweight.errors import OptionError
+    from netweight.jobs.lineage import job
+
+    monkeypatch.setattr(job, "_MOST", 2)
+    with pytest.raises(OptionError, match="make an index"):
+        netweight.lineage(["a", "b", "c"])

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Base", "find_base", "index_models", "lineage"]
 
+_MOST = 300  # models whose sketches are held at a time
 _ALL_PAIRS = 60  # models, above which only pairs that a first look finds are tested
 _FEW = 20  # models, of which all pairs are tested, also those of the index
 _PAIRS = 3000  # pairs, above which each model is tested against its nearest ones
@@ -68,9 +69,15 @@ def lineage(
 
         names = [entry.name for entry in held.entries]
         few = len(names) <= _FEW
-        return of_index(held, set(combinations(range(len(names)), 2)) if few else _likely_pairs(held.features()))
+        chosen = set(combinations(range(len(names)), 2)) if few else _likely_pairs(held.features())
+        return of_index(held, chosen, options.processes)
     if len(refs) < 2 and held is None:
         raise OptionError("lineage: expected two or more models, a folder of models, or one and --index DIR")
+    if len(refs) > _MOST:
+        raise OptionError(
+            f"lineage: {len(refs)} models at once would take too much memory, expected at most {_MOST}; make an index"
+            " of them (`netweight lineage index`), then ask with --index alone"
+        )
     with shown(progress, len(refs), 0):
         sketches, failed = sketches_of(refs, options, progress)
     named = [sketch.name for sketch in sketches]

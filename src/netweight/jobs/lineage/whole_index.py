@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -22,21 +21,19 @@ __all__ = ["of_index"]
 _CHUNK = 48  # pairs of one family that a process does at a time
 _FAMILY = 64  # models of a family, above which no merges are looked for
 _FEW = 100  # pairs, for which no further process is worth its start
-_PROCESSES = 8
 
 Pair = tuple[str, str]
 
 
-def of_index(held: Index, pairs: Collection[tuple[int, int]]) -> LineageResult:
-    """The relations of these pairs of an index's entries, and the merges among them."""
+def of_index(held: Index, pairs: Collection[tuple[int, int]], processes: int) -> LineageResult:
+    """The relations of these pairs of an index's entries, and the merges among them; by at most so many processes."""
     names = [entry.name for entry in held.entries]
     tasks = list(_tasks(names, pairs))
     work = partial(_family, held.folder)
-    if len(pairs) < _FEW:
+    if len(pairs) < _FEW or processes < 2:
         done = [work(task) for task in tasks]
     else:
-        workers = min(os.cpu_count() or 1, _PROCESSES, len(tasks))
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(min(processes, len(tasks)), mp_context=multiprocessing.get_context("spawn")) as pool:
             done = list(pool.map(work, tasks))
     lights = {sketch.name: sketch for _, _, sketches in done for sketch in sketches}
     relations = [relation for found, _, _ in done for relation in found]
