@@ -123,10 +123,14 @@ def seed_of(a: Sketch, b: Sketch) -> int:
     return int.from_bytes(hashlib.sha256(f"{a.digest} {b.digest}".encode()).digest()[:6], "big")
 
 
-def evidence_of(a: Sketch, b: Sketch, *, blocks: Sequence[tuple[Units, Units]] | None = None) -> Evidence:
+def evidence_of(
+    a: Sketch, b: Sketch, *, blocks: Sequence[tuple[Units, Units]] | None = None, tried: int = 1
+) -> Evidence:
     """The exact test over all blocks that both have: hidden units of the same number, and dimensions of the residual
-    stream by what the embedding has of them. `blocks`: which
-    block of `a` is held against which of `b`, where that is not those of one label.
+    stream by what the embedding has of them.
+
+    `blocks`: which block of `a` is held against which of `b`, where that is not those of one label. Where each is the
+    best of several that were `tried`, its p counts so many times.
     """
     seed = seed_of(a, b)
     rng = np.random.default_rng(seed)
@@ -145,7 +149,8 @@ def evidence_of(a: Sketch, b: Sketch, *, blocks: Sequence[tuple[Units, Units]] |
         held = [(label, found[:_FEW_UNITS, :_FEW_UNITS], width) for label, found, width in held]
     tests = [BlockTest(label, unit_test(found, permutations_for(len(held)), rng)) for label, found, _ in held]
     strength = sqrt(sum(len(found) * width for _, found, width in held))
-    return Evidence(tests, fisher([block.test.p for block in tests]), 7.1 / strength if strength else inf, seed)
+    ps = [min(1.0, one.test.p * (1 if one.label == _RESIDUAL else tried)) for one in tests]
+    return Evidence(tests, fisher(ps), 7.1 / strength if strength else inf, seed)
 
 
 def columns_between(a: Sketch, b: Sketch) -> Columns | None:

@@ -135,7 +135,7 @@ def relate(a: Sketch, b: Sketch) -> Relation:
         layers = layer_map(a, b)
         if layers is not None and layers.certain and not layers.identity:
             mapped = shared(a, b, layers.keys(a, b))
-            evidence = evidence_of(a, b, blocks=layers.blocks(a, b))
+            evidence = evidence_of(a, b, blocks=layers.blocks(a, b), tried=len(layers.layers_a))
             changed = replace(found, relation="layers changed", layers=layers, figures=mapped, evidence=evidence)
             return _directed(a, b, changed)
     if (upcycled := _upcycled(a, b, found)) is not None:
