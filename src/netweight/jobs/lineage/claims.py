@@ -20,7 +20,7 @@ from netweight.errors import FormatError, NetweightError, printable
 __all__ = ["Claim", "adapter_base", "claims_of"]
 
 _CARD = "README.md"
-_RECIPES = ("mergekit_config.yml", "mergekit_config.yaml")
+_RECIPES = ("mergekit_config.yml", "mergekit_config.yaml", "merge_recipe.yml")  # the last is netweight's own
 _LONGEST = 1 << 20
 _FRONT = re.compile(r"\A---\s*\n(.*?)\n---\s*(?:\n|\Z)", re.DOTALL)
 

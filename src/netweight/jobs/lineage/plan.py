@@ -22,8 +22,8 @@ _CONFIG = "config.json"
 @dataclass(frozen=True)
 class Options:
     """How models are looked at. `workers`: reads at a time. `processes`: at most, where all of a large index is
-    compared (a script that asks for more than one needs multiprocessing's guard, `if __name__ == "__main__"`). `keep_going`: a
-    model that cannot be read is listed, and the others go on.
+    compared; a script that asks for more than one needs multiprocessing's guard, `if __name__ == "__main__"`.
+    `keep_going`: a model that cannot be read is listed, and the others go on.
     """
 
     workers: int = 4
