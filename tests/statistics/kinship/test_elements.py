@@ -24,7 +24,7 @@ def ties(models, parents, weights, density):
     deltas = models[parents].astype("f8") - models[0]
     kept = []
     for delta in deltas:
-        least = np.sort(np.abs(delta))[int((1 - density) * N)]
+        least = np.sort(np.abs(delta))[round((1 - density) * N)]
         kept.append(np.where(np.abs(delta) >= least, delta, 0))
     kept = np.array(kept)
     own = np.array(weights)[:, None]
@@ -53,6 +53,17 @@ def test_ties(parents, weights) -> None:
     assert sorted(held) == parents
     assert found.averaged
     assert [held[p] for p in parents] == pytest.approx([w / sum(weights) for w in weights], abs=0.01)
+
+
+def test_ties_that_drops_nothing() -> None:
+    """All elements are elected: none is the base's own."""
+    models = family(3)
+    made = np.vstack([models, ties(models, [1, 2], [0.54, 0.46], 1.0)]).astype("f4")
+    found = elementwise(made, 5, range(5))
+    assert found is not None
+    held = dict(zip(found.parents, found.weights, strict=True))
+    assert (found.base, found.averaged) == (0, True)
+    assert [held[1], held[2]] == pytest.approx([0.54, 0.46], abs=0.01)
 
 
 @pytest.mark.parametrize(("weights", "density"), [([0.6, 0.4], 0.5), ([0.5, 0.5], 0.3)])

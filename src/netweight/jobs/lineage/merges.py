@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import sqrt
+from itertools import combinations
+from math import comb, sqrt
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from netweight.jobs.lineage.sketch import Sketch
 from netweight.jobs.lineage.tree import families
 from netweight.kernels.arrays import F32Array, F64Array
 from netweight.statistics.kinship.elements import Elements, elementwise
+from netweight.statistics.kinship.matching import Indices
 
 __all__ = ["Merge", "find_merges", "merges_among"]
 
@@ -25,7 +27,8 @@ _LEAST = 0.03  # a weight below which a model is no parent
 _MOST = 1.7  # a weight beyond which it is none
 _EXPLAINED = 0.95  # of the squared distance to the nearest parent
 _PARENTS = 4  # at most, and a base
-_BEAM = 6  # sets of models that are made larger
+_ALL_SETS = 20_000  # up to which all sets of a size are tried
+_BEAM = 40  # of larger numbers, those that are made larger
 _APART = 0.9  # the cosine of two models, above which a slerp of them is linear for weights
 _SAMPLED = 50_000  # weights, by which slerps are looked for
 _PARENTS_OF_ELEMENTS = 12  # models among which the parents and the base of a merge of elements are looked for
@@ -166,6 +169,21 @@ def _solve(gram: F64Array, target: int, members: Sequence[int]) -> tuple[F64Arra
     return weights, max(float(residual), 0.0)
 
 
+def _solve_all(gram: F64Array, target: int, sets: Indices) -> tuple[F64Array, F64Array]:
+    """`_solve` of many sets of as many members (n, k): (weights (n, k), squared residuals (n))."""
+    count, k = sets.shape
+    inner = gram[sets[:, :, None], sets[:, None, :]]
+    scale = float(np.trace(gram)) / len(gram) or 1.0
+    system = np.zeros((count, k + 1, k + 1))
+    system[:, :k, :k] = inner / scale + np.eye(k) * 1e-12
+    system[:, k, :k] = system[:, :k, k] = 1.0
+    right = np.concatenate([gram[sets, target] / scale, np.ones((count, 1))], axis=1)
+    weights = np.linalg.solve(system, right[:, :, None])[:, :k, 0]
+    dots = np.einsum("nk,nk->n", weights, gram[sets, target])
+    residuals = gram[target, target] - 2 * dots + np.einsum("nk,nkl,nl->n", weights, inner, weights)
+    return weights, np.maximum(residuals, 0.0)
+
+
 def _nearest(gram: F64Array, target: int, members: Sequence[int]) -> float:
     """The least squared distance to one of them."""
     return float(min(gram[target, target] + gram[m, m] - 2 * gram[target, m] for m in members))
@@ -184,17 +202,20 @@ def _linear(held: _Family, gram: F64Array, target: int, others: Sequence[int]) -
     best: tuple[float, tuple[int, ...], F64Array] | None = None
     sets: list[tuple[int, ...]] = [(m,) for m in members]
     for count in range(2, _PARENTS + 2):
-        wider = {tuple(sorted((*held_set, m))) for held_set in sets for m in members if m not in held_set}
-        solved = sorted(
-            ((residual, chosen, weights) for chosen in wider for weights, residual in [_solve(gram, target, chosen)]),
-            key=lambda one: one[0],
-        )
-        sets = [chosen for _, chosen, _ in solved[:_BEAM]]
-        fitting = [one for one in solved[:_BEAM] if _plausible(one[2], count)]
-        if fitting and (best is None or fitting[0][0] < 0.25 * best[0]):
-            nearest = _nearest(gram, target, fitting[0][1])
-            if fitting[0][0] <= (1 - _EXPLAINED) * nearest:
-                best = fitting[0]
+        if comb(len(members), count) <= _ALL_SETS:
+            wider = list(combinations(members, count))
+        else:
+            wider = list({tuple(sorted((*held_set, m))) for held_set in sets for m in members if m not in held_set})
+        if not wider:
+            break
+        weights, residuals = _solve_all(gram, target, np.array(wider))
+        order = np.argsort(residuals)
+        sets = [wider[k] for k in order[:_BEAM]]
+        fitting = next((int(k) for k in order[:_BEAM] if _plausible(weights[k], count)), None)
+        if fitting is not None and (best is None or residuals[fitting] < 0.25 * best[0]):
+            nearest = _nearest(gram, target, wider[fitting])
+            if residuals[fitting] <= (1 - _EXPLAINED) * nearest:
+                best = float(residuals[fitting]), wider[fitting], weights[fitting]
     if best is None:
         return None
     residual, chosen, weights = best

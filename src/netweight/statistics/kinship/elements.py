@@ -49,7 +49,8 @@ class Elements:
 def elementwise(vectors: F32Array, target: int, others: Sequence[int]) -> Elements | None:
     """What the model `target` of `vectors` (models, elements) is made of, of `others`; None where it is no such merge.
 
-    The base is one of the models that have most elements in common with it: those that were dropped.
+    The base is one of the models that have most elements in common with it (those that were dropped), or the one that
+    the others are nearest to.
     """
     step = max(1, vectors.shape[1] // _SAMPLED)
     held = vectors[:, ::step]
@@ -57,11 +58,19 @@ def elementwise(vectors: F32Array, target: int, others: Sequence[int]) -> Elemen
     if len(others) < 3:
         return None
     best: Elements | None = None
-    for base in sorted((i for i in others if same[i] >= _DROPPED), key=lambda i: -same[i])[:_BASES]:
+    bases = sorted((i for i in others if same[i] >= _DROPPED), key=lambda i: -same[i])[:_BASES]
+    for base in dict.fromkeys([*bases, _central(held, others)]):
         found = _over(held, target, base, [i for i in others if i != base])
         if found is not None and (best is None or found.explained > best.explained + 1e-3):
             best = found
     return best
+
+
+def _central(held: F32Array, others: Sequence[int]) -> int:
+    """The model with the least sum of squared distances from the others."""
+    vectors = held[list(others)].astype(np.float64)
+    vectors -= vectors.mean(axis=0)
+    return others[int((vectors**2).sum(axis=1).argmin())]
 
 
 def _over(held: F32Array, target: int, base: int, others: Sequence[int]) -> Elements | None:
