@@ -109,10 +109,15 @@ def find_merges(family: Sequence[Sketch]) -> list[Merge]:
 
 
 def _shorter(other: Merge, one: Merge) -> bool:
-    """Whether `other` explains the same models by a shorter sum."""
-    sets = [{m.model, *m.parents, *([m.base] if m.base else [])} for m in (other, one)]
+    """Whether `other` is the better explanation of the same models, or of two models by each other: one that is exact,
+    that explains more, or by a shorter sum.
+    """
+    made_of = [{*m.parents, *([m.base] if m.base else [])} for m in (other, one)]
+    sets = [parts | {m.model} for parts, m in zip(made_of, (other, one), strict=True)]
     inside = sets[0] <= sets[1] or sets[1] <= sets[0]
-    return other.model != one.model and inside and (other.exact, -other.length) > (one.exact, -one.length)
+    mutual = other.model in made_of[1] and one.model in made_of[0]
+    better = (other.exact, round(other.explained, 2), -other.length) > (one.exact, round(one.explained, 2), -one.length)
+    return other.model != one.model and (inside or mutual) and better
 
 
 def _stacked(family: Sequence[Sketch]) -> _Family | None:
