@@ -217,7 +217,8 @@ class Shared:
 
     Figures are over all common elements: `equal` their share with one value, `drift` |b - a| / |a|, `cosine`, and
     `digests` the share of tensors whose rows that were read are the same bytes; `finite`: elements that are numbers;
-    `apart`: the root mean square of b - a; `squares`: by key the sums of (b - a)^2 and of a^2.
+    `apart`: the root mean square of b - a; `squares`: by key the sums of (b - a)^2 and of a^2; `changed`: the keys
+    of tensors with a value that differs.
     """
 
     pairs: Mapping[str, tuple[F32Array, F32Array]] = field(repr=False)
@@ -230,6 +231,7 @@ class Shared:
     finite: float
     apart: float
     squares: Mapping[str, tuple[float, float]] = field(default_factory=dict, repr=False)
+    changed: frozenset[str] = frozenset()
 
     @property
     def log10_elements(self) -> float:
@@ -259,13 +261,16 @@ def figures_of(pairs: Mapping[str, tuple[F32Array, F32Array]], same_digest: int 
     elements = equal = finite = 0
     of_a = of_b = dot = apart = 0.0
     squares = {}
+    changed: list[str] = []
     for key, (x, y) in pairs.items():
-        same = (x == y) | (np.isnan(x) & np.isnan(y))
-        elements += x.size
-        equal += int(same.sum())
         fine = np.isfinite(x) & np.isfinite(y)
+        same = (x == y) if fine.all() else (x == y) | (np.isnan(x) & np.isnan(y))
+        elements += x.size
+        alike = int(same.sum())
+        equal += alike
+        changed += [key] if alike < x.size else []
         finite += int(fine.sum())
-        u, v = (np.where(fine, held, 0).astype(np.float64) for held in (x, y))
+        u, v = ((held if fine.all() else np.where(fine, held, 0)).astype(np.float64) for held in (x, y))
         u, v = u.ravel(), v.ravel()
         own, between = float(u @ u), float(np.square(v - u).sum())
         squares[key] = between, own
@@ -285,4 +290,5 @@ def figures_of(pairs: Mapping[str, tuple[F32Array, F32Array]], same_digest: int 
         finite / elements if elements else 0.0,
         sqrt(apart / finite) if finite else inf,
         squares,
+        frozenset(changed),
     )

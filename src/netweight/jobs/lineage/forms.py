@@ -58,7 +58,7 @@ def changes_of(a: Sketch, b: Sketch, figures: Shared) -> Changes:
     """How `b` differs from `a`, of tensors of one shape."""
     pairs = {key: pair for key, pair in figures.pairs.items() if a.tensors[key].shape == b.tensors[key].shape}
     matrices = {key: pair for key, pair in pairs.items() if len(a.tensors[key].shape) > 1}
-    changed = {key: pair for key, pair in pairs.items() if not np.array_equal(*pair, equal_nan=True)}
+    changed = {key: pair for key, pair in pairs.items() if key in figures.changed}
     squares = {key: figures.squares[key] for key in matrices}
     by_role = _by_role(a, squares)
     common = (_drift(list(squares.values())), 1 - len(changed) / max(len(pairs), 1), by_role)
@@ -144,7 +144,7 @@ def _quantised(a: Sketch, b: Sketch, matrices: Mapping[str, tuple[Any, Any]]) ->
 
 def _rescaled(a: Sketch, b: Sketch, matrices: Mapping[str, tuple[Any, Any]]) -> _Found | None:  # noqa: ARG001 - as the others
     """Rows or columns of one are those of the other times factors, wherever they differ."""
-    changed = [(x, y) for x, y in matrices.values() if not np.array_equal(x, y, equal_nan=True)]
+    changed = [(x, y) for x, y in matrices.values() if not np.array_equal(x, y)]
     if changed and all(rescaled(x, y) for x, y in changed):
         return "rescaled", "", "", ["every row or column that differs is the other's times a factor"]
     return None
