@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from conftest import REALWEIGHTS
 from netweight.jobs.lineage.relation import relate
 from netweight.jobs.lineage.sketching import sketch_of
 
-pytestmark = pytest.mark.skipif(not REALWEIGHTS.is_dir(), reason="the published checkpoints are not here")
 
+@pytest.fixture
+def found(realweights):
+    def relation(a, b):
+        one, two = (next(realweights.glob(f"*{name}*")) for name in (a, b))
+        return relate(sketch_of(one), sketch_of(two))
 
-def found(a, b):
-    one, two = (next(REALWEIGHTS.glob(f"*{name}*")) for name in (a, b))
-    return relate(sketch_of(one), sketch_of(two))
+    return relation
 
 
 @pytest.mark.parametrize(
@@ -26,25 +27,25 @@ def found(a, b):
         ("weights_mnist.pt", "weights_mnist.safetensors", "fine-tune"),
     ],
 )
-def test_states_of_one_training(a, b, relation) -> None:
+def test_states_of_one_training(found, a, b, relation) -> None:
     one = found(a, b)
     assert one.relation == relation
     assert one.log10_p is not None
     assert one.log10_p <= -6 + 1e-9
 
 
-def test_two_adapters_that_were_trained_apart() -> None:
+def test_two_adapters_that_were_trained_apart(found) -> None:
     one = found("ChessGPT__model_adapter_model@031004", "ChessGPT__model_penalized_adapter_model")
     assert one.relation == "unrelated"
 
 
-def test_a_state_that_has_diverged_says_so() -> None:
+def test_a_state_that_has_diverged_says_so(found) -> None:
     for other in ("6bcd94", "f262cc"):
         one = found("model_2digit@f0cd61", f"model_2digit@{other}")
         assert one.relation == "undecided"
         assert "not numbers" in one.reasons[0]
 
 
-def test_language_models_of_two_projects() -> None:
+def test_language_models_of_two_projects(found) -> None:
     one = found("tinyllamas-stories-260k", "llama2xs.c__out_ckpt")
     assert not one.related
