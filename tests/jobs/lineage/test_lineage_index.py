@@ -220,3 +220,29 @@ def test_too_many_models_at_once_are_sent_to_an_index(tmp_path, monkeypatch) -> 
     monkeypatch.setattr(job, "_MOST", 2)
     with pytest.raises(OptionError, match="make an index"):
         netweight.lineage(["a", "b", "c"])
+
+
+def test_another_model_of_the_same_name_is_not_overlooked(models, tmp_path) -> None:
+    """A suspect that is called as its base is compared with it, and found in it."""
+    netweight.index_models([models / "base", models / "stranger"], tmp_path / "ix")
+    suspect = save(tmp_path / "base", changed(start(1), noise(0.02), "", seed=3))
+    result = netweight.lineage(suspect, index=tmp_path / "ix")
+    assert result.relation("base", "base (index)").relation == "fine-tune"
+    assert find_base(suspect, tmp_path / "ix").ref == str(models / "base")
+    again = netweight.lineage(models / "base", index=tmp_path / "ix")  # the model itself is not its own relative
+    assert again.relations == []
+    shutil.copytree(models / "base", tmp_path / "copy" / "base")
+    copied = netweight.lineage(tmp_path / "copy" / "base", index=tmp_path / "ix")
+    assert copied.relation("base", "base (index)").relation == "identical"
+    with pytest.raises(ModelNotFoundError):
+        find_base(tmp_path / "copy" / "base", tmp_path / "ix")
+
+
+def test_two_models_of_one_name_are_both_kept(models, tmp_path) -> None:
+    other = save(tmp_path / "other" / "base", start(50))
+    netweight.index_models(models / "base", tmp_path / "ix")
+    for _ in range(2):
+        index, _, _ = netweight.index_models(other, tmp_path / "ix")
+        assert [entry.name for entry in index.entries] == ["base", "other/base"]
+    netweight.index_models(models / "base", tmp_path / "ix")
+    assert Index.open(tmp_path / "ix").entry("base").path == str(models / "base")

@@ -118,6 +118,20 @@ class Adding:
     def __init__(self, index: Index) -> None:
         self.index = index
 
+    def name_for(self, name: str, path: str) -> str:
+        """The name under which the model at `path` goes in: that which it has, else `name`, with as many parts of the
+        path before it as no other model has.
+        """
+        for entry in self.index.entries:
+            if entry.path == path:
+                return entry.name
+        parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".")]
+        names = [name, *("/".join(parts[-count:]) for count in range(2, len(parts) + 1))]
+        free = next((one for one in names if one not in self.index), None)
+        if free is None:
+            raise OutputError(f"{printable(path)}: another model of the index has every name that it could have")
+        return free
+
     def is_there(self, name: str, stamp: str) -> bool:
         """Whether this model is in it, unchanged."""
         return name in self.index and self.index.entry(name).stamp == stamp

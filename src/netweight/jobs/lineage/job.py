@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from netweight.errors import ModelNotFoundError, NetweightError, OptionError, printable
-from netweight.jobs.inputs import Reference, references, stamps
+from netweight.jobs.inputs import Reference, path_of, references, stamps
 from netweight.jobs.lineage.plan import Failed, Options, models_in, names_of, sketches_of
 from netweight.jobs.lineage.tree import Groups
 from netweight.run.progress import Progress, Silent, shown
@@ -102,7 +102,7 @@ class Base:
 def find_base(model: Reference, index: Reference) -> Base:
     """The model of the index that `model` was most likely made from; see `LineageResult.base`.
 
-    Raises ModelNotFoundError where none is one that it could have been made from, or its files are not there any more.
+    Raises ModelNotFoundError where none is one that it could have been made from.
     """
     result = lineage(model, index=index, base_of=os.fspath(model))
     relation = result.base()
@@ -124,14 +124,25 @@ def _from_index(held: Index, sketches: Sequence[Sketch]) -> list[Sketch]:
 
     queries = np.stack([feature_of(sketch) for sketch in sketches]).astype(np.float32)
     rows, tokens = scores(held.features(), queries)
-    own = {sketch.name for sketch in sketches}
+    own = {sketch.name: str(sketch.about.identity["path"]) for sketch in sketches}
     chosen: dict[str, None] = {}
     for column in range(len(sketches)):
         likely = [int(i) for i in np.argsort(-rows[:, column])[:_NEAREST] if rows[i, column] > LIKELY]
         likely += [int(i) for i in np.argsort(-tokens[:, column])[:3] if tokens[i, column] > _BY_TOKENS]
         chosen |= dict.fromkeys(held.entries[i].name for i in likely)
     chosen |= dict.fromkeys(_claimed(held, sketches))
-    return [held.load(name) for name in chosen if name not in own]
+    return [sketch for name in chosen if (sketch := _apart(held.load(name), own)) is not None]
+
+
+def _apart(sketch: Sketch, own: Mapping[str, str]) -> Sketch | None:
+    """A sketch of the index beside the models that were given, {name: path}: None where it is one of these, and under
+    another name where it is another model of that name.
+    """
+    if sketch.name not in own:
+        return sketch
+    if own[sketch.name] == sketch.about.identity["path"]:
+        return None
+    return replace(sketch, about=replace(sketch.about, name=f"{sketch.name} (index)"))
 
 
 def _claimed(held: Index, sketches: Sequence[Sketch]) -> list[str]:
@@ -220,10 +231,10 @@ def index_models(
             try:
                 checkpoint, notes = opened(ref, known | {last_part(e.name): e.path for e in work.index.entries})
                 with checkpoint:
-                    stamp = stamp_text(stamps(checkpoint))
-                    if work.is_there(name, stamp):
+                    stamp, own = stamp_text(stamps(checkpoint)), work.name_for(name, path_of(checkpoint))
+                    if work.is_there(own, stamp):
                         continue
-                    sketch = sketch_from(checkpoint, notes, name, options.workers)
+                    sketch = sketch_from(checkpoint, notes, own, options.workers)
             except NetweightError as problem:
                 if not options.keep_going or len(refs) == 1:
                     raise
@@ -231,6 +242,6 @@ def index_models(
                 progress.note(f"{printable(ref)} is left out: {problem}")
                 continue
             work.add(sketch, stamp)
-            done.append(name)
+            done.append(own)
             progress.advance(1, sketch.about.read_bytes)
     return work.index, done, failed

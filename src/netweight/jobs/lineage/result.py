@@ -139,7 +139,8 @@ class LineageResult(Reported):
         """
         if self.base_of is None:
             return None
-        held = [r for r in self.relations if r.related and self.base_of in (r.a, r.b)]
+        copies = ("identical", "same values")  # the model itself
+        held = [r for r in self.relations if r.related and self.base_of in (r.a, r.b) and r.relation not in copies]
         earlier = {self._other(r): r for r in held if not (r.direction.known and r.a == self.base_of)}
         if not earlier:
             return None
