@@ -146,6 +146,26 @@ def test_narrower_models(tmp_path, origin) -> None:
     assert independent.relation in ("unrelated", "undecided")
 
 
+def test_an_embedding_alone_that_was_taken_over_is_said(tmp_path, origin) -> None:
+    """Everything else began anew: no relation by name, and not "unrelated" either."""
+    other = start(2)
+    taken = other | {"model.embed_tokens.weight": origin["model.embed_tokens.weight"]}
+    found = related(tmp_path, origin, taken)
+    assert found.relation == "undecided"
+    assert "the embedding is the other's" in found.reasons[0]
+
+
+def test_units_in_another_order_alone(tmp_path, origin) -> None:
+    rng = np.random.default_rng(8)
+    orders = [rng.permutation(320) for _ in range(4)]
+    mixed = {
+        name: w[:, orders[int(name.split(".")[2])]] if "down_proj" in name
+        else w[orders[int(name.split(".")[2])]] if "mlp" in name else w
+        for name, w in origin.items()
+    }  # fmt: skip
+    assert related(tmp_path, origin, mixed).relation == "reordered"
+
+
 def test_more_rows_of_a_vocabulary(tmp_path, origin) -> None:
     rng = np.random.default_rng(4)
     more = {

@@ -53,6 +53,7 @@ OPEN = -3.0  # above this nothing speaks for it
 _WEAK = 0.2  # a correlation of weights that a test must have been able to find, for "unrelated"
 _FINITE = 0.9  # of the weights, below which nothing is said
 _GEOMETRY = 0.97  # correlation of tokens' cosines, beyond what one text gives to models of two starts
+_ALIKE = 0.1  # the cosine of matrices that have something in common
 _NOTHING = 0.8  # |b - a| / |a| of matrices that have little in common
 _FAR = 0.5  # |b - a| / |a| beyond which training has moved weights far
 
@@ -266,6 +267,13 @@ def _widths(a: Sketch, b: Sketch) -> dict[str, Any]:
     return {"a": said["a"], "b": said["b"]}
 
 
+def _attention_alike(a: Sketch, b: Sketch) -> bool:
+    """Whether the attention has anything in common in its order, where both have one."""
+    slots = ("q_proj", "k_proj", "v_proj", "o_proj")
+    held = {key: key for key, one in a.tensors.items() if key in b.tensors and one.parameter.slot in slots}
+    return not held or shared(a, b, held).cosine > _ALIKE
+
+
 def _as_wide(a: Sketch, b: Sketch, columns: Columns | None) -> Shared:
     """The figures of what is as wide in both; of the embedding, with its columns in order, where nothing is."""
     same = {key: key for key, held in a.tensors.items() if key in b.tensors and b.tensors[key].shape == held.shape}
@@ -291,6 +299,12 @@ def _without_order(a: Sketch, b: Sketch, found: Relation) -> Relation:
             "expected": columns.test.expected, "log10_p": columns.test.log10_p, "cosine": columns.likeness,
             "signs_flipped": int((columns.signs < 0).sum()), **_widths(a, b),
         }  # fmt: skip
+        if columns.in_order and not _narrower(a, b) and not _attention_alike(a, b):
+            said = (
+                f"the embedding is the other's (p = 1e{columns.test.log10_p:.0f}), and of the rest nothing is alike in"
+                " this order: --confirm tells whether units and heads are in another one"
+            )
+            return replace(found, detail=detail, reasons=[said])
         relation = "narrowed" if _narrower(a, b) else "reordered"
         said = "--confirm undoes the order and compares the whole models"
         found = replace(found, relation=relation, detail=detail, reasons=[said], figures=_as_wide(a, b, columns))
