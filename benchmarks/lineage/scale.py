@@ -25,8 +25,9 @@ import numpy as np
 
 from netweight.jobs.lineage.features import SIZE
 from netweight.jobs.lineage.index import Index, adding
-from netweight.jobs.lineage.sketch import Held, Sketch
+from netweight.jobs.lineage.sketch import Sketch
 from netweight.jobs.lineage.sketching import sketch_of
+from netweight.passes.corners import Corner
 
 ROOT = Path(__file__).parents[2]
 FAMILY = 20
@@ -83,7 +84,7 @@ def invented(plain: Sketch, number: int) -> Sketch:
     """Model `number`: the first of its family, or with noise over it."""
     family, own = divmod(number, FAMILY)
     base, noise = np.random.default_rng(family), np.random.default_rng((family, own))
-    tensors: dict[str, Held] = {}
+    tensors: dict[str, Corner] = {}
     for key, held in plain.tensors.items():
         values = 0.02 * base.standard_normal(held.values.shape, np.float32)
         if own:

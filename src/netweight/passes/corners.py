@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 import numpy as np
@@ -49,7 +50,6 @@ class Corner:
     """
 
     key: str
-    name: str
     parameter: Parameter
     shape: tuple[int, ...]
     dtype: str
@@ -57,7 +57,12 @@ class Corner:
     rows: tuple[tuple[int, int], ...]
     values: F32Array
     digest: str
-    read_bytes: int
+    read_bytes: int = 0
+
+    @cached_property
+    def numbers(self) -> tuple[int, ...]:
+        """The numbers of the rows that were read."""
+        return tuple(row for first, count in self.rows for row in range(first, first + count))
 
 
 def rows_of(shape: tuple[int, ...], parameter: Parameter) -> tuple[tuple[int, int], ...]:
@@ -81,7 +86,7 @@ def corners(model: Model, workers: int) -> Iterator[Corner]:
     held = dict(wanted(model))
     keys = keys_of({name: parameter for name, (_, parameter) in held.items()})
     with ThreadPoolExecutor(workers) as pool:
-        jobs = [pool.submit(_corner, keys[name], name, *entry) for name, entry in held.items()]
+        jobs = [pool.submit(_corner, keys[name], *entry) for name, entry in held.items()]
         try:
             for job in jobs:
                 yield job.result()
@@ -113,7 +118,7 @@ def _is_float(tensor: Tensor) -> bool:
     return tensor.dtype.kind.value == "float" and tensor.dtype.numpy_name is not None
 
 
-def _corner(key: str, name: str, tensor: Tensor, parameter: Parameter) -> Corner:
+def _corner(key: str, tensor: Tensor, parameter: Parameter) -> Corner:
     shape = tensor.shape
     cols = prod(shape[1:]) if len(shape) > 1 else tensor.size
     runs = rows_of(shape, parameter)
@@ -130,6 +135,4 @@ def _corner(key: str, name: str, tensor: Tensor, parameter: Parameter) -> Corner
             blocks.append(block[:, :kept].astype(np.float32))
     values = np.concatenate(blocks)
     read = sum(tensor.file_bytes_of(first * cols, first * cols + count * cols) for first, count in runs)
-    return Corner(
-        key, name, parameter, shape, tensor.dtype.name, tensor.stored, runs, values, digest.hexdigest()[:32], read
-    )
+    return Corner(key, parameter, shape, tensor.dtype.name, tensor.stored, runs, values, digest.hexdigest()[:32], read)

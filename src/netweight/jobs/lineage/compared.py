@@ -9,9 +9,10 @@ from math import inf, log10, sqrt
 
 import numpy as np
 
-from netweight.jobs.lineage.sketch import Held, Sketch
+from netweight.jobs.lineage.sketch import Sketch
 from netweight.kernels.arrays import F32Array, F64Array
 from netweight.params.units import Units
+from netweight.passes.corners import Corner
 from netweight.statistics.kinship.alignment import Columns, columns_without_order
 from netweight.statistics.kinship.independence import UnitTest, cosines, fisher, permutations_for, unit_test
 
@@ -108,7 +109,7 @@ def _mostly_finite(rows: F32Array) -> bool:
     return bool(np.isfinite(rows).mean() > 0.99)
 
 
-def common_rows(a: Held, b: Held) -> tuple[F32Array, F32Array]:
+def common_rows(a: Corner, b: Corner) -> tuple[F32Array, F32Array]:
     """The rows that both hold, by their numbers."""
     if a.rows == b.rows:
         return a.values, b.values

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from netweight.jobs.lineage.compared import Shared
-from netweight.jobs.lineage.sketch import Held, Sketch
+from netweight.jobs.lineage.sketch import Sketch
 from netweight.kernels.arrays import F64Array
-from netweight.passes.corners import COLUMNS
+from netweight.passes.corners import COLUMNS, Corner
 from netweight.statistics.kinship.form import Form, is_rounded, low_rank, on_grid, rescaled, rounding_levels
 
 __all__ = ["Changes", "changes_of"]
@@ -150,7 +150,7 @@ def _rescaled(a: Sketch, b: Sketch, matrices: Mapping[str, tuple[Any, Any]]) -> 
     return None
 
 
-def _is_coded(held: Held) -> bool:
+def _is_coded(held: Corner) -> bool:
     return held.stored != held.dtype
 
 
@@ -191,7 +191,7 @@ def _low_rank(a: Sketch, changed: Mapping[str, Any], forms: Mapping[str, Form]) 
     return None if vectors else ("adapter merged", usual, targets)
 
 
-def _learns(held: Held) -> bool:
+def _learns(held: Corner) -> bool:
     return held.parameter.kind in ("weight", "bias")
 
 

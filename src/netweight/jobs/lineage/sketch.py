@@ -19,33 +19,15 @@ from netweight.errors import FormatError, printable
 from netweight.kernels.arrays import F32Array
 from netweight.params.role import Parameter
 from netweight.params.units import Units, units_of
+from netweight.passes.corners import Corner
 from netweight.version import __version__
 
-__all__ = ["SKETCH_VERSION", "About", "Held", "Sketch", "load_sketch", "save_sketch"]
+__all__ = ["SKETCH_VERSION", "About", "Sketch", "load_sketch", "save_sketch"]
 
 SKETCH_VERSION = 1
 """Raised when what is read of a model, or how it is kept, changes."""
 
 _PARAMETER = ("name", "layer", "role", "group", "part", "expert", "stack", "slot", "kind")
-
-
-@dataclass(frozen=True)
-class Held:
-    """One tensor of a sketch, as `passes.corners.Corner` has it."""
-
-    key: str
-    parameter: Parameter
-    shape: tuple[int, ...]
-    dtype: str
-    stored: str
-    rows: tuple[tuple[int, int], ...]
-    values: F32Array
-    digest: str
-
-    @cached_property
-    def numbers(self) -> tuple[int, ...]:
-        """The numbers of the rows that are held."""
-        return tuple(row for first, count in self.rows for row in range(first, first + count))
 
 
 @dataclass(frozen=True)
@@ -76,7 +58,7 @@ class Sketch:
     """A model in short; `tensors` by key."""
 
     about: About
-    tensors: Mapping[str, Held] = field(repr=False)
+    tensors: Mapping[str, Corner] = field(repr=False)
     known_digest: str = ""
 
     def light(self) -> Sketch:
@@ -106,7 +88,7 @@ class Sketch:
             whole.update(f"{key} {self.tensors[key].digest}\n".encode(errors="surrogateescape"))
         return whole.hexdigest()[:32]
 
-    def embedding(self) -> Held | None:
+    def embedding(self) -> Corner | None:
         """The token embedding."""
         return self.tensors.get("token_embedding")
 
@@ -184,7 +166,7 @@ def load_sketch(path: Path) -> Sketch:
         if sum(count for _, count in runs) != len(values):
             raise FormatError(f"{where}: {printable(key)}: {len(values)} rows, expected as many as {runs} have")
         place = Parameter(**json.loads(parameter))
-        tensors[key] = Held(key, place, tuple(shape), dtype, stored, runs, values, digest)
+        tensors[key] = Corner(key, place, tuple(shape), dtype, stored, runs, values, digest)
     return Sketch(about, tensors)
 
 

@@ -13,10 +13,10 @@ from netweight.checkpoint.tensor import Checkpoint
 from netweight.errors import InputError, JobError
 from netweight.jobs.inputs import SUFFIXES, Reference, identity, notes_of, path_of
 from netweight.jobs.lineage.claims import adapter_base, claims_of
-from netweight.jobs.lineage.sketch import About, Held, Sketch
+from netweight.jobs.lineage.sketch import About, Sketch
 from netweight.params.model import Model
 from netweight.params.opening import open_model, open_whole
-from netweight.passes.corners import corners
+from netweight.passes.corners import Corner, corners
 
 __all__ = ["last_part", "name_of", "opened", "sketch_from", "sketch_of"]
 
@@ -78,20 +78,11 @@ def last_part(name: str) -> str:
 def sketch_from(checkpoint: Checkpoint, notes: Sequence[str], name: str, workers: int = _WORKERS) -> Sketch:
     """The sketch of an open model."""
     model = Model(checkpoint)
-    tensors: dict[str, Held] = {}
+    tensors: dict[str, Corner] = {}
     read = 0
     for corner in corners(model, workers):
         read += corner.read_bytes
-        tensors[corner.key] = Held(
-            corner.key,
-            corner.parameter,
-            corner.shape,
-            corner.dtype,
-            corner.stored,
-            corner.rows,
-            corner.values,
-            corner.digest,
-        )
+        tensors[corner.key] = corner
     if not tensors:
         raise JobError(f"{checkpoint.ref}: no weight of a float type was found, so nothing can be compared")
     checkpoint.check_unchanged()
