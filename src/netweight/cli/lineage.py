@@ -101,7 +101,7 @@ def _index(models: tuple[str, ...], output: str | None, output_format: str, rest
     if output_format == "json":
         print_json({"models": len(held), "read": done, "failed": [vars(one) for one in failed]})
     elif output_format == "human":
-        show_index(held, done, failed, output)
+        show_index(held, done, output)
     if failed:
         click.get_current_context().exit(1)
 

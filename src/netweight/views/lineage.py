@@ -16,7 +16,6 @@ from netweight.views.text import human_bytes, one_line, print_more, print_notes
 if TYPE_CHECKING:
     from netweight.jobs.lineage.confirm import Confirmation
     from netweight.jobs.lineage.index import Index
-    from netweight.jobs.lineage.plan import Failed
     from netweight.jobs.lineage.result import LineageResult
     from netweight.jobs.lineage.tree import Edge
 
@@ -36,7 +35,6 @@ def show_lineage(result: LineageResult, *, verbose: bool) -> None:
         f"{len(result.sketches)} models, {tested} pairs tested, on a part of each: {human_bytes(read)} of weights;"
         " --confirm A B reads two whole"
     )
-    _failed(result.failed)
     if result.base_of is not None:
         _show_base(result)
     alone = [family[0] for family in result.families if len(family) == 1]
@@ -112,16 +110,10 @@ def show_checks(result: LineageResult, *, verbose: bool) -> None:
         print_more(len(result.checks) - len(shown), "claims that are supported")
 
 
-def _failed(failed: Sequence[Failed]) -> None:
-    for one in failed:
-        click.echo(f"left out: {printable(one.ref)}: {one_line(one.reason)}", err=True)
-
-
-def show_index(index: Index, done: Sequence[str], failed: Sequence[Failed], folder: str) -> None:
+def show_index(index: Index, done: Sequence[str], folder: str) -> None:
     """Print what was added to an index."""
     size = sum(file.stat().st_size for file in index.folder.rglob("*") if file.is_file())
     click.echo(f"{printable(folder)}: {len(index)} models, {human_bytes(size)}; {len(done)} were read now")
-    _failed(failed)
 
 
 def show_confirmation(result: Confirmation) -> None:

@@ -246,3 +246,24 @@ def test_two_models_of_one_name_are_both_kept(models, tmp_path) -> None:
         assert [entry.name for entry in index.entries] == ["base", "other/base"]
     netweight.index_models(models / "base", tmp_path / "ix")
     assert Index.open(tmp_path / "ix").entry("base").path == str(models / "base")
+
+
+def test_the_full_test_names_the_library_that_it_needs(models, monkeypatch) -> None:
+    from netweight.errors import JobError
+    from netweight.jobs.lineage import confirm
+
+    monkeypatch.setattr(confirm, "find_spec", lambda _name: None)
+    with pytest.raises(JobError, match=r"pip install netweight\[lineage\]"):
+        netweight.confirm(models / "base", models / "one")
+
+
+def test_relations_need_no_scipy(models) -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, netweight; r = netweight.lineage(sys.argv[1:]);"
+        " print(len(r.relations), [m for m in ('scipy', 'torch', 'pandas') if m in sys.modules])"
+    )
+    words = [sys.executable, "-c", code, str(models / "base"), str(models / "one"), str(models / "stranger")]
+    assert subprocess.run(words, check=True, capture_output=True, text=True).stdout == "3 []\n"
