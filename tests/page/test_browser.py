@@ -218,6 +218,7 @@ def test_an_edge_of_the_tree_opens_its_evidence(reports) -> None:
         assert edges.count() == 5
         edge = page.locator(".tree li", has_text="demo-dpo").last.locator("details")
         edge.locator("summary").click()
+        edge.locator("table").last.wait_for()  # what opens is made by an event that comes later
         text = edge.inner_text()
         assert "adapter merged" in text
         assert "log10_p" in text
