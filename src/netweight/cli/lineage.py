@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -20,7 +21,7 @@ __all__ = ["lineage"]
 @click.option("--index", metavar="DIR", help="Look at the models of this index, too.")
 @click.option("--base-of", metavar="MODEL", help="Only what MODEL was made from.")
 @click.option("--check", is_flag=True, help="Whether the weights bear out what cards claim; says so by the exit code.")
-@click.option("--confirm", is_flag=True, help="The full test of two models, A and B, which are read whole.")
+@click.option("--confirm", is_flag=True, help="The full test of two models, A and B, read whole but for norms.")
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of the units that --confirm takes.")
 @click.option("-o", "--output", metavar="DIR", help="Write .json, .parquet, .dot and .graphml; the index.")
 @report_option
@@ -44,14 +45,17 @@ def lineage(
     test would have found a relation. docs/lineage.md says what each relation means, and what is not told.
 
     `netweight lineage index MODEL... --output DIR` keeps what was read, a few MB a model; --index DIR looks at all of
-    them. --confirm A B reads two models whole, and finds a copy whose units, heads and dimensions were reordered,
-    rescaled or rotated. --check ends with 0 where all claims of cards are supported, 3 where one is contradicted, 4
-    where one cannot be decided.
+    them. --confirm A B reads the embedding, MLPs and attention of two models, and finds a copy whose units, heads and
+    dimensions were reordered, rescaled or rotated. --check ends with 0 where all claims of cards are supported, 3 where
+    one is contradicted, 4 where one cannot be decided.
     """
+    given = {"--index": index, "--base-of": base_of, "--check": rest["check"], "--report": report}
     if models[:1] == ("index",):
+        _refuse("lineage index", given | {"--confirm": rest["confirm"]})
         _index(models[1:], output, output_format, rest)
         return
     if rest["confirm"]:
+        _refuse("--confirm", given)
         _confirm(models, output, output_format, rest["seed"])
         return
     from netweight.cli.progress.bar import progress_for
@@ -85,9 +89,18 @@ def lineage(
     if rest["check"]:
         from netweight.jobs.lineage.checks import EXIT_CODES
 
-        click.get_current_context().exit(EXIT_CODES[result.verdict])
+        # of a model that could not be read nothing is known
+        verdict = "undecided" if result.failed and result.verdict == "supported" else result.verdict
+        click.get_current_context().exit(EXIT_CODES[verdict])
     if result.failed:
         click.get_current_context().exit(1)
+
+
+def _refuse(what: str, given: Mapping[str, Any]) -> None:
+    """Raises OptionError for an option that has no effect with `what`."""
+    for option, value in given.items():
+        if value:
+            raise OptionError(f"{option}: has no effect with {what}; leave it out")
 
 
 def _index(models: tuple[str, ...], output: str | None, output_format: str, rest: dict[str, Any]) -> None:

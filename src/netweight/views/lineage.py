@@ -32,8 +32,8 @@ def show_lineage(result: LineageResult, *, verbose: bool) -> None:
     read = sum(sketch.about.read_bytes for sketch in result.sketches)
     tested = sum(bool(relation.evidence.blocks) for relation in result.relations)
     click.echo(
-        f"{len(result.sketches)} models, {tested} pairs tested, on a part of each: {human_bytes(read)} of weights;"
-        " --confirm A B reads two whole"
+        f"models: {len(result.sketches)}, pairs tested: {tested}, on a part of each: {human_bytes(read)} of weights;"
+        " --confirm A B is the full test of two"
     )
     if result.base_of is not None:
         _show_base(result)
@@ -142,7 +142,7 @@ def show_confirmation(result: Confirmation) -> None:
         heads = " ".join("-" if layer.alignment.get(s) is None else f"{layer.alignment[s]:.2f}" for s in slots)
         rows.append(
             [layer.b, layer.a if layer.found else "none", f"{layer.agreed}/{layer.units}", f"{layer.expected:.1f}",
-             f"{layer.log10_p:.0f}", f"{layer.rho:.2f}", likeness, heads]
+             f"{layer.log10_p:.0f}", "" if layer.rho is None else f"{layer.rho:.2f}", likeness, heads]
         )  # fmt: skip
     headings = ("agreed", "by chance", "log10 p", "rank", "cosine g u d", "CKA q k v o")
     print_table(console, [*labels(printable(result.b), printable(result.a)), *numbers(*headings)], rows, header="dim")

@@ -187,7 +187,7 @@ def test_a_card_that_is_no_yaml_is_said(tmp_path) -> None:
     save(tmp_path / "a", start(1), "base_model: [x")
     save(tmp_path / "b", start(1))
     result = netweight.lineage([tmp_path / "a", tmp_path / "b"])
-    assert any("is not YAML" in note for note in result.sketches[0].about.notes)
+    assert any("what it claims is not known" in note for note in result.sketches[0].about.notes)
     assert result.checks == []
     assert result.verdict == "undecided"
 
@@ -267,3 +267,54 @@ def test_relations_need_no_scipy(models) -> None:
     )
     words = [sys.executable, "-c", code, str(models / "base"), str(models / "one"), str(models / "stranger")]
     assert subprocess.run(words, check=True, capture_output=True, text=True).stdout == "3 []\n"
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize("text", [BOMB, "a: &a [*a]", "[" * 5000, "!!python/object/apply:os.system ['true']", "\x00"])
+def test_a_hostile_card_or_recipe_claims_nothing_and_is_said(tmp_path, text) -> None:
+    folder = save(tmp_path / "a", start(1), text)
+    (folder / "mergekit_config.yml").write_text(text)
+    about = sketch_of(folder).about
+    assert about.claims == []
+    assert sum("what it claims is not known" in note for note in about.notes) == 2
+
+
+def test_a_sketch_with_other_fields_is_none(models, tmp_path) -> None:
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "s.parquet"
+    save_sketch(sketch_of(models / "base"), path)
+    table = pq.read_table(path)
+    metadata = table.schema.metadata
+    about = json.loads(metadata[b"netweight.sketch"])
+    for change in ({"more": 1}, {"name": None, "sketch_version": "one"}):
+        said = metadata | {b"netweight.sketch": json.dumps(about | change).encode()}
+        pq.write_table(table.replace_schema_metadata(said), path)
+        with pytest.raises(FormatError):
+            load_sketch(path)
+    pq.write_table(table.drop_columns(["values"]), path)
+    with pytest.raises(FormatError, match="is no sketch"):
+        load_sketch(path)
+
+
+def test_a_disk_that_refuses_keeps_what_was_added(models, tmp_path, monkeypatch) -> None:
+    import errno
+
+    from netweight.errors import JobError
+    from netweight.jobs.lineage import index
+
+    whole = index.save_sketch
+
+    def full(sketch, path):
+        if sketch.name == "two":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        whole(sketch, path)
+
+    monkeypatch.setattr(index, "save_sketch", full)
+    with pytest.raises(JobError, match="No space left"):
+        netweight.index_models([models / "base", models / "one", models / "two"], tmp_path / "ix")
+    assert [entry.name for entry in Index.open(tmp_path / "ix").entries] == ["base", "one"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from netweight.checkpoint.tensor import Checkpoint
 from netweight.checkpoint.vocabulary import Vocabulary, read_vocabulary
 from netweight.errors import JobError, NetweightError, printable
@@ -16,31 +14,35 @@ _LEAST = 32
 def shared_tokens(a: Checkpoint, b: Checkpoint, rows_a: int, rows_b: int) -> tuple[list[tuple[int, int]], str]:
     """(pairs of rows of the two embeddings, how they were paired), in a's order.
 
-    Raises JobError with fewer than 32 of them.
+    By the spelling of tokens where both say it, else by their numbers. Raises JobError with fewer than 32 of them, and
+    where two tokenizers share fewer.
     """
-    one, two = _vocabulary(a), _vocabulary(b)
+    (one, why_one), (two, why_two) = _vocabulary(a), _vocabulary(b)
     if one is not None and two is not None:
         pairs = sorted(
             (number, two.ids[token])
             for token, number in one.ids.items()
             if token in two.ids and number < rows_a and two.ids[token] < rows_b
         )
-        if len(pairs) >= _LEAST:
-            return pairs, f"by the spelling of {len(pairs)} tokens"
-    count = min(rows_a, rows_b)
-    if count < _LEAST:
+        how = f"by the spelling of {len(pairs)} tokens"
+    else:
+        pairs = [(row, row) for row in range(min(rows_a, rows_b))]
+        how = "; ".join([f"by the numbers of {len(pairs)} rows", *filter(None, (why_one, why_two))])
+    if len(pairs) < _LEAST:
         raise JobError(
-            f"{printable(a.ref)}, {printable(b.ref)}: share {count} rows of their embeddings, expected {_LEAST} or more"
+            f"{printable(a.ref)}, {printable(b.ref)}: share {len(pairs)} tokens, expected {_LEAST} or more ({how})"
         )
-    why = "" if one is None and two is None else ", since only one of them has a tokenizer that can be read"
-    return [(int(i), int(i)) for i in np.arange(count)], f"by the numbers of {count} rows{why}"
+    return pairs, how
 
 
-def _vocabulary(checkpoint: Checkpoint) -> Vocabulary | None:
-    places = [part.place for part in checkpoint.made_of[:1]] or [checkpoint.place]
-    if places[0] is None:
-        return None
+def _vocabulary(checkpoint: Checkpoint) -> tuple[Vocabulary | None, str]:
+    """(the vocabulary, why there is none)"""
+    place = checkpoint.made_of[0].place if checkpoint.made_of else checkpoint.place
+    ref = printable(checkpoint.ref)
+    if place is None:
+        return None, f"{ref} has no folder with a tokenizer"
     try:
-        return read_vocabulary(places[0])
-    except NetweightError:
-        return None
+        found = read_vocabulary(place)
+    except NetweightError as problem:
+        return None, f"the tokenizer of {ref} cannot be read ({problem})"
+    return found, "" if found is not None else f"{ref} has no tokenizer"

@@ -8,14 +8,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from netweight.checkpoint.adapters.settings import ADAPTER_CONFIG
 from netweight.checkpoint.byte_stream import read_whole
 from netweight.checkpoint.config import read_json_in
 from netweight.checkpoint.place import Place
 from netweight.checkpoint.tensor import Checkpoint
-from netweight.errors import FormatError, NetweightError, printable
+from netweight.errors import FormatError, NetweightError
+from netweight.merging.recipe.yaml import read_documents
 
 __all__ = ["Claim", "adapter_base", "claims_of"]
 
@@ -56,7 +55,8 @@ def _all(checkpoint: Checkpoint, notes: list[str]) -> Iterator[Claim]:
     if base := adapter_base(place):
         yield Claim(base, f"{ADAPTER_CONFIG}: base_model_name_or_path", "adapter")
     if front := _FRONT.match(_text(place, _CARD, notes)):
-        yield from _of_card(_yaml(front[1], _CARD, notes))
+        for said in _yaml(front[1], _CARD, notes):
+            yield from _of_card(said)
     for name in _RECIPES:
         yield from _of_recipe(_yaml(_text(place, name, notes), name, notes), name)
 
@@ -114,14 +114,12 @@ def _names(value: Any) -> list[str]:
     return [name.strip() for name in held if isinstance(name, str) and name.strip()]
 
 
-def _yaml(text: str, where: str, notes: list[str]) -> Any:
+def _yaml(text: str, where: str, notes: list[str]) -> list[Any]:
+    """The documents of a file, by the reader of recipes, which bounds depth and size."""
+    if not text.strip():
+        return []
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as problem:
-        notes.append(f"{where}: is not YAML, so what it claims is not known: {_one_line(problem)}")
-        return None
-
-
-def _one_line(problem: Exception) -> str:
-    """An error of a parser, which may have several lines, in one."""
-    return printable(" ".join(str(problem).split()), 160)
+        return [document for document, _ in read_documents(text, where)]
+    except FormatError as problem:
+        notes.append(f"{problem}; what it claims is not known")
+        return []

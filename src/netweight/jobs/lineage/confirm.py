@@ -1,5 +1,5 @@
-"""`lineage --confirm`: both models read whole, and set against each other whatever the order of units, heads and
-dimensions, their signs, their scale, or a rotation of the residual stream.
+"""`lineage --confirm`: embedding, MLPs and attention of two models read whole, and set against each other whatever the
+order of units, heads and dimensions, their signs, their scale, or a rotation of the residual stream.
 
 The steps and their sources: columns of the embedding are put beside each other by the tokens that both have (arXiv
 2510.06738), or the stream is turned by an orthogonal map; gains of norms are moved into the matrices behind them;
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from netweight.errors import JobError
+from netweight.errors import JobError, printable
 from netweight.jobs.inputs import Reference, identity, locations
 from netweight.jobs.lineage.sketching import name_of, opened
 from netweight.jobs.lineage.stream import Stream, token_rows
@@ -53,7 +53,8 @@ class LayerEvidence:
     """What the test found of one block of `b`: the block of `a` whose units it has.
 
     `agreed` of `units` are matched to one unit of a by both kinds of weights, where `expected` would be by chance, with
-    `log10_p` (times the blocks that were tried); `rho` and `log10_p_rank`: SPEARMAN of the two assignments.
+    `log10_p` (times the blocks that were tried); `rho` and `log10_p_rank`: SPEARMAN of the two assignments, None
+    where b has more units than a.
     `cosine`: of matched units by part, median; `alignment`: unbiased CKA of the heads' matrices.
     """
 
@@ -63,8 +64,8 @@ class LayerEvidence:
     agreed: int
     expected: float
     log10_p: float
-    rho: float
-    log10_p_rank: float
+    rho: float | None
+    log10_p_rank: float | None
     cosine: Mapping[str, float]
     alignment: Mapping[str, float | None]
 
@@ -146,10 +147,16 @@ def confirm(
         if output is not None:
             places = locations([stream.checkpoint for stream in streams])
             target = stack.enter_context(ResultFile(Path(output), places))
+        for stream in streams:
+            if not stream.blocks:
+                raise JobError(
+                    f"{printable(stream.checkpoint.ref)}: has no MLP in numbered layers, whose units the full test"
+                    " matches; `netweight lineage` tests what it has in its order"
+                )
         # the narrower one is looked for in the wider one
-        one, two = sorted(streams, key=lambda s: -s.embedding.shape[1]) if _wider(streams) else streams
+        one, two = sorted(streams, key=_width, reverse=True)
         sides = _Sides(one, two, seed)
-        with shown(progress, len(one.blocks) + len(two.blocks), sum(t.file_bytes for t in one.tensors.values())):
+        with shown(progress, len(one.blocks) + len(two.blocks), sum(map(_bytes, streams))):
             layers = list(sides.layers(progress))
         for stream in streams:
             stream.checkpoint.check_unchanged()
@@ -183,8 +190,18 @@ def _require_scipy() -> None:
         )
 
 
-def _wider(streams: Sequence[Stream]) -> bool:
-    return streams[0].embedding.shape[1] != streams[1].embedding.shape[1]
+def _width(stream: Stream) -> tuple[int, int]:
+    """Dimensions and units, by which the narrower of two models is told."""
+    return stream.embedding.shape[1], max(units.count for units in stream.blocks)
+
+
+def _bytes(stream: Stream) -> int:
+    """Of the matrices of units."""
+    return sum(_block_bytes(stream, units) for units in stream.blocks)
+
+
+def _block_bytes(stream: Stream, units: Units) -> int:
+    return sum(stream.tensors[key].file_bytes for key in (*units.rows.values(), *units.cols.values()))
 
 
 class _Sides:
@@ -199,8 +216,12 @@ class _Sides:
         chosen = np.sort(self.rng.choice(width, min(_DIRECTIONS, width), replace=False))
         plain = np.ones(len(chosen))
         self.basis_b = Basis(width, chosen, plain)
-        turned, explained = rotation(rows_a, rows_b)
-        if self.columns.test.log10_p <= CERTAIN and self.columns.likeness > explained - _BETTER:
+        found = self.columns.test.log10_p <= CERTAIN
+        # a rotation explains at most all: where an order explains nearly that, none is looked for
+        turned, explained = (
+            rotation(rows_a, rows_b) if not found or self.columns.likeness <= 1 - _BETTER else (None, 0.0)
+        )
+        if turned is None or (found and self.columns.likeness > explained - _BETTER):
             self.how = "in order" if self.columns.in_order and rows_a.shape == rows_b.shape else "reordered"
             self.likeness = self.columns.likeness
             self.basis_a = Basis(rows_a.shape[1], self.columns.of[chosen], self.columns.signs[chosen])
@@ -228,7 +249,7 @@ class _Sides:
             count = min(_UNITS, units.count)
             chosen = np.sort(self.rng.choice(units.count, count, replace=False))
             held[units.label] = {slot: rows[chosen] for slot, rows in parts.items()}
-            progress.advance(1, 0)
+            progress.advance(1, _block_bytes(self.b, units))
         best: dict[str, tuple[tuple[float, float], Units, LayerEvidence]] = {}
         for own in self.a.blocks:
             parts = _parts(self.a, own, self.basis_a)
@@ -236,7 +257,7 @@ class _Sides:
                 score = _first_look(parts, sample)
                 if score is not None and (label not in best or score > best[label][0]):
                     best[label] = score, own, self._evidence(label, own, parts, sample)
-            progress.advance(1, sum(self.a.tensors[key].file_bytes for key in (*own.rows.values(), *own.cols.values())))
+            progress.advance(1, _block_bytes(self.a, own))
         by_label = {units.label: units for units in self.b.blocks}
         for label in held:
             if label in best:
@@ -252,7 +273,7 @@ class _Sides:
         nearest = {slot: likeness[slot].argmax(axis=1) for slot in likeness}
         agreed = agreement(nearest[first], nearest[second], columns)
         one_by_one = [assigned(likeness[slot]) for slot in (first, second)] if columns >= len(sample[first]) else []
-        rho, p_rank = spearman(*one_by_one) if one_by_one else (float("nan"), 0.0)
+        rho, p_rank = spearman(*one_by_one) if one_by_one else (None, None)
         together = np.sum(list(likeness.values()), axis=0).argmax(axis=1)
         return LayerEvidence(
             label,

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from netweight.checkpoint.config import read_json_object
-from netweight.errors import FormatError, ModelNotFoundError, OutputError, printable
+from netweight.errors import FormatError, JobError, ModelNotFoundError, OutputError, printable
 from netweight.jobs.lineage.features import SIZE, feature_of
 from netweight.jobs.lineage.sketch import SKETCH_VERSION, Sketch, load_sketch, save_sketch
 from netweight.output.exchange import sync_file, sync_folder
@@ -208,9 +208,15 @@ def adding(folder: Path) -> Iterator[Adding]:
         work = Adding(index)
         index.vectors.touch()
         try:
-            yield work
-        finally:
-            work.write()
+            try:
+                yield work
+            finally:
+                work.write()
+        except OSError as error:
+            raise JobError(
+                f"{where}: the index could not be written: {error.strerror or error}; make room, then run again:"
+                " what was read before is kept"
+            ) from error
     finally:
         unlock(folder / _LOCK, descriptor)
 

@@ -44,12 +44,17 @@ def models_in(refs: Sequence[Reference]) -> list[str]:
     found: list[str] = []
     for ref in refs:
         text = os.fspath(ref)
-        folder = Path(text)
-        if folder.is_dir() and not _is_model(folder) and (held := _held(folder)):
-            found += held
-        else:
-            found.append(text)
+        try:
+            held = _models_of(Path(text))
+        except (OSError, ValueError):  # opening it says why
+            held = []
+        found += held or [text]
     return list(dict.fromkeys(found))
+
+
+def _models_of(folder: Path) -> list[str]:
+    """The models in a folder that is none."""
+    return _held(folder) if folder.is_dir() and not _is_model(folder) else []
 
 
 def _is_model(folder: Path) -> bool:
@@ -80,7 +85,7 @@ def names_of(refs: Sequence[str]) -> list[str]:
                 parts = [part for part in refs[at].replace("\\", "/").split("/") if part not in ("", ".", "..")]
                 names[at] = "/".join(parts[-depth:])
     if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = next(ref for ref, name in zip(refs, names, strict=True) if names.count(name) > 1)
         raise OptionError(f"{printable(twice)}: is named twice; name every model once")
     return names
 
@@ -100,5 +105,5 @@ def sketches_of(refs: Sequence[str], options: Options, progress: Progress) -> tu
             progress.note(f"{printable(ref)} is left out: {problem}")
         else:
             made.append(sketch)
-            progress.advance(len(sketch.tensors), sketch.about.read_bytes)
+            progress.advance(1, sketch.about.read_bytes)
     return made, failed

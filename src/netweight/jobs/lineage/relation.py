@@ -215,8 +215,27 @@ def _directed(a: Sketch, b: Sketch, found: Relation) -> Relation:
     direction = direction_of(a, b, found.relation, found.detail, found.layers)
     if not direction.backwards:
         return replace(found, direction=direction)
-    layers = found.layers.turned() if found.layers else None
-    return replace(found, a=found.b, b=found.a, direction=direction, layers=layers)
+    return replace(
+        found,
+        a=found.b,
+        b=found.a,
+        direction=direction,
+        detail=_turned(found.detail),
+        layers=found.layers.turned() if found.layers else None,
+        evidence=found.evidence.turned(),
+        figures=found.figures.turned(),
+    )
+
+
+def _turned(detail: Mapping[str, Any]) -> dict[str, Any]:
+    """What belongs to a relation, of the two models in the other order."""
+    said = dict(detail)
+    for key in ("rows", "types"):
+        if key in said:
+            said[key] = said[key][::-1]
+    if "a" in said and "b" in said:
+        said["a"], said["b"] = said["b"], said["a"]
+    return said
 
 
 def _upcycled(a: Sketch, b: Sketch, found: Relation) -> Relation | None:
@@ -262,9 +281,8 @@ def _widths(a: Sketch, b: Sketch) -> dict[str, Any]:
     for side, sketch in (("a", a), ("b", b)):
         held = sketch.embedding()
         units = sorted({entry.count for entry in sketch.units.values()})
-        said[side] = {"name": sketch.name, "dimensions": held.shape[-1] if held else None, "units": units[-1:]}
-        said[side].pop("name")
-    return {"a": said["a"], "b": said["b"]}
+        said[side] = {"dimensions": held.shape[-1] if held else None, "units": units[-1:]}
+    return said
 
 
 def _attention_alike(a: Sketch, b: Sketch) -> bool:

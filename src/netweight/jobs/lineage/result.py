@@ -244,7 +244,7 @@ def relation_dict(relation: Relation) -> dict[str, Any]:
         "seed": evidence.seed,
         "tests": [
             {
-                "block": block.label, "p": block.test.p, "z": block.test.z, "units": block.test.units,
+                "block": block.shown, "p": block.test.p, "z": block.test.z, "units": block.test.units,
                 "permutations": block.test.permutations, "mean_cosine": block.test.mean_cosine,
             }
             for block in evidence.blocks

@@ -147,26 +147,26 @@ def load_sketch(path: Path) -> Sketch:
     try:
         arrow = pq.read_table(path)
         metadata = arrow.schema.metadata or {}
-        said = json.loads(metadata[b"netweight.sketch"])
-        about = About(**said)
+        about = About(**json.loads(metadata[b"netweight.sketch"]))
+        if about.sketch_version != SKETCH_VERSION:
+            raise FormatError(
+                f"{where}: is a sketch of version {about.sketch_version}, expected {SKETCH_VERSION}; index the model"
+                " again"
+            )
+        table = {name: arrow.column(name).to_pylist() for name in _ORDER}
+        if _content(table).encode() != metadata.get(b"netweight.sketch_digest"):
+            raise FormatError(f"{where}: its tensors are not those that its digest is of; index the model again")
+        tensors = {}
+        for row in zip(*(table[name] for name in _ORDER), strict=True):
+            key, parameter, shape, dtype, stored, rows, columns, digest, kept, data = row
+            values = _unpacked(kept, data, columns)
+            runs = tuple((int(first), int(count)) for first, count in rows)
+            if sum(count for _, count in runs) != len(values):
+                raise FormatError(f"{where}: {printable(key)}: {len(values)} rows, expected as many as {runs} have")
+            place = Parameter(**json.loads(parameter))
+            tensors[key] = Corner(key, place, tuple(shape), dtype, stored, runs, values, digest)
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
         raise FormatError(f"{where}: is no sketch of `netweight lineage index`: {error}; make it again") from error
-    if about.sketch_version != SKETCH_VERSION:
-        raise FormatError(
-            f"{where}: is a sketch of version {about.sketch_version}, expected {SKETCH_VERSION}; index the model again"
-        )
-    table = {name: arrow.column(name).to_pylist() for name in arrow.column_names}
-    if _content(table).encode() != metadata.get(b"netweight.sketch_digest"):
-        raise FormatError(f"{where}: its tensors are not those that its digest is of; index the model again")
-    tensors = {}
-    for row in zip(*(table[name] for name in _ORDER), strict=True):
-        key, parameter, shape, dtype, stored, rows, columns, digest, kept, data = row
-        values = _unpacked(kept, data, columns)
-        runs = tuple((int(first), int(count)) for first, count in rows)
-        if sum(count for _, count in runs) != len(values):
-            raise FormatError(f"{where}: {printable(key)}: {len(values)} rows, expected as many as {runs} have")
-        place = Parameter(**json.loads(parameter))
-        tensors[key] = Corner(key, place, tuple(shape), dtype, stored, runs, values, digest)
     return Sketch(about, tensors)
 
 

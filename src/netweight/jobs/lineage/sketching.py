@@ -60,7 +60,7 @@ def opened(ref: Reference, known: Mapping[str, str] | None = None) -> tuple[Chec
             named = "" if alone.made_of else adapter_base(alone.place)
             beside = alone.location is not None and (alone.location / named).exists()
         base = known.get(last_part(named)) if named and not beside and not Path(named).exists() else None
-        if base is not None:
+        if base is not None and base != os.fspath(ref):
             said = f"is read on {base}, which has the name of the base that it says it has"
             return open_whole(ref, base=base), [f"{os.fspath(ref)}: {said}"]
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -21,7 +21,7 @@ from netweight.passes.corners import EXPERTS, wanted
 
 __all__ = ["Stream", "token_rows"]
 
-_TOKENS = 8192  # rows of an embedding that are read at most, evenly spaced
+_TOKENS, _RUN = 8192, 64  # rows of an embedding that are read at most; in runs, evenly spaced
 _BEFORE = {
     "mlp": ("pre_feedforward_layernorm", "post_attention_layernorm", "ln_2", "ffn_norm", "mlp_norm", "ln2", "norm2"),
     "attn": ("input_layernorm", "ln_1", "attention_norm", "attn_norm", "ln1", "norm1"),
@@ -103,8 +103,19 @@ def token_rows(a: Stream, b: Stream) -> tuple[F32Array, F32Array, int, str]:
     By their spelling where both have a tokenizer, else by number.
     """
     pairs, how = shared_tokens(a.checkpoint, b.checkpoint, a.embedding.shape[0], b.embedding.shape[0])
-    step = max(1, -(-len(pairs) // _TOKENS))
-    chosen = pairs[::step]
-    one = np.concatenate([rows_at(a.embedding, int(i), 1) for i, _ in chosen])
-    two = np.concatenate([rows_at(b.embedding, int(j), 1) for _, j in chosen])
+    runs = max(1, len(pairs) // _RUN)
+    chosen = [pairs[run * _RUN : (run + 1) * _RUN] for run in range(0, runs, max(1, -(-runs // (_TOKENS // _RUN))))]
+    held = [pair for run in chosen for pair in run]
+    one, two = (_rows(side.embedding, [pair[at] for pair in held]) for at, side in enumerate((a, b)))
     return one, two, len(pairs), how
+
+
+def _rows(tensor: Tensor, numbers: Sequence[int]) -> F32Array:
+    """These rows, read in runs of consecutive ones."""
+    blocks = []
+    start = 0
+    for at in range(1, len(numbers) + 1):
+        if at == len(numbers) or numbers[at] != numbers[at - 1] + 1:
+            blocks.append(rows_at(tensor, numbers[start], at - start))
+            start = at
+    return np.concatenate(blocks)

@@ -102,12 +102,12 @@ def nearest_first(relations: Sequence[Relation]) -> list[Relation]:
         if relation.related and relation.direction.known:
             into.setdefault(relation.b, []).append(relation)
     open_now: dict[int, str] = {}
+    equal = {frozenset((r.a, r.b)) for r in relations if r.relation in ("identical", "same values")}
     for child, held in into.items():
         least = min(relation.figures.apart for relation in held)
         near = [relation for relation in held if relation.figures.apart <= _TIED * least + 1e-12]
         most = max(relation.figures.elements for relation in near)
         near = [relation for relation in near if relation.figures.elements > most / _MORE]
-        equal = {frozenset((r.a, r.b)) for r in relations if r.relation in ("identical", "same values")}
         tied = len({frozenset((near[0].a, other.a)) for other in near[1:]} - equal) > 0
         # trained on after it was cut, it may be nearer to a sister that was trained on the same than to its parent
         tied = tied or (len(held) > 1 and near[0].relation in _CUT and near[0].figures.drift > _COPIED)
@@ -115,7 +115,7 @@ def nearest_first(relations: Sequence[Relation]) -> list[Relation]:
         for relation in held:
             if tied:
                 open_now[id(relation)] = f"made from one of {names}, or from one like them"
-            elif relation not in near:
+            elif not any(relation is one for one in near):
                 open_now[id(relation)] = f"{child} is nearer to {near[0].a}: made from it, or from one like it"
     return [
         replace(relation, direction=Direction(known=False, backwards=False, reason=open_now[id(relation)]))
