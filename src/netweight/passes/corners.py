@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -24,6 +23,7 @@ from netweight.params.layouts.parts import assembled
 from netweight.params.model import Model
 from netweight.params.role import Parameter, classify_all
 from netweight.params.units import keys_of
+from netweight.run.threads import ThreadExecutor, in_order
 
 __all__ = ["COLUMNS", "EXPERTS", "TOKENS", "Corner", "corners", "rows_of", "wanted"]
 
@@ -85,13 +85,7 @@ def corners(model: Model, workers: int) -> Iterator[Corner]:
     """
     held = dict(wanted(model))
     keys = keys_of({name: parameter for name, (_, parameter) in held.items()})
-    with ThreadPoolExecutor(workers) as pool:
-        jobs = [pool.submit(_corner, keys[name], *entry) for name, entry in held.items()]
-        try:
-            for job in jobs:
-                yield job.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    return in_order(list(held), lambda name: _corner(keys[name], *held[name]), ThreadExecutor(workers))
 
 
 def wanted(model: Model) -> Iterator[tuple[str, tuple[Tensor, Parameter]]]:

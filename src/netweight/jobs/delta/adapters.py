@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from math import isfinite, nan, sqrt
@@ -22,6 +21,7 @@ from netweight.params.role import classify
 from netweight.params.selection import nothing_matches, unwanted_reason
 from netweight.params.updates import updates_of
 from netweight.run.memory import available_cores
+from netweight.run.threads import ThreadExecutor, in_order
 
 if TYPE_CHECKING:
     from netweight.jobs.delta.result import Delta, ParameterDelta
@@ -138,8 +138,8 @@ def _measured(opened: Sequence[Checkpoint], names: Sequence[str], options: Optio
     if not every:
         raise OptionError(nothing_matches(opened[0], options.include, options.exclude))
     workers = options.workers or available_cores()
-    with blas_threads(1), ThreadPoolExecutor(workers, thread_name_prefix="netweight-factors") as pool:
-        parameters = list(pool.map(_parameter, every, every.values()))
+    with blas_threads(1):
+        parameters = list(in_order(list(every.items()), lambda entry: _parameter(*entry), ThreadExecutor(workers)))
     note = "without --base: norms, cosines and singular values of the updates, from their factors; nothing of elements"
     return Delta(
         "",

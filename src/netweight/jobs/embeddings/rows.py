@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from netweight.checkpoint.tensor import Tensor, read_elements
 from netweight.checkpoint.tensors.stored import StoredTensor
 from netweight.errors import OptionError
+from netweight.run.threads import in_order
 from netweight.source.held import HeldBytes
 
 if TYPE_CHECKING:
@@ -148,21 +149,13 @@ def held_in_memory(tensor: Tensor) -> Tensor:
 
 
 def run_in_order(rows: Rows, work: Callable[[Stretch], R], executor: Executor) -> Iterator[R]:
-    """Yield work(stretch) for all stretches of `rows`, in their order, whatever the number of workers.
+    """work(stretch) for all stretches of `rows`, in their order, whatever the number of workers.
 
     Raises OptionError for an executor whose workers do not share memory, which `work` may fill.
     """
     if not getattr(executor, "shares_memory", True):
         raise OptionError("embeddings: expected an executor whose workers share memory, such as threads; leave it out")
-    tasks = list(enumerate(rows.stretches()))
-    waiting: dict[int, R] = {}
-    left = iter(tasks)
-    following = 0
-    for (number, _), result in executor.run(lambda: next(left, None), lambda task: work(task[1])):
-        waiting[number] = result
-        while following in waiting:
-            yield waiting.pop(following)
-            following += 1
+    return in_order(rows.stretches(), work, executor)
 
 
 def measure_rows(tensor: Tensor, executor: Executor) -> MeasuredRows:

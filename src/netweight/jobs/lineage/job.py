@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -197,9 +196,10 @@ def _likely_pairs(vectors: Features) -> set[tuple[int, int]]:
 def _related(pairs: Sequence[tuple[Sketch, Sketch]], workers: int = 2) -> list[Relation]:
     from netweight.jobs.lineage.relation import relate
     from netweight.run.blas import blas_threads
+    from netweight.run.threads import ThreadExecutor, in_order
 
-    with blas_threads(1), ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(lambda pair: relate(*pair), pairs))
+    with blas_threads(1):
+        return list(in_order(pairs, lambda pair: relate(*pair), ThreadExecutor(workers)))
 
 
 def index_models(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from math import sqrt
@@ -18,6 +17,7 @@ from netweight.jobs.inputs import Reference, identity, locations
 from netweight.jobs.plan.choose import Frontier, Option
 from netweight.jobs.plan.plan import Options, Prepared, Unit, prepare
 from netweight.run.progress import Progress, Silent, shown
+from netweight.run.threads import ThreadExecutor, in_order
 
 if TYPE_CHECKING:
     from netweight.jobs.plan.result import PlanResult
@@ -117,12 +117,11 @@ def _measure(
 ) -> dict[str, dict[str, float]]:
     """{unit: {format: squared relative error}}."""
     free = [unit for unit in prepared.units if unit.formats]
-    with (
-        shown(progress, len(free), sum(_nbytes(unit, options) for unit in free)),
-        ThreadPoolExecutor(options.workers or os.cpu_count() or 1) as pool,
-    ):
+    executor = ThreadExecutor(options.workers or os.cpu_count() or 1)
+    with shown(progress, len(free), sum(_nbytes(unit, options) for unit in free)):
         found = {}
-        for unit, errors in zip(free, pool.map(lambda one: _errors(one, options, importance), free), strict=True):
+        measured = in_order(free, lambda one: _errors(one, options, importance), executor)
+        for unit, errors in zip(free, measured, strict=True):
             found[unit.name] = errors
             progress.advance(1, _nbytes(unit, options))
         return found

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from dataclasses import fields
 from datetime import datetime
 from functools import cached_property
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from netweight.output.table import Row, write_csv, write_json, write_parquet
 from netweight.page.section import Section
 from netweight.params.opening import open_whole
 from netweight.run.progress import Progress, Silent
+from netweight.run.threads import ThreadExecutor
 from netweight.version import __version__
 
 if TYPE_CHECKING:
@@ -254,9 +255,12 @@ def _check_any_analysed(gathered: Structures) -> None:
 def _results(work: Callable[[int], ModelResult], count: int, workers: int, progress: Progress) -> list[ModelResult]:
     """The results of models 0 to `count`, in their order."""
     results: dict[int, ModelResult] = {}
+    left = iter(range(count))
+    # most of the work holds the interpreter's lock, and is faster if it keeps it
+    executor = ThreadExecutor(workers, handover=inf)
     progress.start(count, count)
     try:
-        for number, result in _in_threads(work, count, workers):
+        for number, result in executor.run(lambda: next(left, None), work):
             results[number] = result
             progress.advance(1, 1)
     except KeyboardInterrupt:
@@ -264,19 +268,6 @@ def _results(work: Callable[[int], ModelResult], count: int, workers: int, progr
     finally:
         progress.stop()
     return [results[number] for number in range(count)]
-
-
-def _in_threads(work: Callable[[int], ModelResult], count: int, workers: int) -> Iterator[tuple[int, ModelResult]]:
-    """(number, result) as they are done. Most of the work holds the interpreter's lock, and is faster if it keeps it:
-    the executor of `run.threads` would hand it over all the time.
-    """
-    with ThreadPoolExecutor(workers, thread_name_prefix="netweight") as pool:
-        numbers = {pool.submit(work, number): number for number in range(count)}
-        try:
-            for future in as_completed(numbers):
-                yield numbers[future], future.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def gathered_folder(folder: Reference, inputs: Sequence[Path], *, compared: bool) -> ResultFolder:
