@@ -23,8 +23,8 @@ from corpus import Model
 from train import train_all
 
 import netweight
-from netweight.jobs.scan.result import ScanRow
-from netweight.measures.health import Health, assess
+from netweight.jobs.scan.result import ScanRow, assess_rows
+from netweight.measures.health import Health
 from netweight.measures.health_checks import CHECKS
 
 
@@ -36,8 +36,7 @@ class Judged:
 
     @property
     def health(self) -> Health:
-        own = [row for row in self.rows if not row.fused]
-        return assess([(row.name, row.measures) for row in own], {row.name: (row.rows, row.cols) for row in own})
+        return assess_rows(self.rows)
 
     def median_of(self, field: str) -> float:
         """Over the matrices with sides of 16 and more; nan where there are none."""
@@ -111,7 +110,7 @@ def show_checks(all_of: Sequence[Judged]) -> None:
     for check in CHECKS:
         said = [sum(any(f.check == check.key for f in j.health.findings) for j in kind) for kind in (trained, others)]
         caught = []
-        for fault in corpus.FAULTS:
+        for fault in (*corpus.FAULTS, *corpus.HEADS):
             planted = [j for j in all_of if j.model.how == fault]
             hits = sum(found_in(j, check.key, j.place) for j in planted)
             usual = sum(

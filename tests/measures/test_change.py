@@ -18,7 +18,7 @@ from netweight.kernels.cpu import CpuKernels
 from netweight.measures import change
 from netweight.measures.between import between_columns, derive_between
 from netweight.measures.change import COLUMNS
-from netweight.measures.registry import SCANNED, find
+from netweight.measures.registry import COMPARED, SCANNED, find
 from netweight.statistics.pairs import NOTHING, PairStatistics
 
 PAIRS = CpuKernels().pairs()
@@ -219,14 +219,14 @@ def test_between_scans_that_do_not_know():
 
 def test_what_is_compared_is_what_scans_say():
     """No field of a scan measure is named that it does not have."""
-    nothing = {name: {c.name: 1.0 for c in find(name).columns} for name in SCANNED}
-    found = derive_between((nothing, nothing), SCANNED)
+    nothing = {name: {c.name: 1.0 for c in find(name).columns} for name in COMPARED}
+    found = derive_between((nothing, nothing), COMPARED)
     assert [k for k, v in found.items() if v not in (0, 1, "")] == []
     assert {"condition_number_ratio", "sqnr_db_diff", "dead_rows_diff", "alpha_diff"} <= found.keys()
 
 
 def test_no_two_measures_have_a_compared_field_of_one_name():
-    names = [c.name for c in (*COLUMNS, *between_columns(SCANNED))]
+    names = [c.name for c in (*COLUMNS, *between_columns(COMPARED))]
     assert len(set(names)) == len(names)
     assert all(name.endswith(("_diff", "_ratio")) for method in SCANNED for name in find(method).compared)
 
@@ -235,7 +235,7 @@ def test_every_measure_of_a_scan_says_what_it_takes():
     for name in SCANNED:
         takes = find(name).takes
         assert takes
-        assert {*takes} <= {"values", "channels", "spectrum"}
+        assert {*takes} <= {"values", "channels", "spectrum", "within"}
 
 
 def test_from_summaries():

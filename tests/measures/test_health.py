@@ -6,6 +6,7 @@ import pytest
 
 from netweight.measures.health import assess, number, topics
 from netweight.measures.health_checks import CHECKS, LEVELS, judge
+from netweight.measures.siblings import whole_of
 
 GOOD = {
     "basic_stats": {"n_nan": 0, "n_inf": 0, "zeros_percentage": 0.1},
@@ -13,6 +14,7 @@ GOOD = {
     "quantization": {"sqnr_db": 44.0, "extreme_outlier_percentage": 0.01},
     "sparsity": {"zeros_percentage": 0.1, "dead_rows_percentage": 0.0, "dead_columns_percentage": 0.0},
     "tail": {"alpha": 3.5},
+    "within": {"code_group": "", "significant_bits": 8},
 }
 
 
@@ -32,6 +34,7 @@ def test_nothing_found():
     assert dict(health.thresholds) == {
         "NaN or infinite values": "any is critical",
         "tensors that are all zero": "any is critical",
+        "significant bits": "below 5 info",
         "condition number": "above 1e3, 1e4, 1e5: info",
         "SQNR in int8 per tensor": "below 40 dB, 30 dB: info",
         "extreme outliers": "above 0.1%, 1%, 10%: info",
@@ -62,6 +65,14 @@ def test_nothing_found():
         ("spectral__stable_rank", 30.0, None, None),
         ("spectral__stable_rank", 29.0, "info", "stable rank / full rank below 0.3"),
         ("spectral__stable_rank", 9.0, "info", "stable rank / full rank below 0.1"),
+        ("within__significant_bits", 4, "info", "significant bits below 5"),
+        ("within__significant_bits", 5, None, None),
+        ("within__zero_heads", 0, None, None),
+        ("within__zero_heads", 1, "warning", "heads that are all zero"),
+        ("within__head_scale", 20.1, "critical", "root mean square of a head off the others' above 20x"),
+        ("within__head_scale", 20.0, None, None),
+        ("within__untrained_percentage", 0.0, None, None),
+        ("within__untrained_percentage", 0.1, "info", "token rows that training did not make"),
         ("sparsity__dead_rows_percentage", 0.01, "info", "dead rows above 0%"),
         ("sparsity__dead_rows_percentage", 1.5, "warning", "dead rows above 1%"),
         ("sparsity__dead_columns_percentage", 11.0, "critical", "dead columns above 10%"),
@@ -127,6 +138,7 @@ def test_only_what_was_measured_is_judged_and_the_rest_is_said():
         "quantization risks and outliers were not measured: add --methods quantization",
         "dead rows and dead columns were not measured: add --methods sparsity",
         "exponents alpha were not measured: add --methods tail",
+        "codes, heads and token rows were not measured: add --methods within",
     )
     reasons = ["only the 5 largest of 9 singular values were asked for", "only the 5 largest of 8 singular values"]
     leading = [tensor(spectral__condition_number=math.nan, spectral__spectrum_reason=reason) for reason in reasons]
@@ -233,3 +245,61 @@ def test_values_of_a_code():
     ):
         row = tensor(basic_stats__elements=elements, basic_stats__distinct_values=distinct)
         assert [f.said for f in assess([("w", row)]).findings] == (["different values below 257: 256"] if said else [])
+
+
+def test_a_code_is_said_with_its_group_once():
+    row = tensor(
+        within__code_group="32 columns", within__code_values=16, within__code_effective=10.0,
+        basic_stats__distinct_values=200, basic_stats__elements=9999,
+    )  # fmt: skip
+    (finding,) = assess([("w", row)]).findings
+    assert finding.said == "rounded to the values of a code: 16 values, one scale for 32 columns of a row"
+    of_rows = tensor(within__code_group="row", within__code_values=99, within__code_effective=120.4)
+    (finding,) = assess([("w", of_rows)]).findings
+    assert finding.said == "rounded to the values of a code: 120 values, one scale for each row"
+
+
+def test_a_head_like_noise_is_one_among_heads_that_are_not():
+    for least, usual, said in ((1.04, 1.3, True), (1.04, 1.2, False), (1.06, 1.3, False), (1.04, math.nan, False)):
+        row = tensor(within__head_noise=least, within__head_noise_median=usual, within__head_noise_at=7)
+        found = [f.said for f in assess([("w", row)]).findings]
+        assert [text.endswith("1.04x, head 7") for text in found] == ([True] if said else [])
+    scaled = tensor(within__head_scale=100.0, within__head_scale_at=2)
+    assert [f.said for f in assess([("w", scaled)]).findings] == [
+        "root mean square of a head off the others' above 20x: 100x, head 2"
+    ]
+
+
+def fused(scales):
+    """Five layers of a fused projection, whose parts have these norms in the last one."""
+    names = {f"h.{i}.c_attn.weight": {"l2": 10.0} for i in range(5)}
+    for i in range(5):
+        for part, scale in scales.items():
+            names[f"h.{i}.c_attn.weight[{part}]"] = {"l2": 5.0 * (scale if i == 4 else 1.0)}
+    names["h.4.c_attn.weight"] = {"l2": 10.0 * max(scales.values())}
+    return [
+        (name, {"basic_stats": {"n_nan": 0, "n_inf": 0, "zeros_percentage": 0.0, **held}})
+        for name, held in names.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("scales", "said"),
+    [
+        ({"q_proj": 1.0, "v_proj": 100.0}, ["h.4.c_attn.weight[v_proj]"]),
+        ({"q_proj": 100.0, "v_proj": 100.0}, ["h.4.c_attn.weight"]),
+        ({"q_proj": 1.0, "v_proj": 1.0}, []),
+    ],
+)
+def test_parts_of_a_fused_projection_are_beside_their_siblings(scales, said):
+    """The part at fault is named, not the whole; the whole where all of it is."""
+    rows = fused(scales)
+    parts = {name for name, _ in rows if "[" in name}
+    health = assess(rows, {name: (64, 64) for name, _ in rows}, parts)
+    assert [f.parameter for f in health.findings if f.check == "scale"] == said
+    assert health.judged == 5
+
+
+def test_where_a_part_lies():
+    assert whole_of("c_attn.weight[q_proj]") == "c_attn.weight"
+    assert whole_of("gate_up_proj[3.gate_proj]") == "gate_up_proj[3]"

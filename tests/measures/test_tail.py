@@ -262,6 +262,25 @@ def test_nothing_is_cut_off_where_a_tail_is_heavier_than_a_power():
     assert found.alpha == pytest.approx(1 + 1 / np.log(values / values[0]).mean(), rel=1e-12)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("shape", ["exponential", "uniform", "of two values", "normal", "of one above"])
+@pytest.mark.parametrize("spread", 10.0 ** np.arange(-9, 4))
+def test_tails_of_any_width_have_a_fit(spread, shape):
+    """Narrow ones, an orthogonal matrix's, did end in an error of the solver."""
+    random = np.random.default_rng(14)
+    parts = {
+        "exponential": random.exponential(size=200), "uniform": random.random(200),
+        "of two values": 1.0 * (random.random(200) < 0.5), "normal": np.abs(random.standard_normal(200)),
+        "of one above": np.eye(1, 200)[0],
+    }  # fmt: skip
+    found = fit_cutoff(np.sort(1 + spread * parts[shape]))
+    assert found.alpha >= 1
+    assert found.scale >= 0
+    assert 0 <= found.chance <= 1
+    if spread < 1e-5:
+        assert (found.scale, found.gain, found.chance) == (0.0, 0.0, 1.0)
+
+
 @pytest.mark.parametrize("count", [5, 40])
 def test_the_trace_of_the_logarithm_is_counted_by_the_plain_product(count):
     values = np.sort(np.exp(np.random.default_rng(count).standard_normal(count)))

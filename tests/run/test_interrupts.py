@@ -1,4 +1,4 @@
-"""Ctrl-C at every moment at which a lock of the pool has just been taken: the run ends, and no thread waits for ever."""
+"""Ctrl-C at every moment at which a lock of the pool has just been taken: the run ends, and no thread waits on."""
 
 from __future__ import annotations
 

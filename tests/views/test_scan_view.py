@@ -21,7 +21,7 @@ from netweight.views.scan import show_health, show_scan
 from netweight.views.scan_layers import numbers, small
 from netweight.views.short_names import cells
 
-ALL = ("basic_stats", "spectral", "quantization", "sparsity", "tail")
+ALL = ("basic_stats", "spectral", "quantization", "sparsity", "tail", "within")
 MATRICES = {
     "self_attn.q_proj": (4096, 4096),
     "self_attn.k_proj": (1024, 4096),
@@ -50,6 +50,7 @@ def measures(rng, rows, cols, methods=ALL, **changes):
         },
         "sparsity": {"sparsity": 0.00123, "dead_rows_percentage": 0.0, "dead_columns_percentage": 0.0},
         "tail": {"alpha": float(2 + 4 * rng.random())},
+        "within": {"code_group": "", "significant_bits": 8},
     }  # fmt: skip
     for key, value in changes.items():
         measure, field = key.split("__")

@@ -14,7 +14,7 @@ from click.core import ParameterSource
 
 from netweight.cli.lists import Aliased, SpaceSeparated, swallowed
 from netweight.errors import OptionError, printable
-from netweight.measures.registry import BY_NAME, SCANNED
+from netweight.measures.registry import BY_NAME, COMPARED, SCANNED
 from netweight.run.devices import check_device, without_gpu
 
 __all__ = [
@@ -205,14 +205,15 @@ def methods_option(command: F, usual: str, *, by_name: bool = False) -> F:
     """--methods, the measures of a scan, also those that are none of all; `usual` says what is measured where it is
     not given.
     """
-    beside = "; others by name" if by_name else ""
+    known = SCANNED if by_name else COMPARED
+    names = "Of those below, or all." if by_name else f"{', '.join(COMPARED)}, or all."
     return click.option(
         "--methods",
         cls=SpaceSeparated,
         metavar="METHOD ...",
-        words=lambda: (*SCANNED, *(BY_NAME if by_name else ()), "all"),
-        shell_complete=complete_words(lambda: (*SCANNED, "all")),
-        help=f"{', '.join(SCANNED)}, or all{beside}. [default: {usual}]",
+        words=lambda: (*known, *(BY_NAME if by_name else ()), "all"),
+        shell_complete=complete_words(lambda: (*known, "all")),
+        help=f"{names} [default: {usual}]",
     )(command)
 
 

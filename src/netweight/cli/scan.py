@@ -49,7 +49,7 @@ class _Scan(Command):
 @click.argument("model", required=False)
 @click.option("--model", "named", cls=Aliased, aliases=("--model_path", "--model-path"), hidden=True)
 @click.option("--base", metavar="MODEL", help="Measure what this base has not: the fine-tuning.")
-@partial(methods_option, usual="basic_stats; for CSV output also spectral", by_name=True)
+@partial(methods_option, usual="basic_stats; in CSV also spectral", by_name=True)
 @click.option(
     "-o",
     "--output",

@@ -13,7 +13,16 @@ from typing import Any
 
 from netweight.measures.health_checks import CHECKS, LEVELS, Level
 from netweight.measures.registry import SCANNED
-from netweight.measures.siblings import Beside, Training, beside_siblings, noise_ratio, pattern_of, training_of
+from netweight.measures.siblings import (
+    UNLIKE,
+    Beside,
+    Training,
+    beside_siblings,
+    noise_ratio,
+    pattern_of,
+    training_of,
+    whole_of,
+)
 
 __all__ = [
     "Finding",
@@ -30,6 +39,8 @@ Measures = Mapping[str, Mapping[str, Any]]
 
 _BY_KEY = {check.key: check for check in CHECKS}
 _MANY = 4096  # elements: fewer may well have few values
+_OF_PARTS = frozenset({"scale", "noise", "copy", "zero_heads", "head_scale", "head_noise"})  # of a fused projection
+_GROUPS = {"row": "each row", "tile": "each tile of 128 x 128", "matrix": "all of it"}
 
 
 @dataclass(frozen=True)
@@ -37,7 +48,7 @@ class Finding:
     """One tensor, one fault: `what` in words, its `value`, the `threshold` it passed, and what to do.
 
     `value` is inf for the condition number of a singular matrix, and for NaN and infinite values that no measure
-    counted. `check` is the key of the row of CHECKS; `other` a tensor that belongs to the finding.
+    counted. `check` is the key of the row of CHECKS; `other` what belongs to the finding: a tensor, a group, a head.
     """
 
     level: Level
@@ -52,13 +63,13 @@ class Finding:
     @property
     def said(self) -> str:
         """What was found, with its value: `condition number above 1e4: 27300`."""
-        if self.other:
+        if self.check == "copy":
             return f"{self.what} ({self.other})"
         if self.check == "all_zero" or not math.isfinite(self.value):
             return self.what
-        if self.check == "non_finite":
+        if self.check in ("non_finite", "zero_heads"):
             return f"{self.what}: {self.value:.0f}"
-        return f"{self.what}: {_BY_KEY[self.check].value(self.value)}"
+        return f"{self.what}: {_BY_KEY[self.check].value(self.value)}" + (f", {self.other}" if self.other else "")
 
 
 @dataclass(frozen=True)
@@ -128,9 +139,14 @@ class Health:
         }
 
 
-def assess(rows: Sequence[tuple[str, Measures]], shapes: Mapping[str, tuple[int, int]] | None = None) -> Health:
+def assess(
+    rows: Sequence[tuple[str, Measures]],
+    shapes: Mapping[str, tuple[int, int]] | None = None,
+    parts: Collection[str] = (),
+) -> Health:
     """Judge the tensors of one model: (name, measures) each.
 
+    `parts` are the names among them of projections inside fused ones, which are judged beside their siblings alone.
     `shapes` gives (rows, cols) by name, and tells vectors, which are judged for non-finite values alone, from matrices;
     a tensor that it does not name is a matrix unless its spectral `total_rank` is at most 1. What was not measured is
     not judged, and said in `unmeasured`.
@@ -141,18 +157,22 @@ def assess(rows: Sequence[tuple[str, Measures]], shapes: Mapping[str, tuple[int,
     unknown: Counter[str] = Counter()
     sides = _sides(rows, shapes)
     beside = beside_siblings(rows, sides)
-    ratios = [r for name, measures in rows if name in sides and (r := noise_ratio(measures, sides[name])) is not None]
+    whole = [(name, measures) for name, measures in rows if name not in parts]
+    ratios = [r for name, measures in whole if name in sides and (r := noise_ratio(measures, sides[name])) is not None]
     for name, measures in rows:
         shape = None if shapes is None else shapes.get(name)
         matrix = _is_matrix(shape, measures)
         near = beside.get(name, Beside())
         values = _values(measures, near, matrix=matrix)
-        if measures.get("spectral") and matrix and "condition" not in values and not values.get("all_zero"):
+        if name in parts:
+            values = {key: value for key, value in values.items() if key in _OF_PARTS}
+        elif measures.get("spectral") and matrix and "condition" not in values and not values.get("all_zero"):
             unknown[_spectrum_reason(measures)] += 1
-        judged += bool(values)
+        judged += bool(values) and name not in parts
         judged_keys |= values.keys()
-        found = [_finding(name, key, value, near.copy or "") for key, value in values.items()]
+        found = [_finding(name, key, value, _other(key, measures, near)) for key, value in values.items()]
         findings += [finding for finding in found if finding is not None]
+    findings = _once(findings, parts)
     order = {name: place for place, (name, _) in enumerate(rows)}
     findings.sort(key=lambda f: (LEVELS.index(f.level), _check_place(f.check), -_badness(f), order[f.parameter]))
     thresholds: dict[str, str] = {}
@@ -163,7 +183,7 @@ def assess(rows: Sequence[tuple[str, Measures]], shapes: Mapping[str, tuple[int,
     return Health(
         findings=tuple(findings),
         thresholds=tuple(thresholds.items()),
-        unmeasured=_unmeasured(rows, judged_keys, unknown),
+        unmeasured=_unmeasured(whole, judged_keys, unknown),
         judged=judged,
         training=training_of(ratios),
     )
@@ -223,8 +243,20 @@ def _values(measures: Measures, near: Beside, *, matrix: bool) -> dict[str, floa
     if near.copy is not None:
         values["copy"] = 1.0
     distinct = number(measures, "basic_stats", "distinct_values") or 0
-    if distinct > 1 and (number(measures, "basic_stats", "elements") or 0) >= _MANY:
+    within = measures.get("within", {})
+    if within.get("code_group"):
+        known = [n for key in ("code_values", "code_effective") if (n := number(measures, "within", key)) is not None]
+        _take(values, "code", max(known, default=None))
+    elif distinct > 1 and (number(measures, "basic_stats", "elements") or 0) >= _MANY:
         values["grid"] = distinct
+    _take(values, "bits", number(measures, "within", "significant_bits"))
+    if none := number(measures, "within", "zero_heads"):
+        values["zero_heads"] = none
+    else:
+        _take(values, "head_scale", number(measures, "within", "head_scale"))
+    if (number(measures, "within", "head_noise_median") or 0) >= UNLIKE:
+        _take(values, "head_noise", number(measures, "within", "head_noise"))
+    _take(values, "tokens", number(measures, "within", "untrained_percentage"))
     if measures.get("spectral", {}).get("singular") is True:
         values["condition"] = math.inf
     else:
@@ -281,17 +313,45 @@ def _spectrum_reason(measures: Measures) -> str:
     return "only the largest singular values were asked for" if said.startswith("only the") else said
 
 
+def _once(findings: Sequence[Finding], parts: Collection[str]) -> list[Finding]:
+    """Without the whole's finding where one of its parts has it, and without the parts' where all of them do."""
+    of_whole = Counter(whole_of(name) for name in parts)
+    of_parts = Counter((whole_of(f.parameter), f.check) for f in findings if f.parameter in parts)
+    every = {key for key, count in of_parts.items() if count == of_whole[key[0]]}
+    some = of_parts.keys() - every
+    wholes = {(f.parameter, f.check) for f in findings if f.parameter not in parts}
+    hidden = every & wholes
+
+    def said(f: Finding) -> bool:
+        if f.parameter in parts:
+            return (whole_of(f.parameter), f.check) not in hidden
+        return (f.parameter, f.check) not in some
+
+    return [finding for finding in findings if said(finding)]
+
+
+def _other(key: str, measures: Measures, near: Beside) -> str:
+    """What belongs to a finding: the tensor that it is a copy of, the group that has one scale, the head."""
+    within = measures.get("within", {})
+    if key == "code":
+        group = str(within.get("code_group"))
+        return f"one scale for {_GROUPS.get(group, f'{group} of a row')}"
+    if key in ("head_scale", "head_noise"):
+        return f"head {within.get(f'{key}_at')}"
+    return near.copy or "" if key == "copy" else ""
+
+
 def _finding(name: str, key: str, value: float, other: str) -> Finding | None:
     check = _BY_KEY[key]
     limit = check.limit(value)
     if limit is None:
         return None
     level, threshold = limit
-    flag = key in {"non_finite", "all_zero", "copy"}
+    flag = key in {"non_finite", "all_zero", "copy", "code", "zero_heads"} or (key == "tokens" and threshold == 0)
     what = check.label if flag else f"{check.label} {check.worse} {check.bound(threshold)}"
     if key == "condition" and math.isinf(value):
         what = "singular: no condition number"
-    return Finding(level, name, what, value, threshold, check.advice[level], key, other if key == "copy" else "")
+    return Finding(level, name, what, value, threshold, check.advice[level], key, other)
 
 
 def _check_place(key: str) -> int:
@@ -310,6 +370,8 @@ def _unmeasured(
     `judged`: keys of checks for which another method had the answer; `unknown`: matrices by the reason.
     """
     said = []
+    if any(measures.get("within") for _, measures in rows):
+        judged = {*judged, "grid"}  # codes are told by it, too
     for method in SCANNED:
         if not any(measures.get(method) for _, measures in rows):
             missing = [check for check in CHECKS if check.method == method and check.key not in judged]

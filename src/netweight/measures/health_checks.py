@@ -102,6 +102,32 @@ CHECKS: tuple[Check, ...] = (
         _advice(info="values of a code of 8 bits or less, stored as floats: quantised before, so not what was trained"),
     ),
     Check(
+        "code", "rounded to the values of a code", " values", "below", (("info", 289.0),), "within", "codes",
+        _advice(info="quantised before and stored as floats: not what was trained, and the code takes less room"),
+    ),
+    Check(
+        "bits", "significant bits", "", "below", (("info", 5.0),), "within", "codes",
+        _advice(info="values of a float of 8 bits or less, stored wider: as such they take less room and lose nothing"),
+    ),
+    Check(
+        "zero_heads", "heads that are all zero", "", "above", (("warning", 0.0),), "within", "heads",
+        _advice(warning="heads that do nothing: cut on purpose, or lost"),
+    ),
+    Check(
+        "head_scale", "root mean square of a head off the others'", "x", "above", (("critical", 20.0),),
+        "within", "heads",
+        _advice(critical="a head out of scale with all others of its matrix: scaled by mistake, or in another unit"),
+    ),
+    Check(
+        "head_noise", "largest singular value of a head, over that of noise, unlike the others'", "x", "below",
+        (("warning", NEAR_NOISE),), "within", "heads",
+        _advice(warning="no direction stands out as in the other heads: shuffled, begun anew or never trained"),
+    ),
+    Check(
+        "tokens", "token rows that training did not make", "%", "above", (("info", 0.0),), "within", "token rows",
+        _advice(info="text does not lead to these tokens, or did not in training: `netweight embeddings` names them"),
+    ),
+    Check(
         "condition", "condition number", "", "above", (("info", 1e5), ("info", 1e4), ("info", 1e3)),
         "spectral", "condition numbers",
         _advice(info="small directions are lost in 16 bit, and low-rank edits are unstable here"),

@@ -9,9 +9,9 @@ from importlib import import_module
 from netweight.errors import OptionError, did_you_mean, printable
 from netweight.measures.measure import Measure
 
-__all__ = ["BY_NAME", "DRAWN", "NAMES", "SCANNED", "Measure", "choose", "drawn_beside", "find", "needed"]
+__all__ = ["BY_NAME", "COMPARED", "DRAWN", "NAMES", "SCANNED", "Measure", "choose", "drawn_beside", "find", "needed"]
 
-SCANNED = (
+COMPARED = (
     "basic_stats",
     "spectral",
     "quantization",
@@ -19,6 +19,9 @@ SCANNED = (
     "tail",
     "bulk",
 )
+"""Measures of a scan that `compare` has, too."""
+
+SCANNED = (*COMPARED, "within")
 """The measures of a scan, in the order of their columns everywhere. Each is imported when it is first asked for."""
 
 DRAWN = ("histogram", "singular_values")
@@ -50,6 +53,10 @@ _ELSEWHERE = {
     "random": "randomize",
     "randomise": "randomize",
     "shuffle": "randomize",
+    "heads": "within",
+    "codes": "within",
+    "tokens": "within",
+    "grid": "within",
     "traps": "randomize",
     "every": "all",
 }

@@ -15,12 +15,15 @@ from statistics import median
 from typing import Any
 
 __all__ = ["LEAST_SIDE", "NEAR_NOISE", "Beside", "Training", "beside_siblings", "noise_ratio", "pattern_of"]
-__all__ += ["training_of"]
+__all__ += ["UNLIKE", "training_of", "whole_of"]
 
 Measures = Mapping[str, Mapping[str, Any]]
 
 NEAR_NOISE = 1.05
 """Times the edge of noise; a model whose median is at most this is near its initialisation."""
+
+UNLIKE = 1.25
+"""Times the edge that the siblings of a matrix like noise have in the median."""
 
 LEAST_SIDE = 16
 """Shorter sides tell too little of the edge."""
@@ -28,7 +31,6 @@ LEAST_SIDE = 16
 _MANY = 16
 _WHOLE = 0.9  # of the rank: zero rows up to a tenth raise the ratio of noise by 3% at most
 _FEW = 3  # matrices that a median needs
-_UNLIKE = 1.25  # times the edge that the siblings of a matrix like noise have in the median
 _NUMBERS = re.compile(r"(?<![^.\[])[0-9]+(?![^.\]])")
 _DIGITS = re.compile(r"[0-9]+")
 
@@ -36,6 +38,15 @@ _DIGITS = re.compile(r"[0-9]+")
 def pattern_of(name: str) -> str:
     """A name with `*` for the numbers of layers, experts and parts."""
     return _NUMBERS.sub("*", name)
+
+
+def whole_of(part: str) -> str:
+    """The name of the matrix that a part of a fused projection is in: `c_attn.weight` of `c_attn.weight[q_proj]`,
+    `gate_up_proj[3]` of `gate_up_proj[3.gate_proj]`.
+    """
+    tensor, _, label = part.rpartition("[")
+    above = label.rstrip("]").rpartition(".")[0]
+    return f"{tensor}[{above}]" if above else tensor
 
 
 def _number(measures: Measures, *fields: str) -> float | None:
@@ -142,7 +153,7 @@ def _beside(members: Sequence[tuple[str, Measures]], shape: tuple[int, int]) -> 
         copy = seen.setdefault(values, name) if told else name
         found[name] = Beside(
             scale=_folded(sizes[name], usual_sizes.get(name)) if name in sizes else None,
-            noise=ratios[name] if usual_ratios.get(name, 0.0) >= _UNLIKE else None,
+            noise=ratios[name] if usual_ratios.get(name, 0.0) >= UNLIKE else None,
             copy=copy if copy != name else None,
         )
     return found

@@ -21,6 +21,7 @@ from netweight.passes.factored import factors_of_update
 from netweight.passes.far_work import FarWork
 from netweight.passes.format_errors import SCRATCH as ENCODED
 from netweight.passes.format_errors import errors_of
+from netweight.passes.inside import Inside, Look, inside_bytes, look_of
 from netweight.passes.matrices import LONGEST_ROW, Scratch, gather, scratch_bytes
 from netweight.passes.permuted import held_bytes as permuted_bytes
 from netweight.passes.permuted import permuted_spectra, replicas
@@ -33,6 +34,7 @@ from netweight.run.spread import DeviceKernels, all_kernels
 from netweight.statistics.channels import CHANNELS
 from netweight.statistics.factored import spectrum as of_factors
 from netweight.statistics.formats.errors import Largest, sample_size
+from netweight.statistics.inside import Within
 from netweight.statistics.spectrum import Spectrum
 
 __all__ = ["Load", "Measurement", "crews_of", "effort_of", "loads_of", "measure_matrix", "measure_subjects"]
@@ -44,6 +46,7 @@ _SPECTRUM = "spectrum"
 _PERMUTED = "permuted"
 _SLICES = "slices"
 FORMATS = "formats"
+_WITHIN = "within"
 _ENCODING = 2000.0  # the work of an element in all formats, in the units of a Gram matrix's
 _TOGETHER = 32  # matrices in one task, at most
 _TOGETHER_ELEMENTS = 1 << 19  # and their elements, where there are several
@@ -59,19 +62,21 @@ def measure_matrix(
     seed: int = 0,
     exact: bool = False,
     slices: Sequence[Matrix] = (),
+    look: Look | None = None,
 ) -> dict[str, dict[str, Any]]:
     """{measure: {field: value}} of one matrix, its bytes read once (twice where a statistic needs it).
 
     `leading`: only so many singular values; `spectrum`: those that are known already; `seed`: of random orders;
-    `exact`: no sample of rows where a measure takes one; `slices`: of a convolution. Raises ReadError where bytes
-    cannot be read.
+    `exact`: no sample of rows where a measure takes one; `slices`: of a convolution; `look`: what to look for inside.
+    Raises ReadError where bytes cannot be read.
     """
     asked = needed(measures)
-    needs = asked - {_SPECTRUM, _PERMUTED, _SLICES, FORMATS}
+    needs = asked - {_SPECTRUM, _PERMUTED, _SLICES, FORMATS, _WITHIN}
     readable = matrix.dtype.nbytes(matrix.cols) <= LONGEST_ROW
     wide = min(matrix.rows, matrix.cols) > 1
     largest = Largest(matrix.dtype, matrix.rows, matrix.cols) if FORMATS in asked and wide and readable else None
-    sinks = () if largest is None else (largest,)
+    inside = Inside(matrix, look or Look()) if _WITHIN in asked and wide and readable else None
+    sinks = (*([largest] if largest is not None else ()), *(inside.sinks if inside is not None else ()))
     objects: dict[str, Any] = {}
     if _SPECTRUM not in asked:
         gathered = gather(matrix, scratch, needs, sinks)
@@ -100,6 +105,8 @@ def measure_matrix(
         objects[_SLICES] = tuple(_spectrum_of(one, scratch) for one in slices)
     if FORMATS in asked:
         objects[FORMATS] = errors_of(matrix, largest, exact=exact)
+    if _WITHIN in asked:
+        objects[_WITHIN] = Within() if inside is None else inside.finish()
     objects |= {"values": gathered.values, "channels": gathered.channels}
     return {m.name: dict(m.derive(*(objects[name] for name in m.takes))) for m in measures}
 
@@ -144,7 +151,7 @@ def loads_of(
     spectral = _SPECTRUM in needs
     loads = []
     for as_read in subjects:
-        subject = as_read if needs & {CHANNELS, FORMATS} else as_read.as_stored()
+        subject = as_read if needs & {CHANNELS, FORMATS, _WITHIN} else as_read.as_stored()
         rows, cols = subject.part.stored_shape
         memory, work = subject.held_bytes, float(rows * cols)
         if spectral and min(rows, cols) > 1 and not _is_product(subject):
@@ -166,6 +173,8 @@ def loads_of(
         if FORMATS in needs:
             memory += ENCODED + 24 * subject.tensor.dtype.nbytes(cols)
             work += _ENCODING * cols * sample_size(rows, cols, exact=exact)
+        if _WITHIN in needs:
+            memory += inside_bytes(subject)
         loads.append(Load(subject, memory, work))
     return sorted(loads, key=lambda load: -load.work)
 
@@ -259,7 +268,8 @@ class _SubjectMeasurer(FarWork):
         if self.far:
             announce_parts([(subject.tensor, subject.part)])
         try:
-            known = spectrum_of_factors(subject) if _SPECTRUM in needed(self._measures) else None
+            needs = needed(self._measures)
+            known = spectrum_of_factors(subject) if _SPECTRUM in needs else None
             measured = measure_matrix(
                 subject.open(),
                 self._measures,
@@ -268,7 +278,8 @@ class _SubjectMeasurer(FarWork):
                 spectrum=known,
                 seed=self._seed,
                 exact=self._exact,
-                slices=subject.slices() if _SLICES in needed(self._measures) else (),
+                slices=subject.slices() if _SLICES in needs else (),
+                look=look_of(subject) if _WITHIN in needs else None,
             )
             return _as_stored(measured, self._measures, transposed=subject.part.transposed)
         except ReadError as error:
@@ -309,7 +320,7 @@ def measure_subjects(
     happens to devices goes to `note`.
     """
     host = all_kernels(kernels)[0]
-    spectral = _SPECTRUM in needed(measures)
+    spectral = bool({_SPECTRUM, _WITHIN} & needed(measures))
     for at_once, crew in crews_of(loads, measures, host, executor.workers, budget).items():
         threads = executor.workers // at_once if spectral else None
         make = partial(_SubjectMeasurer, measures, leading=leading, threads=threads, seed=seed, exact=exact)

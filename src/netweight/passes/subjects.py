@@ -10,7 +10,7 @@ from netweight.checkpoint.matrix import Matrix, Part, matrix_name, open_matrix
 from netweight.checkpoint.tensor import Checkpoint, Skipped, Tensor
 from netweight.dtypes import Kind
 from netweight.errors import OptionError, printable
-from netweight.params.layouts.fused import pieces
+from netweight.params.layouts.fused import Layout, pieces
 from netweight.params.model import Model
 from netweight.params.role import Parameter
 from netweight.params.selection import dtype_reason, nothing_matches, unwanted_reason
@@ -21,13 +21,14 @@ __all__ = ["Subject", "find_subjects"]
 @dataclass(frozen=True)
 class Subject:
     """One matrix to be measured: `parameter` has its name and role, `fused` says that its elements are also in
-    another subject.
+    another subject, `heads` how many heads an attention projection has by its model's config, and of what size.
     """
 
     parameter: Parameter
     tensor: Tensor
     part: Part
     fused: bool = False
+    heads: tuple[int, int] | None = None
 
     @property
     def name(self) -> str:
@@ -109,6 +110,7 @@ def find_subjects(
             for p in pieces(parameters[name], tensor.shape, model.layout)
             if split or not p.fused
         ]
+        parts = [replace(s, heads=_heads(s.parameter, model.layout)) for s in parts]
         if weights_only:
             parts = [s for s in parts if s.is_matrix and s.parameter.kind == "weight"]
             if not parts:
@@ -117,6 +119,13 @@ def find_subjects(
     if model.tensors and chosen_away == len(model.tensors):
         raise OptionError(nothing_matches(checkpoint, include, exclude))
     return tuple(subjects), tuple(skipped)
+
+
+def _heads(parameter: Parameter, layout: Layout) -> tuple[int, int] | None:
+    """Of a projection of the main stack, which config is about."""
+    known = {"q_proj": layout.heads, "o_proj": layout.heads, "k_proj": layout.kv_heads, "v_proj": layout.kv_heads}
+    count = known.get(parameter.role) if parameter.kind == "weight" and not parameter.stack else None
+    return (count, layout.head_size) if count and layout.head_size else None
 
 
 def _reason(parameter: Parameter, tensor: Tensor, ties: dict[str, str]) -> str | None:

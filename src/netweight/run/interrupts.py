@@ -37,5 +37,5 @@ def held_back() -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        for number, frame in heard[:1]:
-            handlers[signal.Signals(number)](number, frame)
+        for first, frame in heard[:1]:
+            handlers[signal.Signals(first)](first, frame)

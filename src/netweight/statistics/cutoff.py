@@ -22,6 +22,7 @@ _PANELS, _NODES = 24, 16
 _NOTHING = 45.0  # exp(-45) is below the precision of float64
 _STEPS = 200
 _NOTHING_GAINED = 1e-13  # of the mean log-likelihood, for twice a step's gain: its rounding
+_NARROW = 1e-4  # mean ln x / xmin below which ten thousand values do not tell the two apart
 _NO_CUTOFF = 1e-12  # of lambda xmin: nothing is cut off
 
 
@@ -41,11 +42,14 @@ class Cutoff:
 def fit_cutoff(tail: F64Array) -> Cutoff:
     """The most likely one for the values of a tail (float64 [n], ascending, not all equal), which begins at tail[0].
 
-    alpha is at least 1 and lambda at least 0, as powerlaw has it.
+    alpha is at least 1 and lambda at least 0, as powerlaw has it. Of a tail whose values hardly differ (an orthogonal
+    matrix's) nothing is gained: both are one curve there.
     """
     ratios = tail / tail[0]
     means = np.array([np.log(ratios).mean(), ratios.mean()])
     plain = 1.0 + 1.0 / float(means[0])
+    if means[0] < _NARROW:
+        return Cutoff(plain, 0.0, 0.0, 1.0)
     alpha, cut = _most_likely(means, (1.0, 1.0 / float(means[1])), free=False)
     if _moments(alpha, cut)[1][0] > float(means[0]):  # a larger alpha is likelier
         alpha, cut = _most_likely(means, (alpha, cut), free=True)

@@ -275,7 +275,7 @@ def test_large_matrices_keep_a_gpu_busy(places, monkeypatch) -> None:
         (2048, 1024),
         (8192, 4096),
     ]
-    assert shapes[1][1] == ("basic_stats", "quantization", "sparsity")
+    assert shapes[1][1] == ("basic_stats", "quantization", "sparsity", "within")
     assert shapes[2][1] == ("spectral", "tail", "bulk")
 
 

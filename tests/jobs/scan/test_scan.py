@@ -44,10 +44,8 @@ def scanned(model):
 
 def test_every_float_tensor_has_every_measure(scanned) -> None:
     assert list(scanned) == list(llama())
-    assert all(
-        list(found) == ["basic_stats", "spectral", "quantization", "sparsity", "tail", "bulk"]
-        for found in scanned.values()
-    )
+    methods = ["basic_stats", "spectral", "quantization", "sparsity", "tail", "bulk", "within"]
+    assert all(list(found) == methods for found in scanned.values())
     assert not scanned.skipped
 
 

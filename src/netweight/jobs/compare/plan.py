@@ -66,8 +66,8 @@ class Prepared:
 
 def choose(methods: str | Sequence[str]) -> tuple[str, ...]:
     """The methods of these names in their fixed order, basic_stats always among them; raises OptionError."""
-    chosen = registry.choose(methods)
-    return tuple(name for name in registry.SCANNED if name == ALWAYS or name in chosen)
+    chosen = registry.choose(methods, registry.COMPARED)
+    return tuple(name for name in registry.COMPARED if name == ALWAYS or name in chosen)
 
 
 def prepare(a: Reference, b: Reference, methods: str | Sequence[str], options: Options, stack: ExitStack) -> Prepared:

@@ -253,7 +253,9 @@ _TOKEN_COLUMNS = (
     Column("distance", "", "Euclidean distance to the cluster's centre", "number"),
     Column("norm", "", "Euclidean norm of the row", "number"),
     Column("unused", "", "why no text leads to it, empty where one does", "text"),
-    Column("looks_untrained", "", "by which parts of the rule: zero, repeated, near_unused, small", "text"),
+    Column(
+        "looks_untrained", "", "by which parts of the rule: zero, repeated, alike, begun, near_unused, small", "text"
+    ),
 )
 
 

@@ -1,4 +1,4 @@
-"""Rows that look untrained: near the mean of rows that no text leads to, of outlyingly small norm, zero, or repeated.
+"""Rows that look untrained: near the mean of rows that no text leads to, zero, equal, alike, as they began, or small.
 
 The mean of unused rows is the indicator of Land and Bartolo 2024 (Fishing for Magikarp); RULE states the limits.
 """
@@ -6,10 +6,11 @@ The mean of unused rows is the indicator of Land and Bartolo 2024 (Fishing for M
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from netweight.jobs.embeddings.rows import Rows, Stretch, distances_to, run_in_order
+from netweight.statistics.token_rows import TokenRows, TokenSums, axes_of, sampled_rows
 
 if TYPE_CHECKING:
     from netweight.kernels.arrays import Array
@@ -25,10 +26,12 @@ _SMALL = 6.0
 _NORMAL = 1.4826  # times the median absolute deviation: the standard deviation of normal numbers
 
 RULE = (
-    "a row looks untrained where it (zero) has no element but 0; (repeated) is equal to another row; (near_unused) lies"
-    " no farther from the mean of the rows that no text leads to than the median of those rows does plus 4 spreads,"
-    " unless more than 25% of the other rows do too; or (small) has a norm more than 6 spreads below the median norm,"
-    " both as logarithms. A spread is 1.4826 times the median absolute deviation"
+    "a row looks untrained where it (zero) has no element but 0; (repeated) is equal to another row; (alike) has a"
+    " cosine of 0.95 or more with the direction that seven others or more have in common; (begun) is noise of one"
+    " variance, in a table whose other rows are not; (near_unused) lies no farther from the mean of the rows that no"
+    " text leads to than the median of those rows does plus 4 spreads, unless more than 25% of the other rows do too;"
+    " or (small) has a norm more than 6 spreads below the median of the rows that are none of these, as logarithms. A"
+    " spread is 1.4826 times the median absolute deviation"
 )
 
 
@@ -48,7 +51,7 @@ class Untrained:
         """JSON-safe, with all ids."""
         by_reason = {
             name: [i for i, why in self.reasons.items() if name in why]
-            for name in ("zero", "repeated", "near_unused", "small")
+            for name in ("zero", "repeated", "alike", "begun", "near_unused", "small")
         }
         return {
             "rule": RULE,
@@ -70,11 +73,11 @@ def find_untrained(rows: Rows, norms: Array, unused: Mapping[int, str], executor
 
     finite = np.isfinite(norms)
     reasons: dict[int, list[str]] = {}
-    for zero in np.flatnonzero(norms == 0).tolist():
-        reasons.setdefault(zero, []).append("zero")
-    for i in _repeated(rows, executor):
-        if norms[i] > 0:
-            reasons.setdefault(i, []).append("repeated")
+    looks = _looks(rows, executor)
+    masks = {"zero": norms == 0, "repeated": looks.repeated, "alike": looks.alike, "begun": looks.begun}
+    for name, mask in masks.items():
+        for i in np.flatnonzero(mask).tolist():
+            reasons.setdefault(i, []).append(name)
     known = np.array([i for i in unused if i < rows.count and finite[i]], np.int64)
     limit, note, apart = None, "", None
     if len(known) < _FEWEST:
@@ -93,6 +96,7 @@ def find_untrained(rows: Rows, norms: Array, unused: Mapping[int, str], executor
             for i in np.flatnonzero(finite & (apart <= limit)).tolist():
                 reasons.setdefault(i, []).append("near_unused")
     positive = finite & (norms > 0)
+    positive[list(reasons)] = False
     if positive.sum() >= 2 * _FEWEST:
         logs = np.log(norms[positive])
         middle, spread = np.median(logs), _spread(logs)
@@ -116,21 +120,19 @@ def _median_plus(values: Array, spreads: float) -> float:
     return float(np.median(values)) * (1 + 1e-6) + spreads * _spread(values)
 
 
-def _repeated(rows: Rows, executor: Executor) -> list[int]:
-    """Rows that are equal to another one."""
-    from xxhash import xxh3_128_digest
+def _looks(rows: Rows, executor: Executor) -> TokenRows:
+    """What rows tell without a tokenizer."""
+    plain = replace(rows, mean=None, kept=None)
+    numbers = sampled_rows(rows.count)
+    axes = axes_of(plain.pick(numbers), numbers)
 
-    def digests_of(stretch: Stretch) -> list[tuple[int, bytes]]:
-        return [
-            (int(number), xxh3_128_digest((row + 0.0).tobytes()))
-            for block, numbers in rows.blocks(stretch)
-            for number, row in zip(numbers, block, strict=True)
-        ]
+    def sums_of(stretch: Stretch) -> TokenSums:
+        sums = TokenSums(axes, stretch.first)
+        for block, _ in plain.blocks(stretch):
+            sums.take(block)
+        return sums
 
-    first: dict[bytes, int] = {}
-    repeated: set[int] = set()
-    for part in run_in_order(rows, digests_of, executor):
-        for number, digest in part:
-            if (earlier := first.setdefault(digest, number)) != number:
-                repeated |= {earlier, number}
-    return sorted(repeated)
+    whole = TokenSums(axes)
+    for part in run_in_order(plain, sums_of, executor):
+        whole.merge(part)
+    return whole.finish()

@@ -217,9 +217,9 @@ def finite(value: Any) -> Any:
 
 
 def assess_rows(rows: Sequence[ScanRow]) -> Health:
-    """The health of a scan: every matrix once, those inside a fused one not again, weighed by their elements."""
-    own = [row for row in rows if not row.fused]
-    return assess([(row.name, row.measures) for row in own], {row.name: (row.rows, row.cols) for row in own})
+    """The health of a scan: every matrix once, and those inside a fused one beside their siblings."""
+    shapes = {row.name: (row.rows, row.cols) for row in rows}
+    return assess([(row.name, row.measures) for row in rows], shapes, {row.name for row in rows if row.fused})
 
 
 CSV_COLUMNS = (

@@ -1,0 +1,159 @@
+"""Whether the values of a matrix are those of a code: rounded to few steps in groups of columns, rows or tiles.
+
+Floats that nobody rounded fill the numbers that their type holds evenly: in any region as many pairs of elements are
+one step of the type apart as two times those that are equal, whatever their distribution and scale. A code of few bits
+makes elements of a region equal, and leaves the steps beside them empty. The largest region in which as many pairs are
+equal as in the smallest is the group that has one scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from netweight.dtypes import DType
+
+if TYPE_CHECKING:
+    from netweight.kernels.arrays import U8Array
+
+__all__ = ["RUNS", "TILE", "Codes", "codes_of", "steps_of"]
+
+Steps = np.ndarray[Any, np.dtype[np.int64]]
+
+RUNS = (16, 32, 64, 128, 256)
+"""Columns that a group may have."""
+
+TILE = 128
+"""Rows and columns of a tile."""
+
+_EQUAL = 64  # pairs that a verdict needs
+_RATIO = 4.0  # times the equal pairs that the pairs one step apart let expect
+_MOST = 288.0  # effective values: a code of 8 bits has 256
+_KEPT = 0.7  # of the share of equal pairs in the smallest region
+_LEAST_EXPECTED = 16.0  # pairs in the smallest groups
+_MANTISSA = {"F64": 52, "F32": 23, "F16": 10, "BF16": 7, "F8_E4M3": 3, "F8_E5M2": 2}  # bits
+_SEVERAL = 8  # different values below which bits mean nothing
+_USUAL = 0.99  # of the elements, which have no more significant bits than said
+
+
+@dataclass(frozen=True)
+class Codes:
+    """`group`: "16 columns" to "256 columns", "row", "tile" or "matrix", "" where the values are of no code, None where
+    too few were looked at to tell. `values`: the different ones in a group, of 98% of the groups; `effective`: the
+    reciprocal of the chance that two of one group are equal; `significant`: bits, of 99% of the elements.
+    """
+
+    group: str | None
+    values: int | None
+    effective: float | None
+    significant: int | None
+
+
+@dataclass(frozen=True)
+class _Region:
+    """Pairs of elements other than 0 in the groups of one kind: all, those equal, those one step apart."""
+
+    pairs: float
+    equal: float
+    apart: float
+    values: int
+
+    @property
+    def coded(self) -> bool:
+        """Whether more are equal than floats that nobody rounded have."""
+        beyond = self.equal - self.apart / 2
+        return self.equal >= _EQUAL and self.equal >= _RATIO * self.apart / 2 and self.pairs <= _MOST * beyond
+
+    @property
+    def share(self) -> float:
+        """Of the pairs: those that are equal beyond what unrounded floats have."""
+        return (self.equal - self.apart / 2) / self.pairs
+
+
+def steps_of(raw: U8Array, dtype: DType, cols: int) -> Steps:
+    """Native bytes of whole rows as int64 [rows, cols]: the number of each element among those of its type, 0 for
+    either zero. NaN and infinities are 0, too.
+    """
+    kind = np.dtype(f"u{dtype.bits // 8}")
+    bits = raw.view(kind).reshape(-1, cols).astype(np.uint64)
+    low = np.uint64((1 << (dtype.bits - 1)) - 1)
+    steps = (bits & low).astype(np.int64)
+    with np.errstate(invalid="ignore"):
+        steps[~np.isfinite(raw.view(dtype.to_numpy()).reshape(-1, cols).astype(np.float64))] = 0
+    return np.where(bits > low, -steps, steps)
+
+
+def codes_of(rows: Steps, tiles: Sequence[Steps], dtype: DType) -> Codes:
+    """The verdict on rows int64 [n, cols] as of `steps_of`, and on tiles of TILE x TILE of them.
+
+    Either may be of a sample. A code whose scale holds for more than 256 columns is told where rows are that long.
+    """
+    everything = np.concatenate([rows.reshape(-1), *(tile.reshape(-1) for tile in tiles)])
+    shift = _unused_bits(everything, dtype)
+    if shift is None:
+        return Codes(None, None, None, None)
+    several = len(np.unique(everything[: 1 << 14])) > _SEVERAL
+    bits = _MANTISSA.get(dtype.name, 0) + 1 - shift if several else None
+    rows = rows >> shift
+    cols = rows.shape[1]
+    kinds = {"matrix": _region(rows.reshape(1, -1))}
+    if cols > RUNS[0]:
+        kinds["row"] = _region(rows)
+    if tiles:
+        kinds["tile"] = _region(np.stack([tile.reshape(-1) >> shift for tile in tiles]))
+    for run in reversed(RUNS):
+        if 2 * run <= cols:
+            kinds[f"{run} columns"] = _region(rows[:, : cols // run * run].reshape(-1, run))
+    coded = {kind: region for kind, region in kinds.items() if region.coded}
+    smallest = list(kinds.values())[-1]
+    if coded and not _holds(max(coded.values(), key=lambda region: region.share), smallest):
+        coded = {}
+    if not coded:
+        enough = any(region.pairs >= _MOST * _EQUAL for region in kinds.values())
+        return Codes("" if enough else None, None, None, bits)
+    least = _KEPT * max(region.share for region in coded.values())
+    group, found = next((kind, region) for kind, region in coded.items() if region.share >= least)
+    return Codes(group, found.values, 1 / found.share, bits)
+
+
+def _holds(found: _Region, smallest: _Region) -> bool:
+    """Whether values are as equal in the smallest groups: those of a code are, repeated rows and mirrored ones not."""
+    expected = found.share * smallest.pairs
+    return smallest is found or (expected >= _LEAST_EXPECTED and smallest.equal >= expected / 2)
+
+
+def _unused_bits(steps: Steps, dtype: DType) -> int | None:
+    """Trailing bits of the mantissa that hardly any element uses; None without elements."""
+    held = np.abs(steps[steps != 0])
+    if not held.size:
+        return None
+    unused = _MANTISSA.get(dtype.name, 0)
+    while unused and (held & ((1 << unused) - 1) == 0).mean() < _USUAL:
+        unused -= 1
+    return unused
+
+
+def _region(groups: Steps) -> _Region:
+    """Of groups int64 [number, elements]."""
+    ordered = np.sort(groups, axis=1)
+    number, size = ordered.shape
+    flat = ordered.reshape(-1)
+    starts = np.ones(flat.size, bool)
+    starts[1:] = flat[1:] != flat[:-1]
+    starts[::size] = True
+    at = np.flatnonzero(starts)
+    value, group = flat[at], at // size
+    count = np.diff(at, append=flat.size).astype(np.float64)
+    count[value == 0] = 0
+    held = np.bincount(group, count, number)
+    beside = (np.diff(value) == 1) & (np.diff(group) == 0)
+    different = np.bincount(group, value != 0, number)
+    return _Region(
+        pairs=float((held * (held - 1)).sum() / 2),
+        equal=float((count * (count - 1)).sum() / 2),
+        apart=float((count[:-1] * count[1:])[beside].sum()),
+        values=int(np.quantile(different, 0.98, method="inverted_cdf")),
+    )
