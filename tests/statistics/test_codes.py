@@ -142,8 +142,15 @@ def test_repeated_and_mirrored_rows_are_of_no_code():
 @pytest.mark.parametrize("value", [0.0, 1.0, np.nan, np.inf])
 def test_constants_say_nothing(value):
     found = looked_at(np.full((256, 512), value), "BF16")
-    assert not found.significant
-    assert found.group is None or found.values == 1
+    assert (found.significant, found.group) == (None, None)
+
+
+@pytest.mark.parametrize("levels", [[-1, 1], [-1, 0, 1], [-3, -1, 1, 3]])
+def test_binary_and_ternary_values_are_of_a_code(levels):
+    rng = np.random.default_rng(0)
+    w = rng.choice(levels, (256, 512)) * rng.uniform(0.5, 2, (256, 1))
+    assert looked_at(w, "BF16").group == "row"
+    assert looked_at(rng.choice(levels, (256, 512)) * 0.3, "BF16").group == "matrix"
 
 
 def test_few_elements_do_not_tell():

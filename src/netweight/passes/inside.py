@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Inside", "Look", "inside_bytes", "look_of"]
 
-_BANDS = 2  # of 128 rows
+_BAND = 1 << 25  # bytes of 128 rows, of which there are two
+_LONGEST = 1 << 16  # columns of a row that are looked at
 _ROWS = 4  # of a band, at least
 _ELEMENTS = 1 << 14  # of these rows, at least
 _TILES = 8  # of a band
@@ -64,11 +65,13 @@ def inside_bytes(subject: Subject) -> int:
     if subject.part.transposed:
         rows, cols = cols, rows
     look = look_of(subject)
-    total = TILE * cols * (subject.tensor.dtype.bits // 8 + 24)
+    row_bytes = cols * subject.tensor.dtype.bits // 8
+    total = max(row_bytes, min(_BAND, TILE * row_bytes)) + 96 * (_ELEMENTS + _ROWS * min(cols, _LONGEST))
+    total += 96 * 2 * _TILES * TILE * TILE
     if look.heads is not None:
         total += HeadSums.nbytes(cols, *look.heads)
     if look.tokens:
-        total += 3 * SAMPLED * (24 * cols + 3 * SAMPLED * 24) + 80 * rows + 3 * (1 << 23)
+        total += 3 * SAMPLED * (28 * cols + 3 * SAMPLED * 24) + 80 * rows + 3 * (1 << 23)
     return total
 
 
@@ -124,16 +127,17 @@ def _rows(matrix: Matrix, numbers: np.ndarray[Any, np.dtype[np.int64]]) -> F32Ar
 
 
 def _codes(matrix: Matrix) -> Codes:
-    """From two bands of 128 rows: four rows of each, and eight tiles."""
-    height = min(TILE, matrix.rows)
-    last = (matrix.rows - height) // TILE * TILE
+    """From two bands of 128 rows: four rows of each and more, and eight tiles; long rows are fewer, without tiles."""
+    width = matrix.dtype.bits // 8
+    height = min(TILE, matrix.rows, max(1, _BAND // (matrix.cols * width)))
+    taken = min(height, max(_ROWS, _ELEMENTS // matrix.cols))
+    across = matrix.cols // TILE if height == TILE else 0
     rows, tiles = [], []
-    for first in sorted({0, last})[:_BANDS]:
-        band = steps_of(_read(matrix, first, height), matrix.dtype, matrix.cols)
-        taken = min(height, max(_ROWS, _ELEMENTS // matrix.cols))
-        rows.append(band[np.unique(np.linspace(0, height - 1, taken).astype(int))])
-        if height == TILE and matrix.cols >= TILE:
-            across = matrix.cols // TILE
-            numbers = np.unique(np.linspace(0, across - 1, _TILES).astype(int)).tolist()
-            tiles += [band[:, number * TILE : (number + 1) * TILE] for number in numbers]
+    for first in sorted({0, (matrix.rows - height) // TILE * TILE}):
+        band = _read(matrix, first, height).reshape(height, -1)
+        some = band[np.unique(np.linspace(0, height - 1, taken).astype(int)), : _LONGEST * width]
+        rows.append(steps_of(np.ascontiguousarray(some).reshape(-1), matrix.dtype, some.shape[1] // width))
+        for number in np.unique(np.linspace(0, across - 1, _TILES).astype(int)).tolist() if across else ():
+            tile = band[:, number * TILE * width : (number + 1) * TILE * width]
+            tiles.append(steps_of(np.ascontiguousarray(tile).reshape(-1), matrix.dtype, TILE))
     return codes_of(np.concatenate(rows), tiles, matrix.dtype)

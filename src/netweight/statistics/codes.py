@@ -137,7 +137,7 @@ def _unused_bits(steps: Steps, dtype: DType) -> int | None:
 
 
 def _region(groups: Steps) -> _Region:
-    """Of groups int64 [number, elements]."""
+    """Of groups int64 [number, elements]; those of one value other than 0 are not counted."""
     ordered = np.sort(groups, axis=1)
     number, size = ordered.shape
     flat = ordered.reshape(-1)
@@ -147,10 +147,10 @@ def _region(groups: Steps) -> _Region:
     at = np.flatnonzero(starts)
     value, group = flat[at], at // size
     count = np.diff(at, append=flat.size).astype(np.float64)
-    count[value == 0] = 0
+    different = np.bincount(group, value != 0, number)
+    count[(value == 0) | (different[group] < 2)] = 0  # a constant is no code
     held = np.bincount(group, count, number)
     beside = (np.diff(value) == 1) & (np.diff(group) == 0)
-    different = np.bincount(group, value != 0, number)
     return _Region(
         pairs=float((held * (held - 1)).sum() / 2),
         equal=float((count * (count - 1)).sum() / 2),

@@ -22,8 +22,10 @@ __all__ = ["SAMPLED", "Axes", "TokenRows", "TokenSums", "axes_of", "sampled_rows
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
-SAMPLED = 384
-"""Rows of the beginning, of the end, and evenly spaced ones, from which directions are found."""
+SAMPLED = 256
+"""Rows of the beginning, of the end, and of all between (in runs of 16), from which directions are found."""
+
+_RUN = 16
 
 _LEAST = 8  # rows of one kind
 _NARROWEST = 64  # columns: with fewer, chance is as far from even as training
@@ -66,7 +68,8 @@ class TokenRows:
 
 def sampled_rows(rows: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     """The numbers of the rows that directions are found from, ascending."""
-    spaced = np.arange(SAMPLED) * rows // SAMPLED
+    runs = np.arange(SAMPLED // _RUN) * rows // (SAMPLED // _RUN)
+    spaced = (runs[:, None] + np.arange(_RUN)).reshape(-1)
     ends = np.concatenate([np.arange(SAMPLED), np.arange(rows - SAMPLED, rows)])
     return np.unique(np.clip(np.concatenate([ends, spaced]), 0, rows - 1)) if rows else np.empty(0, np.int64)
 

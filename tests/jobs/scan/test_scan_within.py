@@ -209,3 +209,31 @@ def test_files_hold_what_python_has(tmp_path):
     assert held[name]["within"]["heads"] == HEADS
     assert held[name]["within"]["head_scale"] == within(result, name)["head_scale"]
     assert held["model.layers.0.mlp.up_proj.weight"]["within"]["head_scale"] is None
+
+
+def test_long_rows(tmp_path):
+    """Longer than what a band of 128 of them may take."""
+    w = normal(3, 5, 300_000)
+    scale = np.abs(w).max(axis=1, keepdims=True) / 127
+    save_file({"coded": np.rint(w / scale) * scale, "plain": w}, tmp_path / "model.safetensors")
+    result = netweight.scan(tmp_path / "model.safetensors", methods="within")
+    assert [within(result, name)["code_group"] for name in ("coded", "plain")] == ["row", ""]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0, 1.0, 3e38, 1e-45])
+@pytest.mark.parametrize("shape", [(2, 2), (3, 700), (700, 3), (128, 128), (260, 64)])
+def test_what_is_odd_has_no_finding_of_codes_and_heads(tmp_path, shape, value):
+    names = ("model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight", "model.layers.0.mlp.up_proj.weight")
+    odd = np.full(shape, value, np.float32)
+    mixed = normal(4, *shape)
+    mixed[::2] = value
+    for number, tensors in enumerate((dict.fromkeys(names, odd), dict.fromkeys(names, mixed))):
+        model = written(tmp_path / f"{number}", {name: w.copy() for name, w in tensors.items()}, CONFIG)
+        result = netweight.scan(model, methods="within")
+        assert result.failed == ()
+        assert not [f.said for f in result.health().findings if f.check in ("code", "head_scale", "head_noise")]
+        for row in result.rows:
+            assert (
+                row.measures["within"]["untrained_rows"] is None or row.measures["within"]["untrained_rows"] <= shape[0]
+            )
