@@ -21,6 +21,7 @@ from netweight.jobs.download.hub import HubFile, HubModel, hub_error, request_fi
 from netweight.jobs.download.progress import DownloadProgress, Waiting
 from netweight.output.exchange import sync_file
 from netweight.output.positioned import allocate, write_at
+from netweight.run.interrupts import held_back
 from netweight.source.digest import digest_of_file
 from netweight.source.http_ranges import passing
 from netweight.source.least_rate import arriving
@@ -98,10 +99,12 @@ def fetch_all(
             file.left = len(starts)
             if not starts:
                 progress.finish(file.name)
-            tasks += [pool.submit(transfer.piece, file, start) for start in starts]
+            with held_back():
+                tasks += [pool.submit(transfer.piece, file, start) for start in starts]
         pending: set[Future[None]] = set(tasks)
         while pending:  # by halves of a second, so that Ctrl-C is heard
-            done, pending = wait(pending, timeout=0.5, return_when=FIRST_EXCEPTION)
+            with held_back():
+                done, pending = wait(pending, timeout=0.5, return_when=FIRST_EXCEPTION)
             for task in done:
                 task.result()
     except _StoppedError:
