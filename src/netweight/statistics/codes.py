@@ -68,6 +68,11 @@ class _Region:
         return self.equal >= _EQUAL and self.equal >= _RATIO * self.apart / 2 and self.pairs <= _MOST * beyond
 
     @property
+    def may_be_coded(self) -> bool:
+        """Whether more are equal than that, by fewer pairs."""
+        return self.equal >= _LEAST_EXPECTED / 2 and self.equal >= _RATIO * self.apart / 2
+
+    @property
     def share(self) -> float:
         """Of the pairs: those that are equal beyond what unrounded floats have."""
         return (self.equal - self.apart / 2) / self.pairs
@@ -91,38 +96,45 @@ def codes_of(rows: Steps, tiles: Sequence[Steps], dtype: DType) -> Codes:
 
     Either may be of a sample. A code whose scale holds for more than 256 columns is told where rows are that long.
     """
-    everything = np.concatenate([rows.reshape(-1), *(tile.reshape(-1) for tile in tiles)])
-    shift = _unused_bits(everything, dtype)
+    shift = _unused_bits(rows, dtype)
     if shift is None:
         return Codes(None, None, None, None)
-    several = len(np.unique(everything[: 1 << 14])) > _SEVERAL
+    several = len(np.unique(rows.reshape(-1)[: 1 << 14])) > _SEVERAL
     bits = _MANTISSA.get(dtype.name, 0) + 1 - shift if several else None
     rows = rows >> shift
     cols = rows.shape[1]
+    runs = [run for run in RUNS if 2 * run <= cols]
+    smallest = _smallest(rows, runs)
+    if smallest is None or not smallest.may_be_coded:
+        return Codes(None if smallest is None else "", None, None, bits)
     kinds = {"matrix": _region(rows.reshape(1, -1))}
     if cols > RUNS[0]:
         kinds["row"] = _region(rows)
     if tiles:
         kinds["tile"] = _region(np.stack([tile.reshape(-1) >> shift for tile in tiles]))
-    for run in reversed(RUNS):
-        if 2 * run <= cols:
-            kinds[f"{run} columns"] = _region(rows[:, : cols // run * run].reshape(-1, run))
+    kinds |= {f"{run} columns": _region(_cut(rows, run)) for run in reversed(runs)}
     coded = {kind: region for kind, region in kinds.items() if region.coded}
-    smallest = list(kinds.values())[-1]
-    if coded and not _holds(max(coded.values(), key=lambda region: region.share), smallest):
-        coded = {}
-    if not coded:
-        enough = any(region.pairs >= _MOST * _EQUAL for region in kinds.values())
-        return Codes("" if enough else None, None, None, bits)
-    least = _KEPT * max(region.share for region in coded.values())
-    group, found = next((kind, region) for kind, region in coded.items() if region.share >= least)
+    highest = max((region.share for region in coded.values()), default=0.0)
+    # the values of a code are as equal in the smallest groups; those of repeated rows and mirrored ones are not
+    expected = highest * smallest.pairs
+    if not coded or expected < _LEAST_EXPECTED or smallest.equal < expected / 2:
+        return Codes("", None, None, bits)
+    group, found = next((kind, region) for kind, region in coded.items() if region.share >= _KEPT * highest)
     return Codes(group, found.values, 1 / found.share, bits)
 
 
-def _holds(found: _Region, smallest: _Region) -> bool:
-    """Whether values are as equal in the smallest groups: those of a code are, repeated rows and mirrored ones not."""
-    expected = found.share * smallest.pairs
-    return smallest is found or (expected >= _LEAST_EXPECTED and smallest.equal >= expected / 2)
+def _smallest(rows: Steps, runs: Sequence[int]) -> _Region | None:
+    """The smallest groups that have enough pairs to tell a code of 8 bits: runs, or rows where these are short."""
+    for groups in (*(_cut(rows, run) for run in runs), rows):
+        region = _region(groups)
+        if region.pairs >= _MOST * _LEAST_EXPECTED:
+            return region
+    return None
+
+
+def _cut(rows: Steps, run: int) -> Steps:
+    """The whole runs of so many columns, [number, run]."""
+    return rows[:, : rows.shape[1] // run * run].reshape(-1, run)
 
 
 def _unused_bits(steps: Steps, dtype: DType) -> int | None:
