@@ -21,7 +21,7 @@ def looked_at(w, stored):
     steps = steps_of(kept.view(np.uint8).reshape(-1), DTYPES[stored], kept.shape[1])
     rows = steps[np.linspace(0, len(w) - 1, 8).astype(int)]
     tiles = [steps[i : i + TILE, j : j + TILE] for i in range(0, len(w) - TILE + 1, 256) for j in range(0, 512, 256)]
-    return codes_of(rows, tiles, DTYPES[stored])
+    return codes_of(rows, lambda: tiles, DTYPES[stored])
 
 
 def by_scale(w, group, top):

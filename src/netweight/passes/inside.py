@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from netweight.statistics.codes import TILE, Codes, codes_of, steps_of
+from netweight.statistics.codes import TILE, Codes, Steps, codes_of, steps_of
 from netweight.statistics.formats.errors import widened
 from netweight.statistics.heads import HeadSums
 from netweight.statistics.inside import Within
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Inside", "Look", "inside_bytes", "look_of"]
 
-_BAND = 1 << 25  # bytes of 128 rows, of which there are two
+_BAND = 1 << 25  # bytes of 128 rows, at most, of which tiles are cut
 _LONGEST = 1 << 16  # columns of a row that are looked at
 _ROWS = 4  # of a band, at least
 _ELEMENTS = 1 << 14  # of these rows, at least
@@ -66,7 +66,7 @@ def inside_bytes(subject: Subject) -> int:
         rows, cols = cols, rows
     look = look_of(subject)
     row_bytes = cols * subject.tensor.dtype.bits // 8
-    total = max(row_bytes, min(_BAND, TILE * row_bytes)) + 96 * (_ELEMENTS + _ROWS * min(cols, _LONGEST))
+    total = max(row_bytes, min(_BAND, TILE * row_bytes)) + 2 * 96 * (_ELEMENTS + _ROWS * min(cols, _LONGEST))
     total += 96 * 2 * _TILES * TILE * TILE
     if look.heads is not None:
         total += HeadSums.nbytes(cols, *look.heads)
@@ -127,17 +127,25 @@ def _rows(matrix: Matrix, numbers: np.ndarray[Any, np.dtype[np.int64]]) -> F32Ar
 
 
 def _codes(matrix: Matrix) -> Codes:
-    """From two bands of 128 rows: four rows of each and more, and eight tiles; long rows are fewer, without tiles."""
+    """From two bands of 128 rows: four rows of each and more; and where these may be coded, eight tiles of each."""
     width = matrix.dtype.bits // 8
-    height = min(TILE, matrix.rows, max(1, _BAND // (matrix.cols * width)))
-    taken = min(height, max(_ROWS, _ELEMENTS // matrix.cols))
-    across = matrix.cols // TILE if height == TILE else 0
-    rows, tiles = [], []
-    for first in sorted({0, (matrix.rows - height) // TILE * TILE}):
-        band = _read(matrix, first, height).reshape(height, -1)
-        some = band[np.unique(np.linspace(0, height - 1, taken).astype(int)), : _LONGEST * width]
-        rows.append(steps_of(np.ascontiguousarray(some).reshape(-1), matrix.dtype, some.shape[1] // width))
-        for number in np.unique(np.linspace(0, across - 1, _TILES).astype(int)).tolist() if across else ():
-            tile = band[:, number * TILE * width : (number + 1) * TILE * width]
-            tiles.append(steps_of(np.ascontiguousarray(tile).reshape(-1), matrix.dtype, TILE))
+    height = min(TILE, matrix.rows)
+    firsts = sorted({0, (matrix.rows - height) // TILE * TILE})
+    taken = np.unique(np.linspace(0, height - 1, max(_ROWS, _ELEMENTS // matrix.cols)).astype(int)).tolist()
+    rows = []
+    for number in [first + one for first in firsts for one in taken]:
+        raw = _read(matrix, number, 1)[: _LONGEST * width]
+        rows.append(steps_of(raw, matrix.dtype, len(raw) // width))
+
+    def tiles() -> list[Steps]:
+        if height < TILE or TILE * matrix.cols * width > _BAND:
+            return []
+        across = np.unique(np.linspace(0, matrix.cols // TILE - 1, _TILES).astype(int)) if matrix.cols >= TILE else ()
+        found = []
+        for first in firsts:
+            band = _read(matrix, first, height).reshape(height, -1)
+            cut = (band[:, number * TILE * width : (number + 1) * TILE * width] for number in across)
+            found += [steps_of(np.ascontiguousarray(tile).reshape(-1), matrix.dtype, TILE) for tile in cut]
+        return found
+
     return codes_of(np.concatenate(rows), tiles, matrix.dtype)

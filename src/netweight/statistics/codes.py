@@ -8,7 +8,7 @@ equal as in the smallest is the group that has one scale.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from netweight.dtypes import DType
 if TYPE_CHECKING:
     from netweight.kernels.arrays import U8Array
 
-__all__ = ["RUNS", "TILE", "Codes", "codes_of", "steps_of"]
+__all__ = ["RUNS", "TILE", "Codes", "Steps", "codes_of", "steps_of"]
 
 Steps = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -91,15 +91,16 @@ def steps_of(raw: U8Array, dtype: DType, cols: int) -> Steps:
     return np.where(bits > low, -steps, steps)
 
 
-def codes_of(rows: Steps, tiles: Sequence[Steps], dtype: DType) -> Codes:
-    """The verdict on rows int64 [n, cols] as of `steps_of`, and on tiles of TILE x TILE of them.
+def codes_of(rows: Steps, tiles: Callable[[], Sequence[Steps]], dtype: DType) -> Codes:
+    """The verdict on rows int64 [n, cols] as of `steps_of`, and on tiles of TILE x TILE, which are asked for where the
+    rows may be coded.
 
-    Either may be of a sample. A code whose scale holds for more than 256 columns is told where rows are that long.
+    Both may be of a sample. A code whose scale holds for more than 256 columns is told where rows are that long.
     """
     shift = _unused_bits(rows, dtype)
     if shift is None:
         return Codes(None, None, None, None)
-    several = len(np.unique(rows.reshape(-1)[: 1 << 14])) > _SEVERAL
+    several = len(np.unique(rows.reshape(-1)[:: max(1, rows.size // 1024)])) > _SEVERAL
     bits = _MANTISSA.get(dtype.name, 0) + 1 - shift if several else None
     rows = rows >> shift
     cols = rows.shape[1]
@@ -110,8 +111,8 @@ def codes_of(rows: Steps, tiles: Sequence[Steps], dtype: DType) -> Codes:
     kinds = {"matrix": _region(rows.reshape(1, -1))}
     if cols > RUNS[0]:
         kinds["row"] = _region(rows)
-    if tiles:
-        kinds["tile"] = _region(np.stack([tile.reshape(-1) >> shift for tile in tiles]))
+    if held := tiles():
+        kinds["tile"] = _region(np.stack([tile.reshape(-1) >> shift for tile in held]))
     kinds |= {f"{run} columns": _region(_cut(rows, run)) for run in reversed(runs)}
     coded = {kind: region for kind, region in kinds.items() if region.coded}
     highest = max((region.share for region in coded.values()), default=0.0)
