@@ -138,6 +138,17 @@ def test_reading_by_ranges_gives_what_files_give(hub, tmp_path, model) -> None:
     assert here.structure["zeros"] == there.structure["zeros"]
 
 
+def test_what_lies_within_is_read_once(hub, tmp_path) -> None:
+    shape = Shape("wide", 1024, 3, 8, 8, 128, 4096, 16000, tied=True, fine_tunes=0)
+    folder = write_shape(tmp_path / "base", shape)
+    hub.publish("org/base", folder, hashed=False)
+    hub.clear()
+    here, there = netweight.scan(folder, methods="within"), netweight.scan("org/base", remote=True, methods="within")
+    assert all(str(dict(here)[name]) == str(dict(there)[name]) for name in here)
+    whole = sum(2 * int(np.prod(sizes)) for sizes in shape.tensors().values())
+    assert hub.sent("/cdn/*") <= 1.1 * whole
+
+
 def test_torch_files_by_ranges(hub, tmp_path) -> None:
     torch = pytest.importorskip("torch", reason="writes the file")
     folder = tmp_path / "torch"

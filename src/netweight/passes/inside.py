@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Inside", "Look", "inside_bytes", "look_of"]
 
-_BAND = 1 << 25  # bytes of 128 rows, at most, of which tiles are cut
+_BAND = 1 << 24  # bytes of 128 rows, at most, of which there are two
 _LONGEST = 1 << 16  # columns of a row that are looked at
 _ROWS = 4  # of a band, at least
 _ELEMENTS = 1 << 14  # of these rows, at least
@@ -66,7 +66,7 @@ def inside_bytes(subject: Subject) -> int:
         rows, cols = cols, rows
     look = look_of(subject)
     row_bytes = cols * subject.tensor.dtype.bits // 8
-    total = max(row_bytes, min(_BAND, TILE * row_bytes)) + 2 * 96 * (_ELEMENTS + _ROWS * min(cols, _LONGEST))
+    total = 2 * max(row_bytes, min(_BAND, TILE * row_bytes)) + 2 * 96 * (_ELEMENTS + _ROWS * min(cols, _LONGEST))
     total += 96 * 2 * _TILES * TILE * TILE
     if look.heads is not None:
         total += HeadSums.nbytes(cols, *look.heads)
@@ -76,26 +76,27 @@ def inside_bytes(subject: Subject) -> int:
 
 
 class Inside:
-    """Looks inside one matrix: its `sinks` take the first reading, `finish` reads some rows once more."""
+    """Looks inside one matrix, whose first reading its `sinks` take."""
 
     def __init__(self, matrix: Matrix, look: Look) -> None:
         """Reads the sample of rows that a table of tokens needs beforehand; raises ReadError."""
-        self._matrix = matrix
-        self._look = look
         shape = matrix.rows, matrix.cols
+        self._codes = None if look.packed else _Bands(matrix)
         self._heads = None if look.heads is None else HeadSums(matrix.dtype, *shape, *look.heads)
         self._tokens = _Tokens(matrix) if look.tokens else None
 
     @property
-    def sinks(self) -> tuple[HeadSums | _Tokens, ...]:
+    def sinks(self) -> tuple[_Bands | HeadSums | _Tokens, ...]:
         """What takes every block of rows."""
-        return tuple(sink for sink in (self._heads, self._tokens) if sink is not None)
+        return tuple(sink for sink in (self._codes, self._heads, self._tokens) if sink is not None)
 
     def finish(self) -> Within:
-        """All that was found; raises ReadError."""
-        codes = None if self._look.packed else _codes(self._matrix)
-        heads = None if self._heads is None else self._heads.finish()
-        return Within(codes, heads, None if self._tokens is None else self._tokens.sums.finish())
+        """All that was found."""
+        return Within(
+            None if self._codes is None else self._codes.finish(),
+            None if self._heads is None else self._heads.finish(),
+            None if self._tokens is None else self._tokens.sums.finish(),
+        )
 
 
 class _Tokens:
@@ -126,26 +127,44 @@ def _rows(matrix: Matrix, numbers: np.ndarray[Any, np.dtype[np.int64]]) -> F32Ar
     return widened(np.concatenate(parts), matrix.dtype, len(numbers))
 
 
-def _codes(matrix: Matrix) -> Codes:
-    """From two bands of 128 rows: four rows of each and more; and where these may be coded, eight tiles of each."""
-    width = matrix.dtype.bits // 8
-    height = min(TILE, matrix.rows)
-    firsts = sorted({0, (matrix.rows - height) // TILE * TILE})
-    taken = np.unique(np.linspace(0, height - 1, max(_ROWS, _ELEMENTS // matrix.cols)).astype(int)).tolist()
-    rows = []
-    for number in [first + one for first in firsts for one in taken]:
-        raw = _read(matrix, number, 1)[: _LONGEST * width]
-        rows.append(steps_of(raw, matrix.dtype, len(raw) // width))
+class _Bands:
+    """The first 128 rows of a matrix, and the last from a multiple of 128 on; fewer of long ones: a `BlockSink`."""
 
-    def tiles() -> list[Steps]:
-        if height < TILE or TILE * matrix.cols * width > _BAND:
-            return []
-        across = np.unique(np.linspace(0, matrix.cols // TILE - 1, _TILES).astype(int)) if matrix.cols >= TILE else ()
-        found = []
-        for first in firsts:
-            band = _read(matrix, first, height).reshape(height, -1)
-            cut = (band[:, number * TILE * width : (number + 1) * TILE * width] for number in across)
-            found += [steps_of(np.ascontiguousarray(tile).reshape(-1), matrix.dtype, TILE) for tile in cut]
-        return found
+    def __init__(self, matrix: Matrix) -> None:
+        row_bytes = matrix.dtype.nbytes(matrix.cols)
+        height = min(TILE, matrix.rows, max(1, _BAND // row_bytes))
+        self._dtype = matrix.dtype
+        self._firsts = sorted({0, (matrix.rows - height) // TILE * TILE})
+        self._bands = np.zeros((len(self._firsts), height, row_bytes), np.uint8)
+        self._seen = 0
 
-    return codes_of(np.concatenate(rows), tiles, matrix.dtype)
+    def add(self, block: U8Array, rows: int) -> None:
+        """Take in `rows` whole rows."""
+        height = self._bands.shape[1]
+        for first, band in zip(self._firsts, self._bands, strict=True):
+            start, stop = max(first, self._seen), min(first + height, self._seen + rows)
+            if start < stop:
+                some = block.reshape(rows, -1)[start - self._seen : stop - self._seen]
+                band[start - first : stop - first] = some
+        self._seen += rows
+
+    def finish(self) -> Codes:
+        """The verdict of four rows of each band and more; and where these may be coded, of eight tiles of each."""
+        width, (_, height, row_bytes) = self._dtype.bits // 8, self._bands.shape
+        cols = row_bytes // width
+        taken = np.unique(np.linspace(0, height - 1, max(_ROWS, _ELEMENTS // cols)).astype(int))
+        rows = self._bands[:, taken, : _LONGEST * width]
+
+        def tiles() -> list[Steps]:
+            if height < TILE or cols < TILE:
+                return []
+            places = np.unique(np.linspace(0, cols // TILE - 1, _TILES).astype(int)) * TILE * width
+            cut = (band[:, place : place + TILE * width] for band in self._bands for place in places.tolist())
+            return [self._steps(tile) for tile in cut]
+
+        return codes_of(self._steps(rows), tiles, self._dtype)
+
+    def _steps(self, raw: U8Array) -> Steps:
+        """Of native bytes, [..., bytes of a row]."""
+        cols = raw.shape[-1] * 8 // self._dtype.bits
+        return steps_of(np.ascontiguousarray(raw).reshape(-1), self._dtype, cols)
