@@ -138,12 +138,13 @@ def test_reading_by_ranges_gives_what_files_give(hub, tmp_path, model) -> None:
     assert here.structure["zeros"] == there.structure["zeros"]
 
 
-def test_what_lies_within_is_read_once(hub, tmp_path) -> None:
+@pytest.mark.parametrize("method", ["within", "formats"])
+def test_rows_of_a_sample_are_read_once(hub, tmp_path, method) -> None:
     shape = Shape("wide", 1024, 3, 8, 8, 128, 4096, 16000, tied=True, fine_tunes=0)
     folder = write_shape(tmp_path / "base", shape)
     hub.publish("org/base", folder, hashed=False)
     hub.clear()
-    here, there = netweight.scan(folder, methods="within"), netweight.scan("org/base", remote=True, methods="within")
+    here, there = netweight.scan(folder, methods=method), netweight.scan("org/base", remote=True, methods=method)
     assert all(str(dict(here)[name]) == str(dict(there)[name]) for name in here)
     whole = sum(2 * int(np.prod(sizes)) for sizes in shape.tensors().values())
     assert hub.sent("/cdn/*") <= 1.1 * whole

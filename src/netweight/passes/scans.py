@@ -19,8 +19,8 @@ from netweight.measures.registry import Measure, needed
 from netweight.passes.crews import crews, run_crew
 from netweight.passes.factored import factors_of_update
 from netweight.passes.far_work import FarWork
+from netweight.passes.format_errors import KEPT, SampledRows, errors_of
 from netweight.passes.format_errors import SCRATCH as ENCODED
-from netweight.passes.format_errors import errors_of
 from netweight.passes.inside import Inside, Look, inside_bytes, look_of
 from netweight.passes.matrices import LONGEST_ROW, Scratch, gather, scratch_bytes
 from netweight.passes.permuted import held_bytes as permuted_bytes
@@ -76,7 +76,8 @@ def measure_matrix(
     wide = min(matrix.rows, matrix.cols) > 1
     largest = Largest(matrix.dtype, matrix.rows, matrix.cols) if FORMATS in asked and wide and readable else None
     inside = Inside(matrix, look or Look()) if _WITHIN in asked and wide and readable else None
-    sinks = (*([largest] if largest is not None else ()), *(inside.sinks if inside is not None else ()))
+    sample = SampledRows(matrix) if largest is not None and not exact and SampledRows.fit(matrix) else None
+    sinks = (*(one for one in (largest, sample) if one is not None), *(inside.sinks if inside is not None else ()))
     objects: dict[str, Any] = {}
     if _SPECTRUM not in asked:
         gathered = gather(matrix, scratch, needs, sinks)
@@ -104,7 +105,7 @@ def measure_matrix(
     if _SLICES in asked:
         objects[_SLICES] = tuple(_spectrum_of(one, scratch) for one in slices)
     if FORMATS in asked:
-        objects[FORMATS] = errors_of(matrix, largest, exact=exact)
+        objects[FORMATS] = errors_of(matrix, largest, exact=exact, sample=sample)
     if _WITHIN in asked:
         objects[_WITHIN] = Within() if inside is None else inside.finish()
     objects |= {"values": gathered.values, "channels": gathered.channels}
@@ -171,7 +172,7 @@ def loads_of(
             held = 2 * subject.tensor.dtype.nbytes(subject.part.size)
             memory = max(memory, held + kernels.spectrum_bytes(subject.tensor.dtype, out, inner, None))
         if FORMATS in needs:
-            memory += ENCODED + 24 * subject.tensor.dtype.nbytes(cols)
+            memory += ENCODED + KEPT + 24 * subject.tensor.dtype.nbytes(cols)
             work += _ENCODING * cols * sample_size(rows, cols, exact=exact)
         if _WITHIN in needs:
             memory += inside_bytes(subject)
