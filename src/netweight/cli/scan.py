@@ -96,7 +96,7 @@ class _Scan(Command):
 @seed_option
 @low_memory_option
 def scan(model: str | None, named: str | None, output_format: str, **rest: Any) -> None:
-    """Measure every matrix of MODEL, read once, and exactly: only `formats` and codes in `within` sample."""
+    """Measure every matrix of MODEL, read once, and exactly: `formats`, and codes `within`, sample."""
     from contextlib import ExitStack
 
     from netweight.cli.progress.bar import progress_for
