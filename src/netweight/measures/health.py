@@ -247,7 +247,7 @@ def _values(measures: Measures, near: Beside, *, matrix: bool) -> dict[str, floa
     if within.get("code_group"):
         known = [n for key in ("code_values", "code_effective") if (n := number(measures, "within", key)) is not None]
         _take(values, "code", max(known, default=None))
-    elif distinct > 1 and (number(measures, "basic_stats", "elements") or 0) >= _MANY:
+    elif not within and distinct > 1 and (number(measures, "basic_stats", "elements") or 0) >= _MANY:
         values["grid"] = distinct
     _take(values, "bits", number(measures, "within", "significant_bits"))
     if none := number(measures, "within", "zero_heads"):
