@@ -69,7 +69,7 @@ def test_nothing_found():
         ("within__significant_bits", 5, None, None),
         ("within__zero_heads", 0, None, None),
         ("within__zero_heads", 1, "warning", "heads that are all zero"),
-        ("within__head_scale", 20.1, "critical", "root mean square of a head off the others' above 20x"),
+        ("within__head_scale", 20.1, "warning", "root mean square of a head off the others' above 20x"),
         ("within__head_scale", 20.0, None, None),
         ("within__untrained_percentage", 0.0, None, None),
         ("within__untrained_percentage", 0.1, "info", "token rows that training did not make"),

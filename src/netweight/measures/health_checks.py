@@ -114,9 +114,9 @@ CHECKS: tuple[Check, ...] = (
         _advice(warning="heads that do nothing: cut on purpose, or lost"),
     ),
     Check(
-        "head_scale", "root mean square of a head off the others'", "x", "above", (("critical", 20.0),),
+        "head_scale", "root mean square of a head off the others'", "x", "above", (("warning", 20.0),),
         "within", "heads",
-        _advice(critical="a head out of scale with all others of its matrix: scaled by mistake, or in another unit"),
+        _advice(warning="a head out of scale with all others of its matrix: scaled by mistake, or it does next to nothing"),
     ),
     Check(
         "head_noise", "largest singular value of a head, over that of noise, unlike the others'", "x", "below",
