@@ -116,7 +116,7 @@ CHECKS: tuple[Check, ...] = (
     Check(
         "head_scale", "root mean square of a head off the others'", "x", "above", (("warning", 20.0),),
         "within", "heads",
-        _advice(warning="a head out of scale with all others of its matrix: scaled by mistake, or it does next to nothing"),
+        _advice(warning="a head out of scale with the others: scaled by mistake, or it does nearly nothing"),
     ),
     Check(
         "head_noise", "largest singular value of a head, over that of noise, unlike the others'", "x", "below",
