@@ -100,5 +100,5 @@ MEASURE = Measure(
     columns=COLUMNS,
     derive=derive,
     takes=("within",),
-    shown=("code_group", "head_scale", "untrained_rows"),
+    shown=("code_effective", "head_scale", "untrained_rows"),
 )
