@@ -7,6 +7,7 @@ of the heads of its matrix.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import inf, nan
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,19 @@ from netweight.measures.measure import Measure
 if TYPE_CHECKING:
     from netweight.statistics.codes import Codes
     from netweight.statistics.heads import Heads
-    from netweight.statistics.inside import Within
     from netweight.statistics.token_rows import TokenRows
 
-__all__ = ["COLUMNS", "MEASURE", "derive"]
+__all__ = ["COLUMNS", "MEASURE", "Within", "derive"]
+
+
+@dataclass(frozen=True)
+class Within:
+    """The code of its values, its heads, its rows of tokens; None for what was not looked for, or cannot be told."""
+
+    codes: Codes | None = None
+    heads: Heads | None = None
+    tokens: TokenRows | None = None
+
 
 COLUMNS = (
     Column(

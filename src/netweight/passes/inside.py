@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from netweight.measures.within import Within
 from netweight.statistics.codes import TILE, Codes, Steps, codes_of, steps_of
 from netweight.statistics.formats.errors import widened
 from netweight.statistics.heads import HeadSums
-from netweight.statistics.inside import Within
 from netweight.statistics.token_rows import SAMPLED, TokenSums, axes_of, sampled_rows
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from netweight.checkpoint.tensors.updates import ProductTensor
 from netweight.errors import ReadError
 from netweight.kernels.protocol import Kernels
 from netweight.measures.registry import Measure, needed
+from netweight.measures.within import Within
 from netweight.passes.crews import crews, run_crew
 from netweight.passes.factored import factors_of_update
 from netweight.passes.far_work import FarWork
@@ -34,7 +35,6 @@ from netweight.run.spread import DeviceKernels, all_kernels
 from netweight.statistics.channels import CHANNELS
 from netweight.statistics.factored import spectrum as of_factors
 from netweight.statistics.formats.errors import Largest, sample_size
-from netweight.statistics.inside import Within
 from netweight.statistics.spectrum import Spectrum
 
 __all__ = ["Load", "Measurement", "crews_of", "effort_of", "loads_of", "measure_matrix", "measure_subjects"]

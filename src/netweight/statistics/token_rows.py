@@ -102,7 +102,7 @@ def _leading(rows: F64Array, number: int) -> F64Array:
 
 
 def _common(units: F64Array) -> tuple[F64Array | None, Mask]:
-    """The direction that the most rows are near, and which: neither the most of all rows, nor fewer than eight."""
+    """The direction that the most unit rows [n, cols] are near, and which they are; None where they are below eight."""
     near = units @ units.T >= _ALIKE
     most = int(near.sum(axis=1).argmax())
     if near[most].sum() < _LEAST:
