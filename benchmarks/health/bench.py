@@ -20,12 +20,17 @@ from statistics import median
 import corpus
 import numpy as np
 from corpus import Model
-from train import train_all
+from safetensors.numpy import load_file
+from train import TOKENS, python_text, train_all
 
 import netweight
 from netweight.jobs.scan.result import ScanRow, assess_rows
 from netweight.measures.health import Health
 from netweight.measures.health_checks import CHECKS
+from netweight.statistics.token_rows import TokenSums, axes_of
+
+TABLES = ("embed", "wte", "lm_head", "decoder")
+"""Words in the names of token tables."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,23 @@ def show_checks(all_of: Sequence[Judged]) -> None:
         print(f"| {check.label} | {said[0]} of {len(trained)} | {said[1]} of {len(others)} | {', '.join(caught)} |")
 
 
+def show_tokens(trained: Path) -> None:
+    """Rows of token tables that look as if training did not make them, by how often the text had their tokens."""
+    counts = np.bincount(python_text().numpy(), minlength=TOKENS)
+    kinds = {"never": counts == 0, "below 2,000 times": (counts > 0) & (counts < 2000), "more often": counts >= 2000}
+    heads = [f"{name}, of {mask.sum()}" for name, mask in kinds.items()]
+    print(f"\n| table | {' | '.join(heads)} |\n| --- | {' | '.join('---:' for _ in kinds)} |")
+    for path in sorted(trained.glob("*-trained.safetensors")):
+        for name, table in load_file(path).items():
+            if table.ndim != 2 or len(table) != TOKENS or not any(part in name for part in TABLES):
+                continue
+            sums = TokenSums(axes_of(table, np.arange(TOKENS)))
+            sums.take(table)
+            found = sums.finish().untrained
+            told = [str(int((found & mask).sum())) for mask in kinds.values()]
+            print(f"| {path.stem} {name} | {' | '.join(told)} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
@@ -137,6 +159,7 @@ def main() -> None:
     print(f"{trained} trained models of {families} families, {untrained} untrained, {damaged} damaged\n")
     show_training(all_of)
     show_checks(all_of)
+    show_tokens(asked.work / "trained")
 
 
 if __name__ == "__main__":

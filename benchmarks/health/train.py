@@ -158,11 +158,16 @@ def perceptron(*widths: int) -> nn.Sequential:
 Loss = Callable[[nn.Module], Tensor]
 
 
-def of_text() -> Loss:
-    """Next bytes of the standard library's sources."""
+def python_text() -> Tensor:
+    """The bytes below TOKENS of the standard library's sources, int64."""
     files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
     text = torch.frombuffer(bytearray(b"".join(p.read_bytes() for p in files)), dtype=torch.uint8)
-    text = text[text < TOKENS].long()
+    return text[text < TOKENS].long()
+
+
+def of_text() -> Loss:
+    """Next bytes of Python's own sources."""
+    text = python_text()
 
     def loss(net: nn.Module) -> Tensor:
         starts = torch.randint(len(text) - CONTEXT - 1, (16,))

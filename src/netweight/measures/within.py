@@ -46,7 +46,12 @@ COLUMNS = (
     Column("significant_bits", "bits", "of the values, but for 1% of them; 8 in bfloat16, 24 in float32", "integer"),
     Column("heads", "heads", "heads of an attention projection; empty where they are not known", "integer"),
     Column("zero_heads", "heads", "heads whose elements are all zero", "integer"),
-    Column("head_scale", "", "largest rms of a head over the median of the heads', or its inverse", "number"),
+    Column(
+        "head_scale",
+        "",
+        "largest rms of a head over the median of the heads', or its inverse; infinite for a head of zeros",
+        "number",
+    ),
     Column("head_scale_at", "", "which head that is, from 0", "integer"),
     Column("head_noise", "", "least largest singular value of a head over that of noise of its size", "number"),
     Column("head_noise_at", "", "which head that is, from 0", "integer"),
